@@ -1,0 +1,43 @@
+"""
+Run the migration chain against one database.
+
+Which one: ``alembic -x url=...``, else the configuration's attribute ``url``, else the
+environment's ``DATABASE_URL``, else ``sqlite:///plans.db`` in the current folder.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from alembic import context
+from alembic.util import CommandError
+
+from cleveragents_plans.evolution.environment import run_offline, run_online
+from cleveragents_plans.persistence import (
+    Base,
+    DatabaseUrlError,
+    database_url,
+    open_engine,
+    without_password,
+)
+
+DEFAULT_URL = "sqlite:///plans.db"
+
+named = (
+    context.get_x_argument(as_dictionary=True).get("url")
+    or context.config.attributes.get("url")
+    or os.environ.get("DATABASE_URL")
+)
+try:
+    url = database_url(named or DEFAULT_URL)
+    engine = open_engine(url, migrating=True)
+except DatabaseUrlError as error:
+    raise CommandError(str(error)) from None
+target = without_password(url)
+note = "" if named else f" (the default, in {Path.cwd()}; DATABASE_URL or -x url=... name another)"
+print(f"database: {target}{note}", file=sys.stderr)
+
+if context.is_offline_mode():
+    run_offline(url, Base.metadata)
+else:
+    run_online(engine, Base.metadata, target=target)

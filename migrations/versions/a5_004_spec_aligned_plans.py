@@ -1,0 +1,157 @@
+"""
+Create the table of plans and its three child tables
+
+Why:    plans are kept in one table, in the words of the specification.
+Rows:   none yet.
+Undo:   drops the plans themselves. While there are any it refuses, unless
+        `-x drop-plans=yes` is given.
+Locks:  new tables only, which nobody uses yet. The way down takes ACCESS EXCLUSIVE
+        on the four tables for as long as it takes to drop them.
+
+Revision: a5_004_spec_aligned_plans, the first
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+import cleveragents_plans.evolution  # noqa: F401  registers the operations
+
+revision = "a5_004_spec_aligned_plans"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+REAL_NUMBER = sa.Double().with_variant(sa.REAL(), "sqlite")
+
+
+def upgrade() -> None:
+    """Create the four tables as the first release had them."""
+    op.create_table(
+        "v3_plans",
+        sa.Column("plan_id", sa.String(26), nullable=False),
+        sa.Column("parent_plan_id", sa.String(26)),
+        sa.Column("root_plan_id", sa.String(26)),
+        sa.Column("attempt", sa.Integer(), nullable=False, server_default=sa.text("1")),
+        sa.Column("namespaced_name", sa.String(255)),
+        sa.Column("namespace", sa.String(255)),
+        sa.Column("action_name", sa.String(255), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False, server_default=sa.text("''")),
+        sa.Column("definition_of_done", sa.Text()),
+        sa.Column("phase", sa.String(20), nullable=False, server_default=sa.text("'action'")),
+        sa.Column(
+            "processing_state", sa.String(20), nullable=False, server_default=sa.text("'queued'")
+        ),
+        sa.Column("strategy_actor", sa.String(255)),
+        sa.Column("execution_actor", sa.String(255)),
+        sa.Column("estimation_actor", sa.String(255)),
+        sa.Column("invariant_actor", sa.String(255)),
+        sa.Column("automation_profile", sa.Text()),
+        sa.Column("changeset_id", sa.String(26)),
+        sa.Column("decision_root_id", sa.String(26)),
+        sa.Column("sandbox_refs_json", sa.Text()),
+        sa.Column("validation_summary_json", sa.Text()),
+        sa.Column("error_message", sa.Text()),
+        sa.Column("error_details_json", sa.Text()),
+        sa.Column("cost_actual_usd", REAL_NUMBER),
+        sa.Column("token_count_input", sa.Integer()),
+        sa.Column("token_count_output", sa.Integer()),
+        sa.Column("reversion_count", sa.Integer(), nullable=False, server_default=sa.text("0")),
+        sa.Column(
+            "last_completed_step", sa.Integer(), nullable=False, server_default=sa.text("-1")
+        ),
+        sa.Column("last_checkpoint_id", sa.String(26)),
+        sa.Column("reusable", sa.Boolean(), nullable=False, server_default=sa.false()),
+        sa.Column("read_only", sa.Boolean(), nullable=False, server_default=sa.false()),
+        sa.Column("tags_json", sa.Text()),
+        sa.Column("created_by", sa.String(255)),
+        sa.Column("created_at", sa.Text(), nullable=False),
+        sa.Column("updated_at", sa.Text(), nullable=False),
+        sa.Column("completed_at", sa.Text()),
+        sa.PrimaryKeyConstraint("plan_id", name=op.f("pk_v3_plans")),
+        sa.ForeignKeyConstraint(
+            ["parent_plan_id"],
+            ["v3_plans.plan_id"],
+            name=op.f("fk_v3_plans_parent_plan_id"),
+            ondelete="SET NULL",
+        ),
+        sa.ForeignKeyConstraint(
+            ["root_plan_id"],
+            ["v3_plans.plan_id"],
+            name=op.f("fk_v3_plans_root_plan_id"),
+            ondelete="RESTRICT",
+        ),
+        sa.CheckConstraint("attempt >= 1", name=op.f("ck_v3_plans_attempt")),
+        sa.CheckConstraint(
+            "phase IN ('action', 'strategize', 'execute', 'apply')", name=op.f("ck_v3_plans_phase")
+        ),
+        sa.CheckConstraint(
+            "processing_state IN ('queued', 'processing', 'complete', 'errored',"
+            " 'constrained', 'applied', 'cancelled')",
+            name=op.f("ck_v3_plans_processing_state"),
+        ),
+        # The upper bound is the largest finite double: it keeps out infinity, and on
+        # PostgreSQL NaN, which is larger than everything there.
+        sa.CheckConstraint(
+            "cost_actual_usd >= 0 AND cost_actual_usd <= 1.7976931348623157e308",
+            name=op.f("ck_v3_plans_cost_actual_usd"),
+        ),
+        sa.CheckConstraint("token_count_input >= 0", name=op.f("ck_v3_plans_token_count_input")),
+        sa.CheckConstraint("token_count_output >= 0", name=op.f("ck_v3_plans_token_count_output")),
+        sa.CheckConstraint(
+            "reversion_count >= 0 AND reversion_count <= 3",
+            name=op.f("ck_v3_plans_reversion_count"),
+        ),
+        sa.CheckConstraint(
+            "last_completed_step >= -1", name=op.f("ck_v3_plans_last_completed_step")
+        ),
+    )
+    op.create_index(op.f("ix_v3_plans_root_plan_id"), "v3_plans", ["root_plan_id"])
+    op.create_index(op.f("ix_v3_plans_action_name"), "v3_plans", ["action_name"])
+    _create_child_table(
+        "plan_projects",
+        sa.Column("project_name", sa.String(255), nullable=False),
+        sa.Column("alias", sa.String(255)),
+        sa.Column("read_only", sa.Boolean(), nullable=False, server_default=sa.false()),
+        sa.UniqueConstraint("plan_id", "alias", name=op.f("uq_plan_projects_plan_id_alias")),
+    )
+    _create_child_table(
+        "plan_arguments",
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("value_json", sa.Text(), nullable=False),
+        sa.UniqueConstraint("plan_id", "name", name=op.f("uq_plan_arguments_plan_id_name")),
+    )
+    _create_child_table(
+        "plan_invariants",
+        sa.Column("text", sa.Text(), nullable=False),
+        sa.Column("source", sa.String(20), nullable=False),
+        sa.CheckConstraint(
+            "source IN ('plan', 'action', 'project', 'global')",
+            name=op.f("ck_plan_invariants_source"),
+        ),
+    )
+
+
+def downgrade() -> None:
+    """Drop the four tables, if nothing is lost by it or the loss is wanted."""
+    op.drop_tables_unless_rows(
+        "v3_plans",
+        children=("plan_invariants", "plan_arguments", "plan_projects"),
+        anyway="drop-plans",
+    )
+
+
+def _create_child_table(name: str, *parts: sa.schema.SchemaItem) -> None:
+    op.create_table(
+        name,
+        sa.Column("plan_id", sa.String(26), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        *parts,
+        sa.PrimaryKeyConstraint("plan_id", "position", name=op.f(f"pk_{name}")),
+        sa.ForeignKeyConstraint(
+            ["plan_id"],
+            ["v3_plans.plan_id"],
+            name=op.f(f"fk_{name}_plan_id"),
+            ondelete="CASCADE",
+        ),
+        sa.CheckConstraint("position >= 0", name=op.f(f"ck_{name}_position")),
+    )

@@ -1,0 +1,34 @@
+"""
+Say where a plan is to be executed
+
+Why:    a plan may ask for an execution environment, as a fallback or as an override.
+Rows:   plans stored so far asked for none: both columns are NULL.
+Undo:   drops both columns and what they hold; the plans stay.
+Locks:  ACCESS EXCLUSIVE on v3_plans for two changes of the catalog and one scan of
+        the new column.
+
+Revision: m4_003_plan_env_columns, after a5_004_spec_aligned_plans
+"""
+
+from alembic import op
+
+revision = "m4_003_plan_env_columns"
+down_revision = "a5_004_spec_aligned_plans"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add both columns; SQLite takes the CHECK only as a part of the column."""
+    op.execute("ALTER TABLE v3_plans ADD COLUMN execution_environment VARCHAR(255)")
+    op.execute(
+        "ALTER TABLE v3_plans ADD COLUMN execution_env_priority VARCHAR(20)"
+        " CONSTRAINT ck_v3_plans_execution_env_priority"
+        " CHECK (execution_env_priority IN ('fallback', 'override'))"
+    )
+
+
+def downgrade() -> None:
+    """Take both columns away again."""
+    op.execute("ALTER TABLE v3_plans DROP COLUMN execution_env_priority")
+    op.execute("ALTER TABLE v3_plans DROP COLUMN execution_environment")

@@ -1,0 +1,377 @@
+"""
+Give every plan its root, its profile and its snapshot, and forbid gaps
+
+Why:    the specification wants root_plan_id, the automation profile and a frozen copy of
+        it (effective_profile_snapshot) in every plan.
+Rows:   first the parents are walked: a plan that is its own ancestor stops the upgrade.
+        Then a missing root becomes the root of the plan's tree, a missing or blank
+        profile 'balanced', the snapshot '{}', which reads as "not recorded". What is
+        there already is kept. NOT NULL comes last.
+Undo:   no plan and no snapshot is lost: snapshots wait in v3_plans_snapshot_archive for
+        the next upgrade. Roots of root plans and 'balanced' become NULL again, as the
+        former release wrote them and can read them; another bare profile name becomes a
+        JSON object, which the next upgrade knows and turns back.
+Locks:  PostgreSQL: ACCESS EXCLUSIVE on v3_plans for milliseconds at a time, and row locks
+        for the length of a batch, some 5 ms; readers and writers go on. While it runs and
+        afterwards a trigger fills in what the former release leaves out. SQLite: the
+        file, for one transaction.
+
+It relies on four columns only (plan_id, parent_plan_id, root_plan_id,
+automation_profile); all others stay as they are found. Every step can be repeated: a run
+that was interrupted, in either direction, is run again in either direction.
+
+Revision: m8_001_align_plans_schema, after m4_003_plan_env_columns
+"""
+
+from alembic import op
+from sqlalchemy import inspect
+
+import cleveragents_plans.evolution  # noqa: F401  registers the operations
+
+revision = "m8_001_align_plans_schema"
+down_revision = "m4_003_plan_env_columns"
+branch_labels = None
+depends_on = None
+
+ARCHIVE = "v3_plans_snapshot_archive"
+CREATE_ARCHIVE = (
+    f"CREATE TABLE IF NOT EXISTS {ARCHIVE} (plan_id VARCHAR(26) NOT NULL PRIMARY KEY,"
+    " effective_profile_snapshot TEXT NOT NULL)"
+)
+
+
+def upgrade() -> None:
+    """Fill the gaps, then forbid them."""
+    op.look_at_tree("v3_plans", key="plan_id", parent="parent_plan_id", root="root_plan_id")
+    # SQLite copies the table once, in one transaction; PostgreSQL works beside its clients.
+    if op.get_context().dialect.name == "sqlite":
+        _upgrade_sqlite()
+    else:
+        _upgrade_postgresql()
+
+
+def downgrade() -> None:
+    """Go back to what the former release can read; keep the snapshots aside."""
+    if op.get_context().dialect.name == "sqlite":
+        _downgrade_sqlite()
+    else:
+        _downgrade_postgresql()
+
+
+# How another bare name than 'balanced' is written for the former release, which reads
+# JSON only: an order of keys that nobody else writes, so that the way back is known.
+HEAD, TAIL = '{"provenance": null, "profile_name": "', '"}'
+
+
+def _upgrade_sqlite() -> None:
+    archived = inspect(op.get_bind()).has_table(ARCHIVE)
+    op.execute("CREATE TEMP TABLE found_roots (plan_id PRIMARY KEY, root) WITHOUT ROWID")
+    op.execute(SQLITE_FIND_ROOTS)
+    op.rebuild_table(
+        "v3_plans",
+        add={"effective_profile_snapshot": "TEXT DEFAULT '{}' NOT NULL"},
+        set_not_null=("root_plan_id", "automation_profile"),
+        set_default={"automation_profile": "'balanced'"},
+        values={
+            "root_plan_id": SQLITE_ROOT,
+            "automation_profile": SQLITE_PROFILE,
+            **({"effective_profile_snapshot": SQLITE_SNAPSHOT} if archived else {}),
+        },
+    )
+    op.execute("DROP TABLE temp.found_roots")
+    if archived:
+        op.execute(f"DROP TABLE {ARCHIVE}")
+
+
+def _downgrade_sqlite() -> None:
+    op.execute(CREATE_ARCHIVE)
+    op.execute(
+        f"INSERT OR REPLACE INTO {ARCHIVE} SELECT plan_id, effective_profile_snapshot"
+        " FROM v3_plans WHERE effective_profile_snapshot <> '{}'"
+    )
+    if not op.get_bind().exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {ARCHIVE})").scalar():
+        op.execute(f"DROP TABLE {ARCHIVE}")
+    op.rebuild_table(
+        "v3_plans",
+        drop=("effective_profile_snapshot",),
+        drop_not_null=("root_plan_id", "automation_profile"),
+        drop_default=("automation_profile",),
+        values={
+            "root_plan_id": "CASE WHEN old.parent_plan_id IS NULL"
+            " THEN nullif(old.root_plan_id, old.plan_id) ELSE old.root_plan_id END",
+            "automation_profile": SQLITE_FORMER_PROFILE,
+        },
+    )
+
+
+# SQLite has no correlated recursion, so children without a root find theirs beforehand.
+SQLITE_FIND_ROOTS = """\
+INSERT INTO found_roots
+WITH RECURSIVE up (plan_id, at, above, root) AS (
+  SELECT plan_id, plan_id, parent_plan_id, NULL FROM v3_plans
+   WHERE root_plan_id IS NULL AND parent_plan_id IS NOT NULL
+  UNION ALL
+  SELECT up.plan_id, p.plan_id, p.parent_plan_id, p.root_plan_id
+    FROM up JOIN v3_plans p ON p.plan_id = up.above WHERE up.root IS NULL
+)
+SELECT plan_id, coalesce(root, at) FROM up
+ WHERE root IS NOT NULL OR above IS NULL
+    OR NOT EXISTS (SELECT 1 FROM v3_plans p WHERE p.plan_id = above)"""
+
+SQLITE_ROOT = """\
+coalesce(old.root_plan_id,
+         (SELECT f.root FROM temp.found_roots f WHERE f.plan_id = old.plan_id),
+         old.plan_id)"""
+
+SQLITE_PROFILE = f"""\
+CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = ''
+     THEN 'balanced'
+     WHEN substr(old.automation_profile, 1, {len(HEAD)}) = '{HEAD}'
+     THEN substr(old.automation_profile, {len(HEAD) + 1},
+                 length(old.automation_profile) - {len(HEAD) + len(TAIL)})
+     ELSE old.automation_profile END"""
+
+SQLITE_SNAPSHOT = f"""\
+coalesce((SELECT a.effective_profile_snapshot FROM {ARCHIVE} a WHERE a.plan_id = old.plan_id),
+         '{{}}')"""
+
+# A bare name is what starts like one and has nothing in it that JSON would escape.
+SQLITE_FORMER_PROFILE = f"""\
+CASE WHEN old.automation_profile = 'balanced' THEN NULL
+     WHEN old.automation_profile GLOB '[A-Za-z_]*'
+      AND old.automation_profile NOT GLOB '*["\\' || char(1) || '-' || char(31) || ']*'
+     THEN '{HEAD}' || old.automation_profile || '{TAIL}'
+     ELSE old.automation_profile END"""
+
+
+def _upgrade_postgresql() -> None:
+    op.mark_begin(revision, down_revision, "upgrade")
+    op.short_lock(
+        "v3_plans",
+        *DROP_UNFILL,  # of a downgrade that was interrupted
+        "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS"
+        " effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL",
+        "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
+        ROOT_OF,
+        FILL,
+        FILL_TRIGGER,
+    )
+    _fill()
+    op.execute(CREATE_ARCHIVE)
+    op.backfill(ARCHIVE, key="plan_id", needs="TRUE", update=RESTORE, label="snapshots")
+    op.execute(f"DROP TABLE {ARCHIVE}")
+    op.set_not_null("v3_plans", "root_plan_id", refill=_fill)
+    op.set_not_null("v3_plans", "automation_profile", refill=_fill)
+    op.mark_end(revision)
+
+
+def _fill() -> None:
+    op.backfill(
+        "v3_plans", key="plan_id", needs=INCOMPLETE, update=COMPLETE, label="roots and profiles"
+    )
+
+
+def _downgrade_postgresql() -> None:
+    op.mark_begin(revision, down_revision, "downgrade")
+    op.short_lock(
+        "v3_plans",
+        # An upgrade that was interrupted early has no column yet.
+        "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS"
+        " effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL",
+        CREATE_ARCHIVE,
+        *DROP_FILL,
+        KEEP,
+        KEEP_TRIGGER,
+        UNFILL,
+        UNFILL_TRIGGER,
+        "ALTER TABLE v3_plans ALTER COLUMN root_plan_id DROP NOT NULL",
+        "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP NOT NULL",
+        "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT",
+    )
+    op.backfill("v3_plans", key="plan_id", needs=UNARCHIVED, update=TO_ARCHIVE, label="snapshots")
+    op.backfill("v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
+    op.short_lock(
+        "v3_plans",
+        *DROP_UNFILL,
+        "ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot",
+        DROP_EMPTY_ARCHIVE,
+    )
+    op.mark_end(revision)
+
+
+BLANK = "coalesce(btrim({}.automation_profile, E' \\t\\n\\r\\f\\v'), '') = ''"
+
+# The walk ends at the first ancestor that has a root, at the top, or where a parent is
+# missing. The root is locked as the foreign key would lock it, so that it stays; rows and
+# roots that others hold are left for a later pass.
+INCOMPLETE = f"""\
+t.root_plan_id IS NULL OR {BLANK.format("t")} OR starts_with(t.automation_profile, '{HEAD}')"""
+COMPLETE = f"""\
+WITH RECURSIVE batch AS MATERIALIZED (
+  SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
+   WHERE {{batch}} AND ({INCOMPLETE}) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
+), up (plan_id, at, above, root, steps) AS (
+  SELECT plan_id, plan_id, parent_plan_id, root_plan_id, 0 FROM batch
+  UNION ALL
+  SELECT up.plan_id, p.plan_id, p.parent_plan_id, p.root_plan_id, up.steps + 1
+    FROM up JOIN v3_plans p ON p.plan_id = up.above
+   WHERE up.root IS NULL AND up.steps < 100000
+), found AS MATERIALIZED (
+  SELECT DISTINCT ON (plan_id) plan_id, coalesce(root, at) AS root FROM up
+   ORDER BY plan_id, steps DESC
+), kept AS MATERIALIZED (
+  SELECT plan_id FROM v3_plans WHERE plan_id IN (SELECT root FROM found)
+   ORDER BY plan_id FOR KEY SHARE SKIP LOCKED
+)
+UPDATE v3_plans t SET
+  root_plan_id = found.root,
+  automation_profile = CASE
+    WHEN {BLANK.format("t")} THEN 'balanced'
+    WHEN starts_with(t.automation_profile, '{HEAD}')
+    THEN substr(t.automation_profile, {len(HEAD) + 1},
+                length(t.automation_profile) - {len(HEAD) + len(TAIL)})
+    ELSE t.automation_profile END
+FROM found JOIN kept ON kept.plan_id = found.root WHERE t.plan_id = found.plan_id"""
+
+# Archived snapshots of plans that were deleted meanwhile go with them.
+RESTORE = f"""\
+WITH taken AS (
+  DELETE FROM {ARCHIVE} t WHERE {{batch}} RETURNING plan_id, effective_profile_snapshot
+), restored AS (
+  UPDATE v3_plans p SET effective_profile_snapshot = taken.effective_profile_snapshot
+    FROM taken WHERE p.plan_id = taken.plan_id AND p.effective_profile_snapshot = '{{}}'
+)
+SELECT plan_id FROM taken"""
+
+UNARCHIVED = f"""\
+t.effective_profile_snapshot <> '{{}}' AND NOT EXISTS (
+  SELECT 1 FROM {ARCHIVE} a WHERE a.plan_id = t.plan_id
+     AND a.effective_profile_snapshot = t.effective_profile_snapshot)"""
+TO_ARCHIVE = f"""\
+INSERT INTO {ARCHIVE} SELECT t.plan_id, t.effective_profile_snapshot FROM v3_plans t
+ WHERE {{batch}} AND ({UNARCHIVED}) ORDER BY t.plan_id
+ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot"""
+
+
+
+def _former_root(row: str) -> str:
+    return f"CASE WHEN {_of_root_plan(row)} THEN NULL ELSE {row}.root_plan_id END"
+
+
+def _former_profile(row: str) -> str:
+    return f"""\
+CASE WHEN {row}.automation_profile = 'balanced' THEN NULL
+       WHEN {_bare(row)} THEN '{HEAD}' || {row}.automation_profile || '{TAIL}'
+       ELSE {row}.automation_profile END"""
+
+
+def _of_root_plan(row: str) -> str:
+    return f"({row}.parent_plan_id IS NULL AND {row}.root_plan_id = {row}.plan_id)"
+
+
+def _bare(row: str) -> str:
+    profile = f"{row}.automation_profile"
+    return f"({profile} ~ '^[A-Za-z_]' AND {profile} !~ '[\"\\\\\\x01-\\x1f]')"
+
+
+FILLED = f"{_of_root_plan('t')} OR {_bare('t')}"
+EMPTY = f"""\
+WITH batch AS MATERIALIZED (
+  SELECT plan_id FROM v3_plans t
+   WHERE {{batch}} AND ({FILLED}) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE v3_plans t SET
+  root_plan_id = {_former_root("t")},
+  automation_profile = {_former_profile("t")}
+FROM batch WHERE t.plan_id = batch.plan_id"""
+
+# Fills in what the former release leaves out, for as long as one of its processes may run.
+ROOT_OF = """\
+CREATE OR REPLACE FUNCTION v3_plans_root_of(start varchar) RETURNS varchar
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+  at varchar; above varchar; root varchar; steps int;
+BEGIN
+  FOR attempt IN 1..20 LOOP
+    above := start; root := NULL; steps := 0;
+    WHILE root IS NULL LOOP
+      SELECT plan_id, parent_plan_id, root_plan_id INTO at, above, root
+        FROM v3_plans WHERE plan_id = above;
+      IF NOT FOUND THEN RETURN NULL; END IF;
+      IF root IS NULL AND above IS NULL THEN root := at; END IF;
+      steps := steps + 1;
+      IF steps > 100000 THEN RETURN NULL; END IF;  -- a cycle must not hang a client
+    END LOOP;
+    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
+    PERFORM 1 FROM v3_plans WHERE plan_id = root FOR KEY SHARE;
+    IF FOUND THEN RETURN root; END IF;
+  END LOOP;
+  RETURN NULL;
+END $$"""
+FILL = """\
+CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  IF new.root_plan_id IS NULL THEN
+    IF tg_op = 'UPDATE' AND old.root_plan_id IS NOT NULL THEN
+      new.root_plan_id := old.root_plan_id;
+    ELSIF new.parent_plan_id IS NULL THEN
+      new.root_plan_id := new.plan_id;
+    ELSE
+      new.root_plan_id := coalesce(v3_plans_root_of(new.parent_plan_id), new.plan_id);
+    END IF;
+  END IF;
+  IF coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\v'), '') = '' THEN
+    new.automation_profile := 'balanced';
+  END IF;
+  RETURN new;
+END $$"""
+FILL_TRIGGER = f"""\
+CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans
+FOR EACH ROW WHEN (
+  new.root_plan_id IS NULL
+  OR {BLANK.format("new")}
+) EXECUTE FUNCTION v3_plans_fill()"""
+
+# For the length of a downgrade: what is written behind its back takes the former form
+# too, and no snapshot is missed.
+UNFILL = f"""\
+CREATE OR REPLACE FUNCTION v3_plans_unfill() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  new.root_plan_id := {_former_root("new")};
+  new.automation_profile := {_former_profile("new")};
+  RETURN new;
+END $$"""
+UNFILL_TRIGGER = """\
+CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON v3_plans
+FOR EACH ROW EXECUTE FUNCTION v3_plans_unfill()"""
+KEEP = f"""\
+CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  INSERT INTO {ARCHIVE} VALUES (new.plan_id, new.effective_profile_snapshot)
+  ON CONFLICT (plan_id) DO UPDATE
+    SET effective_profile_snapshot = excluded.effective_profile_snapshot;
+  RETURN NULL;
+END $$"""
+KEEP_TRIGGER = """\
+CREATE OR REPLACE TRIGGER v3_plans_keep
+AFTER INSERT OR UPDATE OF effective_profile_snapshot ON v3_plans
+FOR EACH ROW WHEN (new.effective_profile_snapshot <> '{}') EXECUTE FUNCTION v3_plans_keep()"""
+
+DROP_FILL = (
+    "DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans",
+    "DROP FUNCTION IF EXISTS v3_plans_fill()",
+    "DROP FUNCTION IF EXISTS v3_plans_root_of(varchar)",
+)
+DROP_UNFILL = (
+    "DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans",
+    "DROP FUNCTION IF EXISTS v3_plans_unfill()",
+    "DROP TRIGGER IF EXISTS v3_plans_keep ON v3_plans",
+    "DROP FUNCTION IF EXISTS v3_plans_keep()",
+)
+DROP_EMPTY_ARCHIVE = f"""\
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT 1 FROM {ARCHIVE}) THEN DROP TABLE {ARCHIVE}; END IF;
+END $$"""

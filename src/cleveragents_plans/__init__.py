@@ -1,0 +1,8 @@
+"""Lifecycle plans: what they are, how they are kept, and how their table changes."""
+
+from cleveragents_plans import domain, persistence
+from cleveragents_plans.domain import *  # noqa: F403  the domain's public names are the package's
+from cleveragents_plans.persistence import *  # noqa: F403  and so are those of persistence
+
+__version__ = "0.1.0"
+__all__ = [*domain.__all__, *persistence.__all__, "__version__"]  # noqa: PLE0604

@@ -1,0 +1,85 @@
+"""
+The migration chain of an installed package, without a checkout.
+
+``cleveragents-plans upgrade`` is ``alembic upgrade head`` pointed at the chain that
+travels in the wheel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.util import CommandError
+
+from cleveragents_plans import __version__
+
+
+def chain_location() -> Path:
+    """Find the folder of the chain: in the installed package, or at the top of a checkout."""
+    shipped = Path(__file__).parent / "migrations"
+    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "migrations"
+
+
+def chain_config(url: str | None = None, *, extra: Sequence[str] = ()) -> Config:
+    """
+    Configure Alembic for the chain of this package.
+
+    Args:
+        url: The database; without it ``DATABASE_URL``, else ``sqlite:///plans.db``.
+        extra: What ``alembic -x`` takes, as ``["lock-wait=60"]``.
+    """
+    config = Config(
+        cmd_opts=argparse.Namespace(x=list(extra)), attributes={"url": url} if url else {}
+    )
+    config.set_main_option("script_location", str(chain_location()).replace("%", "%%"))
+    return config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    given = _parser().parse_args(arguments)
+    config = chain_config(given.url, extra=given.x)
+    try:
+        if given.command == "upgrade":
+            command.upgrade(config, given.revision, sql=given.sql)
+        elif given.command == "downgrade":
+            command.downgrade(config, given.revision, sql=given.sql)
+        else:
+            command.current(config)
+    except CommandError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--url", help="the database (default: DATABASE_URL, else sqlite:///plans.db)"
+    )
+    shared.add_argument(
+        "-x", action="append", default=[], metavar="NAME=VALUE", help="as `alembic -x`"
+    )
+    parser = argparse.ArgumentParser(
+        prog="cleveragents-plans", description="Migrate the database in which plans are kept."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    upgrade = commands.add_parser("upgrade", parents=[shared], help="bring the schema forward")
+    upgrade.add_argument("revision", nargs="?", default="head", help="default: head")
+    downgrade = commands.add_parser("downgrade", parents=[shared], help="bring the schema back")
+    downgrade.add_argument("revision", help="as m4_003_plan_env_columns, or base")
+    for migrating in (upgrade, downgrade):
+        migrating.add_argument(
+            "--sql", action="store_true", help="write the SQL instead (PostgreSQL only)"
+        )
+    commands.add_parser("current", parents=[shared], help="say at which revision it is")
+    return parser

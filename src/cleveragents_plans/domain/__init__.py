@@ -1,0 +1,61 @@
+"""What a plan is and what it may do; pydantic and the standard library only."""
+
+from __future__ import annotations
+
+from cleveragents_plans.domain.canonical import Arguments, JsonObject, canonical_json
+from cleveragents_plans.domain.enums import EnvironmentPriority, Level, Phase, ProcessingState
+from cleveragents_plans.domain.errors import (
+    BadProfileFile,
+    NotEditable,
+    NotJson,
+    PlansError,
+    ProfileNameTaken,
+    SnapshotIsFrozen,
+    SnapshotUnreadable,
+    StepNotAllowed,
+    UnknownProfile,
+)
+from cleveragents_plans.domain.plan import Plan
+from cleveragents_plans.domain.profiles import (
+    BUILT_IN,
+    DEFAULT_PROFILE_NAME,
+    AutomationProfile,
+    AutomationProfileRef,
+    ResolvedProfile,
+    SafetyProfile,
+    load_profiles,
+    resolve,
+)
+from cleveragents_plans.domain.values import Invariant, PlanIdentity, ProjectLink, new_ulid
+
+__all__ = [
+    "BUILT_IN",
+    "DEFAULT_PROFILE_NAME",
+    "Arguments",
+    "AutomationProfile",
+    "AutomationProfileRef",
+    "BadProfileFile",
+    "EnvironmentPriority",
+    "Invariant",
+    "JsonObject",
+    "Level",
+    "NotEditable",
+    "NotJson",
+    "Phase",
+    "Plan",
+    "PlanIdentity",
+    "PlansError",
+    "ProcessingState",
+    "ProfileNameTaken",
+    "ProjectLink",
+    "ResolvedProfile",
+    "SafetyProfile",
+    "SnapshotIsFrozen",
+    "SnapshotUnreadable",
+    "StepNotAllowed",
+    "UnknownProfile",
+    "canonical_json",
+    "load_profiles",
+    "new_ulid",
+    "resolve",
+]

@@ -1,0 +1,272 @@
+"""
+JSON as an immutable value that is equal when its canonical text is.
+
+Python calls 1, 1.0 and True equal; the rows they make are not. Plans are equal
+exactly when their rows are, so JSON is compared as the text that is stored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from json import JSONEncoder
+from math import isfinite
+from typing import Any, Self, TypeAlias
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema, from_json
+
+from cleveragents_plans.domain.errors import NotJson
+
+#: What can be read out of a `JsonObject`: arrays as tuples, objects as `JsonObject`.
+JsonValue: TypeAlias = "bool | int | float | str | tuple[JsonValue, ...] | JsonObject | None"
+
+# Half as deep as the parser goes, so that what is written can be read again, wherever it
+# is put.
+_DEEPEST = 100
+# Python and the parser write and read integers of up to 4300 digits.
+_WIDEST = 10**4300
+_LONGEST_NAME = 255
+
+# Texts that may hold what the parser takes and we do not: NUL, and numbers that overflow
+# to infinity. A match costs a second look, nothing else.
+_SUSPECT = re.compile(r"\\u0000|[eE]\+?[0-9]{2}|[0-9]{200}")
+
+_encode = JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+).encode
+
+
+def canonical_json(value: object) -> str:
+    """
+    Write *value* as JSON in the one form that it has: sorted keys, no spaces, no escapes.
+
+    Raises:
+        NotJson: *value* holds something that JSON, or a database, cannot.
+    """
+    return _encode(_plain(value, "$", 0))
+
+
+class JsonObject(Mapping[str, JsonValue]):
+    """
+    A JSON object that never changes.
+
+    Equal to a mapping that has the same canonical JSON: `{"a": 1}`, `{"a": 1.0}`
+    and `{"a": True}` are three different values.
+    """
+
+    __slots__ = ("_canonical", "_data")
+
+    def __init__(self, values: Mapping[str, Any] | None = None, /) -> None:
+        self._data: dict[str, Any] = self._read({} if values is None else values)
+        # Written at once, so that a value is refused here or nowhere.
+        self._canonical: str | None = self._write()
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """
+        Read a JSON text; as fast as parsing it.
+
+        Raises:
+            NotJson: The text is broken, or is no object.
+        """
+        return cls._over(cls._checked_names(_parsed(text)))
+
+    @property
+    def canonical(self) -> str:
+        """The canonical JSON text: what is stored, and what equality means."""
+        if self._canonical is None:
+            self._canonical = self._write()
+        return self._canonical
+
+    def to_plain(self) -> dict[str, Any]:
+        """Copy into ordinary dicts and lists."""
+        plain: dict[str, Any] = from_json(self.canonical)
+        return plain
+
+    def __getitem__(self, name: str) -> JsonValue:
+        return _frozen(self._data[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, JsonObject):
+            return type(self) is type(other) and self.canonical == other.canonical
+        if isinstance(other, Mapping):
+            try:
+                return self.canonical == type(self)(other).canonical
+            except NotJson:
+                return False
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.canonical)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.to_plain()!r})"
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).from_text, (self.canonical,)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        as_dict = core_schema.dict_schema(core_schema.str_schema(), core_schema.any_schema())
+        return core_schema.no_info_plain_validator_function(
+            cls._validated,
+            json_schema_input_schema=as_dict,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                cls.to_plain, return_schema=as_dict
+            ),
+        )
+
+    @classmethod
+    def _validated(cls, value: Any) -> Self:
+        return value if type(value) is cls else cls(value)
+
+    @classmethod
+    def _read(cls, values: object) -> dict[str, Any]:
+        if not isinstance(values, Mapping):
+            raise NotJson("$", _described(values), "a mapping")
+        plain: dict[str, Any] = _plain(values, "$", 0)
+        return cls._checked_names(plain)
+
+    @classmethod
+    def _over(cls, data: dict[str, Any]) -> Self:
+        new = cls.__new__(cls)
+        new._data = data
+        new._canonical = None
+        return new
+
+    @classmethod
+    def _checked_names(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return data
+
+    def _write(self) -> str:
+        return _encode(self._data)
+
+
+class Arguments(JsonObject):
+    """
+    The arguments of a plan by name, in the order in which they were given.
+
+    The order is stored, so it is part of what makes two of them equal.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[tuple[str, str]]) -> Self:
+        """
+        Read arguments from pairs of a name and the JSON text of its value.
+
+        Raises:
+            NotJson: A text is broken, or a name comes twice.
+        """
+        data: dict[str, Any] = {}
+        for name, text in texts:
+            if name in data:
+                raise NotJson(f"$.{name}", "a second argument of this name", "each name once")
+            data[_text(name, "$")] = _parsed_value(text, f"$.{name}")
+        return cls._over(cls._checked_names(data))
+
+    def texts(self) -> tuple[tuple[str, str], ...]:
+        """Give each name, in order, with the canonical JSON text of its value."""
+        return tuple((name, _encode(value)) for name, value in self._data.items())
+
+    @classmethod
+    def _checked_names(cls, data: dict[str, Any]) -> dict[str, Any]:
+        for name in data:
+            if not 0 < len(name) <= _LONGEST_NAME:
+                expected = f"an argument name of 1 to {_LONGEST_NAME} characters"
+                raise NotJson("$", f"a name of {len(name)} characters", expected)
+        return data
+
+    def _write(self) -> str:
+        return "{" + ",".join(f"{_encode(name)}:{text}" for name, text in self.texts()) + "}"
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    data = _parsed_value(text, "$")
+    if type(data) is not dict:
+        raise NotJson("$", _described(data), "a JSON object")
+    return data
+
+
+def _parsed_value(text: str, path: str) -> Any:
+    try:
+        data = from_json(text, allow_inf_nan=False)
+    except (TypeError, ValueError) as error:
+        # A TypeError is a text that has no UTF-8 form, or is none.
+        raise NotJson(path, f"{_described(text)} ({error})", "a JSON text") from error
+    if _SUSPECT.search(text):
+        _plain(data, path, 0)
+    return data
+
+
+def _plain(value: Any, path: str, depth: int) -> Any:
+    """Copy *value* into dicts, lists and scalars that can be stored, or say what cannot."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _text(value, path)
+    if isinstance(value, int):
+        if not -_WIDEST < value < _WIDEST:
+            raise NotJson(path, "an integer of more than 4300 digits", "a shorter one")
+        return int(value)
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise NotJson(path, repr(value), "a finite number")
+        return float(value)
+    if depth >= _DEEPEST:
+        raise NotJson(path[:80], f"more than {_DEEPEST} levels", "a flatter value")
+    if isinstance(value, Mapping):
+        return {
+            _key(name, path): _plain(inner, f"{path}.{name}", depth + 1)
+            for name, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner, f"{path}[{index}]", depth + 1) for index, inner in enumerate(value)]
+    raise NotJson(path, _described(value), "null, a boolean, number, text, list or mapping")
+
+
+def _key(name: object, path: str) -> str:
+    if not isinstance(name, str):
+        raise NotJson(path, f"the key {name!r}", "keys that are text")
+    return _text(name, path)
+
+
+def _text(value: str, path: str) -> str:
+    if "\0" in value:
+        raise NotJson(path, "a NUL character", "text without one")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise NotJson(path, "a lone surrogate", "Unicode text") from error
+    return str(value)
+
+
+def _frozen(value: Any) -> JsonValue:
+    if type(value) is dict:
+        return JsonObject._over(value)
+    if type(value) is list:
+        return tuple(_frozen(inner) for inner in value)
+    scalar: JsonValue = value
+    return scalar
+
+
+def _described(value: object) -> str:
+    shown = ascii(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:60] + '…'}"

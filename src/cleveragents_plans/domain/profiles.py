@@ -1,0 +1,308 @@
+"""Automation profiles: which steps of a plan may run without a person, and who decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from pydantic import StrictBool, ValidationError
+
+from cleveragents_plans.domain.canonical import JsonObject, canonical_json
+from cleveragents_plans.domain.enums import Level
+from cleveragents_plans.domain.errors import (
+    BadProfileFile,
+    NotJson,
+    ProfileNameTaken,
+    SnapshotUnreadable,
+    UnknownProfile,
+)
+from cleveragents_plans.domain.values import Count, Label, Name, Text, Threshold, Usd, Value
+
+#: The profile of whoever chose none.
+DEFAULT_PROFILE_NAME: Final = "balanced"
+
+
+class SafetyProfile(Value):
+    """What limits a plan however far it may go by itself."""
+
+    #: Empty: every category of skills is allowed.
+    allowed_skill_categories: tuple[Label, ...] = ()
+    require_sandbox: StrictBool = True
+    require_checkpoints: StrictBool = True
+    require_human_approval: StrictBool = False
+    allow_unsafe_tools: StrictBool = False
+    #: None: no limit.
+    max_cost_per_plan: Usd | None = None
+    max_retries_per_step: Count = 3
+    #: None: no limit.
+    max_total_cost: Usd | None = None
+
+
+class AutomationProfile(Value):
+    """
+    How sure the system must be of each kind of step to take it without a person.
+
+    Each threshold goes from 0.0, goes ahead by itself, to 1.0, always asks.
+    """
+
+    name: Name
+    description: Text = ""
+    schema_version: Label = "1.0"
+
+    decompose_task: Threshold
+    create_tool: Threshold
+    select_tool: Threshold
+    edit_code: Threshold
+    execute_command: Threshold
+    create_file: Threshold
+    delete_content: Threshold
+    access_network: Threshold
+    install_dependency: Threshold
+    modify_config: Threshold
+    approve_plan: Threshold
+
+    safety: SafetyProfile = SafetyProfile()
+
+    @classmethod
+    def from_mapping(cls, fields: Mapping[str, Any]) -> Self:
+        """
+        Read a custom profile: a name, all eleven thresholds, and what else differs.
+
+        Raises:
+            ProfileNameTaken: The name is that of a built-in profile.
+            pydantic.ValidationError: A field is missing, unknown or out of range.
+        """
+        profile = cls.model_validate(dict(fields))
+        if profile.name in BUILT_IN:
+            raise ProfileNameTaken(profile.name)
+        return profile
+
+    @classmethod
+    def from_snapshot(cls, text: str) -> Self | None:
+        """
+        Read the profile out of a plan's snapshot; None if none was recorded (`{}`).
+
+        A snapshot that an older or newer release took may lack fields or have more:
+        a threshold that was not recorded asks a person, an unknown field is left out.
+
+        Raises:
+            SnapshotUnreadable: The text describes no profile.
+        """
+        try:
+            recorded = JsonObject.from_text(text).to_plain()
+            if not recorded:
+                return None
+            known = dict.fromkeys(THRESHOLDS, 1.0) | _only_known(cls, recorded)
+            if isinstance(known.get("safety"), dict):
+                known["safety"] = _only_known(SafetyProfile, known["safety"])
+            return cls.model_validate(known)
+        except NotJson as error:
+            raise SnapshotUnreadable(text, str(error)) from error
+        except ValidationError as error:
+            raise SnapshotUnreadable(text, _in_one_line(error)) from error
+
+    def snapshot(self) -> str:
+        """Write the whole profile, defaults included, as canonical JSON."""
+        return _snapshot(self)
+
+
+#: The names of the eleven thresholds.
+THRESHOLDS: Final = tuple(
+    name for name, field in AutomationProfile.model_fields.items() if field.annotation is float
+)
+
+
+@lru_cache(maxsize=64)
+def _snapshot(profile: AutomationProfile) -> str:
+    return canonical_json(profile.model_dump(mode="json"))
+
+
+class AutomationProfileRef(Value):
+    """Which profile a plan has, and who chose it; it may no longer exist."""
+
+    profile_name: Label = DEFAULT_PROFILE_NAME
+    #: None: nobody chose.
+    provenance: Level | None = None
+
+
+class ResolvedProfile(Value):
+    """A profile, and the level at which it was chosen."""
+
+    profile: AutomationProfile
+    #: None: nobody chose.
+    provenance: Level | None = None
+
+    @property
+    def ref(self) -> AutomationProfileRef:
+        """Name the profile without its numbers."""
+        return AutomationProfileRef(profile_name=self.profile.name, provenance=self.provenance)
+
+
+def _built_in() -> Mapping[str, AutomationProfile]:
+    unguarded = SafetyProfile(require_sandbox=False, require_checkpoints=False)
+    table: dict[str, tuple[str, tuple[float, ...], SafetyProfile]] = {
+        # In the order of THRESHOLDS: decompose, create tool, select tool, edit, execute,
+        # create file, delete, network, dependency, config; approve, the gate to apply.
+        #
+        # Given: a person decides everything.
+        "manual": (
+            "Human-driven",
+            (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+            SafetyProfile(),
+        ),
+        # Phases follow one another, as breaking a task down decides nothing yet.
+        "review": (
+            "Auto-phase, manual decisions",
+            (0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+            SafetyProfile(),
+        ),
+        # Choosing the tools is planning too; whatever touches something is asked for.
+        "supervised": (
+            "Auto-plan, manual exec",
+            (0.0, 1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+            SafetyProfile(),
+        ),
+        # Every step that touches something is gated, the more the harder it is to undo.
+        "cautious": (
+            "Confidence-gated automation",
+            (0.0, 0.8, 0.0, 0.7, 0.8, 0.7, 0.95, 0.9, 0.9, 0.9, 1.0),
+            SafetyProfile(),
+        ),
+        # What a checkpoint undoes needs little confidence; what none undoes, a person.
+        DEFAULT_PROFILE_NAME: (
+            "Automatic where it can be undone, a person where it cannot",
+            (0.0, 0.3, 0.0, 0.3, 0.5, 0.3, 1.0, 1.0, 1.0, 1.0, 1.0),
+            SafetyProfile(),
+        ),
+        # Execution runs, slowed a little where it reaches outside; applying is asked for.
+        "trusted": (
+            "Auto-exec, manual apply",
+            (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.3, 0.3, 0.3, 1.0),
+            SafetyProfile(),
+        ),
+        # Nothing is asked until the result is to count.
+        "auto": (
+            "Full auto except apply",
+            (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
+            SafetyProfile(),
+        ),
+        # Nobody is there to ask, so the sandbox and the checkpoints make it safe.
+        "ci": (
+            "Full auto, safe CI/CD",
+            (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+            SafetyProfile(),
+        ),
+        # Given: nothing asks, nothing holds back.
+        "full-auto": (
+            "Complete automation",
+            (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+            unguarded,
+        ),
+    }
+    return MappingProxyType(
+        {
+            name: AutomationProfile(
+                name=name,
+                description=description,
+                safety=safety,
+                **dict(zip(THRESHOLDS, numbers, strict=True)),
+            )
+            for name, (description, numbers, safety) in table.items()
+        }
+    )
+
+
+#: The nine profiles that always exist, from the most careful to the least.
+BUILT_IN: Final = _built_in()
+
+
+def resolve(
+    plan: str | None = None,
+    action: str | None = None,
+    project: str | None = None,
+    global_: str | None = None,
+    known: Mapping[str, AutomationProfile] = BUILT_IN,
+) -> ResolvedProfile:
+    """
+    Find the profile that holds: the nearest level that names one, or else the default.
+
+    *known* are the profiles that may be named besides the built-in ones.
+
+    Raises:
+        UnknownProfile: The name that holds is not known.
+        ProfileNameTaken: *known* has another profile under a built-in name.
+    """
+    everyone = dict(BUILT_IN)
+    for name, profile in known.items():
+        if everyone.setdefault(name, profile) != profile:
+            raise ProfileNameTaken(name)
+    named = zip(Level, (plan, action, project, global_), strict=True)
+    level, name = next(
+        ((level, name) for level, name in named if name is not None), (None, DEFAULT_PROFILE_NAME)
+    )
+    if name not in everyone:
+        raise UnknownProfile(name, everyone, level)
+    return ResolvedProfile(profile=everyone[name], provenance=level)
+
+
+def load_profiles(path: str | Path) -> dict[str, AutomationProfile]:
+    """
+    Read custom profiles from a YAML or JSON file: one profile, or a list of them.
+
+    Raises:
+        BadProfileFile: The file cannot be read, or holds something else.
+        ProfileNameTaken: A profile has the name of a built-in one.
+    """
+    path = Path(path)
+    found = _decoded(path)
+    profiles: dict[str, AutomationProfile] = {}
+    for index, fields in enumerate(found if isinstance(found, list) else [found]):
+        place = f"profile {index + 1}"
+        if not isinstance(fields, dict):
+            raise BadProfileFile(str(path), f"{place} is {fields!r}, not a mapping of fields")
+        try:
+            profile = AutomationProfile.from_mapping(fields)
+        except ValidationError as error:
+            named = f"{place} ({fields.get('name', 'without a name')})"
+            raise BadProfileFile(str(path), f"{named}: {_in_one_line(error)}") from error
+        if profile.name in profiles:
+            raise BadProfileFile(str(path), f"{place} is a second {profile.name!r}")
+        profiles[profile.name] = profile
+    return profiles
+
+
+def _decoded(path: Path) -> Any:
+    if path.suffix not in {".json", ".yaml", ".yml"}:
+        raise BadProfileFile(str(path), "its name should end in .yaml, .yml or .json")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadProfileFile(str(path), str(error)) from error
+    if path.suffix == ".json":
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadProfileFile(str(path), f"broken JSON: {error}") from error
+    try:
+        import yaml
+    except ImportError as error:
+        reason = "YAML needs PyYAML: pip install 'cleveragents-plans[yaml]'"
+        raise BadProfileFile(str(path), reason) from error
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise BadProfileFile(str(path), f"broken YAML: {error}") from error
+
+
+def _only_known(model: type[Value], fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name in model.model_fields}
+
+
+def _in_one_line(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+    )

@@ -1,0 +1,234 @@
+"""The small values that a plan is made of: frozen, and equal by value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from secrets import randbits
+from threading import Lock
+from time import time_ns
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StrictBool,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
+
+from cleveragents_plans.domain.enums import Level
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_LARGEST_INTEGER = 2**31 - 1
+
+# An own type check, since str_schema fails on a lone surrogate with a bare
+# UnicodeEncodeError instead of a validation error.
+_A_STR = core_schema.json_or_python_schema(
+    core_schema.str_schema(),
+    core_schema.custom_error_schema(
+        core_schema.is_instance_schema(str), custom_error_type="string_type"
+    ),
+)
+_STORABLE = core_schema.custom_error_schema(
+    core_schema.str_schema(pattern=r"^[^\x00]*$"),
+    custom_error_type="text_not_storable",
+    custom_error_message="Text can hold neither NUL characters nor lone surrogates",
+)
+
+
+class _TextSchema:
+    """Text that both databases can hold, checked without a call into Python."""
+
+    def __init__(
+        self,
+        *,
+        shortest: int = 0,
+        longest: int | None = None,
+        pattern: str | None = None,
+        upper: bool = False,
+        expected: str | None = None,
+    ) -> None:
+        self._last: CoreSchema = core_schema.str_schema(
+            min_length=shortest or None, max_length=longest
+        )
+        if pattern is not None and expected is not None:
+            shaped = core_schema.custom_error_schema(
+                core_schema.str_schema(pattern=pattern, to_upper=upper),
+                custom_error_type="text_shape",
+                custom_error_message=expected,
+            )
+            self._last = core_schema.chain_schema([self._last, shaped])
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.chain_schema([_A_STR, _STORABLE, self._last])
+
+
+#: Text of any length; NUL characters and lone surrogates are refused, as everywhere.
+Text = Annotated[str, _TextSchema()]
+#: At least one character, of any length.
+NonEmptyText = Annotated[str, _TextSchema(shortest=1)]
+#: Up to 255 characters.
+ShortText = Annotated[str, _TextSchema(longest=255)]
+#: One to 255 characters.
+Label = Annotated[str, _TextSchema(shortest=1, longest=255)]
+#: A reference that others hand out, of up to 26 characters.
+Reference = Annotated[str, _TextSchema(longest=26)]
+
+#: 26 characters of Crockford base 32; lower case is accepted, upper case kept.
+Ulid = Annotated[
+    str,
+    _TextSchema(
+        pattern=r"^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$",
+        upper=True,
+        expected="A ULID is 26 characters of Crockford base 32, the first of them 0 to 7",
+    ),
+]
+#: `[[server:]namespace/]name`.
+Name = Annotated[
+    str,
+    _TextSchema(
+        longest=255,
+        pattern=r"^(?:(?:[\w-]+:)?[\w-]+/)?[\w-]+$",
+        expected="A name is [[server:]namespace/]name, of letters, digits, - and _",
+    ),
+]
+#: `[server:]namespace`.
+Namespace = Annotated[
+    str,
+    _TextSchema(
+        longest=255,
+        pattern=r"^(?:[\w-]+:)?[\w-]+$",
+        expected="A namespace is of letters, digits, - and _",
+    ),
+]
+
+
+def _positive_zero(number: float) -> float:
+    # -0.0 equals 0.0 and is stored differently.
+    return number + 0.0
+
+
+def _in_utc(time: datetime) -> datetime:
+    if time.tzinfo is UTC:
+        return time
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{time} has no UTC equivalent between the years 1 and 9999") from error
+
+
+#: A point in time, kept in UTC; one without a zone is refused.
+UtcDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+#: An integer that fits the column, from 0.
+Count = Annotated[int, Field(strict=True, ge=0, le=_LARGEST_INTEGER)]
+#: An integer that fits the column, from 1.
+Ordinal = Annotated[int, Field(strict=True, ge=1, le=_LARGEST_INTEGER)]
+#: The last step that was completed; -1 before the first.
+StepIndex = Annotated[int, Field(strict=True, ge=-1, le=_LARGEST_INTEGER)]
+#: US dollars: finite, not negative, never -0.0.
+Usd = Annotated[
+    float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(_positive_zero)
+]
+#: From 0.0, goes ahead by itself, to 1.0, always asks a person.
+Threshold = Annotated[float, Field(strict=True, ge=0, le=1), AfterValidator(_positive_zero)]
+
+
+class Value(BaseModel):
+    """A value that is checked when it is made and never changes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlanIdentity(Value):
+    """Which plan it is, and its place in its tree."""
+
+    plan_id: Ulid
+    #: None for a root, and for a plan whose parent was deleted.
+    parent_plan_id: Ulid | None = None
+    #: The root of the tree in which the plan was created; its own id if there is no parent.
+    root_plan_id: Ulid = Field(default="", validate_default=True)
+    #: Counts the tries, from 1.
+    attempt: Ordinal = 1
+
+    @field_validator("root_plan_id", mode="before")
+    @classmethod
+    def _own_id_without_a_parent(cls, root: Any, info: ValidationInfo) -> Any:
+        if root is not None and root != "":
+            return root
+        if info.data.get("parent_plan_id") is not None:
+            raise ValueError("a child plan needs the root of its tree; only a root is its own")
+        return info.data.get("plan_id")
+
+    @model_validator(mode="after")
+    def _no_parent_of_itself(self) -> PlanIdentity:
+        if self.parent_plan_id == self.plan_id:
+            raise ValueError(f"plan {self.plan_id} cannot be its own parent")
+        return self
+
+
+class ProjectLink(Value):
+    """A project that a plan works on."""
+
+    project_name: Label
+    #: What the plan calls the project; unique within the plan.
+    alias: Label | None = None
+    read_only: StrictBool = False
+
+
+class Invariant(Value):
+    """What must stay true whatever the plan does."""
+
+    text: NonEmptyText
+    #: Who asked for it.
+    source: Level = Level.PLAN
+
+
+def full_name(name: str) -> str:
+    """Write out the namespace of *name*: `refactor-auth` is `local/refactor-auth`."""
+    return name if "/" in name else f"local/{name}"
+
+
+def namespace_of(name: str) -> str:
+    """Give the namespace within *name*, without the server: `local` if it names none."""
+    return full_name(name).partition("/")[0].rpartition(":")[2]
+
+
+def _ulid_source() -> Callable[[], str]:
+    lock = Lock()
+    last = 0
+
+    def forget() -> None:
+        # A forked child must neither wait for its parent's lock nor repeat its ids.
+        nonlocal lock, last
+        lock, last = Lock(), 0
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=forget)
+
+    def next_ulid() -> str:
+        nonlocal last
+        with lock:
+            now = time_ns() // 1_000_000 << 80 | randbits(80)
+            last = max(now, last + 1)
+            number = last
+        return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -5, -5))
+
+    return next_ulid
+
+
+_next_ulid = _ulid_source()
+
+
+def new_ulid() -> str:
+    """Make a ULID that is greater than every one that this process made before."""
+    return _next_ulid()

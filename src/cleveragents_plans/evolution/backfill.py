@@ -1,0 +1,259 @@
+"""
+Writing many rows of a table in use, a few at a time.
+
+Each batch is a transaction of some milliseconds that waits for nobody, so that clients
+hardly feel it; what others lock is left for a later pass.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import BackfillStuck, listed, sqlstate
+from cleveragents_plans.evolution.locks import ANY_LOCK, IN_THE_WAY
+from cleveragents_plans.evolution.online import (
+    online,
+    qualified,
+    require_postgresql,
+    run,
+    session,
+    write_sql,
+)
+from cleveragents_plans.evolution.pace import Pace, Throttle
+from cleveragents_plans.evolution.progress import Progress
+from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.waiting import Patience, blockers
+
+# A parent that is deleted meanwhile (23503) is somebody in the way, too.
+_TRY_AGAIN = IN_THE_WAY | {"23503"}
+_TRIES = 3
+
+# Of a batch, so that it is short; with a hash or merge join each would read the whole
+# table, and a plan made once for any range may choose one. The scans that look for rows
+# leave the processors to others.
+_SESSION = {
+    "lock_timeout": "20ms",
+    "statement_timeout": "0",
+    "synchronous_commit": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_custom_plan",
+    "jit": "off",
+    "max_parallel_workers_per_gather": "0",
+}
+# How long one look for rows may take; it locks nothing.
+_LOOK_MS = 20.0
+_VACUUM_SHARE = 10
+_VACUUM_AT_LEAST = 5000
+
+
+@Operations.register_operation("backfill")
+class BackfillOp(MigrateOperation):
+    """Write the rows that need it, in batches."""
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        key: str,
+        needs: str,
+        update: str,
+        label: str | None,
+        schema: str | None,
+    ) -> None:
+        self.table = table
+        self.key = key
+        self.needs = needs
+        self.update = update
+        self.label = label or f"filling {table}"
+        self.schema = schema
+
+    @classmethod
+    def backfill(
+        cls,
+        operations: Operations,
+        table: str,
+        *,
+        key: str,
+        needs: str,
+        update: str,
+        label: str | None = None,
+        schema: str | None = None,
+    ) -> int:
+        """
+        Run *update* for one range of keys of *table* after the other, until no row needs it.
+
+        Killed at any point it can be run again, and does the rest. No statement waits for
+        longer than 20 ms. VACUUM runs after every tenth of the table.
+
+        Args:
+            table: The table whose rows are looked at.
+            key: Its primary key, one column.
+            needs: A condition over the alias ``t`` that is true for the rows to be done,
+                and false once they are.
+            update: Any statement whose row count says how many rows it did. In it
+                ``{batch}`` stands for a condition over the alias ``t``; it should lock its
+                rows ``ORDER BY`` the key, ``SKIP LOCKED``. Offline it runs once, with TRUE.
+            label: What to call it in messages.
+            schema: The schema of *table*, if it is not on the search path.
+
+        Returns:
+            How many rows were done; 0 offline.
+
+        Raises:
+            BackfillStuck: Rows that need it could not be done for too long.
+        """
+        written: int = operations.invoke(
+            cls(table, key=key, needs=needs, update=update, label=label, schema=schema)
+        )
+        return written
+
+
+@Operations.implementation_for(BackfillOp)
+def _backfill(operations: Operations, wanted: BackfillOp) -> int:
+    context = require_postgresql(operations, "backfill")
+    if context.as_sql:
+        write_sql(context, wanted.update.replace("{batch}", "TRUE"))
+        return 0
+    settings = Settings.of(context.environment_context)
+    with online(operations) as connection, session(connection, **_SESSION):
+        return _Run(connection, wanted, settings).to_the_end()
+
+
+class _Run:
+    def __init__(self, connection: Connection, wanted: BackfillOp, settings: Settings) -> None:
+        self.connection = connection
+        self.wanted = wanted
+        self.settings = settings
+        self.table = qualified(connection.dialect, wanted.table, wanted.schema)
+        self.key = f"t.{connection.dialect.identifier_preparer.quote(wanted.key)}"
+        self.throttle = Throttle(connection, settings)
+        self.batch = Pace(settings.batch_ms, first=100, least=10, most=10_000)
+        self.look = Pace(_LOOK_MS, first=2_000, least=100, most=50_000)
+        self.written = 0
+        self.vacuum_after = 0
+        self.next_vacuum = 0
+
+    def to_the_end(self) -> int:
+        left = self._left()
+        if not left:
+            return 0
+        self.next_vacuum = self.vacuum_after
+        patience = Patience.for_locks(self.settings)
+        with Progress(self.wanted.label, left) as progress:
+            while left:
+                before = self.written
+                self._pass(progress)
+                left = self._left()
+                if self.written > before:
+                    patience.restart()
+                elif left:
+                    self._wait(left, patience, progress)
+        return self.written
+
+    def _pass(self, progress: Progress) -> None:
+        for after, keys, last in self._looks():
+            while keys:
+                size = min(self.batch.size, len(keys))
+                # The end of what was looked at is as good as the last row in it, and
+                # leaves no gap that is read twice.
+                to = keys[size - 1] if size < len(keys) else last
+                done = self._batch(after, to)
+                self.written += done
+                progress.tick(done)
+                after, keys = to, keys[size:]
+                self._vacuum_when_due()
+
+    def _looks(self) -> Iterator[tuple[Any, list[Any], Any]]:
+        # Each look goes on where the last one ended, over a bounded number of rows: the
+        # cost is one walk over the index, whether all rows need to be done or none.
+        after: Any = None
+        while True:
+            size = self.look.size
+            query = f"""\
+WITH w AS MATERIALIZED (
+  SELECT {self.key} AS k, ({_literally(self.wanted.needs)}) AS n FROM {self.table} t
+   WHERE {self._above(after)} ORDER BY {self.key} LIMIT {size})
+(SELECT k, true FROM w WHERE n ORDER BY k)
+UNION ALL
+(SELECT k, false FROM w ORDER BY k DESC LIMIT 1)"""
+            begun = time.monotonic()
+            rows = run(self.connection, query, {"after": after}).all()
+            seconds = time.monotonic() - begun
+            self.look.took(size, seconds)
+            self.throttle.rest(seconds, 0)
+            if not rows:
+                return
+            last = rows[-1][0]
+            yield after, [row[0] for row in rows[:-1]], last
+            after = last
+
+    def _batch(self, after: Any, to: Any) -> int:
+        condition = f"({self._above(after)} AND {self.key} <= %(to)s)"
+        sql = _literally(self.wanted.update).replace("{batch}", condition)
+        for _ in range(_TRIES):
+            begun = time.monotonic()
+            done = self._try(sql, {"after": after, "to": to})
+            seconds = time.monotonic() - begun
+            self.throttle.rest(seconds, done or 0)
+            if done is not None:
+                if done:
+                    self.batch.took(done, seconds)
+                return done
+            time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  # jitter, not a secret
+        return 0  # a later pass takes it
+
+    def _try(self, sql: str, parameters: Mapping[str, Any]) -> int | None:
+        try:
+            return run(self.connection, sql, parameters).rowcount
+        except DBAPIError as error:
+            if sqlstate(error) not in _TRY_AGAIN:
+                raise
+            return None
+
+    def _above(self, after: Any) -> str:
+        return "TRUE" if after is None else f"{self.key} > %(after)s"
+
+    def _left(self) -> int:
+        rows, left = run(
+            self.connection,
+            f"SELECT count(*), count(*) FILTER (WHERE {self.wanted.needs}) FROM {self.table} t",
+        ).one()
+        self.vacuum_after = max(rows // _VACUUM_SHARE, _VACUUM_AT_LEAST)
+        return int(left)
+
+    def _vacuum_when_due(self) -> None:
+        if self.written >= self.next_vacuum:
+            self.next_vacuum = self.written + self.vacuum_after
+            run(
+                self.connection,
+                f"VACUUM (TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED) {self.table}",
+            )
+
+    def _wait(self, left: int, patience: Patience, progress: Progress) -> None:
+        spoke = patience.time_to_speak()
+        if spoke or patience.left <= 0:
+            found = blockers(self.connection, self.table, ANY_LOCK)
+            if patience.left <= 0:
+                raise BackfillStuck(self.table, left, self._some_keys(), patience.waited, found)
+            progress.say(
+                f"{left} rows of {self.table} are locked by others since {patience.waited:.0f} s; "
+                f"perhaps by: {listed(found)}"
+            )
+        time.sleep(min(0.5, max(patience.left, 0)))
+
+    def _some_keys(self) -> list[Any]:
+        query = f"SELECT {self.key} FROM {self.table} t WHERE {self.wanted.needs} LIMIT 3"
+        return list(run(self.connection, query).scalars())
+
+
+def _literally(sql: str) -> str:
+    # The caller's text is not a format; only what is put into it has parameters.
+    return sql.replace("%", "%%")

@@ -1,0 +1,190 @@
+"""
+Run a chain against one database, one process at a time.
+
+An ``env.py`` calls `run_online` or `run_offline` and has nothing else to do.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from alembic import context
+from alembic.util import CommandError
+from sqlalchemy import Connection, Engine, MetaData
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import OperationalError
+
+from cleveragents_plans.evolution.errors import EvolutionError, MigrationLockNotObtained, clear_errors
+from cleveragents_plans.evolution.marker import continue_interrupted
+from cleveragents_plans.evolution.migration_lock import migration_lock
+from cleveragents_plans.evolution.settings import Settings
+
+log = logging.getLogger("alembic.evolution")
+
+
+def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
+    """
+    Run the wanted Alembic command on the database behind *engine*.
+
+    On SQLite everything happens in one ``BEGIN IMMEDIATE`` transaction, begun before the
+    version is read: a run that is killed leaves the file as it was. Foreign keys must be
+    off on the connections of *engine*.
+
+    On PostgreSQL the advisory migration lock is held from before the version is read to
+    the end, and every revision has transactions of its own; a run that is killed is run
+    again.
+
+    Args:
+        engine: The database, without a connection pool.
+        metadata: The models that ``alembic check`` compares with.
+        target: What to call the database in messages; no password in it.
+
+    Raises:
+        EvolutionError: With one line that says what was found and what to do.
+    """
+    settings = Settings.of(context)
+    with _speaking(), clear_errors(target), engine.connect() as connection:
+        if not _changes_something():
+            _configure(connection, metadata)
+            with context.begin_transaction():
+                context.run_migrations()
+        elif engine.dialect.name == "sqlite":
+            with _writing(connection, settings.migration_lock_wait):
+                _run(connection, metadata, target)
+        else:
+            with migration_lock(connection, settings):
+                _run(connection, metadata, target)
+
+
+def run_offline(url: URL, metadata: MetaData) -> None:
+    """
+    Write the SQL of the wanted revisions to standard output, in one transaction.
+
+    Raises:
+        EvolutionError: For SQLite, whose tables are rebuilt from what the file holds.
+    """
+    if url.get_backend_name() == "sqlite":
+        raise EvolutionError(
+            "--sql cannot be written for SQLite: its tables are rebuilt from what the file "
+            "holds; run the same command without --sql, on a copy of the file if it is to be tried"
+        )
+    context.configure(
+        url=url,
+        target_metadata=metadata,
+        literal_binds=True,
+        # Without this every % in the script would be doubled.
+        dialect_opts={"paramstyle": "named"},
+        transaction_per_migration=False,
+    )
+    context.get_context().impl.static_output(
+        "-- One transaction, set-based: v3_plans is locked until it commits, so stop the\n"
+        "-- application first. Run it with: psql -v ON_ERROR_STOP=1 -f <this file>"
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _run(connection: Connection, metadata: MetaData, target: str) -> None:
+    _configure(connection, metadata)
+    migration = context.get_context()
+    before = _known_heads()
+    if connection.in_transaction() and connection.dialect.name != "sqlite":
+        connection.rollback()  # Alembic must own every transaction from here on.
+    continue_interrupted(migration)
+    with context.begin_transaction():
+        context.run_migrations()
+    after = _known_heads()
+    _say(
+        f"{target}: already at {_named(after)}, nothing to do"
+        if before == after
+        else f"{target}: {_named(before)} -> {_named(after)}"
+    )
+
+
+def _configure(connection: Connection, metadata: MetaData) -> None:
+    ours = set(metadata.tables)
+    context.configure(
+        connection=connection,
+        target_metadata=metadata,
+        compare_server_default=True,
+        transactional_ddl=True,
+        transaction_per_migration=True,
+        # Other packages keep tables in the same database; they are not ours to compare.
+        include_name=lambda name, kind, _parents: kind != "table" or name in ours,
+    )
+
+
+def _known_heads() -> tuple[str, ...]:
+    heads = context.get_context().get_current_heads()
+    for head in heads:
+        try:
+            context.script.get_revision(head)
+        except CommandError:
+            raise EvolutionError(
+                f"the database is at revision {head!r}, which this release does not know; "
+                "install the release that migrated it, or restore a backup; nothing was changed"
+            ) from None
+    return heads
+
+
+def _changes_something() -> bool:
+    # `upgrade`, `downgrade` and `stamp` have a destination; `current` and `check` do not.
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return False
+    except CommandError:
+        return True  # a relative one, such as -1
+    return True
+
+
+@contextmanager
+def _writing(connection: Connection, limit: float) -> Iterator[None]:
+    driver: Any = connection.connection.driver_connection
+    driver.execute("PRAGMA busy_timeout = 1000")
+    begun = time.monotonic()
+    while True:
+        try:
+            transaction = connection.begin()
+            break
+        except OperationalError as error:
+            waited = time.monotonic() - begun
+            if "locked" not in str(error.orig) and "busy" not in str(error.orig):
+                raise
+            if waited > limit:
+                raise MigrationLockNotObtained("the write lock of the file", waited) from None
+            log.info("another process writes to the file; waiting (%.0f s)", waited)
+    with transaction:
+        yield
+
+
+@contextmanager
+def _speaking() -> Iterator[None]:
+    """Send what is logged to standard error, unless the application has its own logging."""
+    logger = logging.getLogger("alembic")
+    if logger.hasHandlers():
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _named(heads: tuple[str, ...]) -> str:
+    return ", ".join(heads) or "empty"

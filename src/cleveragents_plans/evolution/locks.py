@@ -1,0 +1,221 @@
+"""
+A strong lock on a table in use, for a moment, without a queue behind it.
+
+Whoever waits for ACCESS EXCLUSIVE stops everybody who comes after, so it is asked for
+in small bites, and never for longer than clients can wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import LockNotObtained, listed, sqlstate
+from cleveragents_plans.evolution.online import (
+    online,
+    qualified,
+    require_postgresql,
+    run,
+    session,
+    transaction,
+    write_sql,
+)
+from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.waiting import Blocker, Patience, blockers
+
+log = logging.getLogger("alembic.evolution")
+
+#: Lock timeout, deadlock, serialization failure: somebody else was in the way.
+IN_THE_WAY = frozenset({"55P03", "40P01", "40001"})
+
+_GATE_CONFLICTS = (
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+)
+#: Every lock that can be held on a table.
+ANY_LOCK = ("AccessShareLock", "RowShareLock", "RowExclusiveLock", *_GATE_CONFLICTS)
+
+# Nobody queues behind NOWAIT, so it is tried first; among overlapping transactions it
+# starves, and only a request that queues gets in. The length of that queue is what
+# clients feel. After a minute of starving, one longer request per round is worth it.
+_POLL_SECONDS = 0.5
+_POLL_PAUSE = 0.005
+_RUNGS_MS = (10, 10, 20, 20)
+_LONG_RUNG_MS = 50
+_LONG_RUNG_AFTER = 60.0
+
+
+@Operations.register_operation("short_lock")
+class ShortLockOp(MigrateOperation):
+    """Run statements under a strong lock that is held for a moment."""
+
+    def __init__(self, table: str, statements: Sequence[str], schema: str | None) -> None:
+        self.table = table
+        self.statements = statements
+        self.schema = schema
+
+    @classmethod
+    def short_lock(
+        cls, operations: Operations, table: str, *statements: str, schema: str | None = None
+    ) -> None:
+        """
+        Run *statements* in one short transaction that holds ACCESS EXCLUSIVE on *table*.
+
+        No client waits for longer than 20 ms (50 ms once a minute has passed) and the
+        statements themselves, however long it takes to get the lock; an ordinary
+        autovacuum gives way. The statements are sent as they are written: ``%`` and
+        ``:name`` mean nothing. Offline they are written without the lock.
+
+        Raises:
+            LockNotObtained: Others were in the way for too long. Nothing was changed.
+        """
+        operations.invoke(cls(table, statements, schema))
+
+
+@Operations.implementation_for(ShortLockOp)
+def _short_lock(operations: Operations, lock: ShortLockOp) -> None:
+    context = require_postgresql(operations, "short_lock")
+    if context.as_sql:
+        for statement in lock.statements:
+            write_sql(context, statement)
+        return
+    settings = Settings.of(context.environment_context)
+    with online(operations) as connection:
+        table = qualified(connection.dialect, lock.table, lock.schema)
+        run_under_lock(connection, table, lock.statements, settings)
+
+
+def run_under_lock(
+    connection: Connection, table: str, statements: Sequence[str], settings: Settings
+) -> None:
+    """
+    Run *statements* while nobody else is at *table*; *connection* is in autocommit.
+
+    *table* is the quoted name.
+    """
+    patience = Patience.for_locks(settings)
+
+    def attempt() -> None:
+        with transaction(connection):
+            _take(connection, table, patience)
+            for statement in statements:
+                run(connection, statement)
+
+    # A lock is released when its commit is on disk, unless that is not waited for. The
+    # version that is written at the end waits for all of it.
+    with session(
+        connection, synchronous_commit="off", statement_timeout="0", transaction_timeout="0"
+    ):
+        _with_patience(connection, table, attempt, patience, ANY_LOCK)
+
+
+def _with_patience(
+    connection: Connection,
+    table: str,
+    attempt: Callable[[], None],
+    patience: Patience,
+    modes: Sequence[str],
+) -> None:
+    seen: list[Blocker] = []
+    while True:
+        try:
+            return attempt()
+        except DBAPIError as error:
+            if sqlstate(error) not in IN_THE_WAY:
+                raise
+        seen = blockers(connection, table, modes) or seen
+        if patience.left <= 0:
+            raise LockNotObtained(table, patience.waited, seen)
+        if patience.time_to_speak():
+            log.warning(
+                "waiting for a lock on %s for %.0f s; in the way: %s",
+                table,
+                patience.waited,
+                listed(seen),
+            )
+        _pause(0.1, 0.3)
+
+
+@contextmanager
+def weak_lock_patience(
+    connection: Connection, settings: Settings
+) -> Iterator[Callable[[str, str], None]]:
+    """
+    Give a function (table, statement) for statements that take SHARE UPDATE EXCLUSIVE.
+
+    Such a request stops no reader and no writer, so it may wait: an ordinary autovacuum
+    is cancelled by it, any other VACUUM is waited for and named.
+    """
+
+    def run_patiently(table: str, statement: str) -> None:
+        patience = Patience.for_locks(settings)
+
+        def attempt() -> None:
+            _set_lock_timeout(connection, _gate_timeout(connection, patience), local=False)
+            run(connection, statement)
+
+        _with_patience(connection, table, attempt, patience, _GATE_CONFLICTS)
+
+    with session(connection, lock_timeout="0", statement_timeout="0", transaction_timeout="0"):
+        yield run_patiently
+
+
+def _take(connection: Connection, table: str, patience: Patience) -> None:
+    _set_lock_timeout(connection, _gate_timeout(connection, patience), local=True)
+    run(connection, f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
+
+    # From here on others may not VACUUM, and our transaction has an id that holds their
+    # VACUUMs back elsewhere: so a round is about a second, and then all is let go.
+    _set_lock_timeout(connection, _RUNGS_MS[-1], local=True)
+    until = time.monotonic() + _POLL_SECONDS
+    while time.monotonic() < until:
+        if _try(connection, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT"):
+            return
+        _pause(_POLL_PAUSE / 2, _POLL_PAUSE * 3 / 2)
+    long = (_LONG_RUNG_MS,) if patience.waited > _LONG_RUNG_AFTER else ()
+    for milliseconds in (*_RUNGS_MS, *long):
+        _pause(milliseconds / 200, milliseconds / 66)
+        _set_lock_timeout(connection, milliseconds, local=True)
+        if _try(connection, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"):
+            return
+    run(connection, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT")
+
+
+def _try(connection: Connection, statement: str) -> bool:
+    run(connection, "SAVEPOINT rung")
+    try:
+        run(connection, statement)
+    except DBAPIError as error:
+        if sqlstate(error) not in IN_THE_WAY:
+            raise
+        run(connection, "ROLLBACK TO SAVEPOINT rung")
+        return False
+    return True
+
+
+def _gate_timeout(connection: Connection, patience: Patience) -> float:
+    # An autovacuum is cancelled when somebody has waited for it as long as the server's
+    # deadlock_timeout, so a wait must be longer than that to be of use.
+    deadlock = run(
+        connection,
+        "SELECT extract(epoch FROM current_setting('deadlock_timeout')::interval)::float8",
+    ).scalar_one()
+    return 1000 * max(0.05, min(patience.report_every + float(deadlock), patience.left))
+
+
+def _set_lock_timeout(connection: Connection, milliseconds: float, *, local: bool) -> None:
+    run(connection, f"SET {'LOCAL' if local else 'SESSION'} lock_timeout = '{milliseconds:.0f}ms'")
+
+
+def _pause(shortest: float, longest: float) -> None:
+    time.sleep(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret

@@ -1,0 +1,238 @@
+"""
+A note in the database that a revision is under way.
+
+On PostgreSQL a revision takes many transactions, and Alembic changes the version in the
+last one. Without the note, an interrupted downgrade followed by ``upgrade head`` would
+find nothing to do on a schema that is half taken back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from alembic.operations import MigrateOperation, Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
+from sqlalchemy import Connection, String, column
+from sqlalchemy import table as sql_table
+
+from cleveragents_plans.evolution.errors import InterruptedRun, TransactionNotOurs
+from cleveragents_plans.evolution.online import (
+    in_autocommit,
+    online,
+    qualified,
+    require_postgresql,
+    run,
+    session,
+    transaction,
+)
+
+log = logging.getLogger("alembic.evolution")
+
+Direction = Literal["upgrade", "downgrade"]
+
+TABLE = "evolution_marker"
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    """A revision that was begun and has not ended."""
+
+    revision: str
+    down_revision: str | None
+    direction: str
+
+
+@Operations.register_operation("mark_begin")
+class MarkBeginOp(MigrateOperation):
+    """Note that a revision begins."""
+
+    def __init__(self, revision: str, down_revision: str | None, direction: Direction) -> None:
+        self.revision = revision
+        self.down_revision = down_revision
+        self.direction = direction
+
+    @classmethod
+    def mark_begin(
+        cls,
+        operations: Operations,
+        revision: str,
+        down_revision: str | None,
+        direction: Direction,
+    ) -> None:
+        """
+        Note that *revision* is under way in *direction*, in a transaction of its own.
+
+        It may be noted already, by a run that was interrupted, in either direction.
+        Offline nothing is written: that script is one transaction.
+        """
+        operations.invoke(cls(revision, down_revision, direction))
+
+
+@Operations.register_operation("mark_end")
+class MarkEndOp(MigrateOperation):
+    """Note that a revision has ended."""
+
+    def __init__(self, revision: str) -> None:
+        self.revision = revision
+
+    @classmethod
+    def mark_end(cls, operations: Operations, revision: str) -> None:
+        """
+        Take the note away, in the transaction in which Alembic changes the version.
+
+        The table goes with its last row.
+
+        Raises:
+            TransactionNotOurs: It is called within ``online``, where the version would
+                change in another transaction.
+        """
+        operations.invoke(cls(revision))
+
+
+@Operations.implementation_for(MarkBeginOp)
+def _mark_begin(operations: Operations, begin: MarkBeginOp) -> None:
+    context = require_postgresql(operations, "mark_begin")
+    if context.as_sql:
+        return
+    with (
+        online(operations) as connection,
+        session(connection, client_min_messages="warning"),
+        transaction(connection),
+    ):
+        name = _name(context)
+        run(
+            connection,
+            f"CREATE TABLE IF NOT EXISTS {name} (revision text PRIMARY KEY, down_revision text, "
+            "direction text NOT NULL, started_at timestamptz NOT NULL)",
+        )
+        run(
+            connection,
+            f"INSERT INTO {name} VALUES (%(revision)s, %(down)s, %(direction)s, now()) "
+            "ON CONFLICT (revision) DO UPDATE SET direction = excluded.direction",
+            {
+                "revision": begin.revision,
+                "down": begin.down_revision,
+                "direction": begin.direction,
+            },
+        )
+
+
+@Operations.implementation_for(MarkEndOp)
+def _mark_end(operations: Operations, end: MarkEndOp) -> None:
+    context = require_postgresql(operations, "mark_end")
+    if context.as_sql:
+        return
+    connection = operations.get_bind()
+    if in_autocommit(connection):
+        raise TransactionNotOurs("mark_end was called within online()")
+    name = _name(context)
+    if not _there(connection, name):
+        return
+    run(connection, f"DELETE FROM {name} WHERE revision = %(revision)s", {"revision": end.revision})
+    if not run(connection, f"SELECT EXISTS (SELECT FROM {name})").scalar_one():
+        run(connection, f"DROP TABLE {name}")
+
+
+def read_marker(connection: Connection, schema: str | None = None) -> Marker | None:
+    """
+    Find the revision that was interrupted, if one was.
+
+    *schema* is that of the version table, if it is not found by the search path.
+    """
+    name = qualified(connection.dialect, TABLE, schema)
+    if not _there(connection, name):
+        return None
+    row = run(
+        connection,
+        f"SELECT revision, down_revision, direction FROM {name} ORDER BY started_at DESC LIMIT 1",
+    ).first()
+    return Marker(*row) if row else None
+
+
+def continue_interrupted(context: MigrationContext) -> None:
+    """
+    Let the command that is about to run go on with an interrupted revision.
+
+    Called under the migration lock, after ``configure()`` and before ``run_migrations()``.
+    If the command would not touch that revision from where the version table says the
+    database is, but would from the other end of it, the version is set to that end: the
+    revision does what is missing, whichever way it goes.
+
+    Raises:
+        InterruptedRun: The command is an upgrade or a downgrade that goes elsewhere.
+    """
+    connection = context.connection
+    if context.as_sql or context.dialect.name != "postgresql" or connection is None:
+        return
+    marker = read_marker(connection, context.version_table_schema)
+    heads = context.get_current_heads()
+    connection.rollback()
+    if marker is None:
+        return
+
+    command = getattr(context._migrations_fn, "__name__", "")
+    if command not in ("upgrade", "downgrade"):
+        log.warning(
+            "the %s of %s was interrupted: the database is between two versions until "
+            "`alembic upgrade` or `alembic downgrade` has been run",
+            marker.direction,
+            marker.revision,
+        )
+        return
+    if _would_run(context, heads, marker):
+        log.info("going on with %s, whose %s was interrupted", marker.revision, marker.direction)
+        return
+    other = _other_end(heads, marker)
+    if other is None or not _would_run(context, other, marker):
+        raise InterruptedRun(marker.revision, marker.down_revision, marker.direction)
+    log.info(
+        "the %s of %s was interrupted; this command takes it the other way, so the version is "
+        "set from %s to %s first",
+        marker.direction,
+        marker.revision,
+        ", ".join(heads) or "base",
+        ", ".join(other) or "base",
+    )
+    _set_version(context, connection, set(heads) - set(other), set(other) - set(heads))
+
+
+def _would_run(context: MigrationContext, heads: tuple[str, ...], marker: Marker) -> bool:
+    find_steps: Any = context._migrations_fn
+    try:
+        steps: Iterable[Any] = list(find_steps(heads, context))
+    except CommandError:  # not to be reached from there
+        return False
+    return any(step.revision.revision == marker.revision for step in steps)
+
+
+def _other_end(heads: tuple[str, ...], marker: Marker) -> tuple[str, ...] | None:
+    down = (marker.down_revision,) if marker.down_revision else ()
+    if marker.revision in heads:
+        return (*(head for head in heads if head != marker.revision), *down)
+    if marker.down_revision in heads or not (heads or down):
+        return (*(head for head in heads if head != marker.down_revision), marker.revision)
+    return None
+
+
+def _set_version(
+    context: MigrationContext, connection: Connection, old: set[str], new: set[str]
+) -> None:
+    version = column("version_num", String())
+    versions = sql_table(context.version_table, version, schema=context.version_table_schema)
+    with connection.begin():
+        connection.execute(versions.delete().where(version.in_(old)))
+        for head in new:
+            connection.execute(versions.insert().values(version_num=head))
+
+
+def _there(connection: Connection, name: str) -> bool:
+    found = run(connection, "SELECT to_regclass(%(name)s) IS NOT NULL", {"name": name})
+    return bool(found.scalar_one())
+
+
+def _name(context: MigrationContext) -> str:
+    return qualified(context.dialect, TABLE, context.version_table_schema)

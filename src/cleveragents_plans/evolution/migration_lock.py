@@ -1,0 +1,126 @@
+"""One migration at a time, however many processes begin one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from cleveragents_plans.evolution.errors import (
+    MigrationLockNotObtained,
+    TransactionNotOurs,
+    WrongDialect,
+    listed,
+)
+from cleveragents_plans.evolution.online import run
+from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.waiting import Patience
+
+log = logging.getLogger("alembic.evolution")
+
+_NAME = "the migration lock of the database"
+# PostgreSQL keeps the advisory locks of its databases apart, so one key does for all.
+_KEY = int.from_bytes(
+    hashlib.sha256(b"cleveragents_plans.evolution.migration_lock").digest()[:8], "big", signed=True
+)
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The session that has the migration lock."""
+
+    pid: int
+    application: str | None
+    #: When it connected; None when we may not see it.
+    since: str | None
+
+    def __str__(self) -> str:
+        who = f" {self.application}" if self.application else ""
+        return f"pid {self.pid}{who}" + (f" (connected since {self.since})" if self.since else "")
+
+
+@contextmanager
+def migration_lock(connection: Connection, settings: Settings | None = None) -> Iterator[None]:
+    """
+    Hold the migration lock of the PostgreSQL database, on the *connection* that migrates.
+
+    The lock belongs to the session, so it holds through every transaction and goes when
+    the connection dies; a pooler that gives each transaction another session (pgbouncer
+    in transaction mode) cannot be used. The connection is handed over, and left, in no
+    transaction and at its own isolation level.
+
+    Raises:
+        MigrationLockNotObtained: Another process had it for too long.
+        TransactionNotOurs: The connection was in a transaction.
+        WrongDialect: The database is not PostgreSQL.
+    """
+    if connection.dialect.name != "postgresql":
+        raise WrongDialect("migration_lock", connection.dialect.name)
+    if connection.in_transaction():
+        raise TransactionNotOurs("the connection was in a transaction before the migration lock")
+    with _autocommit(connection):
+        _obtain(connection, settings or Settings())
+    try:
+        yield
+    finally:
+        # A session that has died has let go of the lock by dying.
+        with suppress(SQLAlchemyError):
+            if not connection.closed and not connection.invalidated:
+                connection.rollback()
+                with _autocommit(connection):
+                    run(connection, "SELECT pg_advisory_unlock(%(key)s)", {"key": _KEY})
+
+
+def _obtain(connection: Connection, settings: Settings) -> None:
+    # A blocking pg_advisory_lock would hold a snapshot while it waits, and VALIDATE in
+    # the process that migrates would wait for that snapshot: for ever.
+    patience = Patience(settings.migration_lock_wait, settings.report_every)
+    said = False
+    while True:
+        got = run(connection, "SELECT pg_try_advisory_lock(%(key)s)", {"key": _KEY}).scalar_one()
+        if got:
+            return
+        if patience.left <= 0:
+            raise MigrationLockNotObtained(_NAME, patience.waited, _holders(connection))
+        if patience.time_to_speak() or not said:
+            log.info(
+                "another process is migrating; waiting for %.0f s; it is %s",
+                patience.waited,
+                listed(_holders(connection)),
+            )
+            said = True
+        time.sleep(min(_POLL_SECONDS, max(patience.left, 0)))
+
+
+def _holders(connection: Connection) -> list[Holder]:
+    unsigned = _KEY % 2**64
+    key = {"high": unsigned >> 32, "low": unsigned & 0xFFFFFFFF}
+    return [Holder(*row) for row in run(connection, _HOLDERS, key)]
+
+
+@contextmanager
+def _autocommit(connection: Connection) -> Iterator[None]:
+    former = connection.get_isolation_level()
+    connection.rollback()
+    connection.execution_options(isolation_level="AUTOCOMMIT")
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            connection.rollback()
+            connection.execution_options(isolation_level=former)
+
+
+_HOLDERS = """\
+SELECT l.pid, a.application_name, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS OF')
+  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE l.granted AND l.locktype = 'advisory' AND l.objsubid = 1
+   AND l.classid = %(high)s::oid AND l.objid = %(low)s::oid
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""

@@ -1,0 +1,178 @@
+"""NOT NULL on a table in use: the scan that proves it stops nobody."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import NullsRemain, sqlstate
+from cleveragents_plans.evolution.locks import run_under_lock, weak_lock_patience
+from cleveragents_plans.evolution.online import (
+    online,
+    qualified,
+    require_postgresql,
+    run,
+    write_sql,
+)
+from cleveragents_plans.evolution.settings import Settings
+
+log = logging.getLogger("alembic.evolution")
+
+# The first version in which NOT NULL is a constraint that can be NOT VALID for a while.
+_NOT_VALID_SINCE = 18
+_NULL_FOUND = ("23502", "23514")
+_REFILLS = 5
+
+
+@Operations.register_operation("set_not_null")
+class SetNotNullOp(MigrateOperation):
+    """Forbid NULL in a column, without a scan under a strong lock."""
+
+    def __init__(
+        self, table: str, column: str, refill: Callable[[], Any] | None, schema: str | None
+    ) -> None:
+        self.table = table
+        self.column = column
+        self.refill = refill
+        self.schema = schema
+
+    @classmethod
+    def set_not_null(
+        cls,
+        operations: Operations,
+        table: str,
+        column: str,
+        *,
+        refill: Callable[[], Any] | None = None,
+        schema: str | None = None,
+    ) -> None:
+        """
+        Make *column* of *table* NOT NULL; the end is what NOT NULL in CREATE TABLE gives.
+
+        Strong locks are held for a moment (see ``short_lock``); the scan runs beside
+        readers and writers. It goes on from whatever an interrupted run left.
+
+        Args:
+            table: The table.
+            column: Its column, without NULLs by now.
+            refill: Called when the scan meets a NULL all the same; then it scans again.
+            schema: The schema of *table*, if it is not on the search path.
+
+        Raises:
+            NullsRemain: There is a NULL, and *refill* did not help.
+            LockNotObtained: Others were in the way for too long.
+        """
+        operations.invoke(cls(table, column, refill, schema))
+
+
+@Operations.implementation_for(SetNotNullOp)
+def _set_not_null(operations: Operations, wanted: SetNotNullOp) -> None:
+    context = require_postgresql(operations, "set_not_null")
+    quote = context.dialect.identifier_preparer.quote
+    table = qualified(context.dialect, wanted.table, wanted.schema)
+    column = quote(wanted.column)
+    if context.as_sql:
+        # One scan under the lock that the script holds anyway, on every version.
+        write_sql(context, f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL")
+        return
+    settings = Settings.of(context.environment_context)
+    with online(operations) as connection:
+        version = settings.assume_server_version or _major(connection)
+        while (state := _state(connection, table, wanted.column)).unfinished:
+            if state.to_validate:
+                _validate(connection, table, state.to_validate, wanted, settings)
+            else:
+                statements = _statements(state, table, column, version)
+                run_under_lock(connection, table, statements, settings)
+
+
+class _State(NamedTuple):
+    is_not_null: bool
+    #: The constraint that PostgreSQL 18 has for it, by the name that is in the catalog.
+    constraint: str | None
+    constraint_valid: bool
+    #: The CHECK that stands in for it on the way there, before PostgreSQL 18.
+    check: str
+    check_there: bool
+    check_valid: bool
+
+    @property
+    def done(self) -> bool:
+        # A constraint that is NOT VALID makes the column look NOT NULL already.
+        return self.is_not_null and (self.constraint is None or self.constraint_valid)
+
+    @property
+    def unfinished(self) -> bool:
+        return not self.done or self.check_there
+
+    @property
+    def to_validate(self) -> str | None:
+        if self.done:
+            return None
+        if self.constraint is not None:
+            return self.constraint
+        return self.check if self.check_there and not self.check_valid else None
+
+
+def _statements(state: _State, table: str, column: str, version: float) -> list[str]:
+    drop = f"ALTER TABLE {table} DROP CONSTRAINT {state.check}"
+    if state.done:
+        return [drop]
+    if state.check_there:
+        # Two statements: in one, PostgreSQL would scan, for the CHECK that spares the
+        # scan would be gone by then.
+        return [f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL", drop]
+    if version >= _NOT_VALID_SINCE:
+        # Without a name it gets the one that CREATE TABLE gives.
+        return [f"ALTER TABLE {table} ADD NOT NULL {column} NOT VALID"]
+    return [
+        f"ALTER TABLE {table} ADD CONSTRAINT {state.check} CHECK ({column} IS NOT NULL) NOT VALID"
+    ]
+
+
+def _validate(
+    connection: Connection, table: str, name: str, wanted: SetNotNullOp, settings: Settings
+) -> None:
+    quoted = connection.dialect.identifier_preparer.quote(name)
+    statement = f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted}"
+    refills = _REFILLS if wanted.refill else 0
+    log.info("checking that %s.%s has no NULL", table, wanted.column)
+    while True:
+        try:
+            with weak_lock_patience(connection, settings) as run_patiently:
+                return run_patiently(table, statement)
+        except DBAPIError as error:
+            if sqlstate(error) not in _NULL_FOUND:
+                raise
+            if not wanted.refill or not refills:
+                raise NullsRemain(table, wanted.column) from error
+        refills -= 1
+        log.warning("%s.%s has a NULL; filling in again", table, wanted.column)
+        wanted.refill()
+
+
+def _state(connection: Connection, table: str, column: str) -> _State:
+    return _State(*run(connection, _STATE, {"table": table, "column": column}).one())
+
+
+def _major(connection: Connection) -> int:
+    version = connection.dialect.server_version_info
+    assert version is not None  # noqa: S101  # known since the first connection
+    return int(version[0])
+
+
+# The stand-in is known by its name, which must not depend on how long others are.
+_STATE = """SELECT a.attnotnull, n.conname, coalesce(n.convalidated, false),
+       'becoming_not_null_' || a.attnum, c.oid IS NOT NULL, coalesce(c.convalidated, false)
+  FROM pg_attribute a
+  LEFT JOIN pg_constraint n
+    ON n.conrelid = a.attrelid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum]
+  LEFT JOIN pg_constraint c
+    ON c.conrelid = a.attrelid AND c.contype = 'c'
+   AND c.conname = 'becoming_not_null_' || a.attnum
+ WHERE a.attrelid = %(table)s::regclass AND a.attname = %(column)s AND NOT a.attisdropped"""

@@ -1,0 +1,122 @@
+"""Short transactions of our own inside a revision, and SQL that is sent as it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
+
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, CursorResult, Dialect
+
+from cleveragents_plans.evolution.errors import TransactionNotOurs, WrongDialect
+
+
+class _HasContext(Protocol):
+    def get_context(self) -> MigrationContext: ...
+
+
+@contextmanager
+def online(op: _HasContext) -> Iterator[Connection]:
+    """
+    Leave Alembic's transaction for a while: each statement is one of its own.
+
+    What the revision did so far is committed. Blocks may be nested; afterwards Alembic
+    has a new transaction, in which the version changes.
+
+    Raises:
+        TransactionNotOurs: The transaction belongs to somebody else than Alembic.
+    """
+    context = op.get_context()
+    connection = context.connection
+    assert connection is not None  # noqa: S101  # on line there is one
+    if in_autocommit(connection):
+        yield connection
+        return
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(context.autocommit_block())
+        except (AssertionError, AttributeError):  # what Alembic does then
+            raise TransactionNotOurs("the connection was in a transaction already") from None
+        yield connection
+
+
+def in_autocommit(connection: Connection) -> bool:
+    """Tell whether each statement on *connection* is a transaction of its own."""
+    return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
+
+
+def require_postgresql(op: _HasContext, operation: str) -> MigrationContext:
+    """
+    Give the context of *op*.
+
+    Raises:
+        WrongDialect: The database is not PostgreSQL.
+    """
+    context = op.get_context()
+    if context.dialect.name != "postgresql":
+        raise WrongDialect(operation, context.dialect.name)
+    return context
+
+
+def run(
+    connection: Connection, sql: str, parameters: Mapping[str, Any] | None = None
+) -> CursorResult[*tuple[Any, ...]]:
+    """
+    Send *sql* to the server, character by character.
+
+    Neither ``:name`` nor ``%`` mean anything in it, unless there are *parameters*: then
+    ``%(name)s`` does.
+    """
+    if parameters is None:
+        return connection.exec_driver_sql(sql, execution_options={"no_parameters": True})
+    return connection.exec_driver_sql(sql, dict(parameters))
+
+
+def write_sql(context: MigrationContext, sql: str) -> None:
+    """Write *sql* into the offline script, character by character."""
+    text = sql.strip().rstrip(";")
+    # A semicolon behind a trailing comment would be part of it.
+    end = "\n;" if "--" in text.rsplit("\n", 1)[-1] else ";"
+    context.impl.static_output(text + end)
+
+
+def qualified(dialect: Dialect, table: str, schema: str | None) -> str:
+    """Quote the name of *table* where needed, with its *schema* if it has one."""
+    quote = dialect.identifier_preparer.quote
+    return f"{quote(schema)}.{quote(table)}" if schema else quote(table)
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """Hold one transaction on a *connection* that has none by itself."""
+    run(connection, "BEGIN")
+    try:
+        yield
+    except BaseException:
+        if not connection.invalidated:
+            run(connection, "ROLLBACK")
+        raise
+    run(connection, "COMMIT")
+
+
+@contextmanager
+def session(connection: Connection, **wanted: str) -> Iterator[None]:
+    """Set parameters of the session for a while; those that the server does not know are left."""
+    rows = run(
+        connection,
+        "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%(names)s)",
+        {"names": list(wanted)},
+    )
+    former: dict[str, str] = {row[0]: row[1] for row in rows}
+    _set(connection, {name: wanted[name] for name in former})
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            _set(connection, former)
+
+
+def _set(connection: Connection, values: Mapping[str, str]) -> None:
+    calls = ", ".join(f"set_config('{name}', %({name})s, false)" for name in values)
+    run(connection, f"SELECT {calls}", values)

@@ -1,0 +1,72 @@
+"""How much at a time, and how much rest in between."""
+
+from __future__ import annotations
+
+import time
+
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.online import run
+from cleveragents_plans.evolution.settings import Settings
+
+_ASK_EVERY = 0.5
+_REMEMBER = 5.0
+
+
+class Pace:
+    """The size of the next piece of work, so that it takes the wanted time."""
+
+    def __init__(self, milliseconds: float, *, first: int, least: int, most: int) -> None:
+        self.size = first
+        self._wanted = milliseconds / 1000
+        self._least = least
+        self._most = most
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Learn that *rows* took *seconds*."""
+        fitting = rows * self._wanted / max(seconds, 1e-6)
+        # A piece that was slow by accident, or small, says little: go half the way.
+        following = (self.size + min(fitting, 2 * self.size)) / 2
+        self.size = round(min(max(following, self._least), self._most))
+
+
+class Throttle:
+    """
+    Rest between batches, so that others get their share of the processors.
+
+    Nobody is given a share who is not there: on a server without other active clients
+    there is no rest.
+    """
+
+    def __init__(self, connection: Connection, settings: Settings) -> None:
+        self._connection = connection
+        self._rest = (1 - settings.duty) / settings.duty
+        self._rows_per_second = settings.rows_per_second
+        self._asked = float("-inf")
+        self._seen = float("-inf")
+
+    def rest(self, seconds: float, rows: int) -> None:
+        """Sleep as is due after work of *seconds* that wrote *rows*."""
+        due = seconds * self._rest if self._others_work() else 0.0
+        if self._rows_per_second:
+            due = max(due, rows / self._rows_per_second - seconds)
+        if due > 0:
+            time.sleep(due)
+
+    def _others_work(self) -> bool:
+        now = time.monotonic()
+        if now - self._asked >= _ASK_EVERY:
+            self._asked = now
+            if run(self._connection, _OTHERS).scalar_one():
+                self._seen = now
+        return now - self._seen < _REMEMBER
+
+
+# Clients whose state we may not see count as working. Processes that wait for the
+# migration lock do not.
+_OTHERS = """\
+SELECT EXISTS (SELECT FROM pg_stat_activity
+ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+   AND (state IS NULL OR state = 'active'
+        OR state_change > clock_timestamp() - interval '1 second')
+   AND query NOT LIKE '%pg_try_advisory_lock%')"""

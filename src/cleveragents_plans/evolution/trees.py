@@ -1,0 +1,133 @@
+"""A look at a tree that is kept as parent links, before anything is made of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import Connection, text
+
+from cleveragents_plans.evolution.errors import EvolutionError
+
+log = logging.getLogger("alembic.evolution")
+
+_LISTED = 10
+
+
+class CycleFound(EvolutionError):
+    """
+    Rows are their own ancestors, so they have no root.
+
+    Attributes:
+        table: The table.
+        cycles: The keys of each cycle, from one row up through its parents.
+    """
+
+    def __init__(self, table: str, parent: str, cycles: Sequence[Sequence[str]]) -> None:
+        shown = "; ".join(" -> ".join([*cycle, cycle[0]]) for cycle in cycles[:_LISTED])
+        more = f" and {len(cycles) - _LISTED} more" if len(cycles) > _LISTED else ""
+        super().__init__(
+            f"rows of {table} are their own ancestors and have no root: {shown}{more}; "
+            f"set {parent} of one row in each cycle to its true parent or to NULL, then run "
+            "the upgrade again; nothing was changed"
+        )
+        self.table = table
+        self.cycles = cycles
+
+
+@Operations.register_operation("look_at_tree")
+class LookAtTreeOp(MigrateOperation):
+    """Refuse a table in which a row needs a root and cannot have one."""
+
+    def __init__(self, table: str, *, key: str, parent: str, root: str) -> None:
+        self.table = table
+        self.key = key
+        self.parent = parent
+        self.root = root
+
+    @classmethod
+    def look_at_tree(
+        cls, operations: Operations, table: str, *, key: str, parent: str, root: str
+    ) -> None:
+        """
+        Walk up the *parent* links of every row of *table* whose *root* is NULL.
+
+        Rows whose walk ends at a row with a root, at a row without parent, or at a
+        parent that does not exist, are fine; the last kind is reported by a warning.
+
+        Reads only: ACCESS SHARE on PostgreSQL for the length of two scans. Offline it
+        becomes a block of the script that raises.
+
+        Raises:
+            CycleFound: A row without root is its own ancestor.
+        """
+        operations.invoke(cls(table, key=key, parent=parent, root=root))
+
+
+@Operations.implementation_for(LookAtTreeOp)
+def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
+    names = {"t": look.table, "key": look.key, "parent": look.parent, "root": look.root}
+    if operations.get_context().as_sql:
+        operations.execute(_OFFLINE.format(**names, members=_MEMBERS.format(**names)))
+        return
+    connection = operations.get_bind()
+    members = [row[0] for row in connection.execute(text(_MEMBERS.format(**names)))]
+    if members:
+        raise CycleFound(look.table, look.parent, _cycles(connection, members, names))
+    dangling = connection.execute(text(_DANGLING.format(**names))).all()
+    if dangling:
+        log.warning(
+            "%d rows of %s name a parent that does not exist, %s; "
+            "the highest ancestor that exists is taken as the root",
+            dangling[0].total,
+            look.table,
+            ", ".join(f"{row.key} (parent {row.parent})" for row in dangling),
+        )
+
+
+def _cycles(connection: Connection, members: list[str], names: dict[str, str]) -> list[list[str]]:
+    parent_of = text("SELECT {parent} FROM {t} WHERE {key} = :key".format(**names))
+    cycles: list[list[str]] = []
+    seen: set[str] = set()
+    for member in members:
+        cycle = []
+        current = member
+        while current not in seen:
+            seen.add(current)
+            cycle.append(current)
+            current = connection.execute(parent_of, {"key": current}).scalar_one()
+        if cycle:
+            cycles.append(cycle)
+    return cycles
+
+
+# In every cycle at least one row has a key that is not larger than its parent's,
+# whatever the order; so only walks from such rows need be made. Most rows are younger
+# than their parents, and their ULIDs larger: usually there is nothing to walk.
+# UNION, not UNION ALL: a walk that runs into a cycle which does not hold its start ends.
+_MEMBERS = """\
+WITH RECURSIVE walk (start, at) AS (
+  SELECT {key}, {parent} FROM {t} WHERE {root} IS NULL AND {parent} >= {key}
+  UNION
+  SELECT walk.start, p.{parent} FROM walk JOIN {t} p ON p.{key} = walk.at
+   WHERE walk.at <> walk.start AND p.{root} IS NULL AND p.{parent} IS NOT NULL
+)
+SELECT start FROM walk WHERE at = start ORDER BY start"""
+
+_DANGLING = f"""\
+SELECT {{key}} AS key, {{parent}} AS parent, count(*) OVER () AS total FROM {{t}} t
+ WHERE {{root}} IS NULL AND {{parent}} IS NOT NULL
+   AND NOT EXISTS (SELECT 1 FROM {{t}} p WHERE p.{{key}} = t.{{parent}})
+ ORDER BY {{key}} LIMIT {_LISTED}"""
+
+_OFFLINE = """\
+DO $look$
+DECLARE found text;
+BEGIN
+  SELECT string_agg(start, ', ') INTO found FROM ({members}) AS members;
+  IF found IS NOT NULL THEN
+    RAISE EXCEPTION 'rows of {t} are their own ancestors and have no root, among them: %', found
+      USING HINT = 'set {parent} of one row in each cycle to its true parent or to NULL';
+  END IF;
+END $look$"""

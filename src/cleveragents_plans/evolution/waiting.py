@@ -1,0 +1,99 @@
+"""Waiting for others with an end to it, and saying who they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.online import run
+from cleveragents_plans.evolution.settings import Settings
+
+
+class Patience:
+    """The time that is left until it is time to give up, or to say something."""
+
+    def __init__(self, limit: float, report_every: float) -> None:
+        self._limit = limit
+        self.report_every = report_every
+        self.restart()
+
+    @classmethod
+    def for_locks(cls, settings: Settings) -> Patience:
+        """Wait as long as *settings* allow for locks."""
+        return cls(settings.lock_wait, settings.report_every)
+
+    def restart(self) -> None:
+        """Begin to wait anew."""
+        self._begun = self._said = time.monotonic()
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._begun
+
+    @property
+    def left(self) -> float:
+        """Seconds to the end; negative after it."""
+        return self._limit - self.waited
+
+    def time_to_speak(self) -> bool:
+        """Tell whether the last message is long enough ago, and count this as one."""
+        if time.monotonic() - self._said < self.report_every:
+            return False
+        self._said = time.monotonic()
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One session, or one prepared transaction, that holds a lock."""
+
+    #: None for a prepared transaction, which no process holds.
+    pid: int | None
+    #: The lock it holds, as PostgreSQL names it.
+    mode: str
+    #: Such as ``idle in transaction``; None when we may not see it.
+    state: str | None
+    application: str | None
+    #: Seconds since its transaction (or the session) began.
+    age: float | None
+    #: The beginning of its statement, or the name of the prepared transaction.
+    query: str | None
+
+    def __str__(self) -> str:
+        age = "" if self.age is None else f" for {self.age:.0f} s"
+        query = f": {self.query}" if self.query else ""
+        if self.pid is None:
+            return f"prepared transaction{age}{query} (end it with ROLLBACK PREPARED)"
+        who = f" {self.application}" if self.application else ""
+        return f"pid {self.pid}{who} ({self.state or 'state hidden'}{age}, {self.mode}){query}"
+
+
+def blockers(connection: Connection, table: str, modes: Sequence[str]) -> list[Blocker]:
+    """
+    Find who else holds one of the lock *modes* on *table*, the longest first.
+
+    Asked of ``pg_locks``: ``pg_blocking_pids`` is empty once our own attempt has timed out.
+    """
+    rows = run(connection, _BLOCKERS, {"table": table, "modes": list(modes)})
+    return [Blocker(*row) for row in rows]
+
+
+_BLOCKERS = """\
+SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.application_name),
+       extract(epoch FROM clock_timestamp()
+               - min(coalesce(a.xact_start, p.prepared, a.backend_start)))::float8 AS age,
+       left(regexp_replace(min(coalesce(p.gid, a.query)), '\\s+', ' ', 'g'), 80)
+  FROM pg_locks l
+  LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction
+ WHERE l.granted AND l.locktype = 'relation' AND l.mode = ANY(%(modes)s)
+   AND l.relation = to_regclass(%(table)s)
+   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+   AND l.pid IS DISTINCT FROM pg_backend_pid()
+ GROUP BY l.pid, l.virtualtransaction
+ ORDER BY age DESC NULLS LAST
+ LIMIT 5"""

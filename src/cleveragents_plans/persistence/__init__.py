@@ -1,0 +1,43 @@
+"""How plans are kept; the only place that knows both plans and rows."""
+
+from cleveragents_plans.persistence.base import Base
+from cleveragents_plans.persistence.engine import (
+    database_url,
+    open_engine,
+    read_only,
+    without_password,
+)
+from cleveragents_plans.persistence.errors import (
+    CorruptPlanRow,
+    DatabaseUrlError,
+    PlanAlreadyStored,
+    PlanChangedMeanwhile,
+    PlanNotFound,
+    RootInUse,
+)
+from cleveragents_plans.persistence.models import (
+    LifecyclePlanModel,
+    PlanArgumentModel,
+    PlanInvariantModel,
+    PlanProjectModel,
+)
+from cleveragents_plans.persistence.repository import PlanRepository
+
+__all__ = [
+    "Base",
+    "CorruptPlanRow",
+    "DatabaseUrlError",
+    "LifecyclePlanModel",
+    "PlanAlreadyStored",
+    "PlanArgumentModel",
+    "PlanChangedMeanwhile",
+    "PlanInvariantModel",
+    "PlanNotFound",
+    "PlanProjectModel",
+    "PlanRepository",
+    "RootInUse",
+    "database_url",
+    "open_engine",
+    "read_only",
+    "without_password",
+]

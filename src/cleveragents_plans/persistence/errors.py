@@ -1,0 +1,137 @@
+"""What can go wrong between plans and rows."""
+
+from __future__ import annotations
+
+from cleveragents_plans.domain.errors import PlansError
+
+
+class DatabaseUrlError(PlansError, ValueError):
+    """
+    The text names no database that can be opened.
+
+    The text itself is never repeated: it may hold a password.
+    """
+
+
+class PlanNotFound(PlansError, LookupError):
+    """
+    No plan has this id.
+
+    Attributes:
+        plan_id: The id that was looked for.
+    """
+
+    def __init__(self, plan_id: str) -> None:
+        super().__init__(f"no plan {plan_id!r} is stored; list the plans to see which are")
+        self.plan_id = plan_id
+
+
+class PlanAlreadyStored(PlansError):
+    """
+    A plan with this id is stored already.
+
+    Attributes:
+        plan_id: The id that is taken.
+    """
+
+    def __init__(self, plan_id: str) -> None:
+        super().__init__(
+            f"plan {plan_id} is stored already; use save() to store what became of it"
+        )
+        self.plan_id = plan_id
+
+
+class PlanChangedMeanwhile(PlansError):
+    """
+    Somebody else wrote the plan after it was read; nothing of this write was kept.
+
+    Attributes:
+        plan_id: The plan.
+        read: Its ``updated_at`` when the loser read it.
+    """
+
+    def __init__(self, plan_id: str, read: object) -> None:
+        super().__init__(
+            f"plan {plan_id} was changed or deleted by somebody else since {read}; "
+            "read it again and repeat the step"
+        )
+        self.plan_id = plan_id
+        self.read = read
+
+
+class RootInUse(PlansError):
+    """
+    A root cannot be deleted while other plans name it.
+
+    Attributes:
+        plan_id: The root.
+        named_by: How many other plans name it.
+    """
+
+    def __init__(self, plan_id: str, named_by: int) -> None:
+        super().__init__(
+            f"plan {plan_id} is the root of {named_by} other plans; "
+            "delete_tree() deletes them all, or delete those first"
+        )
+        self.plan_id = plan_id
+        self.named_by = named_by
+
+
+class CorruptPlanRow(PlansError):
+    """
+    A row holds something that no plan can hold.
+
+    Attributes:
+        plan_id: The row's plan id, as found.
+        column: The column, as ``v3_plans.phase``.
+        found: What was found there.
+        expected: What a readable row has there.
+    """
+
+    def __init__(self, plan_id: object, column: str, found: object, expected: str) -> None:
+        text = repr(found)
+        if len(text) > 120:
+            text = f"{text[:117]}..."
+        super().__init__(
+            f"plan {plan_id!r} cannot be read: {column} holds {text}, expected {expected}; "
+            "repair the row or restore it from a backup"
+        )
+        self.plan_id = plan_id
+        self.column = column
+        self.found = found
+        self.expected = expected
+
+
+class NotARoot(PlansError):
+    """
+    A whole tree was to be deleted by one of its branches.
+
+    Attributes:
+        plan_id: The plan that was named.
+        root_plan_id: The root of its tree.
+    """
+
+    def __init__(self, plan_id: str, root_plan_id: str) -> None:
+        super().__init__(
+            f"plan {plan_id} is no root: its tree is that of {root_plan_id}; "
+            "name that one, or delete() the single plan"
+        )
+        self.plan_id = plan_id
+        self.root_plan_id = root_plan_id
+
+
+class RelatedPlanMissing(PlansError):
+    """
+    A plan names a parent or a root that is not stored.
+
+    Attributes:
+        plan_id: The plan that was to be stored.
+        missing: The id that is not stored.
+    """
+
+    def __init__(self, plan_id: str, missing: str) -> None:
+        super().__init__(
+            f"plan {plan_id} belongs under plan {missing}, which is not stored; add that one first"
+        )
+        self.plan_id = plan_id
+        self.missing = missing

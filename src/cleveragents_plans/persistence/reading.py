@@ -1,0 +1,156 @@
+"""
+Plans out of rows, many at a time: four statements, however many plans.
+
+The ORM is not asked for objects here: rows go straight into the mapping.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Literal, TypedDict
+
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Text,
+    any_,
+    bindparam,
+    exists,
+    func,
+    select,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from cleveragents_plans.domain import Phase, Plan, ProcessingState
+from cleveragents_plans.persistence.errors import CorruptPlanRow
+from cleveragents_plans.persistence.mapping import read_plan, time_text
+from cleveragents_plans.persistence.models import (
+    LifecyclePlanModel,
+    PlanArgumentModel,
+    PlanInvariantModel,
+    PlanProjectModel,
+)
+
+PLANS = LifecyclePlanModel.__table__
+_CHILDREN = (
+    PlanProjectModel.__table__,
+    PlanArgumentModel.__table__,
+    PlanInvariantModel.__table__,
+)
+
+#: What a listing does with a row that cannot be read: raise, leave it out, or tell somebody.
+OnCorrupt = Literal["raise", "skip"] | Callable[[CorruptPlanRow], object]
+
+
+class Filters(TypedDict, total=False):
+    """Which plans a listing is about; None asks for nothing."""
+
+    phase: Phase | None
+    state: ProcessingState | None
+    namespace: str | None
+    action: str | None
+    #: The name of a project that the plan works on.
+    project: str | None
+    #: Created then or later.
+    created_from: datetime | None
+    #: Created earlier than then.
+    created_before: datetime | None
+
+
+def conditions(filters: Filters) -> Iterator[ColumnElement[bool]]:
+    """
+    Say in SQL what *filters* ask for.
+
+    Raises:
+        TypeError: There is no such filter.
+    """
+    link = PlanProjectModel.__table__
+    of_plan = link.c.plan_id == PLANS.c.plan_id
+    known: dict[str, Callable[[Any], ColumnElement[bool]]] = {
+        "phase": lambda phase: PLANS.c.phase == Phase(phase).value,
+        "state": lambda state: PLANS.c.processing_state == ProcessingState(state).value,
+        "namespace": lambda name: PLANS.c.namespace == name,
+        "action": lambda name: PLANS.c.action_name == name,
+        "project": lambda name: exists().where(of_plan, link.c.project_name == name),
+        "created_from": lambda moment: PLANS.c.created_at >= time_text(moment),
+        "created_before": lambda moment: PLANS.c.created_at < time_text(moment),
+    }
+    for name, value in filters.items():
+        if name not in known:
+            raise TypeError(f"there is no filter {name!r}; known: {', '.join(known)}")
+        if value is not None:
+            yield known[name](value)
+
+
+def plans(
+    session: Session, rows: Sequence[Row[Any]], on_corrupt: OnCorrupt = "raise"
+) -> Iterator[Plan]:
+    """
+    Read *rows* of ``v3_plans`` as plans, in their order, with three more statements.
+
+    Raises:
+        CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+    """
+    if not rows:
+        return
+    children = [_by_plan(session, table, [row.plan_id for row in rows]) for table in _CHILDREN]
+    for row in rows:
+        try:
+            yield read_plan(row, *(found.get(row.plan_id, ()) for found in children))
+        except CorruptPlanRow as corrupt:
+            if on_corrupt == "raise":
+                raise
+            if on_corrupt != "skip":
+                on_corrupt(corrupt)
+
+
+def rows_of(session: Session, query: Select[Any]) -> Sequence[Row[Any]]:
+    """Run *query* for whole rows of ``v3_plans``, with what the session has not sent yet."""
+    if session.autoflush:
+        session.flush()
+    return _all(session, query)
+
+
+def among(session: Session, column: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
+    """Say that *column* is one of *ids*, as one parameter: there may be tens of thousands."""
+    if session.get_bind().dialect.name == "postgresql":
+        return column == any_(bindparam(None, list(ids), type_=ARRAY(Text)))
+    values = func.json_each(json.dumps([each for each in ids if isinstance(each, str)]))
+    return column.in_(select(values.table_valued("value").c.value))
+
+
+def _by_plan(session: Session, table: Any, ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    query = (
+        select(table)
+        .where(among(session, table.c.plan_id, ids))
+        .order_by(table.c.plan_id, table.c.position)
+    )
+    found = _all(session, query)
+    return {plan_id: list(rows) for plan_id, rows in groupby(found, attrgetter("plan_id"))}
+
+
+def _all(session: Session, query: Select[Any]) -> Sequence[Row[Any]]:
+    try:
+        return session.execute(query).all()
+    except OperationalError as error:
+        # A SQLite text may hold bytes that are no text, and one of them would hide all
+        # rows. Read again, such bytes as lone surrogates: no plan can hold those.
+        if "decode to UTF-8" not in str(error.orig):
+            raise
+    driver: Any = session.connection().connection.driver_connection
+    former, driver.text_factory = driver.text_factory, _escaped
+    try:
+        return session.execute(query).all()
+    finally:
+        driver.text_factory = former
+
+
+def _escaped(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")

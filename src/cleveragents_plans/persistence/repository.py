@@ -1,0 +1,359 @@
+"""The repository: where plans are put, found and listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, NamedTuple, Unpack
+
+from sqlalchemy import Select, delete, func, insert, literal, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy.orm.exc import StaleDataError
+
+from cleveragents_plans.domain import Plan, SnapshotIsFrozen, resolve
+from cleveragents_plans.persistence import reading
+from cleveragents_plans.persistence.base import Base
+from cleveragents_plans.persistence.errors import (
+    NotARoot,
+    PlanAlreadyStored,
+    PlanChangedMeanwhile,
+    PlanNotFound,
+    RelatedPlanMissing,
+    RootInUse,
+)
+from cleveragents_plans.persistence.mapping import ChildRows, Row, child_rows, plan_row, time_text
+from cleveragents_plans.persistence.models import (
+    LifecyclePlanModel,
+    PlanArgumentModel,
+    PlanInvariantModel,
+    PlanProjectModel,
+)
+from cleveragents_plans.persistence.reading import PLANS, Filters, OnCorrupt
+
+_BATCH = 1000
+# A walk up that is longer than this is one in a circle.
+_DEEPEST = 100_000
+_RELATED = ("parent_plan_id", "root_plan_id")
+_CHILD_MODELS = ChildRows(PlanProjectModel, PlanArgumentModel, PlanInvariantModel)  # type: ignore[arg-type]
+_WITH_CHILDREN = tuple(
+    selectinload(getattr(LifecyclePlanModel, relation)) for relation in ChildRows._fields
+)
+
+
+class Page(NamedTuple):
+    """A part of a listing, and where the next one begins."""
+
+    plans: tuple[Plan, ...]
+    #: What to give as *after* for the next page; None after the last one.
+    next: str | None
+
+
+class PlanRepository:
+    """
+    The plans behind one session.
+
+    It never commits and never rolls back: what a method did becomes lasting when the
+    caller commits the session, and a method that raises leaves nothing behind.
+
+    With an ``AsyncSession`` each call goes through ``run_sync``, as in
+    ``await session.run_sync(lambda session: PlanRepository(session).get(plan_id))``.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def add(self, plan: Plan) -> Plan:
+        """
+        Store a new plan; return it as it was stored.
+
+        A plan that has no snapshot (``'{}'``) is given that of its built-in profile.
+
+        Raises:
+            PlanAlreadyStored: Its id is taken.
+            RelatedPlanMissing: Its parent or its root is not stored.
+            UnknownProfile: It has no snapshot, and its profile is not a built-in one.
+        """
+        self.add_all([plan])
+        return self.get(plan.plan_id)
+
+    def add_all(self, plans: Iterable[Plan]) -> int:
+        """
+        Store many new plans, a thousand at a time; return how many.
+
+        Parents come before their children; within a thousand the order does not matter.
+        All are stored or, when it raises, none.
+
+        Raises:
+            As `add`.
+        """
+        added = 0
+        remaining = iter(plans)
+        with self._session.begin_nested():
+            while batch := list(islice(remaining, _BATCH)):
+                self._insert(batch)
+                added += len(batch)
+        return added
+
+    def get(self, plan_id: str) -> Plan:
+        """
+        Read one plan.
+
+        Raises:
+            PlanNotFound: There is none with this id.
+            CorruptPlanRow: Its row cannot be read.
+        """
+        for plan in self._read(select(PLANS).where(PLANS.c.plan_id == plan_id.upper())):
+            return plan
+        raise PlanNotFound(plan_id)
+
+    def save(self, plan: Plan) -> Plan:
+        """
+        Store what became of a plan that was read or added before; return it as stored.
+
+        The stored plan is later than the one that was read by at least a microsecond.
+
+        Raises:
+            PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+                Nothing of this write is kept.
+            SnapshotIsFrozen: Its snapshot is another than the stored one.
+        """
+        row = self._stored(plan)
+        if row.effective_profile_snapshot != plan.effective_profile_snapshot:
+            raise SnapshotIsFrozen(plan.plan_id)
+        later = max(datetime.now(UTC), plan.updated_at + timedelta(microseconds=1))
+        children = child_rows(plan)
+        with self._losing(plan):
+            for column, value in {**plan_row(plan), "updated_at": time_text(later)}.items():
+                setattr(row, column, value)
+            self._session.flush()
+            for relation, model, wanted in zip(
+                ChildRows._fields, _CHILD_MODELS, children, strict=True
+            ):
+                if _as_rows(getattr(row, relation)) != wanted:
+                    # Replaced as a whole: aliases and names may change places.
+                    setattr(row, relation, [])
+                    self._session.flush()
+                    setattr(row, relation, [model(**each) for each in wanted])
+            self._session.flush()
+        return row.to_domain()
+
+    def delete(self, plan: Plan) -> None:
+        """
+        Delete one plan that was read before; its children are detached and keep their root.
+
+        Raises:
+            RootInUse: Other plans name it as their root.
+            PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+        """
+        row = self._stored(plan)
+        self._refuse_root_in_use(plan.plan_id)
+        try:
+            with self._losing(plan):
+                self._session.delete(row)
+                self._session.flush()
+        except IntegrityError:
+            # Somebody has added a plan under it since it was counted.
+            self._refuse_root_in_use(plan.plan_id)
+            raise
+
+    def delete_tree(self, root_plan_id: str) -> int:
+        """
+        Delete a root and every plan that names it as its root; return how many.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+            NotARoot: The plan belongs to the tree of another root.
+            RootInUse: Somebody added a plan to the tree meanwhile.
+        """
+        root_id = root_plan_id.upper()
+        found = self._session.scalar(
+            select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == root_id)
+        )
+        if found is None:
+            raise PlanNotFound(root_plan_id)
+        if found != root_id:
+            raise NotARoot(root_id, found)
+        named = LifecyclePlanModel.root_plan_id == root_id
+        itself = LifecyclePlanModel.plan_id == root_id
+        try:
+            with self._session.begin_nested():
+                # SQLite refuses to delete a root in one statement with those that name it.
+                return sum(
+                    self._session.execute(delete(LifecyclePlanModel).where(condition)).rowcount  # type: ignore[attr-defined]
+                    for condition in (named & ~itself, itself)
+                )
+        except IntegrityError:
+            self._refuse_root_in_use(root_id)
+            raise
+
+    def children(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
+        """List the plans in the plan's own tree whose parent it is, oldest first."""
+        wanted = plan_id.upper()
+        root = select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == wanted).scalar_subquery()
+        query = select(PLANS).where(
+            PLANS.c.root_plan_id == root, PLANS.c.parent_plan_id == wanted
+        )
+        return tuple(self._read(query.order_by(PLANS.c.plan_id), on_corrupt))
+
+    def tree(self, root_plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
+        """List every plan that names *root_plan_id* as its root, itself included, oldest first."""
+        query = select(PLANS).where(PLANS.c.root_plan_id == root_plan_id.upper())
+        return tuple(self._read(query.order_by(PLANS.c.plan_id), on_corrupt))
+
+    def ancestors(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
+        """List the plan's parent, the parent's parent, and so on up to the top."""
+        up = (
+            select(PLANS.c.plan_id, PLANS.c.parent_plan_id, literal(0).label("steps"))
+            .where(PLANS.c.plan_id == plan_id.upper())
+            .cte("up", recursive=True)
+        )
+        above = aliased(PLANS, name="above")
+        up = up.union(
+            select(above.c.plan_id, above.c.parent_plan_id, up.c.steps + 1).where(
+                above.c.plan_id == up.c.parent_plan_id,
+                # Rows that are their own ancestors, which only foreign SQL can write, end here.
+                up.c.steps < _DEEPEST,
+            )
+        )
+        query = select(PLANS).join(up, PLANS.c.plan_id == up.c.plan_id).where(up.c.steps > 0)
+        return tuple(self._read(query.order_by(up.c.steps), on_corrupt))
+
+    def depth(self, plan_id: str) -> int:
+        """Count the plan's ancestors: 0 for a root."""
+        return len(self.ancestors(plan_id))
+
+    def list(
+        self,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        on_corrupt: OnCorrupt = "raise",
+        **filters: Unpack[Filters],
+    ) -> Page:
+        """
+        List plans by their ids, which is the order in which they were created.
+
+        Args:
+            after: Where the last page ended (its ``next``).
+            limit: How many plans at most.
+            on_corrupt: What to do with a row that cannot be read: ``"raise"``, ``"skip"``,
+                or a function that is called with the `CorruptPlanRow`.
+            filters: See `Filters`; a plan is listed if it passes all that are given.
+
+        Raises:
+            ValueError: *limit* is less than 1.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        if limit < 1:
+            raise ValueError(f"limit is {limit}; expected 1 or more")
+        query = select(PLANS).where(*reading.conditions(filters)).order_by(PLANS.c.plan_id)
+        if after is not None:
+            query = query.where(PLANS.c.plan_id > after)
+        rows = reading.rows_of(self._session, query.limit(limit + 1))
+        page = rows[:limit]
+        return Page(
+            tuple(reading.plans(self._session, page, on_corrupt)),
+            page[-1].plan_id if len(rows) > limit else None,
+        )
+
+    def stream(
+        self, *, on_corrupt: OnCorrupt = "raise", **filters: Unpack[Filters]
+    ) -> Iterator[Plan]:
+        """
+        Go through plans as `list` does, a thousand at a time, in constant memory.
+
+        Raises:
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        after = None
+        while True:
+            page = self.list(after=after, limit=_BATCH, on_corrupt=on_corrupt, **filters)
+            yield from page.plans
+            after = page.next
+            if after is None:
+                return
+
+    def _read(self, query: Select[Any], on_corrupt: OnCorrupt = "raise") -> Iterator[Plan]:
+        return reading.plans(self._session, reading.rows_of(self._session, query), on_corrupt)
+
+    def _insert(self, batch: Sequence[Plan]) -> None:
+        rows = [_with_snapshot(plan) for plan in _parents_first(batch)]
+        children = [child_rows(plan) for plan in batch]
+        try:
+            with self._session.begin_nested():
+                self._session.execute(insert(PLANS), rows)
+                for relation, model in zip(ChildRows._fields, _CHILD_MODELS, strict=True):
+                    below = [row for each in children for row in getattr(each, relation)]
+                    if below:
+                        self._session.execute(insert(model.__table__), below)
+        except IntegrityError:
+            self._explain_refusal(rows)
+            raise
+
+    def _explain_refusal(self, rows: Sequence[Row]) -> None:
+        ids = {row["plan_id"] for row in rows}
+        related = {row[name] for row in rows for name in _RELATED}
+        query = select(PLANS.c.plan_id).where(
+            reading.among(self._session, PLANS.c.plan_id, ids | related)
+        )
+        stored = set(self._session.scalars(query))
+        for row in rows:
+            if row["plan_id"] in stored:
+                raise PlanAlreadyStored(row["plan_id"]) from None
+            for name in _RELATED:
+                if row[name] not in stored | ids | {None}:
+                    raise RelatedPlanMissing(row["plan_id"], row[name]) from None
+
+    def _stored(self, plan: Plan) -> LifecyclePlanModel:
+        row = self._session.get(
+            LifecyclePlanModel, plan.plan_id, options=_WITH_CHILDREN, populate_existing=True
+        )
+        read = time_text(plan.updated_at)
+        place = (plan.parent_plan_id, plan.root_plan_id)
+        # A plan whose parent was deleted is another one too, though nobody wrote to it.
+        if row is None or row.updated_at != read or (row.parent_plan_id, row.root_plan_id) != place:
+            raise PlanChangedMeanwhile(plan.plan_id, read)
+        return row
+
+    @contextmanager
+    def _losing(self, plan: Plan) -> Iterator[None]:
+        try:
+            with self._session.begin_nested():
+                yield
+        except StaleDataError:
+            raise PlanChangedMeanwhile(plan.plan_id, time_text(plan.updated_at)) from None
+
+    def _refuse_root_in_use(self, plan_id: str) -> None:
+        others = (PLANS.c.root_plan_id == plan_id, PLANS.c.plan_id != plan_id)
+        named_by = self._session.scalar(select(func.count()).where(*others))
+        if named_by:
+            raise RootInUse(plan_id, named_by)
+
+
+def _with_snapshot(plan: Plan) -> Row:
+    row = plan_row(plan)
+    if row["effective_profile_snapshot"] == "{}":
+        profile = resolve(plan=plan.automation_profile.profile_name).profile
+        row["effective_profile_snapshot"] = profile.snapshot()
+    return row
+
+
+def _parents_first(batch: Sequence[Plan]) -> Iterator[Plan]:
+    waiting = {plan.plan_id: plan for plan in batch}
+    for plan in batch:
+        above = []
+        current: Plan | None = plan
+        while current is not None and waiting.pop(current.plan_id, None):
+            above.append(current)
+            current = waiting.get(current.parent_plan_id or current.root_plan_id)
+        yield from reversed(above)
+
+
+def _as_rows(models: Iterable[Base]) -> Sequence[Row]:
+    return [
+        {column.key: getattr(model, column.key) for column in model.__table__.columns}
+        for model in models
+    ]

@@ -1,0 +1,228 @@
+"""A strong lock is got without stopping anybody for long, or given up with a reason."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+from support.online import Probe, client, meanwhile, revision, script
+
+from cleveragents_plans.evolution.errors import LockNotObtained, TransactionNotOurs, WrongDialect
+from cleveragents_plans.evolution.online import online
+
+STRANGE = """SELECT '%' a, '100%%' b, ':x' c, '{"a":1}' d, E'\\\\' e, ':1'::text f"""
+
+
+@pytest.fixture
+def url(postgresql_url):
+    with client(postgresql_url) as connection:
+        connection.execute("CREATE TABLE toy (id int PRIMARY KEY, word text)")
+        connection.execute("INSERT INTO toy SELECT g, 'w' FROM generate_series(1, 100) g")
+    return postgresql_url
+
+
+def columns(url):
+    with client(url) as connection:
+        rows = connection.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'toy'::regclass"
+            " AND attnum > 0 AND NOT attisdropped ORDER BY attnum"
+        )
+        return [name for (name,) in rows]
+
+
+def test_the_statements_run_and_commit_before_the_revision_ends(url):
+    with revision(url) as op:
+        op.short_lock("toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy ADD b int")
+
+        assert columns(url) == ["id", "word", "a", "b"]
+
+
+def test_sql_is_sent_as_it_is_written(url):
+    with revision(url) as op:
+        op.short_lock("toy", f"CREATE TABLE strange AS {STRANGE}")
+
+    with client(url) as connection:
+        assert connection.execute("SELECT * FROM strange").fetchone() == (
+            "%", "100%%", ":x", '{"a":1}', "\\", ":1",
+        )  # fmt: skip
+
+
+def test_a_script_has_the_sql_as_it_is_written_and_no_lock(url):
+    with script() as (op, written):
+        op.short_lock("toy", f"CREATE TABLE strange AS\n{STRANGE};", "SELECT 1 -- the end")
+
+    text = written.getvalue()
+    assert STRANGE in text
+    assert "LOCK" not in text
+    with client(url) as connection:
+        connection.execute(text.encode())
+        assert connection.execute("SELECT * FROM strange").fetchone()[0:3] == ("%", "100%%", ":x")
+
+
+def test_a_failing_statement_leaves_nothing_behind_and_the_session_as_it_was(url):
+    with revision(url) as op:
+        with online(op), pytest.raises(DBAPIError, match="no_such_column"):
+            op.short_lock(
+                "toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP no_such_column"
+            )
+
+        settings = op.get_bind().exec_driver_sql(
+            "SELECT current_setting('synchronous_commit'), current_setting('lock_timeout')"
+        )
+        assert settings.one()[1] == "0"
+    assert columns(url) == ["id", "word"]
+
+
+def test_blocks_can_be_nested_and_alembic_goes_on_afterwards(url):
+    with revision(url) as op:
+        with online(op) as connection:
+            op.short_lock("toy", "ALTER TABLE toy ADD a int")
+            op.short_lock("toy", "ALTER TABLE toy ADD b int")
+            connection.exec_driver_sql("INSERT INTO toy VALUES (200, 'x')")
+        op.execute("INSERT INTO toy VALUES (201, 'x')")
+
+        with client(url) as other:
+            assert other.execute("SELECT count(*) FROM toy WHERE id >= 200").fetchone() == (1,)
+    with client(url) as other:
+        assert other.execute("SELECT count(*) FROM toy WHERE id >= 200").fetchone() == (2,)
+
+
+def test_nobody_queues_for_long_behind_a_client_that_is_idle_in_a_transaction(url, caplog):
+    idle = client(url, autocommit=False)
+    idle.execute("SELECT 1 FROM toy")
+    pid = idle.info.backend_pid
+
+    def end_it():
+        time.sleep(3)
+        idle.rollback()
+
+    with (
+        caplog.at_level(logging.WARNING),
+        Probe(url, "UPDATE toy SET word = 'x' WHERE id = 7") as probe,
+        meanwhile(end_it),
+        revision(url, report_every=1) as op,
+    ):
+        op.short_lock("toy", "ALTER TABLE toy ADD a int")
+    idle.close()
+
+    assert columns(url) == ["id", "word", "a"]
+    # 20 ms by design; the rest is for a machine that does other things, too.
+    assert probe.longest < 0.15
+    assert sorted(probe.times)[int(len(probe.times) * 0.99)] < 0.06
+    assert f"pid {pid}" in caplog.text
+    assert "idle in transaction" in caplog.text
+    assert "SELECT 1 FROM toy" in caplog.text
+
+
+def test_it_gives_up_with_the_reason_and_can_be_run_again(url):
+    with client(url, autocommit=False) as idle:
+        idle.execute("SELECT 1 FROM toy")
+        with (
+            pytest.raises(LockNotObtained, match="run the same command again") as given_up,
+            revision(url, lock_wait=1) as op,
+        ):
+            op.short_lock("toy", "ALTER TABLE toy ADD a int")
+
+        assert columns(url) == ["id", "word"]
+        assert given_up.value.table == "toy"
+        assert 1 <= given_up.value.waited < 5
+        assert [blocker.pid for blocker in given_up.value.blockers] == [idle.info.backend_pid]
+        assert given_up.value.blockers[0].state == "idle in transaction"
+        idle.rollback()
+
+        with revision(url, lock_wait=1) as op:
+            op.short_lock("toy", "ALTER TABLE toy ADD a int")
+    assert columns(url) == ["id", "word", "a"]
+
+
+def test_a_session_that_bars_the_gate_is_named_too(url):
+    with client(url, autocommit=False) as other:
+        other.execute("LOCK TABLE toy IN SHARE UPDATE EXCLUSIVE MODE")
+        with (
+            pytest.raises(LockNotObtained) as given_up,
+            revision(url, lock_wait=0.2) as op,
+        ):
+            op.short_lock("toy", "ALTER TABLE toy ADD a int")
+
+    assert [blocker.mode for blocker in given_up.value.blockers] == ["ShareUpdateExclusiveLock"]
+
+
+def test_while_it_waits_at_the_gate_readers_and_writers_go_on(url):
+    with (
+        client(url, autocommit=False) as other,
+        Probe(url, "UPDATE toy SET word = 'x' WHERE id = 7") as probe,
+    ):
+        other.execute("LOCK TABLE toy IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(LockNotObtained), revision(url, lock_wait=2) as op:
+            op.short_lock("toy", "ALTER TABLE toy ADD a int")
+
+    assert probe.longest < 0.15
+
+
+def test_an_autovacuum_gives_way(url):
+    with client(url) as connection:
+        connection.execute("CREATE TABLE big (id int) WITH (autovacuum_vacuum_cost_delay = 100,"
+                           " autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_threshold = 0,"
+                           " autovacuum_vacuum_scale_factor = 0)")  # fmt: skip
+        connection.execute("INSERT INTO big SELECT generate_series(1, 200000)")
+        connection.execute("DELETE FROM big")
+        connection.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            for _ in range(300):
+                at_work = connection.execute(
+                    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'autovacuum:%big%'"
+                ).fetchone()
+                if at_work[0]:
+                    break
+                time.sleep(0.1)
+            assert at_work[0], "no autovacuum came to the table"
+
+            begun = time.monotonic()
+            with revision(url, lock_wait=20) as op:
+                op.short_lock("big", "ALTER TABLE big ADD a int")
+            assert time.monotonic() - begun < 10
+        finally:
+            connection.execute("ALTER SYSTEM RESET autovacuum_naptime")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+def test_a_vacuum_by_hand_is_waited_for_and_named(url, caplog):
+    with client(url) as connection:
+        connection.execute("CREATE TABLE big AS SELECT generate_series(1, 100000) AS id")
+        connection.execute("DELETE FROM big")
+
+    def vacuum():
+        with client(url) as by_hand:
+            by_hand.execute("SET vacuum_cost_delay = 50; SET vacuum_cost_limit = 20")
+            by_hand.execute("VACUUM big")
+
+    with caplog.at_level(logging.WARNING), meanwhile(vacuum):
+        time.sleep(0.3)
+        with revision(url, lock_wait=60, report_every=0.1) as op:
+            op.short_lock("big", "ALTER TABLE big ADD a int")
+
+    assert "VACUUM big" in caplog.text
+
+
+def test_a_transaction_that_is_not_alembics_is_refused(url):
+    with pytest.raises(TransactionNotOurs, match="transaction_per_migration"):
+        with revision(url) as op:
+            op.get_context()._transaction = None
+            op.short_lock("toy", "ALTER TABLE toy ADD a int")
+
+
+def test_another_dialect_is_refused(url):
+    with script("sqlite") as (op, _), pytest.raises(WrongDialect, match="short_lock"):
+        op.short_lock("toy", "SELECT 1")
+
+
+def test_a_table_is_found_in_its_schema_whatever_it_is_called(url):
+    with client(url) as connection:
+        connection.execute('CREATE SCHEMA "Odd One"')
+        connection.execute('CREATE TABLE "Odd One"."my table" (id int)')
+
+    with revision(url) as op:
+        op.short_lock("my table", 'ALTER TABLE "Odd One"."my table" ADD a int', schema="Odd One")

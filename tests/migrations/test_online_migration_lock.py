@@ -1,0 +1,177 @@
+"""However many processes begin a migration, one of them does it, and the others say why not."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import create_engine
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+from support.online import client, meanwhile
+from support.tiny_chain import tiny_chain
+
+from cleveragents_plans.evolution.errors import (
+    MigrationLockNotObtained,
+    NoConnection,
+    TransactionNotOurs,
+    WrongDialect,
+)
+from cleveragents_plans.evolution.migration_lock import migration_lock
+from cleveragents_plans.evolution.settings import Settings
+
+TESTS = Path(__file__).parents[1]
+ONE_OF_MANY = """\
+import logging, sys
+from pathlib import Path
+from alembic import command
+from support.tiny_chain import tiny_chain
+logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+chain = tiny_chain(Path(sys.argv[1]), sys.argv[2], stop=lambda op: op.execute("SELECT pg_sleep(2)"))
+command.upgrade(chain, "head")
+"""
+
+
+@pytest.fixture
+def engine(postgresql_url):
+    return create_engine(
+        postgresql_url, poolclass=NullPool, connect_args={"application_name": "pod 7"}
+    )
+
+
+def end(url, pid):
+    with client(url) as connection:
+        connection.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+
+def test_of_ten_processes_one_migrates_and_nine_find_nothing_to_do(postgresql_url, tmp_path):
+    tiny_chain(tmp_path / "chain", postgresql_url)
+    arguments = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path / "chain"), postgresql_url]
+    processes = [
+        subprocess.Popen(arguments, cwd=TESTS, stderr=subprocess.PIPE, text=True)
+        for _ in range(10)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+
+    assert [process.returncode for process in processes] == [0] * 10, said
+    assert sum("Running upgrade a1_first -> b2_middle" in text for text in said) == 1
+    assert any("another process is migrating" in text for text in said)
+    with client(postgresql_url) as connection:
+        assert connection.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
+            ("c3_last",)
+        ]
+
+
+def test_who_waits_says_for_whom_and_gives_up_in_the_end(engine, caplog):
+    with engine.connect() as first, engine.connect() as second, migration_lock(first):
+        pid = first.connection.driver_connection.info.backend_pid
+        with (
+            caplog.at_level(logging.INFO),
+            pytest.raises(MigrationLockNotObtained, match="migration-lock-wait") as given_up,
+            migration_lock(second, Settings(migration_lock_wait=1, report_every=0.3)),
+        ):
+            pytest.fail("two have the lock")
+
+        assert given_up.value.waited >= 1
+        assert [(one.pid, one.application) for one in given_up.value.holders] == [(pid, "pod 7")]
+        assert caplog.text.count(f"pid {pid} pod 7 (connected since") >= 2
+        assert not second.in_transaction()
+
+
+def test_who_waits_is_next(engine):
+    got = threading.Event()
+
+    def hold():
+        with engine.connect() as first, migration_lock(first):
+            got.set()
+            time.sleep(1)
+
+    with meanwhile(hold), engine.connect() as second:
+        got.wait(10)
+        begun = time.monotonic()
+        with migration_lock(second):
+            assert time.monotonic() - begun > 0.5
+
+
+def test_the_connection_is_left_in_no_transaction_at_its_own_isolation_level(postgresql_url):
+    engine = create_engine(postgresql_url, poolclass=NullPool, isolation_level="REPEATABLE READ")
+    with engine.connect() as connection:
+        with migration_lock(connection):
+            assert not connection.in_transaction()
+            assert connection.get_isolation_level() == "REPEATABLE READ"
+            connection.rollback()
+            connection.exec_driver_sql("SELECT 1")
+        assert not connection.in_transaction()
+        assert connection.get_isolation_level() == "REPEATABLE READ"
+
+
+def test_it_is_given_back_after_an_error_in_the_middle_of_a_transaction(engine):
+    with engine.connect() as first:
+        with pytest.raises(SQLAlchemyError), migration_lock(first):
+            first.exec_driver_sql("SELECT no_such_column")
+
+        with engine.connect() as second, migration_lock(second, Settings(migration_lock_wait=0)):
+            pass
+
+
+def test_it_is_free_when_its_connection_has_died(engine, postgresql_url):
+    with engine.connect() as first, pytest.raises(SQLAlchemyError), migration_lock(first):
+        end(postgresql_url, first.connection.driver_connection.info.backend_pid)
+        first.exec_driver_sql("SELECT 1")
+
+    with engine.connect() as second, migration_lock(second, Settings(migration_lock_wait=5)):
+        pass
+
+
+def test_a_connection_in_a_transaction_is_refused(engine):
+    with engine.connect() as connection, connection.begin():
+        with pytest.raises(TransactionNotOurs), migration_lock(connection):
+            pass
+
+
+def test_another_dialect_is_refused():
+    with create_engine("sqlite://").connect() as connection:
+        with pytest.raises(WrongDialect, match="migration_lock"), migration_lock(connection):
+            pass
+
+
+@pytest.mark.parametrize("when", ["between statements", "in a short lock", "in a backfill"])
+def test_a_connection_that_is_lost_is_one_line(postgresql_url, tmp_path, when):
+    def lose(op):
+        pid = op.get_bind().exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        if when == "between statements":
+            end(postgresql_url, pid)
+            return
+        later = threading.Timer(0.3, end, (postgresql_url, pid))
+        later.start()
+        if when == "in a short lock":
+            op.short_lock("toy", "SELECT pg_sleep(5)")
+        else:
+            op.backfill(
+                "toy", key="id", needs="TRUE", update="SELECT pg_sleep(5) FROM toy t WHERE {batch}"
+            )
+
+    with pytest.raises(NoConnection) as lost:
+        command.upgrade(tiny_chain(tmp_path / "chain", postgresql_url, stop=lose), "head")
+
+    assert str(lost.value).startswith("the connection to the toy database was lost (")
+    assert "run the same command again" in str(lost.value)
+    assert "\n" not in str(lost.value)
+
+    command.upgrade(tiny_chain(tmp_path / "chain", postgresql_url), "head")
+
+
+def test_a_server_that_is_not_there_is_one_line(tmp_path):
+    url = "postgresql+psycopg://me:secret@127.0.0.1:1/nowhere"
+
+    with pytest.raises(NoConnection, match="the toy database cannot be opened") as refused:
+        command.upgrade(tiny_chain(tmp_path / "chain", url), "head")
+
+    assert "secret" not in str(refused.value)

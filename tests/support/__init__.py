@@ -1,0 +1,1 @@
+"""What tests, features and robot suites share: servers, databases, the chain."""

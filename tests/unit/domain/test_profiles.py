@@ -1,0 +1,295 @@
+import json
+import sys
+from itertools import pairwise
+
+import pytest
+from pydantic import ValidationError
+
+from cleveragents_plans.domain import (
+    BUILT_IN,
+    DEFAULT_PROFILE_NAME,
+    AutomationProfile,
+    AutomationProfileRef,
+    BadProfileFile,
+    Level,
+    ProfileNameTaken,
+    ResolvedProfile,
+    SafetyProfile,
+    SnapshotUnreadable,
+    UnknownProfile,
+    load_profiles,
+    resolve,
+)
+
+THRESHOLDS = [
+    "decompose_task", "create_tool", "select_tool", "edit_code", "execute_command", "create_file",
+    "delete_content", "access_network", "install_dependency", "modify_config", "approve_plan",
+]  # fmt: skip
+FROM_CAREFUL_TO_FREE = [
+    "manual", "review", "supervised", "cautious", "trusted", "auto", "ci", "full-auto",
+]  # fmt: skip
+
+
+def thresholds(name):
+    return [getattr(BUILT_IN[name], threshold) for threshold in THRESHOLDS]
+
+
+def custom(**fields):
+    return {"name": "night-shift", **dict.fromkeys(THRESHOLDS, 0.5), **fields}
+
+
+def test_nine_profiles_are_built_in_under_their_own_names():
+    assert set(BUILT_IN) == {*FROM_CAREFUL_TO_FREE, "balanced"}
+    assert all(profile.name == name for name, profile in BUILT_IN.items())
+    assert all(profile.description for profile in BUILT_IN.values())
+    assert len({profile.snapshot() for profile in BUILT_IN.values()}) == 9
+
+
+def test_the_built_in_profiles_cannot_be_changed():
+    with pytest.raises(TypeError):
+        BUILT_IN["manual"] = BUILT_IN["auto"]
+    with pytest.raises(ValidationError, match="frozen"):
+        BUILT_IN["manual"].edit_code = 0.0
+
+
+def test_no_profile_asks_more_than_the_more_careful_one_before_it():
+    for careful, free in pairwise(FROM_CAREFUL_TO_FREE):
+        pairs = zip(thresholds(careful), thresholds(free), strict=True)
+        assert all(more >= less for more, less in pairs), (careful, free)
+
+
+def test_the_two_ends_are_as_specified():
+    assert set(thresholds("manual")) == {1.0}
+    assert set(thresholds("full-auto")) == {0.0}
+    assert BUILT_IN["full-auto"].safety == SafetyProfile(
+        require_sandbox=False, require_checkpoints=False
+    )
+
+
+def test_balanced_asks_a_person_where_nothing_can_be_undone():
+    asks = {name for name in THRESHOLDS if getattr(BUILT_IN["balanced"], name) == 1.0}
+
+    assert asks == {
+        "delete_content", "access_network", "install_dependency", "modify_config", "approve_plan",
+    }  # fmt: skip
+    assert all(getattr(BUILT_IN["balanced"], name) <= 0.5 for name in set(THRESHOLDS) - asks)
+
+
+def test_auto_asks_before_apply_and_nowhere_else():
+    assert BUILT_IN["auto"].approve_plan == 1.0
+    assert sum(thresholds("auto")) == 1.0
+
+
+def test_ci_asks_nobody_and_stays_safe():
+    assert set(thresholds("ci")) == {0.0}
+    assert BUILT_IN["ci"].safety == SafetyProfile()
+
+
+def test_the_safety_of_a_profile_is_on_unless_said_otherwise():
+    assert SafetyProfile().model_dump() == {
+        "allowed_skill_categories": (),
+        "require_sandbox": True,
+        "require_checkpoints": True,
+        "require_human_approval": False,
+        "allow_unsafe_tools": False,
+        "max_cost_per_plan": None,
+        "max_retries_per_step": 3,
+        "max_total_cost": None,
+    }
+
+
+def test_a_snapshot_holds_every_field_and_reads_back():
+    profile = AutomationProfile.from_mapping(custom(safety={"max_total_cost": 12.5}))
+    recorded = json.loads(profile.snapshot())
+
+    assert set(recorded) == set(AutomationProfile.model_fields)
+    assert set(recorded["safety"]) == set(SafetyProfile.model_fields)
+    assert AutomationProfile.from_snapshot(profile.snapshot()) == profile
+
+
+def test_a_snapshot_is_canonical_json():
+    text = BUILT_IN["manual"].snapshot()
+
+    assert text == json.dumps(
+        json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+
+
+@pytest.mark.parametrize("text", ["{}", " { }\n"])
+def test_an_empty_snapshot_records_nothing(text):
+    assert AutomationProfile.from_snapshot(text) is None
+
+
+def test_a_snapshot_of_another_release_is_read_on_the_safe_side():
+    read = AutomationProfile.from_snapshot(
+        '{"name":"old","edit_code":0.25,"fly_to_moon":0.0,'
+        '"safety":{"require_sandbox":false,"shields":true}}'
+    )
+
+    assert read.edit_code == 0.25
+    assert read.delete_content == 1.0
+    assert read.safety == SafetyProfile(require_sandbox=False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"edit_code":1.0}', '{"name":"a","edit_code":2.0}', '{"name":"a","safety":1}'],
+)
+def test_a_snapshot_that_describes_no_profile_says_why(text):
+    with pytest.raises(SnapshotUnreadable) as caught:
+        AutomationProfile.from_snapshot(text)
+
+    assert caught.value.snapshot == text
+    assert caught.value.reason
+
+
+def test_a_custom_profile_names_every_threshold():
+    fields = custom()
+    del fields["edit_code"]
+
+    with pytest.raises(ValidationError, match="edit_code"):
+        AutomationProfile.from_mapping(fields)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"edit_code": 1.1}, {"edit_code": -0.1}, {"edit_code": True}, {"edit_code": "0.5"},
+     {"edit_cod": 0.5}, {"name": "two words"}, {"safety": {"require_sandbox": "yes"}}],
+)  # fmt: skip
+def test_a_custom_profile_with_a_wrong_field_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        AutomationProfile.from_mapping(custom(**wrong))
+
+
+def test_a_custom_profile_cannot_take_a_built_in_name():
+    with pytest.raises(ProfileNameTaken, match="give yours another name"):
+        AutomationProfile.from_mapping(custom(name="trusted"))
+
+
+def test_nobody_chose_so_it_is_the_default():
+    found = resolve()
+
+    assert found == ResolvedProfile(profile=BUILT_IN[DEFAULT_PROFILE_NAME], provenance=None)
+    assert found.ref == AutomationProfileRef()
+    assert AutomationProfileRef().profile_name == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("named", "profile", "level"),
+    [
+        ({"plan": "ci", "action": "auto", "project": "review", "global_": "manual"}, "ci", "plan"),
+        ({"action": "auto", "project": "review", "global_": "manual"}, "auto", "action"),
+        ({"project": "review", "global_": "manual"}, "review", "project"),
+        ({"global_": "manual"}, "manual", "global"),
+        ({"project": "balanced"}, "balanced", "project"),
+    ],
+)
+def test_the_nearest_level_that_names_a_profile_decides(named, profile, level):
+    found = resolve(**named)
+
+    assert found.profile is BUILT_IN[profile]
+    assert found.provenance is Level(level)
+
+
+def test_a_custom_profile_is_found_besides_the_built_in_ones():
+    mine = AutomationProfile.from_mapping(custom())
+
+    assert resolve(action="night-shift", known={mine.name: mine}).profile is mine
+    assert resolve(known={mine.name: mine}).profile is BUILT_IN["balanced"]
+
+
+def test_known_profiles_cannot_hide_a_built_in_one():
+    other = AutomationProfile(**custom(name="trusted"))
+
+    with pytest.raises(ProfileNameTaken):
+        resolve(plan="auto", known={"trusted": other})
+
+
+def test_an_unknown_profile_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(UnknownProfile, match=r"did you mean 'trusted'\?") as caught:
+        resolve(project="trustd", global_="manual")
+
+    assert caught.value.level is Level.PROJECT
+    assert caught.value.nearest == "trusted"
+    assert set(caught.value.known) == set(BUILT_IN)
+
+
+def test_an_empty_name_is_not_taken_for_none():
+    with pytest.raises(UnknownProfile, match="''"):
+        resolve(plan="", global_="manual")
+
+
+def test_a_profile_that_no_longer_exists_can_still_be_named():
+    ref = AutomationProfileRef(profile_name="gone.since-2025", provenance="project")
+
+    assert ref.profile_name == "gone.since-2025"
+    assert ref.provenance is Level.PROJECT
+
+
+def test_profiles_are_read_from_json(tmp_path):
+    path = tmp_path / "profiles.json"
+    path.write_text(json.dumps([custom(), custom(name="acme/day-shift")]))
+
+    assert list(load_profiles(path)) == ["night-shift", "acme/day-shift"]
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "yml"])
+def test_one_profile_is_read_from_yaml(tmp_path, suffix):
+    path = tmp_path / f"night.{suffix}"
+    lines = ["name: night-shift", *(f"{name}: 0.5" for name in THRESHOLDS)]
+    path.write_text("\n".join([*lines, "safety: {allowed_skill_categories: [code]}"]))
+
+    profile = load_profiles(str(path))["night-shift"]
+
+    assert profile.edit_code == 0.5
+    assert profile.safety.allowed_skill_categories == ("code",)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("a.toml", "", r"should end in \.yaml, \.yml or \.json"),
+        ("a.json", "{", "broken JSON"),
+        ("a.json", "3", "profile 1 is 3, not a mapping"),
+        ("a.json", "[" * 100_000, "broken JSON"),
+        ("a.yaml", "a: [", "broken YAML"),
+        ("a.yaml", "", "profile 1 is None, not a mapping"),
+        ("a.json", '{"edit_code": 1}', "without a name.*name: Field required"),
+        ("a.json", json.dumps([custom(), custom()]), "profile 2 is a second 'night-shift'"),
+        ("a.json", json.dumps(custom(speed=1)), r"\(night-shift\): speed: Extra inputs"),
+        ("a.json", json.dumps({**custom(), "edit_code": float("nan")}), "edit_code"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_bad_file_says_what_is_wrong_with_it(tmp_path, name, text, said):
+    path = tmp_path / name
+    path.write_text(text)
+
+    with pytest.raises(BadProfileFile, match=said) as caught:
+        load_profiles(path)
+    assert caught.value.path == str(path)
+
+
+def test_a_file_that_is_missing_or_no_text_is_a_bad_file(tmp_path):
+    with pytest.raises(BadProfileFile, match="No such file"):
+        load_profiles(tmp_path / "none.json")
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(BadProfileFile, match="decode"):
+        load_profiles(tmp_path / "binary.json")
+
+
+def test_a_file_cannot_redefine_a_built_in_profile(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(custom(name="ci")))
+
+    with pytest.raises(ProfileNameTaken):
+        load_profiles(path)
+
+
+def test_yaml_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a")
+    monkeypatch.setitem(sys.modules, "yaml", None)
+
+    with pytest.raises(BadProfileFile, match=r"pip install 'cleveragents-plans\[yaml\]'"):
+        load_profiles(path)

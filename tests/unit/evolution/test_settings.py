@@ -1,0 +1,61 @@
+"""What an operator or a program chooses is used, and what cannot be used is refused."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from types import SimpleNamespace
+
+import pytest
+from alembic.config import Config
+
+from cleveragents_plans.evolution.errors import BadSetting
+from cleveragents_plans.evolution.settings import Settings
+
+
+def chosen(*x, **attributes):
+    config = Config(attributes={"evolution": attributes}, cmd_opts=Namespace(x=list(x)))
+    return Settings.of(SimpleNamespace(config=config))
+
+
+def test_without_a_choice_a_lock_is_tried_for_ten_minutes():
+    assert Settings.of(None).lock_wait == 600
+    assert Settings.of(SimpleNamespace(config=Config())) == Settings()
+
+
+def test_an_operator_chooses_on_the_command_line():
+    assert chosen("lock-wait=60", "batch-ms=2.5") == Settings(lock_wait=60, batch_ms=2.5)
+
+
+def test_a_program_chooses_by_attributes_and_the_operator_has_the_last_word():
+    assert chosen("lock-wait=60", lock_wait=5, duty=1) == Settings(lock_wait=60, duty=1)
+
+
+def test_what_is_for_others_on_the_command_line_is_left_alone():
+    assert chosen("drop-plans=yes", "verbose") == Settings()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "lock-wait=soon",
+        "lock-wait=-1",
+        "lock-wait=inf",
+        "lock-wait=nan",
+        "duty=0",
+        "duty=1.5",
+        "batch-ms=0",
+        "report-every=0",
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused(argument):
+    name, value = argument.split("=")
+
+    with pytest.raises(BadSetting, match=f"the setting {name} is '{value}'; expected ") as refused:
+        chosen(argument)
+
+    assert (refused.value.name, refused.value.found) == (name, value)
+
+
+def test_a_program_that_misspells_a_setting_is_told_which_there_are():
+    with pytest.raises(BadSetting, match="lock_wiat.*expected one of.*lock_wait"):
+        chosen(lock_wiat=5)
