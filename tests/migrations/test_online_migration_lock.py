@@ -14,8 +14,6 @@ from alembic import command
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
-from support.online import client, meanwhile
-from support.tiny_chain import tiny_chain
 
 from cleveragents_plans.evolution.errors import (
     MigrationLockNotObtained,
@@ -25,6 +23,8 @@ from cleveragents_plans.evolution.errors import (
 )
 from cleveragents_plans.evolution.migration_lock import migration_lock
 from cleveragents_plans.evolution.settings import Settings
+from support.online import client, meanwhile
+from support.tiny_chain import tiny_chain
 
 TESTS = Path(__file__).parents[1]
 ONE_OF_MANY = """\
@@ -54,8 +54,7 @@ def test_of_ten_processes_one_migrates_and_nine_find_nothing_to_do(postgresql_ur
     tiny_chain(tmp_path / "chain", postgresql_url)
     arguments = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path / "chain"), postgresql_url]
     processes = [
-        subprocess.Popen(arguments, cwd=TESTS, stderr=subprocess.PIPE, text=True)
-        for _ in range(10)
+        subprocess.Popen(arguments, cwd=TESTS, stderr=subprocess.PIPE, text=True) for _ in range(10)
     ]
     said = [process.communicate(timeout=120)[1] for process in processes]
 
@@ -122,24 +121,35 @@ def test_it_is_given_back_after_an_error_in_the_middle_of_a_transaction(engine):
 
 
 def test_it_is_free_when_its_connection_has_died(engine, postgresql_url):
-    with engine.connect() as first, pytest.raises(SQLAlchemyError), migration_lock(first):
-        end(postgresql_url, first.connection.driver_connection.info.backend_pid)
-        first.exec_driver_sql("SELECT 1")
+    def use_and_lose(connection):
+        with migration_lock(connection):
+            end(postgresql_url, connection.connection.driver_connection.info.backend_pid)
+            connection.exec_driver_sql("SELECT 1")
+
+    with engine.connect() as first, pytest.raises(SQLAlchemyError):
+        use_and_lose(first)
 
     with engine.connect() as second, migration_lock(second, Settings(migration_lock_wait=5)):
         pass
 
 
 def test_a_connection_in_a_transaction_is_refused(engine):
-    with engine.connect() as connection, connection.begin():
-        with pytest.raises(TransactionNotOurs), migration_lock(connection):
-            pass
+    with (
+        engine.connect() as connection,
+        connection.begin(),
+        pytest.raises(TransactionNotOurs),
+        migration_lock(connection),
+    ):
+        pass
 
 
 def test_another_dialect_is_refused():
-    with create_engine("sqlite://").connect() as connection:
-        with pytest.raises(WrongDialect, match="migration_lock"), migration_lock(connection):
-            pass
+    with (
+        create_engine("sqlite://").connect() as connection,
+        pytest.raises(WrongDialect, match="migration_lock"),
+        migration_lock(connection),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("when", ["between statements", "in a short lock", "in a backfill"])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy.exc import DBAPIError
-from support.online import Probe, client, revision, script
 
 from cleveragents_plans.evolution.errors import LockNotObtained, NullsRemain, WrongDialect
+from support.online import Probe, client, revision, script
 
 LEFTOVERS = {
     "nothing": [],
@@ -81,7 +81,9 @@ def test_long_names_end_as_create_table_makes_them(url, as_if):
     table, column = "t" * 60, "c" * 60
     with client(url) as connection:
         connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, {column} text)")
-        connection.execute(f"CREATE TABLE plain.{table} (id int PRIMARY KEY, {column} text NOT NULL)")
+        connection.execute(
+            f"CREATE TABLE plain.{table} (id int PRIMARY KEY, {column} text NOT NULL)"
+        )
 
     with revision(url, assume_server_version=as_if) as op:
         op.set_not_null(table, column)
@@ -117,9 +119,11 @@ def test_a_null_is_an_error_that_says_to_run_it_again(url, as_if):
     with client(url) as connection:
         connection.execute("UPDATE toy SET word = NULL WHERE id = 500")
 
-    with pytest.raises(NullsRemain, match=r"toy\.word has a NULL.*again") as refused:
-        with revision(url, assume_server_version=as_if) as op:
-            op.set_not_null("toy", "word")
+    with (
+        pytest.raises(NullsRemain, match=r"toy\.word has a NULL.*again") as refused,
+        revision(url, assume_server_version=as_if) as op,
+    ):
+        op.set_not_null("toy", "word")
     assert (refused.value.table, refused.value.column) == ("toy", "word")
 
     with client(url) as connection:

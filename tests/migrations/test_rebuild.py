@@ -6,6 +6,7 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from sqlalchemy import create_engine, event, pool
 
 from cleveragents_plans.evolution.rebuild import RebuildRefused
 from cleveragents_plans.evolution.sqlite_ddl import quote
+from cleveragents_plans.evolution.sqlite_state import Change, TableState
 
 
 class Rebuild:
     """The operation, as a revision calls it."""
 
     def __init__(self, context: MigrationContext) -> None:
-        self.connection = context.connection
+        self.connection: Any = context.connection
         self._operations: Any = Operations(context)
 
     def __call__(self, table: str, **changes: Any) -> None:
@@ -55,7 +57,7 @@ def rebuild(file: Path, table: str, **changes: Any) -> None:
 
 
 def execute(file: Path, *statements: str) -> list[tuple[Any, ...]]:
-    """Run *statements* with foreign keys off, as deployed files were written; give the last rows."""
+    """Run *statements* with foreign keys off, as deployed files were; give the last rows."""
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = OFF")
         for statement in statements:
@@ -105,19 +107,24 @@ CREATE TABLE log (what TEXT);
 CREATE INDEX "ix plain" ON {bare} (parent, country DESC);
 CREATE UNIQUE INDEX ix_partial ON {bare} (code COLLATE BINARY) WHERE code > 'm' AND kind = 'x';
 CREATE INDEX ix_expression ON {bare} (lower("over, seas"), id + 1 DESC);
-CREATE TRIGGER before_insert BEFORE INSERT ON {bare} WHEN new.id = 0 BEGIN SELECT RAISE(FAIL, 'no'); END;
+CREATE TRIGGER before_insert BEFORE INSERT ON {bare} WHEN new.id = 0 BEGIN
+    SELECT RAISE(FAIL, 'no'); END;
 CREATE TRIGGER after_update AFTER UPDATE OF code, parent ON {bare} FOR EACH ROW BEGIN
     -- mentions the table itself
     INSERT INTO log SELECT 'updated ' || count(*) FROM {bare} WHERE parent = new.id; END;
 CREATE TRIGGER after_delete AFTER DELETE ON {bare} BEGIN INSERT INTO log VALUES ('gone; END'); END;
-CREATE TRIGGER from_ship AFTER INSERT ON ship BEGIN UPDATE {bare} SET note = 'hit' WHERE id = new.port; END;
+CREATE TRIGGER from_ship AFTER INSERT ON ship BEGIN
+    UPDATE {bare} SET note = 'hit' WHERE id = new.port; END;
 CREATE VIEW top AS SELECT id, code, note FROM {bare} WHERE parent IS NULL;
 CREATE VIEW nested (n) AS SELECT count(*) FROM top JOIN {bare} USING (id);
-CREATE TRIGGER instead INSTEAD OF INSERT ON top BEGIN INSERT INTO {bare} (id, code) VALUES (new.id, new.code); END;
-CREATE TRIGGER instead_delete INSTEAD OF DELETE ON top BEGIN DELETE FROM {bare} WHERE id = old.id; END;
+CREATE TRIGGER instead INSTEAD OF INSERT ON top BEGIN
+    INSERT INTO {bare} (id, code) VALUES (new.id, new.code); END;
+CREATE TRIGGER instead_delete INSTEAD OF DELETE ON top BEGIN
+    DELETE FROM {bare} WHERE id = old.id; END;
 INSERT INTO country VALUES ('dk', NULL), ('no', NULL);
 INSERT INTO {bare} (id, code, parent, root, country) VALUES
-    (1, 'a', NULL, NULL, 'dk'), (3, 'b', 1, NULL, 'no'), (5, 'c', 3, NULL, 'no'), (9, 'd', 5, 7, NULL),
+    (1, 'a', NULL, NULL, 'dk'),
+    (3, 'b', 1, NULL, 'no'), (5, 'c', 3, NULL, 'no'), (9, 'd', 5, 7, NULL),
     (7, 'e', NULL, 7, 'lost'), (40, NULL, 9, 7, 'dk'), (99, 'z', NULL, NULL, NULL);
 DELETE FROM {bare} WHERE id = 99;
 INSERT INTO ship (port) VALUES (1), (1), (9), (1000);
@@ -209,7 +216,7 @@ def test_there_and_back_again_leaves_everything_as_it_was(nasty: tuple[Path, str
 
 def test_only_what_was_asked_for_changes(nasty: tuple[Path, str]) -> None:
     file, table = nasty
-    before, after = schema(file), {}
+    before = schema(file)
     name = next(name for kind, name in before if kind == "table" and name.lower() == table)
     text = before.pop(("table", name))[1] or ""
 
@@ -249,6 +256,18 @@ def test_a_rebuild_that_changes_nothing_can_be_repeated(nasty: tuple[Path, str])
     assert everything(file) == before
 
 
+def test_indexes_and_triggers_are_made_again_in_their_order(nasty: tuple[Path, str]) -> None:
+    file, table = nasty
+    order = "SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql <> ''"
+    order += f" AND tbl_name = '{table}' COLLATE NOCASE ORDER BY rowid"
+    before = execute(file, order)
+
+    rebuild(file, table)
+
+    assert execute(file, order) == before
+    assert len(before) == 6
+
+
 def test_the_second_of_two_equal_rebuilds_changes_nothing(nasty: tuple[Path, str]) -> None:
     file, table = nasty
     changes = {**there(table), "add": {}}
@@ -280,7 +299,7 @@ def test_triggers_views_and_foreign_keys_go_on_working(nasty: tuple[Path, str]) 
         log = connection.execute("SELECT what FROM log").fetchall()
         ships = connection.execute("SELECT port FROM ship").fetchall()
 
-    assert log == [("updated 0",), ("gone; END",)]
+    assert log == [("gone; END",), ("updated 0",), ("gone; END",)]
     assert ships == [(1,), (1,), (9,), (1000,)]
 
 
@@ -290,9 +309,9 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "small.db"
     execute(
         path,
-        "CREATE TABLE port (id TEXT PRIMARY KEY, kind TEXT, g AS (id || kind))",
+        "CREATE TABLE port (id TEXT PRIMARY KEY, kind TEXT, g AS (id || kind), code UNIQUE)",
         "CREATE TABLE ship (port TEXT REFERENCES port (id) ON DELETE CASCADE)",
-        "INSERT INTO port VALUES ('a', 'x'), ('b', NULL)",
+        "INSERT INTO port (id, kind) VALUES ('a', 'x'), ('b', NULL)",
         "INSERT INTO ship VALUES ('a'), ('nowhere')",
     )
     return path
@@ -313,7 +332,7 @@ def test_a_refusal_carries_its_facts(file: Path) -> None:
     error = refused(file, "column x not found", set_not_null=["x"])
 
     assert error.table == "port"
-    assert error.reason == "column x not found; there are id, kind, g"
+    assert error.reason == "column x not found; there are id, kind, g, code"
     assert str(error) == f"port was not rebuilt: {error.reason}; nothing was changed"
 
 
@@ -329,6 +348,7 @@ def test_a_refusal_carries_its_facts(file: Path) -> None:
         ("no such column: nope", {"values": {"kind": "nope"}}),
         ("no such column: kind", {"drop": ["kind"]}),
         ("rows now break a foreign key: ship.port to port", {"values": {"id": "id || '!'"}}),
+        ("index UNIQUE .* is lost", {"drop": ["code"]}),
         ("index UNIQUE .* is new", {"add": {"u": "TEXT UNIQUE"}}),
     ],
 )
@@ -376,10 +396,43 @@ def test_a_temporary_table_of_the_same_name_is_refused(file: Path) -> None:
         operation("port")
 
 
+def test_a_temporary_trigger_that_would_be_lost_is_refused(file: Path) -> None:
+    trigger = "CREATE TEMP TRIGGER t AFTER INSERT ON main.port BEGIN SELECT 1; END"
+    with (
+        rebuilding(file, trigger) as operation,
+        pytest.raises(RebuildRefused, match=r"the temporary trigger t .* is not what was expected"),
+    ):
+        operation("port")
+
+
+def test_a_text_that_is_not_what_sqlite_goes_by_is_refused(file: Path) -> None:
+    text = "UPDATE sqlite_master SET sql = 'CREATE TABLE port (id, b)' WHERE name = 'port'"
+    with (
+        rebuilding(file, "SELECT * FROM port", "PRAGMA writable_schema = ON", text) as operation,
+        pytest.raises(RebuildRefused, match=r"having \['id', 'b'\], and SQLite has \['id', 'kind'"),
+    ):
+        operation("port")
+
+
+def test_lost_rows_and_columns_are_told(file: Path) -> None:
+    change = Change(frozenset(), frozenset(), {}, {})
+    with rebuilding(file) as operation:
+        before = TableState.of(operation.connection, "port")
+    text = before.schema["table", "port"]
+
+    less = replace(before, rows=1, columns=before.columns[:-1])
+
+    assert list(before.unexpected(before, text, change)) == []
+    assert list(before.unexpected(less, text, change)) == [
+        "it had 2 rows and now has 1",
+        "column code should be ('code', '', False, None, 0, 0) and is None",
+    ]
+
+
 def test_foreign_keys_must_be_off(file: Path) -> None:
     with (
         rebuilding(file, "PRAGMA foreign_keys = ON") as operation,
-        pytest.raises(RebuildRefused, match="foreign keys are on.*PRAGMA foreign_keys = OFF"),
+        pytest.raises(RebuildRefused, match=r"foreign keys are on.*PRAGMA foreign_keys = OFF"),
     ):
         operation("port")
 
@@ -387,7 +440,7 @@ def test_foreign_keys_must_be_off(file: Path) -> None:
 def test_a_transaction_must_have_begun(file: Path) -> None:
     with (
         rebuilding(file, begin=None) as operation,
-        pytest.raises(RebuildRefused, match="no transaction is open.*BEGIN IMMEDIATE"),
+        pytest.raises(RebuildRefused, match=r"no transaction is open.*BEGIN IMMEDIATE"),
     ):
         operation("port")
 
@@ -437,7 +490,7 @@ def test_a_column_that_is_used_elsewhere_is_not_dropped(
     file = tmp_path / "used.db"
     execute(
         file,
-        "CREATE TABLE port (id TEXT PRIMARY KEY, kind TEXT)",
+        "CREATE TABLE port (id TEXT PRIMARY KEY, kind TEXT, g AS (id || 1))",
         "CREATE TABLE ship (port TEXT)",
         "CREATE VIEW broken AS SELECT 1 FROM nowhere",
         statement,
@@ -503,7 +556,7 @@ def test_rows_that_break_a_check_already_are_kept_and_new_ones_refused(tmp_path:
     file = tmp_path / "check.db"
     execute(
         file,
-        "CREATE TABLE port (id INTEGER PRIMARY KEY, kind TEXT CHECK (kind IN ('x', 'y')), root INT)",
+        "CREATE TABLE port (id INTEGER PRIMARY KEY, kind TEXT CHECK (kind IN ('x', 'y')), root)",
         "PRAGMA ignore_check_constraints = ON",
         "INSERT INTO port VALUES (1, 'bogus', 1), (2, 'x', NULL)",
     )

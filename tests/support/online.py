@@ -54,9 +54,7 @@ def script(dialect: str = "postgresql") -> Iterator[tuple[Operations, StringIO]]
 
 def client(url: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     """Connect as a client of the application does."""
-    return psycopg.connect(
-        url.replace("postgresql+psycopg", "postgresql"), autocommit=autocommit
-    )
+    return psycopg.connect(url.replace("postgresql+psycopg", "postgresql"), autocommit=autocommit)
 
 
 class Probe:

@@ -9,7 +9,7 @@ from alembic.config import Config
 
 FIRST, MIDDLE, LAST = "a1_first", "b2_middle", "c3_last"
 
-_ENV = '''\
+_ENV = """\
 from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -40,9 +40,9 @@ else:
         marker.continue_interrupted(context.get_context())
         with context.begin_transaction():
             context.run_migrations()
-'''
+"""
 
-_FIRST = '''\
+_FIRST = """\
 from alembic import op
 
 revision, down_revision = "a1_first", None
@@ -57,9 +57,9 @@ def upgrade():
 def downgrade():
     op.execute("DROP TABLE toy")
     op.execute("DROP TABLE runs")
-'''
+"""
 
-_MIDDLE = '''\
+_MIDDLE = """\
 from alembic import context, op
 
 revision, down_revision = "b2_middle", "a1_first"
@@ -92,9 +92,9 @@ def downgrade():
     may_stop()
     op.short_lock("toy", "ALTER TABLE toy DROP COLUMN word")
     op.mark_end(revision)
-'''
+"""
 
-_LAST = '''\
+_LAST = """\
 from alembic import op
 
 revision, down_revision = "c3_last", "b2_middle"
@@ -106,7 +106,7 @@ def upgrade():
 
 def downgrade():
     op.execute("DROP TABLE last")
-'''
+"""
 
 
 def tiny_chain(folder: Path, url: str, *extra: str, **attributes: object) -> Config:

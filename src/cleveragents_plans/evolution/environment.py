@@ -11,20 +11,46 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from alembic import context
+from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
-from cleveragents_plans.evolution.errors import EvolutionError, MigrationLockNotObtained, clear_errors
+from cleveragents_plans.evolution.errors import (
+    EvolutionError,
+    MigrationLockNotObtained,
+    NoConnection,
+    clear_errors,
+)
 from cleveragents_plans.evolution.marker import continue_interrupted
 from cleveragents_plans.evolution.migration_lock import migration_lock
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
+
+
+class DatabaseRefused(EvolutionError):
+    """
+    The database refused a statement that the chain counted on.
+
+    Attributes:
+        target: What the database is called.
+        reason: What it said, on one line.
+    """
+
+    def __init__(self, target: str, error: DBAPIError) -> None:
+        self.target = target
+        self.reason = " ".join(str(error.orig).split())[:300]
+        statement = " ".join((error.statement or "").split())[:80]
+        super().__init__(
+            f"{target} refused `{statement}`: {self.reason}; the step that failed was taken back: "
+            "remove the cause and run the same command again"
+        )
 
 
 def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
@@ -48,9 +74,15 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
         EvolutionError: With one line that says what was found and what to do.
     """
     settings = Settings.of(context)
-    with _speaking(), clear_errors(target), engine.connect() as connection:
-        if not _changes_something():
+    command = _command()
+    changes = command in ("upgrade", "downgrade", "do_stamp")
+    if engine.dialect.name == "sqlite":
+        _refuse_unfit_file(engine.url, target, command, changes)
+    with _speaking(), _in_one_line(target), engine.connect() as connection:
+        if not changes:
+            connection.execution_options(read_only=True)
             _configure(connection, metadata)
+            _known_heads()
             with context.begin_transaction():
                 context.run_migrations()
         elif engine.dialect.name == "sqlite":
@@ -87,6 +119,24 @@ def run_offline(url: URL, metadata: MetaData) -> None:
     )
     with context.begin_transaction():
         context.run_migrations()
+
+
+def _refuse_unfit_file(url: URL, target: str, command: str, changes: bool) -> None:
+    if url.database in (None, "", ":memory:") or url.database.startswith("file:"):
+        return
+    file = Path(url.database)
+    if not file.exists():
+        # Opening it would create an empty one, which is an upgrade's business only.
+        if command != "upgrade":
+            raise EvolutionError(
+                f"there is no file at {target}; check the path, or run the upgrade to create it"
+            )
+    elif changes and file.is_file() and not file.stat().st_mode & 0o222:
+        # The mode is looked at because the superuser could write all the same.
+        raise EvolutionError(
+            f"{target} is read-only; if it is to be migrated, allow writing with "
+            f"`chmod u+w {file}` and run the same command again; nothing was changed"
+        )
 
 
 def _run(connection: Connection, metadata: MetaData, target: str) -> None:
@@ -132,15 +182,12 @@ def _known_heads() -> tuple[str, ...]:
     return heads
 
 
-def _changes_something() -> bool:
-    # `upgrade`, `downgrade` and `stamp` have a destination; `current` and `check` do not.
-    try:
-        context.get_revision_argument()
-    except KeyError:
-        return False
-    except CommandError:
-        return True  # a relative one, such as -1
-    return True
+def _command() -> str:
+    # Alembic hands env.py the function that lists the steps, named after the command, and
+    # no public way to ask for it: upgrade, downgrade, do_stamp; others change nothing.
+    environment: Any = context._proxy  # type: ignore[attr-defined]
+    name: str = environment.context_opts["fn"].__name__
+    return name
 
 
 @contextmanager
@@ -164,10 +211,30 @@ def _writing(connection: Connection, limit: float) -> Iterator[None]:
 
 
 @contextmanager
+def _in_one_line(target: str) -> Iterator[None]:
+    with clear_errors(target):
+        try:
+            yield
+        except DBAPIError as error:
+            if error.connection_invalidated or error.statement is None:
+                raise
+            if error.statement.startswith("BEGIN"):  # where SQLite looks into the file
+                reason = f"{error.orig}; check the path"
+                raise NoConnection(target, reason, lost=False) from error
+            raise DatabaseRefused(target, error) from error
+        except CommandError as error:
+            if not isinstance(error.__cause__, ResolutionError):
+                raise
+            known = ", ".join(each.revision for each in context.script.walk_revisions())
+            raise EvolutionError(f"{error}; known: {known}, head and base") from None
+
+
+@contextmanager
 def _speaking() -> Iterator[None]:
     """Send what is logged to standard error, unless the application has its own logging."""
     logger = logging.getLogger("alembic")
-    if logger.hasHandlers():
+    handlers = (*logger.handlers, *logging.root.handlers)
+    if not all(isinstance(handler, logging.NullHandler) for handler in handlers):
         yield
         return
     handler = logging.StreamHandler(sys.stderr)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 # One alternative per kind of token. Comments and quotes without an end reach
 # to the end of the text, as they do in SQLite.
@@ -310,26 +311,22 @@ def _split(tokens: list[Token], start: int) -> tuple[list[_Item], int | None]:
 
 
 def _closing(tokens: list[Token]) -> int:
-    """Find the token that closes the parenthesis which the first one opens."""
-    depth = 0
-    for index, token in enumerate(tokens):
-        depth += (token.text == "(") - (token.text == ")")
-        if depth == 0:
-            return index
-    return len(tokens) - 1
+    """Find the token that closes the parenthesis which the first one opens, if it opens one."""
+    depths = accumulate((token.text == "(") - (token.text == ")") for token in tokens)
+    return next(place for place, depth in enumerate(depths) if depth == 0)
 
 
 def _not_null(item: _Item) -> int | None:
     """Find NOT NULL; within parentheses the two words are part of an expression."""
     words = [token.keyword for token in item.tokens]
-    return next((n for n in item.top() if n and words[n : n + 2] == ["not", "null"]), None)
+    return next((n for n in item.top() if words[n : n + 2] == ["not", "null"]), None)
 
 
 def _default(item: _Item) -> tuple[int, int] | None:
     """Find DEFAULT and where its value ends; `ON DELETE SET DEFAULT` is something else."""
     words = [token.keyword for token in item.tokens]
     for place in item.top():
-        if place and words[place] == "default" and words[place - 1] != "set":
+        if words[place] == "default" and words[place - 1] != "set":
             value = place + 1
             value += item.tokens[value].text in "+-"
             return place, value + _closing(list(item.tokens[value:])) + 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -107,11 +108,12 @@ class TableState:
         expected = [_changed(column, change) for column in self.columns]
         found = [column for column in after.columns if fold(column.name) not in change.added]
         kept = [column for column in expected if fold(column.name) not in change.dropped]
-        if len(kept) != len(found):
-            yield f"{len(kept)} columns should have been kept, {len(found)} were"
-        for one, other in zip(kept, found, strict=False):
+        for one, other in zip_longest(kept, found):
             if not _alike(one, other):
-                yield f"column {one.name} should be {tuple(one)} and is {tuple(other)}"
+                expected_and_found = [column and tuple(column) for column in (one, other)]
+                yield "column {} should be {} and is {}".format(
+                    (one or other).name, *expected_and_found
+                )
         yield from _gone_and_new("foreign key", self.foreign_keys, after.foreign_keys, change)
         yield from _gone_and_new("index", self.indexes, after.indexes, change)
         if broken := sorted(after.broken - self.broken):
@@ -231,8 +233,8 @@ def _changed(column: Column, change: Change) -> Column:
     )
 
 
-def _alike(one: Column, other: Column) -> bool:
-    if one.default is None or other.default is None:
+def _alike(one: Column | None, other: Column | None) -> bool:
+    if one is None or other is None or one.default is None or other.default is None:
         return one == other
     same = same_expression(one.default, other.default)
     return same and one._replace(default=None) == other._replace(default=None)

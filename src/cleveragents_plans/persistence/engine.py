@@ -57,8 +57,11 @@ def database_url(text: str | URL) -> URL:
 
 def without_password(url: URL) -> str:
     """Write *url* for people to read: whatever in it is secret is shown as ``***``."""
-    secret = {name for name in url.query if "password" in name.lower()}
-    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+    secret = [name for name in url.query if "password" in name.lower()]
+    shown = url.difference_update_query(secret).render_as_string(hide_password=True)
+    return shown + "".join(
+        f"{'&' if '?' in shown or place else '?'}{name}=***" for place, name in enumerate(secret)
+    )
 
 
 def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> Engine:
@@ -111,7 +114,7 @@ def read_only(engine: Engine) -> Engine:
     On SQLite they begin without asking for the write lock, and see one state of the
     file while others write. On PostgreSQL they are READ ONLY.
     """
-    return engine.execution_options(plans_read_only=True, postgresql_readonly=True)
+    return engine.execution_options(read_only=True, postgresql_readonly=True)
 
 
 def _connection(driver_connection: Any, _record: object) -> None:
@@ -129,5 +132,5 @@ def _migrating_connection(driver_connection: Any, _record: object) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("plans_read_only", False)
+    read_only = connection.get_execution_options().get("read_only", False)
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")

@@ -46,7 +46,7 @@ BEGIN
       new.root_plan_id := coalesce(v3_plans_root_of(new.parent_plan_id), new.plan_id);
     END IF;
   END IF;
-  IF coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\v'), '') = '' THEN
+  IF coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = '' THEN
     new.automation_profile := 'balanced';
   END IF;
   RETURN new;
@@ -56,7 +56,7 @@ TRIGGER = """\
 CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW WHEN (
   new.root_plan_id IS NULL
-  OR coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\v'), '') = ''
+  OR coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = ''
 ) EXECUTE FUNCTION v3_plans_fill()"""
 
 

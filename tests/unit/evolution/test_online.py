@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy.dialects import postgresql
-from support.online import script
 
 from cleveragents_plans.evolution.online import qualified, write_sql
+from support.online import script
 
 
 @pytest.mark.parametrize(
     ("sql", "written"),
     [
         ("SELECT 1", "SELECT 1;"),
-        (" SELECT ':x', '%', '%%', '{\"a\": 1}'::json;\n", "SELECT ':x', '%', '%%', '{\"a\": 1}'::json;"),
+        (" SELECT ':x', '%', '%%', ':1'::json;\n", "SELECT ':x', '%', '%%', ':1'::json;"),
         ("SELECT 1 -- one", "SELECT 1 -- one\n;"),
         ("SELECT '\t'", "SELECT '\t';"),
     ],

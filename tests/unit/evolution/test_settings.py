@@ -57,5 +57,5 @@ def test_a_value_that_cannot_be_used_is_refused(argument):
 
 
 def test_a_program_that_misspells_a_setting_is_told_which_there_are():
-    with pytest.raises(BadSetting, match="lock_wiat.*expected one of.*lock_wait"):
+    with pytest.raises(BadSetting, match=r"lock_wiat.*expected one of.*lock_wait"):
         chosen(lock_wiat=5)

@@ -23,7 +23,7 @@ SHAPES = {
     "one line": "CREATE TABLE t (a INTEGER PRIMARY KEY, y TEXT, z TEXT)",
     "no space": "CREATE TABLE t(a,y,z)",
     "one column": "CREATE TABLE t(y)",
-    "many lines": "CREATE TABLE t (\n\ta TEXT, \n\ty VARCHAR(26), \n\tz TEXT, \n\tPRIMARY KEY (a)\n)",
+    "many lines": "CREATE TABLE t (\n\ta INT, \n\ty CHAR(26), \n\tz TEXT, \n\tPRIMARY KEY (a)\n)",
     "added by ALTER TABLE": "CREATE TABLE t (\n  a TEXT\n, y TEXT, z TEXT,\n  PRIMARY KEY (a)\n)",
     "comment after the last column": "CREATE TABLE t (a, y TEXT, z TEXT -- , ( '\n)",
     "comment before the comma": "CREATE TABLE t (a, y TEXT /* ), */ , z TEXT/**/)",
@@ -31,19 +31,19 @@ SHAPES = {
     "named NOT NULL": "CREATE TABLE t (y CONSTRAINT n NOT NULL ON CONFLICT FAIL, z CONSTRAINT q)",
     "name without constraint": "CREATE TABLE t (a, y TEXT CONSTRAINT n, z CONSTRAINT m)",
     "everything on a column": (
-        "create table [t] (`a` int, \"y\" text collate nocase check (y is not null or 'not null' > a)"
+        "create table [t] (`a` int, \"y\" text collate nocase check (y is not null or 'not null')"
         ' references u("not null") on delete set null on update set default not deferrable,'
         " [z] text unique check (z in ('default', ',', ')')))"
     ),
     "quoted with quotes": 'CREATE TABLE "t""(" (\'a,\' TEXT, "y" TEXT, `z` TEXT, "x,""y" TEXT)',
     "strict": "CREATE TABLE t (a INT PRIMARY KEY, y TEXT, z TEXT) STRICT",
-    "without rowid": "CREATE TABLE t (a INT, y TEXT, z TEXT, PRIMARY KEY (a)) WITHOUT ROWID, STRICT",
+    "without rowid": "CREATE TABLE t (a INT, y ANY, z INT, PRIMARY KEY (a)) STRICT, WITHOUT ROWID",
     "constraints without commas": (
         "CREATE TABLE t (a, y, z, CONSTRAINT p PRIMARY KEY (a) UNIQUE (y) CHECK (z <> y)"
         " FOREIGN KEY (y) REFERENCES t (a) ON DELETE SET DEFAULT)"
     ),
     "generated": "CREATE TABLE t (y, z, g AS (y || ', NOT NULL DEFAULT') STORED NOT NULL)",
-    "blob, number and sign": "CREATE TABLE t (a DEFAULT x'2C29', b DEFAULT -1.5e+3, y, z DEFAULT '{}')",
+    "blob and number": "CREATE TABLE t (a DEFAULT x'2C29', b DEFAULT -1.5e+3, y, z DEFAULT '{}')",
     "NULL said aloud": "CREATE TABLE t (y TEXT NULL, z TEXT DEFAULT NULL NOT NULL, a)",
     "a word of another alphabet": "CREATE TABLE t (ключ TEXT, y TEXT, z TEXT)",
 }

@@ -1,0 +1,337 @@
+"""
+Measure what it costs to turn plans into rows and rows into plans.
+
+Every figure is a ratio to a floor that is measured beside it, in turn, again and again:
+for reading, the same SELECTs on the bare driver, the rows grouped by hand and one pydantic
+validation of the whole list; for writing, the same rows by executemany on the bare driver.
+
+    python benchmarks/mapping.py --plans 10000
+    python benchmarks/mapping.py --stream 1000000 --url sqlite:///big.db
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import platform
+import resource
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import psycopg
+from pydantic import TypeAdapter
+from pydantic_core import from_json
+from sqlalchemy import Engine, delete, event, func, make_url, select
+from sqlalchemy.orm import Session, selectinload
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from support.databases import migrate  # noqa: E402
+from support.postgres import server  # noqa: E402
+
+from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository  # noqa: E402
+from cleveragents_plans.domain import Invariant, Level, ProjectLink  # noqa: E402
+from cleveragents_plans.persistence import open_engine  # noqa: E402
+from cleveragents_plans.persistence.mapping import child_rows, plan_row  # noqa: E402
+
+Statement = tuple[str, Any]
+Task = Callable[[], Any]
+
+_BEGAN = datetime(2026, 3, 14, tzinfo=UTC)
+_CHILDREN = ("plan_projects", "plan_arguments", "plan_invariants")
+_IDENTITY = ("plan_id", "parent_plan_id", "root_plan_id", "attempt")
+_A_LIST_OF_PLANS = TypeAdapter(list[Plan])
+
+
+def plans(number: int) -> Iterator[Plan]:
+    """Make *number* plans, each with a project, two arguments and two invariants."""
+    for count in range(number):
+        yield Plan.create(
+            f"team/plan-{count}",
+            description=f"Plan number {count}",
+            project_links=[ProjectLink(project_name=f"local/p{count % 50}", alias="main")],
+            arguments={"target": f"src/{count}", "depth": count % 7},
+            invariants=[
+                Invariant(text="All tests pass"),
+                Invariant(text="No new dependency", source=Level.PROJECT),
+            ],
+            tags=["benchmark"],
+            created_at=_BEGAN + timedelta(seconds=count),
+        )
+
+
+class Bench:
+    """One database, and the ways to read and write the same plans in it."""
+
+    def __init__(self, url: str, number: int) -> None:
+        self.url = make_url(url)
+        self.engine = open_engine(url)
+        self.plans = list(plans(number))
+
+    def statements_of_a_read(self) -> list[Statement]:
+        """Read through the repository once; give the statements that it sent."""
+        sent: list[Statement] = []
+
+        def note(_1: Any, _2: Any, statement: str, parameters: Any, *_: Any) -> None:
+            if not statement.startswith("BEGIN"):
+                sent.append((statement, parameters))
+
+        event.listen(self.engine, "before_cursor_execute", note)
+        read = self.read()
+        event.remove(self.engine, "before_cursor_execute", note)
+        assert read == sorted(self.plans, key=attrgetter("plan_id"))
+        return sent
+
+    def read(self) -> list[Plan]:
+        """Read all plans through the repository."""
+        with Session(self.engine) as session:
+            return list(PlanRepository(session).list(limit=len(self.plans)).plans)
+
+    def write(self) -> None:
+        """Write all plans through the repository."""
+        with Session(self.engine) as session:
+            PlanRepository(session).add_all(self.plans)
+            session.commit()
+
+    def read_objects(self) -> list[Plan]:
+        """Read all plans as ORM objects, one by one."""
+        relations = (selectinload(each) for each in LifecyclePlanModel.__mapper__.relationships)
+        query = select(LifecyclePlanModel).options(*relations)
+        with Session(self.engine) as session:
+            return [row.to_domain() for row in session.scalars(query)]
+
+    def write_objects(self) -> None:
+        """Write all plans as ORM objects."""
+        with Session(self.engine) as session:
+            session.add_all(LifecyclePlanModel.from_domain(plan) for plan in self.plans)
+            session.commit()
+
+    def empty(self) -> None:
+        """Delete all plans, and let the next write find the tables as the first one did."""
+        with self.engine.begin() as connection:
+            for table in reversed(LifecyclePlanModel.metadata.sorted_tables):
+                connection.execute(delete(table))
+        if self.engine.dialect.name == "postgresql":
+            with self.driver() as connection:
+                connection.autocommit = True
+                connection.execute("VACUUM v3_plans, plan_projects, plan_arguments, plan_invariants")
+
+    def driver(self) -> Any:
+        """Connect as the repository does, without SQLAlchemy."""
+        if self.engine.dialect.name == "sqlite":
+            connection = sqlite3.connect(str(self.url.database), isolation_level=None)
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")
+            return closing(connection)
+        return psycopg.connect(
+            self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        )
+
+    def floor_read(self, statements: Sequence[Statement]) -> Task:
+        """Prepare the same SELECTs on the bare driver, and one validation of all plans."""
+
+        def read() -> list[Plan]:
+            with self.driver() as connection:
+                cursor = connection.cursor()
+                cursor.execute("BEGIN")
+                rows, *below = (_dicts(cursor, *statement) for statement in statements)
+                cursor.execute("COMMIT")
+            children = [_grouped(each) for each in below]
+            return _A_LIST_OF_PLANS.validate_python([_fields(row, *children) for row in rows])
+
+        return read
+
+    def floor_write(self) -> Task:
+        """Prepare the same rows for the bare driver."""
+        rows: dict[str, list[dict[str, Any]]] = {"v3_plans": [plan_row(each) for each in self.plans]}
+        rows |= {table: [] for table in _CHILDREN}
+        for plan in self.plans:
+            for table, below in zip(_CHILDREN, child_rows(plan), strict=True):
+                rows[table] += below
+        mark = "?" if self.engine.dialect.name == "sqlite" else "%s"
+        sent = [
+            (
+                f"INSERT INTO {table} ({', '.join(each[0])})"
+                f" VALUES ({', '.join([mark] * len(each[0]))})",
+                [tuple(row.values()) for row in each],
+            )
+            for table, each in rows.items()
+        ]
+
+        def write() -> None:
+            with self.driver() as connection:
+                cursor = connection.cursor()
+                cursor.execute("BEGIN")
+                for statement, values in sent:
+                    cursor.executemany(statement, values)
+                cursor.execute("COMMIT")
+
+        return write
+
+
+def _dicts(cursor: Any, statement: str, parameters: Any) -> list[dict[str, Any]]:
+    cursor.execute(statement, parameters)
+    names = [column[0] for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _grouped(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        del row["position"]
+        groups.setdefault(row.pop("plan_id"), []).append(row)
+    return groups
+
+
+def _fields(row: dict[str, Any], projects: Any, arguments: Any, invariants: Any) -> dict[str, Any]:
+    plan_id = row["plan_id"]
+    for name in ("sandbox_refs", "validation_summary", "error_details", "tags"):
+        text = row.pop(f"{name}_json")
+        if text is not None:
+            row[name] = from_json(text)
+    profile = row["automation_profile"]
+    row["automation_profile"] = (
+        from_json(profile) if profile[0] == "{" else {"profile_name": profile}
+    )
+    row["identity"] = {name: row.pop(name) for name in _IDENTITY}
+    row["reusable"], row["read_only"] = bool(row["reusable"]), bool(row["read_only"])
+    row["project_links"] = projects.get(plan_id, ())
+    for link in row["project_links"]:
+        link["read_only"] = bool(link["read_only"])
+    row["arguments"] = {
+        each["name"]: from_json(each["value_json"]) for each in arguments.get(plan_id, ())
+    }
+    row["invariants"] = invariants.get(plan_id, ())
+    return row
+
+
+def measure(tasks: dict[str, Task], rounds: int, before: Task | None = None) -> dict[str, list[float]]:
+    """Run the tasks in turn, *rounds* times, after one that does not count; give the seconds."""
+    taken: dict[str, list[float]] = {name: [] for name in tasks}
+    for count in range(rounds + 1):
+        for name, task in tasks.items():
+            if before is not None:
+                before()
+            gc.collect()
+            began = perf_counter()
+            result = task()
+            if count:
+                taken[name].append(perf_counter() - began)
+            del result
+    return taken
+
+
+def table(title: str, taken: dict[str, list[float]], goals: dict[str, float]) -> str:
+    """Lay out what was measured; the first task is the floor."""
+    floor = next(iter(taken.values()))
+    lines = [f"| {title} | median | x floor | goal |", "|---|---|---|---|"]
+    for name, seconds in taken.items():
+        ratio = median(mine / least for mine, least in zip(seconds, floor, strict=True))
+        goal = f"≤ {goals[name]}" if name in goals else ""
+        lines.append(f"| {name} | {median(seconds):.3f} s | {ratio:.2f} | {goal} |")
+    return "\n".join(lines)
+
+
+def stream(url: str, number: int) -> str:
+    """Write *number* plans, go through them all, and say what memory that took."""
+    engine = open_engine(url)
+    with Session(engine) as session:
+        repository = PlanRepository(session)
+        if session.scalar(select(func.count()).select_from(LifecyclePlanModel)) < number:
+            repository.add_all(plans(number))
+            session.commit()
+    with Session(engine) as session:
+        began, at_first, seen = perf_counter(), 0, 0
+        for seen, _ in enumerate(PlanRepository(session).stream(), 1):
+            if seen == number // 10:
+                at_first = _peak_memory()
+        seconds = perf_counter() - began
+    engine.dispose()
+    return (
+        f"streamed {seen} plans in {seconds:.1f} s; peak memory {at_first} MiB after the first"
+        f" tenth, {_peak_memory()} MiB after the last"
+    )
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def compare(url: str, number: int, rounds: int) -> Iterator[str]:
+    """Measure reading and writing on one database; give the tables."""
+    bench = Bench(url, number)
+    engine = bench.engine.dialect.name
+    rivals = _rivals(bench.engine, bench.plans)
+    bench.write()
+    statements = bench.statements_of_a_read()
+    yield f"{engine}: {len(statements)} statements for {number} plans"
+    reading = {
+        "floor: bare driver, one validation": bench.floor_read(statements[:4]),
+        "repository": bench.read,
+        "ORM objects, to_domain": bench.read_objects,
+        **{name: rival.read for name, rival in rivals.items()},
+    }
+    goals = {"repository": 1.5, "ORM objects, to_domain": 3.5}
+    yield table(f"read, {engine}", measure(reading, rounds), goals)
+    writing = {
+        "floor: bare driver, executemany": bench.floor_write(),
+        "repository, add_all": bench.write,
+        "ORM objects, from_domain": bench.write_objects,
+        **{name: rival.write for name, rival in rivals.items()},
+    }
+    goals = {"repository, add_all": 1.5, "ORM objects, from_domain": 3.5}
+    yield table(f"write, {engine}", measure(writing, rounds, before=bench.empty), goals)
+    bench.engine.dispose()
+
+
+def _rivals(engine: Engine, wanted: list[Plan]) -> dict[str, Any]:
+    try:
+        import mapping_rivals
+    except ModuleNotFoundError as missing:
+        print(f"(without rivals: {missing.name} is not installed)", file=sys.stderr)
+        return {}
+    return mapping_rivals.rivals(engine, wanted)
+
+
+def main() -> None:
+    """Print Markdown tables for the databases that were named, or for one of each engine."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--plans", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--url", action="append", help="an empty database; may be repeated")
+    parser.add_argument("--stream", type=int, help="only go through so many plans")
+    options = parser.parse_args()
+    names = ("sqlalchemy", "pydantic", "psycopg", "sqlmodel", "advanced-alchemy")
+    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}", end="")
+    print("".join(f", {name} {_version(name)}" for name in names), "\n")
+    with tempfile.TemporaryDirectory() as folder:
+        urls = options.url or [f"sqlite:///{folder}/plans.db", server().create_database()]
+        for url in urls:
+            migrate(url, "head")
+            if options.stream:
+                print(stream(url, options.stream), "\n")
+                continue
+            for paragraph in compare(url, options.plans, options.rounds):
+                print(paragraph, "\n", flush=True)
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(none)"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""The chain as a whole: one line, up and down, and what the models describe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.script import Script, ScriptDirectory
+from cleveragents_plans import Base, open_engine
+from sqlalchemy import inspect, text
+from support.databases import ROOT, chain, empty_database, migrate, roll_back
+from support.rows import schema_dump
+
+CHAIN = ScriptDirectory.from_config(chain("sqlite://"))
+OLDEST_FIRST = list(CHAIN.walk_revisions())[::-1]
+
+each_script = pytest.mark.parametrize(
+    "script", OLDEST_FIRST, ids=[script.revision for script in OLDEST_FIRST]
+)
+
+
+def test_the_chain_has_one_head_and_leads_to_it_in_the_known_order():
+    assert CHAIN.get_heads() == ["m8_001_align_plans_schema"]
+    assert [script.revision for script in OLDEST_FIRST] == [
+        "a5_004_spec_aligned_plans",
+        "m4_003_plan_env_columns",
+        "m8_001_align_plans_schema",
+    ]
+
+
+@each_script
+def test_a_file_is_named_after_its_revision_and_the_version_table_can_hold_it(script: Script):
+    assert Path(script.path).stem == script.revision
+    assert len(script.revision) <= 32
+
+
+@each_script
+def test_a_migration_says_why_what_it_does_to_rows_how_to_undo_it_and_what_it_locks(script: Script):
+    for heading in ("Why:", "Rows:", "Undo:", "Locks:"):
+        assert heading in (script.module.__doc__ or "")
+
+
+@each_script
+def test_a_migration_imports_neither_the_domain_nor_the_models(script: Script):
+    imported = re.findall(r"^(?:from|import) (\S+)", Path(script.path).read_text(), re.MULTILINE)
+
+    assert set(imported) <= {"alembic", "sqlalchemy", "cleveragents_plans.evolution"}
+
+
+def test_every_step_goes_up_down_and_up_again(empty_url: str):
+    for script in OLDEST_FIRST:
+        before = schema_dump(empty_url)
+
+        migrate(empty_url, script.revision)
+        after = schema_dump(empty_url)
+        roll_back(empty_url, "-1")
+        back = schema_dump(empty_url)
+        migrate(empty_url, script.revision)
+
+        assert without_version_table(back) == without_version_table(before)
+        assert schema_dump(empty_url) == after
+
+
+def test_autogenerate_finds_nothing_to_change(migrated_url: str):
+    command.check(chain(migrated_url))
+
+
+def test_the_chain_builds_what_the_models_describe(
+    migrated_url: str, tmp_path: Path, request: pytest.FixtureRequest
+):
+    # Two real schemas: Alembic's own check compares no text of a CHECK and no trigger.
+    engine_name = request.node.callspec.params["empty_url"]
+    with empty_database(engine_name, tmp_path / "other") as described_url:
+        (tmp_path / "other").mkdir()
+        described = open_engine(described_url)
+        Base.metadata.create_all(described)
+        described.dispose()
+
+        assert schema_of(migrated_url) == schema_of(described_url)
+        if engine_name != "sqlite":
+            assert on_server(migrated_url) == on_server(described_url)
+
+
+def test_create_all_can_be_taken_back(postgresql_url: str):
+    engine = open_engine(postgresql_url)
+    before = schema_dump(postgresql_url)
+
+    Base.metadata.create_all(engine)
+    Base.metadata.drop_all(engine)
+    engine.dispose()
+
+    assert schema_dump(postgresql_url) == before
+
+
+def test_lower_bounds_are_the_versions_that_the_lowest_run_installs():
+    project = (ROOT / "pyproject.toml").read_text()
+    bounds = dict(re.findall(r'"([a-z]+)(?:\[binary\])?>=([0-9.]+)', project.split("dev = [")[0]))
+    lowest = dict(
+        re.findall(r"^([a-z-]+)==(\S+)$", (ROOT / "constraints-lowest.txt").read_text(), re.M)
+    )
+    bounds.pop("hatchling", None)
+
+    assert {name: lowest[name] for name in bounds} == bounds
+
+
+def without_version_table(schema):
+    return [entry for entry in schema if "alembic_version" not in entry[:3]]
+
+
+def on_server(url: str):
+    """Everything of the server's catalog but the order of columns, which history made."""
+    return [
+        entry for entry in without_version_table(schema_dump(url)) if entry[0] != "column order"
+    ]
+
+
+def schema_of(url: str):
+    """What SQLAlchemy can see of both engines' schemas, names and CHECK texts included."""
+    engine = open_engine(url)
+    seen = inspect(engine)
+    schema = {}
+    for table in sorted(set(seen.get_table_names()) - {"alembic_version"}):
+        schema[table] = {
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                for column in seen.get_columns(table)
+            },
+            "primary key": seen.get_pk_constraint(table),
+            "foreign keys": by_name(seen.get_foreign_keys(table)),
+            "unique": by_name(seen.get_unique_constraints(table)),
+            "indexes": by_name(seen.get_indexes(table)),
+            "checks": {
+                check["name"]: " ".join(check["sqltext"].split())
+                for check in seen.get_check_constraints(table)
+            },
+        }
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            triggers = connection.execute(
+                text("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'")
+            ).all()
+            schema["triggers"] = sorted(tuple(row) for row in triggers)
+    engine.dispose()
+    return schema
+
+
+def by_name(constraints):
+    return sorted(constraints, key=lambda constraint: str(constraint["name"]))

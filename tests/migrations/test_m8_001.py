@@ -1,0 +1,341 @@
+"""m8_001 finds rows as a former release, or somebody else, left them, and puts them right."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.util import CommandError
+from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
+from former_release import true_roots, write_former_release
+from sqlalchemy import Engine, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, selectinload
+from support.databases import ENGINES, empty_database, migrate, roll_back
+from support.rows import database_hash, schema_dump
+
+FORMER = "m4_003_plan_env_columns"
+ARCHIVE = "v3_plans_snapshot_archive"
+NOW = "2026-03-14T00:05:32.000000+00:00"
+SNAPSHOT = '{"name":"odd","who":"söme böðy % :x"}'
+
+
+def plan_id(number: int) -> str:
+    return f"01J{number:023d}"
+
+
+A, B, C, D, E = map(plan_id, range(1, 6))
+
+
+@pytest.fixture(params=ENGINES)
+def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """An empty database of the former release, without foreign keys in the way of bad rows."""
+    with empty_database(request.param, tmp_path) as url:
+        migrate(url, FORMER)
+        yield Database(url)
+
+
+class Database:
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.sqlite = url.startswith("sqlite")
+
+    def engine(self) -> Engine:
+        return open_engine(self.url, migrating=True)
+
+    def run(self, *statements: str, **values: Any) -> list[tuple[Any, ...]]:
+        engine = self.engine()
+        rows: list[tuple[Any, ...]] = []
+        with engine.begin() as connection:
+            for statement in statements:
+                result = connection.execute(text(statement), values)
+                rows = [tuple(row) for row in result] if result.returns_rows else []
+        engine.dispose()
+        return rows
+
+    def plan(self, key: str, parent=None, root=None, profile=None, **more: Any) -> None:
+        values = {
+            "plan_id": key,
+            "parent_plan_id": parent,
+            "root_plan_id": root,
+            "automation_profile": profile,
+            "action_name": "local/tidy",
+            "created_at": NOW,
+            "updated_at": NOW,
+            **more,
+        }
+        columns, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        self.run(f"INSERT INTO v3_plans ({columns}) VALUES ({marks})", **values)
+
+    def column(self, name: str) -> dict[str, Any]:
+        return dict(self.run(f"SELECT plan_id, {name} FROM v3_plans"))
+
+    def upgrade(self) -> None:
+        migrate(self.url, "head")
+
+    def downgrade(self) -> None:
+        roll_back(self.url, FORMER)
+
+
+def test_a_child_gets_the_root_of_its_tree_however_deep_and_however_old(former: Database):
+    former.plan(E)
+    former.plan(C, parent=E)  # older than its parent
+    former.plan(D, parent=C)
+    former.plan(B, parent=D)
+    former.plan(A)
+
+    former.upgrade()
+
+    assert former.column("root_plan_id") == {A: A, B: E, C: E, D: E, E: E}
+
+
+def test_a_root_that_is_known_is_kept_and_handed_down(former: Database):
+    former.plan(A)
+    former.plan(B, root=A)  # detached from a tree that it was created in
+    former.plan(C, parent=B)
+    former.plan(D, parent=A, root=D)  # as an earlier migration left children
+    former.plan(E, parent=D)
+
+    former.upgrade()
+
+    assert former.column("root_plan_id") == {A: A, B: A, C: A, D: D, E: D}
+
+
+@pytest.mark.parametrize("blank", [None, "", "  ", " \t\r\n\x0b\x0c "])
+def test_a_missing_or_blank_profile_becomes_the_default(former: Database, blank: str | None):
+    former.plan(A, profile=blank)
+
+    former.upgrade()
+
+    assert former.column("automation_profile") == {A: "balanced"}
+    assert former.column("effective_profile_snapshot") == {A: "{}"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    ['{"profile_name": "ci", "provenance": "plan"}', "trusted", '"auto"', "{broken", "12", "π 100%"],
+)
+def test_any_other_profile_is_kept_up_down_and_up_again(former: Database, found: str):
+    former.plan(A, profile=found)
+
+    former.upgrade()
+    first = former.column("automation_profile")
+    former.downgrade()
+    former.upgrade()
+
+    assert first == {A: found}
+    assert former.column("automation_profile") == {A: found}
+
+
+def test_the_former_release_can_read_every_profile_after_a_rollback(former: Database):
+    former.plan(A)
+    former.plan(B, profile='{"profile_name": "ci", "provenance": "plan"}')
+    former.plan(C, profile="trusted")
+
+    former.upgrade()
+    former.downgrade()
+
+    found = {key: value and json.loads(value) for key, value in former.column("automation_profile").items()}
+    assert found == {
+        A: None,
+        B: {"profile_name": "ci", "provenance": "plan"},
+        C: {"profile_name": "trusted", "provenance": None},
+    }
+
+
+def test_a_cycle_stops_the_upgrade_before_anything_is_changed_and_is_named(former: Database):
+    former.plan(A)
+    former.plan(B, parent=A)
+    former.plan(C, parent=B)
+    former.run(f"UPDATE v3_plans SET parent_plan_id = '{C}' WHERE plan_id = '{A}'")
+    former.plan(D, parent=C)  # hangs below the cycle
+    rows, schema = database_hash(former.url), schema_dump(former.url)
+
+    with pytest.raises(CommandError, match="own ancestors") as refused:
+        former.upgrade()
+
+    assert {A, B, C} <= set(str(refused.value).replace(";", " ").split())
+    assert "\n" not in str(refused.value)
+    assert (database_hash(former.url), schema_dump(former.url)) == (rows, schema)
+
+
+def test_a_plan_that_is_its_own_parent_is_a_cycle(former: Database):
+    former.plan(A)
+    former.run("UPDATE v3_plans SET parent_plan_id = plan_id")
+
+    with pytest.raises(CommandError, match=f"{A} -> {A}"):
+        former.upgrade()
+
+
+def test_a_cycle_whose_plans_have_roots_stops_nothing(former: Database):
+    former.plan(A, root=A)
+    former.plan(B, parent=A)
+    former.run(f"UPDATE v3_plans SET parent_plan_id = '{B}' WHERE plan_id = '{A}'")
+
+    former.upgrade()
+
+    assert former.column("root_plan_id") == {A: A, B: A}
+
+
+def test_the_highest_ancestor_that_exists_is_the_root_where_a_parent_is_missing(
+    former: Database, caplog: pytest.LogCaptureFixture
+):
+    if not former.sqlite:
+        former.run("ALTER TABLE v3_plans DROP CONSTRAINT fk_v3_plans_parent_plan_id")
+    former.plan(B, parent=A)
+    former.plan(C, parent=B)
+
+    with caplog.at_level(logging.WARNING, "alembic.evolution"):
+        former.upgrade()
+
+    assert former.column("root_plan_id") == {B: B, C: B}
+    assert former.column("parent_plan_id") == {B: A, C: B}
+    assert f"{B} (parent {A})" in caplog.text
+
+
+def test_gaps_are_forbidden_afterwards_and_allowed_again_after_a_rollback(former: Database):
+    former.plan(A)
+    former.upgrade()
+    gap = "UPDATE v3_plans SET {} = NULL"
+
+    if former.sqlite:
+        for column in ("root_plan_id", "automation_profile", "effective_profile_snapshot"):
+            with pytest.raises(IntegrityError, match=f"NOT NULL.*{column}"):
+                former.run(gap.format(column))
+    former.downgrade()
+    former.run(gap.format("root_plan_id"), gap.format("automation_profile"))
+
+    assert former.column("root_plan_id") == {A: None}
+
+
+def test_snapshots_wait_in_an_archive_while_the_former_release_runs(former: Database):
+    for key in (A, B, C):
+        former.plan(key)
+    former.upgrade()
+    former.run("UPDATE v3_plans SET effective_profile_snapshot = :s WHERE plan_id <> :c", s=SNAPSHOT, c=C)
+
+    former.downgrade()
+    archived = former.run(f"SELECT plan_id, effective_profile_snapshot FROM {ARCHIVE} ORDER BY 1")
+    former.run(f"DELETE FROM v3_plans WHERE plan_id = '{B}'")
+    former.upgrade()
+
+    assert archived == [(A, SNAPSHOT), (B, SNAPSHOT)]
+    assert former.column("effective_profile_snapshot") == {A: SNAPSHOT, C: "{}"}
+    assert ARCHIVE not in {entry[1] for entry in schema_dump(former.url)}
+
+
+def test_there_is_no_archive_when_there_is_nothing_to_keep(former: Database):
+    former.plan(A)
+    before = schema_dump(former.url)
+
+    former.upgrade()
+    former.downgrade()
+
+    assert schema_dump(former.url) == before
+
+
+def test_what_the_former_release_wrote_is_the_same_after_up_and_down(former: Database):
+    write_former_release(former.url, plans=3_000, seed=1, pure=True, also_tables=True)
+    rows, schema = database_hash(former.url), schema_dump(former.url)
+
+    former.upgrade()
+    former.downgrade()
+
+    assert database_hash(former.url) == rows
+    assert schema_dump(former.url) == schema
+
+
+def test_anything_is_the_same_after_up_and_after_up_down_up_with_true_roots(former: Database):
+    write_former_release(former.url, plans=3_000, seed=2, also_tables=True)
+    roots = true_roots(former.url)
+
+    former.upgrade()
+    up, schema = database_hash(former.url), schema_dump(former.url)
+    found = former.column("root_plan_id")
+    former.downgrade()
+    former.upgrade()
+
+    assert found == roots
+    assert database_hash(former.url) == up
+    assert schema_dump(former.url) == schema
+
+
+def test_other_tables_keep_their_rows_and_their_key_to_plans(former: Database):
+    write_former_release(former.url, plans=300, seed=3, also_tables=True)
+    before = database_hash(former.url)["correction_attempts"]
+    engine = open_engine(former.url)
+
+    for step in (former.upgrade, former.downgrade, former.upgrade):
+        step()
+        assert database_hash(former.url)["correction_attempts"] == before
+        with pytest.raises(IntegrityError), engine.begin() as connection:
+            connection.execute(text("UPDATE correction_attempts SET plan_id = 'nobody'"))
+
+    (plan,) = former.run(
+        "SELECT plan_id FROM correction_attempts WHERE plan_id NOT IN (SELECT root_plan_id FROM v3_plans) LIMIT 1"
+    )
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM v3_plans WHERE plan_id = :id"), {"id": plan[0]})
+    engine.dispose()
+    assert former.run("SELECT * FROM correction_attempts WHERE plan_id = :id", id=plan[0]) == []
+
+
+def test_migrated_plans_are_read_as_plans(former: Database):
+    write_former_release(former.url, plans=500, seed=4, pure=True)
+    former.upgrade()
+    engine = open_engine(former.url)
+
+    with Session(engine) as session:
+        plans = list(PlanRepository(session).stream())
+        rows = session.scalars(
+            select(LifecyclePlanModel)
+            .options(selectinload("*"))
+            .order_by(LifecyclePlanModel.plan_id)
+        ).all()
+
+        assert len(plans) == 500
+        assert [row.to_domain() for row in rows] == plans
+        assert {plan.effective_profile for plan in plans} == {None}
+    engine.dispose()
+
+
+def test_a_snapshot_taken_by_the_library_survives_a_rollback(former: Database):
+    former.upgrade()
+    engine = open_engine(former.url)
+    with Session(engine) as session:
+        plan = PlanRepository(session).add(Plan.create("local/tidy", profile="trusted"))
+        session.commit()
+
+    former.downgrade()
+    former.upgrade()
+
+    with Session(engine) as session:
+        assert PlanRepository(session).get(plan.plan_id) == plan
+    engine.dispose()
+
+
+def test_going_back_to_base_is_refused_while_there_are_plans_unless_it_is_wanted(former: Database):
+    former.plan(A)
+    former.upgrade()
+    before = database_hash(former.url, without=["alembic_version"])
+
+    with pytest.raises(CommandError, match="-x drop-plans=yes"):
+        roll_back(former.url, "base")
+    former.upgrade()
+    assert database_hash(former.url, without=["alembic_version"]) == before
+
+    roll_back(former.url, "base", "drop-plans=yes")
+    assert {entry[1] for entry in schema_dump(former.url)} <= {"alembic_version", ""}
+
+
+def test_tables_that_refer_to_plans_are_in_the_way_of_base(former: Database):
+    write_former_release(former.url, plans=50, also_tables=True)
+
+    with pytest.raises(CommandError, match="correction_attempts refer to v3_plans"):
+        roll_back(former.url, "base", "drop-plans=yes")
+
+    assert len(former.column("phase")) == 50
