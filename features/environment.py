@@ -26,7 +26,7 @@ from sqlalchemy import URL, NullPool
 from cleveragents_plans import database_url, open_engine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from support import databases, postgres  # noqa: E402  found only now
+from support import databases, postgres
 
 REVISIONS = {"database": "head", "former_database": "m4_003_plan_env_columns"}
 

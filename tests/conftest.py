@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from support import postgres
 from support.databases import ENGINES, empty_database, migrate
 

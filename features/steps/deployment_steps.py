@@ -2,13 +2,13 @@
 
 import json
 
-import former_release
+import former
 from behave import given, then, when
-from support.databases import migrate, roll_back
-from support.rows import database_hash, schema_dump
 from words import attempt, everything, id_of, in_words, name_of
 
 from cleveragents_plans import AutomationProfileRef, new_ulid
+from support.databases import migrate, roll_back
+from support.rows import database_hash, schema_dump
 
 FORMER = "m4_003_plan_env_columns"
 FILLED_IN = {"root_plan_id", "automation_profile", "effective_profile_snapshot"}
@@ -21,7 +21,7 @@ def state_of(url):
 
 def begin_change(context):
     context.before = state_of(context.url)
-    context.rows_before = former_release.whole_rows(context, FILLED_IN)
+    context.rows_before = former.whole_rows(context, FILLED_IN)
 
 
 def profile_text(words):
@@ -54,7 +54,7 @@ def former_plans(context):
     # First of all the ids, so that they grow in the order of the table.
     for row in context.table:
         id_of(context, row["plan"])
-    former_release.write(
+    former.write(
         context,
         [
             {
@@ -104,14 +104,14 @@ def back_and_there(context):
 @given("the former release begins it")
 def former_begins(context):
     begun = "UPDATE v3_plans SET processing_state = 'processing' WHERE plan_id = :plan"
-    former_release.change(context, begun, plan=context.plan.plan_id)
+    former.change(context, begun, plan=context.plan.plan_id)
 
 
 @given("the former release deletes it")
 @when("the former release deletes it")
 def former_deletes(context):
     gone = "DELETE FROM v3_plans WHERE plan_id = :plan"
-    former_release.change(context, gone, plan=context.plan.plan_id)
+    former.change(context, gone, plan=context.plan.plan_id)
 
 
 @then("these are the plans")
@@ -139,20 +139,20 @@ def former_reads(context):
             root,
             in_words(AutomationProfileRef(**profile)) if profile else "",
         )
-        for plan_id, (parent, root, profile) in former_release.read(context).items()
+        for plan_id, (parent, root, profile) in former.read(context).items()
     }
     assert found == expected(context), found
 
 
 @then('the former release reads that plan\'s profile as "{words}"')
 def former_reads_profile(context, words):
-    _, _, profile = former_release.read(context)[context.plan.plan_id]
+    _, _, profile = former.read(context)[context.plan.plan_id]
     assert in_words(AutomationProfileRef(**profile)) == words
 
 
 @then("all else about them is as it was")
 def all_else(context):
-    assert former_release.whole_rows(context, FILLED_IN) == context.rows_before
+    assert former.whole_rows(context, FILLED_IN) == context.rows_before
 
 
 @then("nothing has changed")
@@ -176,17 +176,17 @@ def told_plans(context, first, second):
 
 def correct(context, plan_id):
     correction = "INSERT INTO correction_attempts (id, plan_id) VALUES (:id, :plan)"
-    former_release.change(context, correction, id=new_ulid(), plan=plan_id)
+    former.change(context, correction, id=new_ulid(), plan=plan_id)
 
 
 @given("corrections are kept beside the plans")
 def corrections_kept(context):
-    former_release.keep_corrections(context)
+    former.keep_corrections(context)
 
 
 @given('a correction of "{name:w}"')
 def a_correction(context, name):
-    former_release.keep_corrections(context)
+    former.keep_corrections(context)
     correct(context, id_of(context, name))
 
 
@@ -202,9 +202,9 @@ def is_refused(context):
 
 @then('there is a correction of "{name:w}"')
 def is_corrected(context, name):
-    assert former_release.corrected(context) == [id_of(context, name)]
+    assert former.corrected(context) == [id_of(context, name)]
 
 
 @then("there is no correction")
 def no_correction(context):
-    assert former_release.corrected(context) == []
+    assert former.corrected(context) == []

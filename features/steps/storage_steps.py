@@ -1,8 +1,18 @@
 """Steps of storing plans and finding them again."""
 
 from behave import given, then, when
-from former_release import change, write
-from words import REACH_PHASE, REACH_STATE, attempt, everything, id_of, look_up, name_of, plans, store
+from former import change, write
+from words import (
+    REACH_PHASE,
+    REACH_STATE,
+    attempt,
+    everything,
+    id_of,
+    look_up,
+    name_of,
+    plans,
+    store,
+)
 
 from cleveragents_plans import (
     BUILT_IN,
@@ -36,7 +46,7 @@ def known_plan(context):
     plan = Plan.create(
         "server:team/refactor-auth",
         action_name="local/refactor",
-        description="Move « auth » out\n\tof the monolith – 移す",
+        description="Move « auth » out\n\tof the monolith: 移す",
         definition_of_done="Its tests pass",
         profile=resolve(project="trusted"),
         project_links=[ProjectLink(project_name="local/site", alias="site", read_only=True)],

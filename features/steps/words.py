@@ -73,7 +73,7 @@ def id_of(context, name):
 
 def name_of(context, plan_id):
     """Say what the scenario calls a plan; nothing for no plan."""
-    return {id: name for name, id in context.ids.items()}[plan_id] if plan_id else ""
+    return {there: name for name, there in context.ids.items()}[plan_id] if plan_id else ""
 
 
 def in_words(ref):

@@ -21,7 +21,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-REAL_NUMBER = sa.Double().with_variant(sa.REAL(), "sqlite")
+REAL_NUMBER: sa.types.TypeEngine[float] = sa.Double().with_variant(sa.REAL(), "sqlite")
 
 
 def upgrade() -> None:

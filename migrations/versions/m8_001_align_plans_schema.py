@@ -65,8 +65,6 @@ HEAD, TAIL = '{"provenance": null, "profile_name": "', '"}'
 
 def _upgrade_sqlite() -> None:
     archived = inspect(op.get_bind()).has_table(ARCHIVE)
-    op.execute("CREATE TEMP TABLE found_roots (plan_id PRIMARY KEY, root) WITHOUT ROWID")
-    op.execute(SQLITE_FIND_ROOTS)
     op.rebuild_table(
         "v3_plans",
         add={"effective_profile_snapshot": "TEXT DEFAULT '{}' NOT NULL"},
@@ -78,7 +76,6 @@ def _upgrade_sqlite() -> None:
             **({"effective_profile_snapshot": SQLITE_SNAPSHOT} if archived else {}),
         },
     )
-    op.execute("DROP TABLE temp.found_roots")
     if archived:
         op.execute(f"DROP TABLE {ARCHIVE}")
 
@@ -104,24 +101,22 @@ def _downgrade_sqlite() -> None:
     )
 
 
-# SQLite has no correlated recursion, so children without a root find theirs beforehand.
-SQLITE_FIND_ROOTS = """\
-INSERT INTO found_roots
-WITH RECURSIVE up (plan_id, at, above, root) AS (
-  SELECT plan_id, plan_id, parent_plan_id, NULL FROM v3_plans
-   WHERE root_plan_id IS NULL AND parent_plan_id IS NOT NULL
-  UNION ALL
-  SELECT up.plan_id, p.plan_id, p.parent_plan_id, p.root_plan_id
-    FROM up JOIN v3_plans p ON p.plan_id = up.above WHERE up.root IS NULL
-)
-SELECT plan_id, coalesce(root, at) FROM up
- WHERE root IS NOT NULL OR above IS NULL
-    OR NOT EXISTS (SELECT 1 FROM v3_plans p WHERE p.plan_id = above)"""
-
+# Most children find their root with their parent; only the others walk. Cycles, on which
+# the walk would not end, have been refused before.
 SQLITE_ROOT = """\
-coalesce(old.root_plan_id,
-         (SELECT f.root FROM temp.found_roots f WHERE f.plan_id = old.plan_id),
-         old.plan_id)"""
+CASE WHEN old.root_plan_id IS NOT NULL THEN old.root_plan_id
+     WHEN old.parent_plan_id IS NULL THEN old.plan_id
+     ELSE coalesce(
+  (SELECT coalesce(p.root_plan_id, CASE WHEN p.parent_plan_id IS NULL THEN p.plan_id END)
+     FROM v3_plans p WHERE p.plan_id = old.parent_plan_id),
+  (WITH RECURSIVE up (steps, at, above, root) AS (
+     SELECT 0, p.plan_id, p.parent_plan_id, p.root_plan_id
+       FROM v3_plans p WHERE p.plan_id = old.parent_plan_id
+     UNION ALL
+     SELECT steps + 1, p.plan_id, p.parent_plan_id, p.root_plan_id
+       FROM up JOIN v3_plans p ON p.plan_id = up.above WHERE up.root IS NULL)
+   SELECT coalesce(root, at) FROM up ORDER BY steps DESC LIMIT 1),
+  old.plan_id) END"""
 
 SQLITE_PROFILE = f"""\
 CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = ''
@@ -251,7 +246,6 @@ TO_ARCHIVE = f"""\
 INSERT INTO {ARCHIVE} SELECT t.plan_id, t.effective_profile_snapshot FROM v3_plans t
  WHERE {{batch}} AND ({UNARCHIVED}) ORDER BY t.plan_id
 ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot"""
-
 
 
 def _former_root(row: str) -> str:

@@ -5,4 +5,4 @@ from cleveragents_plans.domain import *  # noqa: F403  the domain's public names
 from cleveragents_plans.persistence import *  # noqa: F403  and so are those of persistence
 
 __version__ = "0.1.0"
-__all__ = [*domain.__all__, *persistence.__all__, "__version__"]  # noqa: PLE0604
+__all__ = [*domain.__all__, *persistence.__all__, "__version__"]

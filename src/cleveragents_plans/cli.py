@@ -34,7 +34,9 @@ def chain_config(url: str | None = None, *, extra: Sequence[str] = ()) -> Config
         extra: What ``alembic -x`` takes, as ``["lock-wait=60"]``.
     """
     config = Config(
-        cmd_opts=argparse.Namespace(x=list(extra)), attributes={} if url is None else {"url": url}
+        stdout=sys.stdout,
+        cmd_opts=argparse.Namespace(x=list(extra)),
+        attributes={} if url is None else {"url": url},
     )
     config.set_main_option("script_location", str(chain_location()).replace("%", "%%"))
     return config
@@ -83,3 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     commands.add_parser("current", parents=[shared], help="say at which revision it is")
     return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.script import Script, ScriptDirectory
-from cleveragents_plans import Base, open_engine
 from sqlalchemy import inspect, text
+
+from cleveragents_plans import Base, open_engine
 from support.databases import ROOT, chain, empty_database, migrate, roll_back
 from support.rows import schema_dump
 

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import former_release
 import pytest
-from former_release import UnfitDatabaseError, true_roots, write_former_release
-from former_rows import BLANK_PROFILES, DEEP, TEXTS, WIDE
 from sqlalchemy import NullPool, create_engine, text
 
+import former_release
+from former_release import UnfitDatabaseError, true_roots, write_former_release
+from former_rows import BLANK_PROFILES, DEEP, TEXTS, WIDE
 from support.databases import migrate
 from support.rows import database_hash
 

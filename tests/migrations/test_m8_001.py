@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from alembic.util import CommandError
-from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
-from former_release import true_roots, write_former_release
 from sqlalchemy import Engine, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
+
+from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
+from former_release import true_roots, write_former_release
 from support.databases import ENGINES, empty_database, migrate, roll_back
 from support.rows import database_hash, schema_dump
 
@@ -117,7 +118,14 @@ def test_a_missing_or_blank_profile_becomes_the_default(former: Database, blank:
 
 @pytest.mark.parametrize(
     "found",
-    ['{"profile_name": "ci", "provenance": "plan"}', "trusted", '"auto"', "{broken", "12", "π 100%"],
+    [
+        '{"profile_name": "ci", "provenance": "plan"}',
+        "trusted",
+        '"auto"',
+        "{broken",
+        "12",
+        "π 100%",
+    ],
 )
 def test_any_other_profile_is_kept_up_down_and_up_again(former: Database, found: str):
     former.plan(A, profile=found)
@@ -139,7 +147,10 @@ def test_the_former_release_can_read_every_profile_after_a_rollback(former: Data
     former.upgrade()
     former.downgrade()
 
-    found = {key: value and json.loads(value) for key, value in former.column("automation_profile").items()}
+    found = {
+        key: value and json.loads(value)
+        for key, value in former.column("automation_profile").items()
+    }
     assert found == {
         A: None,
         B: {"profile_name": "ci", "provenance": "plan"},
@@ -216,7 +227,9 @@ def test_snapshots_wait_in_an_archive_while_the_former_release_runs(former: Data
     for key in (A, B, C):
         former.plan(key)
     former.upgrade()
-    former.run("UPDATE v3_plans SET effective_profile_snapshot = :s WHERE plan_id <> :c", s=SNAPSHOT, c=C)
+    former.run(
+        "UPDATE v3_plans SET effective_profile_snapshot = :s WHERE plan_id <> :c", s=SNAPSHOT, c=C
+    )
 
     former.downgrade()
     archived = former.run(f"SELECT plan_id, effective_profile_snapshot FROM {ARCHIVE} ORDER BY 1")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from alembic.operations import Operations
@@ -116,6 +118,27 @@ def test_nobody_queues_for_long_behind_a_client_that_is_idle_in_a_transaction(ur
     assert f"pid {pid}" in caplog.text
     assert "idle in transaction" in caplog.text
     assert "SELECT 1 FROM toy" in caplog.text
+
+
+def test_among_transactions_that_overlap_without_a_gap_it_gets_its_turn(url):
+    done = threading.Event()
+
+    def read_all_the_time():
+        with client(url, autocommit=False) as connection:
+            while not done.is_set():
+                connection.execute("SELECT 1 FROM toy LIMIT 1")
+                time.sleep(0.012)
+                connection.commit()
+
+    with ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(meanwhile(read_all_the_time))
+        stack.callback(done.set)
+        time.sleep(0.3)
+        with revision(url, lock_wait=60) as op:
+            op.short_lock("toy", "ALTER TABLE toy ADD a int")
+
+    assert columns(url) == ["id", "word", "a"]
 
 
 def test_it_gives_up_with_the_reason_and_can_be_run_again(url):

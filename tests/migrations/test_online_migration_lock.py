@@ -152,7 +152,9 @@ def test_another_dialect_is_refused():
         pass
 
 
-@pytest.mark.parametrize("when", ["between statements", "in a short lock", "in a backfill"])
+@pytest.mark.parametrize(
+    "when", ["between statements", "waiting for a lock", "in a short lock", "in a backfill"]
+)
 def test_a_connection_that_is_lost_is_one_line(postgresql_url, tmp_path, when):
     def lose(op):
         pid = op.get_bind().exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
@@ -161,7 +163,11 @@ def test_a_connection_that_is_lost_is_one_line(postgresql_url, tmp_path, when):
             return
         later = threading.Timer(0.3, end, (postgresql_url, pid))
         later.start()
-        if when == "in a short lock":
+        if when == "waiting for a lock":
+            with client(postgresql_url, autocommit=False) as idle:
+                idle.execute("SELECT 1 FROM toy")
+                op.short_lock("toy", "SELECT 1")
+        elif when == "in a short lock":
             op.short_lock("toy", "SELECT pg_sleep(5)")
         else:
             op.backfill(

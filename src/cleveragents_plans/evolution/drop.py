@@ -6,6 +6,7 @@ from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.locks import ShortLockOp
 
 
 class RowsInTheWay(EvolutionError):
@@ -92,7 +93,7 @@ def _drop_tables(operations: Operations, drop: DropTablesOp) -> None:
         return
     if not wanted:
         statements.insert(0, _RAISE_IF_ROWS.format(t=drop.table, anyway=drop.anyway))
-    operations.short_lock(drop.table, *statements)
+    operations.invoke(ShortLockOp(drop.table, statements, schema=None))
 
 
 def _referring(connection: Connection, drop: DropTablesOp, postgresql: bool) -> list[str]:

@@ -218,7 +218,7 @@ def _in_one_line(target: str) -> Iterator[None]:
         except DBAPIError as error:
             if error.connection_invalidated or error.statement is None:
                 raise
-            if error.statement.startswith("BEGIN"):  # where SQLite looks into the file
+            if "not a database" in str(error.orig):  # SQLite looks into the file late
                 reason = f"{error.orig}; check the path"
                 raise NoConnection(target, reason, lost=False) from error
             raise DatabaseRefused(target, error) from error

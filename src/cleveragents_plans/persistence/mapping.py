@@ -20,6 +20,7 @@ from cleveragents_plans.domain import (
     Arguments,
     AutomationProfileRef,
     JsonObject,
+    Level,
     NotJson,
     Plan,
     canonical_json,
@@ -56,7 +57,9 @@ def plan_row(plan: Plan) -> Row:
         "execution_actor": plan.execution_actor,
         "estimation_actor": plan.estimation_actor,
         "invariant_actor": plan.invariant_actor,
-        "automation_profile": _profile_text(plan.automation_profile),
+        "automation_profile": _profile_text(
+            plan.automation_profile.profile_name, plan.automation_profile.provenance
+        ),
         "changeset_id": plan.changeset_id,
         "decision_root_id": plan.decision_root_id,
         "sandbox_refs_json": _texts_json(plan.sandbox_refs),
@@ -253,12 +256,10 @@ _NO_ARGUMENTS = Arguments()
 
 
 @lru_cache(maxsize=4096)
-def _profile_text(profile: AutomationProfileRef) -> str:
-    if profile.provenance is None and profile.profile_name == DEFAULT_PROFILE_NAME:
-        return profile.profile_name
-    return canonical_json(
-        {"profile_name": profile.profile_name, "provenance": profile.provenance}
-    )
+def _profile_text(profile_name: str, provenance: Level | None) -> str:
+    if provenance is None and profile_name == DEFAULT_PROFILE_NAME:
+        return profile_name
+    return canonical_json({"profile_name": profile_name, "provenance": provenance})
 
 
 @lru_cache(maxsize=4096)

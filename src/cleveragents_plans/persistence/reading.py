@@ -1,5 +1,5 @@
 """
-Plans out of rows, many at a time: four statements, however many plans.
+Plans out of rows, many at a time: four or five statements, however many plans.
 
 The ORM is not asked for objects here: rows go straight into the mapping.
 """
@@ -29,7 +29,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, Plan, ProcessingState
-from cleveragents_plans.persistence.errors import CorruptPlanRow
+from cleveragents_plans.persistence.errors import CorruptPlanRow, PlanChangedMeanwhile
 from cleveragents_plans.persistence.mapping import read_plan, time_text
 from cleveragents_plans.persistence.models import (
     LifecyclePlanModel,
@@ -44,6 +44,9 @@ _CHILDREN = (
     PlanArgumentModel.__table__,
     PlanInvariantModel.__table__,
 )
+
+# A plan that was written again and again while it was read so often is given up.
+_ATTEMPTS = 10
 
 #: What a listing does with a row that cannot be read: raise, leave it out, or tell somebody.
 OnCorrupt = Literal["raise", "skip"] | Callable[[CorruptPlanRow], object]
@@ -90,25 +93,58 @@ def conditions(filters: Filters) -> Iterator[ColumnElement[bool]]:
 
 
 def plans(
-    session: Session, rows: Sequence[Row[Any]], on_corrupt: OnCorrupt = "raise"
+    session: Session,
+    query: Select[Any],
+    rows: Sequence[Row[Any]],
+    on_corrupt: OnCorrupt = "raise",
 ) -> Iterator[Plan]:
     """
-    Read *rows* of ``v3_plans`` as plans, in their order, with three more statements.
+    Read *rows* of ``v3_plans``, which *query* gave, as plans, in their order.
+
+    That takes three more statements, and on PostgreSQL a fourth. Each statement there sees
+    what is committed when it begins, so that children could be newer than their plan: a plan
+    that somebody wrote in between is read again.
 
     Raises:
         CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        PlanChangedMeanwhile: A plan is written faster than it can be read.
     """
-    if not rows:
-        return
-    children = [_by_plan(session, table, [row.plan_id for row in rows]) for table in _CHILDREN]
+    whole: dict[str, tuple[Any, ...]] = {}
+    pending = rows
+    for _ in range(_ATTEMPTS):
+        if not pending:
+            break
+        ids = [row.plan_id for row in pending]
+        children = [_by_plan(session, table, ids) for table in _CHILDREN]
+        changed = _changed(session, pending)
+        for row in pending:
+            if row.plan_id not in changed:
+                whole[row.plan_id] = (row, *(found.get(row.plan_id, ()) for found in children))
+        # What the query is no longer about, or nobody any more, is not read again.
+        pending = (
+            _all(session, query.where(among(session, PLANS.c.plan_id, changed))) if changed else ()
+        )
+    if pending:
+        raise PlanChangedMeanwhile(pending[0].plan_id, pending[0].updated_at)
     for row in rows:
+        if row.plan_id not in whole:
+            continue
         try:
-            yield read_plan(row, *(found.get(row.plan_id, ()) for found in children))
+            yield read_plan(*whole.pop(row.plan_id))
         except CorruptPlanRow as corrupt:
             if on_corrupt == "raise":
                 raise
             if on_corrupt != "skip":
                 on_corrupt(corrupt)
+
+
+def _changed(session: Session, rows: Sequence[Row[Any]]) -> set[str]:
+    """Tell which *rows* were written or deleted since; on SQLite a transaction sees one state."""
+    if session.get_bind().dialect.name != "postgresql":
+        return set()
+    wanted = among(session, PLANS.c.plan_id, [row.plan_id for row in rows])
+    now = {*_all(session, select(PLANS.c.plan_id, PLANS.c.updated_at).where(wanted))}
+    return {row.plan_id for row in rows if (row.plan_id, row.updated_at) not in now}
 
 
 def rows_of(session: Session, query: Select[Any]) -> Sequence[Row[Any]]:

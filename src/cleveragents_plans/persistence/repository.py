@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from functools import lru_cache
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import Select, delete, func, insert, literal, select
+from sqlalchemy import Dialect, FromClause, Select, delete, func, insert, literal, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, selectinload
 from sqlalchemy.orm.exc import StaleDataError
@@ -255,7 +257,7 @@ class PlanRepository:
         rows = reading.rows_of(self._session, query.limit(limit + 1))
         page = rows[:limit]
         return Page(
-            tuple(reading.plans(self._session, page, on_corrupt)),
+            tuple(reading.plans(self._session, query, page, on_corrupt)),
             page[-1].plan_id if len(rows) > limit else None,
         )
 
@@ -277,21 +279,28 @@ class PlanRepository:
                 return
 
     def _read(self, query: Select[Any], on_corrupt: OnCorrupt = "raise") -> Iterator[Plan]:
-        return reading.plans(self._session, reading.rows_of(self._session, query), on_corrupt)
+        rows = reading.rows_of(self._session, query)
+        return reading.plans(self._session, query, rows, on_corrupt)
 
     def _insert(self, batch: Sequence[Plan]) -> None:
-        rows = [_with_snapshot(plan) for plan in _parents_first(batch)]
+        rows = [_with_snapshot(plan) for plan in batch]
         children = [child_rows(plan) for plan in batch]
         try:
             with self._session.begin_nested():
-                self._session.execute(insert(PLANS), rows)
-                for relation, model in zip(ChildRows._fields, _CHILD_MODELS, strict=True):
-                    below = [row for each in children for row in getattr(each, relation)]
-                    if below:
-                        self._session.execute(insert(model.__table__), below)
+                self._insert_rows(PLANS, list(_parents_first(rows)))
+                for model, below in zip(_CHILD_MODELS, zip(*children, strict=True), strict=True):
+                    self._insert_rows(model.__table__, list(chain.from_iterable(below)))
         except IntegrityError:
             self._explain_refusal(rows)
             raise
+
+    def _insert_rows(self, table: FromClause, rows: Sequence[Row]) -> None:
+        if not rows:
+            return
+        connection = self._session.connection()
+        # The values are plain; looking each of them over again would take as long as storing it.
+        statement, in_order = _insert_statement(table, connection.dialect)
+        connection.exec_driver_sql(statement, rows if in_order is None else list(map(in_order, rows)))
 
     def _explain_refusal(self, rows: Sequence[Row]) -> None:
         ids = {row["plan_id"] for row in rows}
@@ -341,14 +350,23 @@ def _with_snapshot(plan: Plan) -> Row:
     return row
 
 
-def _parents_first(batch: Sequence[Plan]) -> Iterator[Plan]:
-    waiting = {plan.plan_id: plan for plan in batch}
-    for plan in batch:
+@lru_cache(maxsize=32)
+def _insert_statement(
+    table: FromClause, dialect: Dialect
+) -> tuple[str, Callable[[Row], tuple[Any, ...]] | None]:
+    compiled = insert(table).compile(dialect=dialect)
+    in_order = itemgetter(*compiled.positiontup) if compiled.positiontup else None
+    return str(compiled), in_order
+
+
+def _parents_first(rows: Sequence[Row]) -> Iterator[Row]:
+    waiting = {row["plan_id"]: row for row in rows}
+    for row in rows:
         above = []
-        current: Plan | None = plan
-        while current is not None and waiting.pop(current.plan_id, None):
+        current: Row | None = row
+        while current is not None and waiting.pop(current["plan_id"], None):
             above.append(current)
-            current = waiting.get(current.parent_plan_id or current.root_plan_id)
+            current = waiting.get(current["parent_plan_id"] or current["root_plan_id"])
         yield from reversed(above)
 
 

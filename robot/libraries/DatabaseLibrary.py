@@ -1,0 +1,254 @@
+"""Databases in the state in which an operator finds them, and a look at what became of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from robot.api.deco import keyword, library
+from robot.libraries.BuiltIn import BuiltIn
+from sqlalchemy import URL, NullPool, make_url, text
+from sqlalchemy.orm import Session
+
+from cleveragents_plans import BUILT_IN, Plan, PlanRepository, database_url, new_ulid, open_engine
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+from former_release import true_roots, write_former_release  # noqa: E402  found only now
+from support import postgres  # noqa: E402
+from support.rows import database_hash, schema_dump  # noqa: E402
+
+_PLANS = 2_000
+_NOW = "2026-03-14T00:05:32.000000+00:00"
+
+
+@library(scope="SUITE")
+class DatabaseLibrary:
+    """One database at a time, made new for each test and thrown away after it."""
+
+    def __init__(self) -> None:
+        self._beside: URL | None = None
+        self._url: URL | None = None
+        self._deployed: dict[bool, URL] = {}
+        self._remembered: tuple[Any, Any] | None = None
+        self._roots: dict[str, str] = {}
+
+    @keyword
+    def choose_databases(self, engine: str, named: str | None, folder: str) -> None:
+        """
+        Say where databases are made.
+
+        Beside the one that the URL *named* names; without it in *folder* if *engine* is
+        `sqlite`, else on a server of the kind *engine*, started for the run.
+        """
+        if named:
+            self._beside = database_url(named)
+        elif engine == "sqlite":
+            self._beside = URL.create("sqlite", database=str(Path(folder) / "plans.db"))
+        else:
+            self._beside = database_url(postgres.server(engine).url())
+
+    @keyword
+    def forget_databases(self) -> None:
+        """Throw away what was kept to be copied."""
+        for url in self._deployed.values():
+            self._drop(url)
+
+    @keyword
+    def make_empty_database(self) -> str:
+        """Make a database in which there is nothing; give its URL."""
+        self._url = self._create(None)
+        return _text(self._url)
+
+    @keyword
+    def make_deployed_database(self, pure: bool = False) -> str:
+        """
+        Make a database as the former release left it, full of plans; give its URL.
+
+        Only what that release wrote itself, if *pure*; else all that is found in use.
+        """
+        if pure not in self._deployed:
+            self._deployed[pure] = self._create(None)
+            write_former_release(
+                _text(self._deployed[pure]), _PLANS, seed=1, pure=pure, also_tables=True
+            )
+        self._url = self._create(self._deployed[pure])
+        self._roots = true_roots(_text(self._url))
+        return _text(self._url)
+
+    @keyword
+    def make_file(self, content: str, writable: bool = True) -> str:
+        """Make a file that is no database; give the URL that an operator takes it for."""
+        file = Path(BuiltIn().get_variable_value("${OUTPUT_DIR}")) / f"file_{uuid4().hex[:12]}.db"
+        file.write_text(content)
+        if not writable:
+            file.chmod(0o444)
+        self._url = URL.create("sqlite", database=str(file))
+        return _text(self._url)
+
+    @keyword
+    def throw_database_away(self) -> None:
+        """Drop the database of the test, if it made one."""
+        if self._url is not None:
+            self._drop(self._url)
+            self._url = None
+
+    @keyword
+    def only_on(self, engine: str) -> None:
+        """Skip the test on other engines than *engine*."""
+        found = self._beside.get_backend_name() if self._beside else "none"
+        if found != engine:
+            BuiltIn().skip(f"for {engine} only")
+
+    # What is in it
+
+    @keyword
+    def store_plans(self, profile: str) -> None:
+        """Store a plan under *profile*, and a child of it."""
+        root = Plan.create("refactor-auth", profile=profile)
+        with self._session() as session, session.begin():
+            PlanRepository(session).add_all([root, root.spawn()])
+
+    @keyword
+    def store_plans_in_a_circle(self) -> None:
+        """Store two plans, as the former release did, each of which is a part of the other."""
+        one, other = new_ulid(), new_ulid()
+        insert = text(
+            "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
+            " VALUES (:plan, :part_of, 'local/build', :now, :now)"
+        )
+        link = text("UPDATE v3_plans SET parent_plan_id = :part_of WHERE plan_id = :plan")
+        with self._session() as session, session.begin():
+            session.execute(insert, {"plan": one, "part_of": None, "now": _NOW})
+            session.execute(insert, {"plan": other, "part_of": one, "now": _NOW})
+            session.execute(link, {"plan": one, "part_of": other})
+
+    @keyword
+    def stamp(self, revision: str) -> None:
+        """Write down that the database is at *revision*, whatever it holds."""
+        with self._session() as session, session.begin():
+            session.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+
+    # What became of it
+
+    @keyword
+    def remember(self) -> None:
+        """Keep hashes of all rows of all tables, and the schema, for a later look."""
+        self._remembered = self._state()
+
+    @keyword
+    def nothing_should_have_changed(self) -> None:
+        """Fail unless all rows of all tables, and the schema, are those remembered."""
+        rows, schema = self._remembered or ({}, [])
+        rows_now, schema_now = self._state()
+        changed = [name for name in {*rows, *rows_now} if rows.get(name) != rows_now.get(name)]
+        changed += [str(entry) for entry in {*schema} ^ {*schema_now}]
+        if changed:
+            raise AssertionError(f"changed: {', '.join(changed)}")
+
+    @keyword
+    def only_should_have_changed(self, *tables: str) -> None:
+        """Fail unless the rows of all tables but *tables* are those remembered."""
+        rows, _ = self._remembered or ({}, [])
+        rows_now, _ = self._state()
+        changed = {name for name in {*rows, *rows_now} if rows.get(name) != rows_now.get(name)}
+        if changed != set(tables):
+            raise AssertionError(f"changed: {', '.join(sorted(changed))}")
+
+    @keyword
+    def every_plan_should_name_its_root(self) -> None:
+        """Fail unless each plan has the root of its tree, found out before the upgrade."""
+        with self._session() as session:
+            found = dict(session.execute(text("SELECT plan_id, root_plan_id FROM v3_plans")).all())
+        if found != self._roots:
+            wrong = sum(found.get(plan) != root for plan, root in self._roots.items())
+            raise AssertionError(f"{wrong} of {len(self._roots)} plans have another root")
+
+    @keyword
+    def every_plan_should_be_readable(self) -> None:
+        """Fail unless the library can read every plan."""
+        with self._session() as session:
+            found = sum(1 for _ in PlanRepository(session).stream())
+        if found != len(self._roots):
+            raise AssertionError(f"{found} of {len(self._roots)} plans were read")
+
+    @keyword
+    def no_plan_should_have_a_profile_on_record(self) -> None:
+        """Fail if a profile was made up for a plan that was created before they were recorded."""
+        with self._session() as session:
+            recorded = sum(
+                bool(plan.effective_profile) for plan in PlanRepository(session).stream()
+            )
+        if recorded:
+            raise AssertionError(f"{recorded} plans have a profile on record")
+
+    @keyword
+    def every_plan_should_have_on_record(self, profile: str) -> None:
+        """Fail unless each plan has all that *profile* says on record."""
+        with self._session() as session:
+            found = [plan.effective_profile for plan in PlanRepository(session).stream()]
+        if not found or found != [BUILT_IN[profile]] * len(found):
+            raise AssertionError(f"on record: {found}")
+
+    @keyword
+    def former_release_should_read_every_plan(self) -> None:
+        """Fail if a profile is not what the former release can parse: JSON, or nothing."""
+        with self._session() as session:
+            profiles = session.execute(text("SELECT automation_profile FROM v3_plans")).scalars()
+            for profile in profiles.all():
+                if profile is not None and profile.strip():
+                    json.loads(profile)
+
+    @keyword
+    def database_should_have_no_plans_table(self) -> None:
+        """Fail if the table of plans is there."""
+        tables = database_hash(_text(self._here()))
+        if "v3_plans" in tables:
+            raise AssertionError(f"found {', '.join(tables)}")
+
+    def _state(self) -> tuple[Any, Any]:
+        url = _text(self._here())
+        return database_hash(url), schema_dump(url)
+
+    def _session(self) -> Session:
+        return Session(open_engine(self._here(), poolclass=NullPool))
+
+    def _here(self) -> URL:
+        if self._url is None:
+            raise AssertionError("the test has made no database yet")
+        return self._url
+
+    def _create(self, template: URL | None) -> URL:
+        if self._beside is None:
+            raise AssertionError("nobody has chosen where databases are made")
+        name = f"plans_{uuid4().hex[:12]}"
+        if self._beside.get_backend_name() == "sqlite":
+            file = Path(str(self._beside.database)).with_name(f"{name}.db")
+            if template is not None:
+                shutil.copyfile(str(template.database), file)
+            return self._beside.set(database=str(file))
+        copied = f' TEMPLATE "{template.database}"' if template is not None else ""
+        self._on_server(f'CREATE DATABASE "{name}"{copied}')
+        return self._beside.set(database=name)
+
+    def _drop(self, url: URL) -> None:
+        if url.get_backend_name() == "sqlite":
+            file = Path(str(url.database))
+            for one in file.parent.glob(f"{file.name}*"):
+                one.unlink()
+        else:
+            self._on_server(f'DROP DATABASE IF EXISTS "{url.database}" WITH (FORCE)')
+
+    def _on_server(self, statement: str) -> None:
+        assert self._beside is not None
+        engine = open_engine(self._beside, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+
+
+def _text(url: URL) -> str:
+    return make_url(url).render_as_string(hide_password=False)

@@ -1,0 +1,114 @@
+"""What an operator types, and what they read."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from robot.api import logger
+from robot.api.deco import keyword, library
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = Path(sys.executable).parent
+
+
+@library(scope="TEST")
+class OperatorLibrary:
+    """The commands of one test, run as an operator runs them."""
+
+    def __init__(self) -> None:
+        self._outputs: list[tuple[int, str, str]] = []
+
+    @keyword
+    def run_command(self, command: str, url: str | None = None) -> None:
+        """Run *command* in the checkout, with DATABASE_URL naming *url*."""
+        self._run([command], url, ROOT)
+
+    @keyword
+    def run_together(self, command: str, url: str, processes: int) -> None:
+        """Run *command* in so many *processes* at once, as pods that start together do."""
+        self._run([command] * processes, url, ROOT)
+
+    @keyword
+    def run_elsewhere(self, *commands: str) -> None:
+        """Run *commands* together in an empty folder that is no checkout, with no DATABASE_URL."""
+        with TemporaryDirectory() as folder:
+            self._run(commands, None, Path(folder))
+
+    @keyword
+    def run_with_either_command(self, arguments: str, url: str) -> None:
+        """Run `alembic` and `cleveragents-plans`, both with *arguments*, at the same time."""
+        self._run([f"{name} {arguments}" for name in ("alembic", "cleveragents-plans")], url, ROOT)
+
+    @keyword
+    def command_should_succeed(self) -> None:
+        """Fail unless every command that was run last ended well."""
+        for status, _, errors in self._outputs:
+            if status != 0:
+                raise AssertionError(f"status {status}:\n{errors}")
+
+    @keyword
+    def command_should_be_refused(self, *words: str) -> None:
+        """Fail unless every command failed, and said *words* in one clear line at the end."""
+        for status, output, errors in self._outputs:
+            if status == 0:
+                raise AssertionError("the command succeeded")
+            lines = [*errors.splitlines(), *output.splitlines()]
+            if any("Traceback" in line for line in lines):
+                raise AssertionError(f"a traceback was shown:\n{errors}")
+            refusals = [line for line in lines if line.startswith(("FAILED: ", "error: "))]
+            if len(refusals) != 1 or refusals[0] not in (lines[-1], errors.splitlines()[-1]):
+                raise AssertionError(f"expected one line that says why:\n{errors}{output}")
+            for word in words:
+                if word not in refusals[0]:
+                    raise AssertionError(f"{word!r} is not in: {refusals[0]}")
+
+    @keyword
+    def operator_should_read(self, words: str, times: int | None = None) -> None:
+        """Fail unless *words* were shown by every command, or by so many of them."""
+        found = sum(words in output + errors for _, output, errors in self._outputs)
+        if found != (len(self._outputs) if times is None else times):
+            raise AssertionError(f"{words!r} was shown by {found} of {len(self._outputs)}")
+
+    @keyword
+    def operator_should_not_read(self, words: str) -> None:
+        """Fail if any command showed *words*."""
+        self.operator_should_read(words, times=0)
+
+    @keyword
+    def operator_should_read_first(self, words: str) -> None:
+        """Fail unless the first line of every command begins with *words*."""
+        for _, _, errors in self._outputs:
+            if not errors.startswith(words):
+                raise AssertionError(f"expected {words!r} first, found:\n{errors}")
+
+    @keyword
+    def last_output(self) -> str:
+        """Give what the last command wrote to its standard output."""
+        return self._outputs[-1][1]
+
+    def _run(self, commands: list[str] | tuple[str, ...], url: str | None, folder: Path) -> None:
+        environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+        if url is not None:
+            environment["DATABASE_URL"] = url
+        started = [
+            subprocess.Popen(
+                [SCRIPTS / words[0], *words[1:]],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for words in map(shlex.split, commands)
+        ]
+        self._outputs = []
+        for command, process in zip(commands, started, strict=True):
+            output, errors = process.communicate(timeout=120)
+            logger.info(f"$ {command}\n{errors}{output}=> {process.returncode}")
+            self._outputs.append((process.returncode, output, errors))

@@ -1,0 +1,65 @@
+*** Settings ***
+Documentation       An operator deploys this release.
+...                 Another engine: --variable ENGINE:postgresql-18
+...                 Another server: --variable DATABASE_URL:postgresql://me@host/postgres
+...                 (new databases are made beside the one that is named)
+
+Resource            resources/database.resource
+
+Suite Setup         Choose An Engine
+Suite Teardown      Forget Databases
+Test Teardown       Throw Database Away
+
+
+*** Test Cases ***
+Empty Database Reaches The Newest Schema
+    Start With An Empty Database
+    Upgrade To    head
+    Database Should Be At    ${NEWEST}
+    Schema Should Match The Models
+
+Deployed Plans Are Brought Along
+    Start With The Deployed Database
+    Upgrade To    head
+    Every Plan Should Name Its Root
+    Every Plan Should Be Readable
+    No Plan Should Have A Profile On Record
+
+Only Plans Are Touched
+    Start With The Deployed Database
+    Upgrade To    head
+    Only Should Have Changed    v3_plans    alembic_version
+    Schema Should Match The Models
+
+A Second Run Finds Nothing To Do
+    Start With The Deployed Database
+    Upgrade To    head
+    Remember
+    Upgrade To    head
+    Operator Should Read    already at ${NEWEST}, nothing to do
+    Nothing Should Have Changed
+
+Pods That Start Together Migrate Once
+    Start With The Deployed Database
+    Run Together    alembic upgrade head    ${URL}    processes=4
+    Command Should Succeed
+    Operator Should Read    ${FORMER} -> ${NEWEST}    times=1
+    Operator Should Read    already at ${NEWEST}, nothing to do    times=3
+    Every Plan Should Name Its Root
+
+An Installed Package Needs No Checkout
+    Start With The Deployed Database
+    Run Elsewhere    cleveragents-plans upgrade --url ${URL}
+    Command Should Succeed
+    Operator Should Read    ${FORMER} -> ${NEWEST}
+    Every Plan Should Name Its Root
+
+Plans In A Circle Stop The Upgrade
+    Start With An Empty Database
+    Upgrade To    ${FORMER}
+    Store Plans In A Circle
+    Remember
+    Run Command    alembic upgrade head    ${URL}
+    Command Should Be Refused
+    ...    are their own ancestors and have no root    nothing was changed
+    Nothing Should Have Changed

@@ -1,0 +1,247 @@
+"""What an operator types, and what comes back: one line that says what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cleveragents_plans.cli import main
+from support.databases import ROOT, migrate
+from support.rows import database_hash, schema_dump
+
+HEAD = "m8_001_align_plans_schema"
+SECRET = "s3cret%40word"
+
+each_bad_url = pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (f"postgresql://me:{SECRET}@host:5x/plans", "cannot be read; expected sqlite:///"),
+        (f"me:{SECRET}", "cannot be read; expected sqlite:///"),
+        ("", "cannot be read; expected sqlite:///"),
+        (f"mysql://me:{SECRET}@host/plans", "'mysql', which is not supported"),
+        (f"postgresql+psycopg2://me:{SECRET}@host/plans", "which is not supported"),
+        (f"postgresql://me:{SECRET}@127.0.0.1:1/plans", "cannot be opened"),
+        (f"postgres:///plans?host=/nowhere&password={SECRET}", "cannot be opened"),
+        ("sqlite:////nowhere/at/all/plans.db", "cannot be opened"),
+    ],
+)
+
+
+@each_bad_url
+def test_a_url_that_leads_nowhere_is_told_in_one_line_without_its_password(
+    url: str, told: str, capfd: pytest.CaptureFixture[str]
+):
+    status = main(["upgrade", "--url", url])
+
+    out, err = capfd.readouterr()
+    complaint = [line for line in err.splitlines() if not line.startswith("database: ")]
+    assert status == 1
+    assert len(complaint) == 1
+    assert told in complaint[0]
+    assert "s3cret" not in out + err
+
+
+def test_the_password_is_not_shown_when_all_goes_well(
+    postgresql_url: str, capfd: pytest.CaptureFixture[str]
+):
+    url = postgresql_url.replace("postgres@", f"postgres:{SECRET}@") + f"&sslpassword={SECRET}"
+
+    status = main(["upgrade", "--url", url])
+
+    out, err = capfd.readouterr()
+    assert status == 0
+    assert err.startswith("database: postgresql+psycopg://postgres:***@")
+    assert "s3cret" not in out + err
+
+
+def test_a_file_that_is_no_database_is_left_as_it_is(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "notes.txt"
+    file.write_text("Buy milk. " * 200)
+
+    for command in (["upgrade"], ["downgrade", "base"], ["current"]):
+        assert main([*command, "--url", f"sqlite:///{file}"]) == 1
+        assert "file is not a database; check the path" in capfd.readouterr().err
+
+    assert file.read_text() == "Buy milk. " * 200
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_read_only_file_is_left_as_it_is(sqlite_url: str, capfd: pytest.CaptureFixture[str]):
+    migrate(sqlite_url, "m4_003_plan_env_columns")
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    file.chmod(0o444)
+    before = hashlib.sha256(file.read_bytes()).digest()
+
+    status = main(["upgrade", "--url", sqlite_url])
+
+    assert status == 1
+    assert "is read-only" in capfd.readouterr().err
+    assert hashlib.sha256(file.read_bytes()).digest() == before
+
+
+def test_a_read_only_connection_is_told_in_one_line(
+    sqlite_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(sqlite_url, "m4_003_plan_env_columns")
+    read_only = sqlite_url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
+
+    assert main(["upgrade", "--url", read_only]) == 1
+    assert "readonly database" in capfd.readouterr().err
+
+
+def test_a_revision_that_this_release_does_not_know_stops_everything(
+    migrated_url: str, capfd: pytest.CaptureFixture[str]
+):
+    run = sql_runner(migrated_url)
+    run("UPDATE alembic_version SET version_num = 'z9_999_tomorrow'")
+    before = database_hash(migrated_url), schema_dump(migrated_url)
+
+    for command in (["upgrade"], ["downgrade", "base"], ["current"]):
+        assert main([*command, "--url", migrated_url]) == 1
+        assert "'z9_999_tomorrow', which this release does not know" in capfd.readouterr().err
+
+    assert (database_hash(migrated_url), schema_dump(migrated_url)) == before
+
+
+def test_a_revision_that_nobody_knows_is_answered_with_those_that_are_known(
+    sqlite_url: str, capfd: pytest.CaptureFixture[str]
+):
+    assert main(["upgrade", "m9", "--url", sqlite_url]) == 1
+    assert f"'m9'; known: {HEAD}, m4_003_plan_env_columns" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["downgrade", "base"], ["current"]])
+def test_only_an_upgrade_creates_a_file(
+    command: list[str], sqlite_url: str, capfd: pytest.CaptureFixture[str]
+):
+    assert main([*command, "--url", sqlite_url]) == 1
+    assert "there is no file" in capfd.readouterr().err
+    assert not Path(sqlite_url.removeprefix("sqlite:///")).exists()
+
+
+def test_a_second_upgrade_says_that_there_is_nothing_to_do(
+    empty_url: str, capfd: pytest.CaptureFixture[str]
+):
+    main(["upgrade", "--url", empty_url])
+    first = capfd.readouterr().err
+
+    status = main(["upgrade", "--url", empty_url])
+
+    assert status == 0
+    assert f"empty -> {HEAD}" in first
+    assert f"already at {HEAD}, nothing to do" in capfd.readouterr().err
+
+
+def test_the_default_database_is_in_the_current_folder_and_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+
+    main(["upgrade"])
+
+    assert capfd.readouterr().err.startswith("database: sqlite:///plans.db (the default, in ")
+    assert (tmp_path / "plans.db").exists()
+
+
+def test_what_is_given_with_x_wins_over_the_option_and_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///environment.db")
+
+    main(["upgrade"])
+    main(["upgrade", "--url", "sqlite:///option.db"])
+    main(["upgrade", "--url", "sqlite:///other.db", "-x", "url=sqlite:///x.db"])
+
+    files = sorted(file.name for file in tmp_path.glob("*.db"))
+    assert files == ["environment.db", "option.db", "x.db"]
+
+
+def test_a_setting_that_is_no_number_is_told(sqlite_url: str, capfd: pytest.CaptureFixture[str]):
+    assert main(["upgrade", "--url", sqlite_url, "-x", "lock-wait=soon"]) == 1
+    assert "lock-wait is 'soon'; expected a number" in capfd.readouterr().err
+
+
+def test_current_says_where_the_database_is(migrated_url: str, capfd: pytest.CaptureFixture[str]):
+    assert main(["current", "--url", migrated_url]) == 0
+    assert capfd.readouterr().out.strip() == f"{HEAD} (head)"
+
+
+def test_alembic_itself_prints_one_line_too(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", "-x", "url=mysql://h/d", "upgrade", "head"],
+        capture_output=True, text=True, cwd=tmp_path, check=False,
+    )  # fmt: skip
+
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "'mysql', which is not supported" in done.stderr + done.stdout
+
+
+def test_the_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Path):
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist"],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    installed, folder = tmp_path / "installed", tmp_path / "empty"
+    folder.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+        names = set(archive.namelist())
+    environment = {**os.environ, "PYTHONPATH": str(installed), "DATABASE_URL": ""}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *words], capture_output=True, text=True, cwd=folder,
+            env=environment, check=False,
+        )  # fmt: skip
+
+    where = run("-c", "import cleveragents_plans; print(cleveragents_plans.__file__)").stdout
+    upgrade = run("-m", "cleveragents_plans.cli", "upgrade")
+    (folder / "alembic.ini").write_text(
+        "[alembic]\nscript_location = cleveragents_plans:migrations\npath_separator = os\n"
+    )
+    current = run("-m", "alembic", "current")
+    downgrade = run("-m", "cleveragents_plans.cli", "downgrade", "m4_003_plan_env_columns")
+
+    assert str(installed) in where
+    assert "cleveragents_plans/py.typed" in names
+    assert (upgrade.returncode, current.returncode, downgrade.returncode) == (0, 0, 0)
+    assert HEAD in current.stdout
+    with sqlite3.connect(folder / "plans.db") as connection:
+        (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    connection.close()
+    assert version == "m4_003_plan_env_columns"
+
+
+def test_names_the_readme_promises_are_public():
+    from cleveragents_plans import __all__ as public
+
+    wanted = {"Plan", "LifecyclePlanModel", "AutomationProfile", "PlanRepository", "open_engine"}
+    assert wanted <= set(public)
+    assert len(public) == len(set(public))
+    assert all(re.fullmatch(r"[A-Za-z_]+", name) for name in public)
+
+
+def sql_runner(url: str):
+    from sqlalchemy import NullPool
+
+    from cleveragents_plans import open_engine
+
+    def run(statement: str) -> None:
+        with open_engine(url, poolclass=NullPool).begin() as connection:
+            connection.exec_driver_sql(statement)
+
+    return run

@@ -1,0 +1,112 @@
+"""``--sql`` writes a script that does what the on-line run does."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.util import CommandError
+from sqlalchemy import make_url
+
+from former_release import write_former_release
+from support import postgres
+from support.databases import chain, empty_database, migrate, roll_back
+from support.rows import database_hash, schema_dump
+
+FORMER = "m4_003_plan_env_columns"
+
+
+def script(url: str, capsys: pytest.CaptureFixture[str], revisions: str, back: bool = False) -> str:
+    capsys.readouterr()
+    (command.downgrade if back else command.upgrade)(chain(url), revisions, sql=True)
+    return capsys.readouterr().out
+
+
+def run_psql(url: str, sql: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    file = folder / "script.sql"
+    file.write_text(sql)
+    target = make_url(url)
+    return subprocess.run(
+        [postgres.binaries()["postgresql-18"] / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", target.query["host"], "-U", "postgres",
+         "-d", target.database, "-f", file],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(params=[name for name in postgres.binaries()])
+def pair(request: pytest.FixtureRequest, tmp_path: Path):
+    with (
+        empty_database(request.param, tmp_path) as one,
+        empty_database(request.param, tmp_path) as other,
+    ):
+        yield one, other
+
+
+def test_the_script_of_the_whole_chain_builds_the_schema_that_the_chain_builds(
+    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    online, offline = pair
+    migrate(online, "head")
+
+    done = run_psql(offline, script(offline, capsys, "head"), tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert schema_dump(offline) == schema_dump(online)
+
+
+def test_the_script_gives_the_rows_that_the_online_run_gives_up_and_down(
+    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    for url in pair:
+        write_former_release(url, plans=2_000, seed=5)
+    online, offline = pair
+    migrate(online, "head")
+
+    done = run_psql(offline, script(offline, capsys, f"{FORMER}:head"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert database_hash(offline) == database_hash(online)
+    assert schema_dump(offline) == schema_dump(online)
+
+    roll_back(online, FORMER)
+    done = run_psql(offline, script(offline, capsys, f"head:{FORMER}", back=True), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert database_hash(offline) == database_hash(online)
+    assert schema_dump(offline) == schema_dump(online)
+
+
+def test_the_script_is_one_transaction_that_a_cycle_takes_back(
+    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    url, _ = pair
+    write_former_release(url, plans=100)
+    sql = script(url, capsys, f"{FORMER}:head")
+    run_psql(url, "UPDATE v3_plans SET parent_plan_id = plan_id, root_plan_id = NULL", tmp_path)
+    before = database_hash(url), schema_dump(url)
+
+    done = run_psql(url, sql, tmp_path)
+
+    assert done.returncode != 0
+    assert "own ancestors" in done.stderr
+    assert (database_hash(url), schema_dump(url)) == before
+    assert sql.count("COMMIT;") == 1
+
+
+def test_the_script_back_to_base_refuses_to_drop_plans(
+    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    url, _ = pair
+    write_former_release(url, plans=100)
+
+    done = run_psql(url, script(url, capsys, f"{FORMER}:base", back=True), tmp_path)
+
+    assert done.returncode != 0
+    assert "v3_plans holds rows" in done.stderr
+
+
+def test_sqlite_is_told_what_to_do_instead(sqlite_url: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(CommandError, match="without --sql"):
+        script(sqlite_url, capsys, "head")
+
+    assert capsys.readouterr().out == ""
