@@ -4,39 +4,30 @@ Documentation       An operator looks before they act, and nothing is changed by
 Resource            resources/database.resource
 
 Suite Setup         Choose An Engine
-Suite Teardown      Forget Databases
 Test Teardown       Throw Database Away
 
 
 *** Test Cases ***
-The Database Is Named First
-    Start With An Empty Database
-    Run With Either Command    upgrade head    ${URL}
+The Database And Its Revision Are Told
+    Start With The Deployed Database
+    ${shown}    Name As Shown    ${URL}
+    Run With Either Command    current    ${URL}
     Command Should Succeed
-    Operator Should Read First    database: ${ENGINE.split('-')[0]}
+    Operator Should Read First    database: ${shown}
+    Operator Should Read    ${FORMER}
+    Nothing Should Have Changed
 
 The Default Is Marked As Such
+    [Tags]    any-engine
     Run Elsewhere    cleveragents-plans upgrade
     Command Should Succeed
     Operator Should Read First    database: sqlite:///plans.db (the default, in
 
-The Revision Is Told
-    Start With The Deployed Database
-    Run With Either Command    current    ${URL}
-    Command Should Succeed
-    Operator Should Read    ${FORMER}
-    Nothing Should Have Changed
-
 The Chain Has One Head
+    [Tags]    any-engine
     Run Command    alembic heads
     Command Should Succeed
-    ${output}    Last Output
-    Should Be Equal    ${output.strip()}    ${NEWEST} (head)
-
-The Chain Tells What It Does
-    Run Command    alembic history
-    Command Should Succeed
-    Operator Should Read    ${FORMER} -> ${NEWEST} (head), Give every plan its root
+    Output Should Be    ${NEWEST} (head)
 
 A Script Can Be Read Beforehand
     Only On    postgresql

@@ -7,7 +7,6 @@ Documentation       An operator deploys this release.
 Resource            resources/database.resource
 
 Suite Setup         Choose An Engine
-Suite Teardown      Forget Databases
 Test Teardown       Throw Database Away
 
 
@@ -24,16 +23,11 @@ Deployed Plans Are Brought Along
     Every Plan Should Name Its Root
     Every Plan Should Be Readable
     No Plan Should Have A Profile On Record
-
-Only Plans Are Touched
-    Start With The Deployed Database
-    Upgrade To    head
     Only Should Have Changed    v3_plans    alembic_version
-    Schema Should Match The Models
 
 A Second Run Finds Nothing To Do
-    Start With The Deployed Database
-    Upgrade To    head
+    Start With A New Database
+    Store Plans    profile=cautious
     Remember
     Upgrade To    head
     Operator Should Read    already at ${NEWEST}, nothing to do
@@ -41,22 +35,21 @@ A Second Run Finds Nothing To Do
 
 Pods That Start Together Migrate Once
     Start With The Deployed Database
-    Run Together    alembic upgrade head    ${URL}    processes=4
+    Run Together    alembic upgrade head    ${URL}    processes=3
     Command Should Succeed
     Operator Should Read    ${FORMER} -> ${NEWEST}    times=1
-    Operator Should Read    already at ${NEWEST}, nothing to do    times=3
+    Operator Should Read    already at ${NEWEST}, nothing to do    times=2
     Every Plan Should Name Its Root
 
 An Installed Package Needs No Checkout
     Start With The Deployed Database
     Run Elsewhere    cleveragents-plans upgrade --url ${URL}
     Command Should Succeed
-    Operator Should Read    ${FORMER} -> ${NEWEST}
+    Operator Should Read    : ${FORMER} -> ${NEWEST}
     Every Plan Should Name Its Root
 
 Plans In A Circle Stop The Upgrade
-    Start With An Empty Database
-    Upgrade To    ${FORMER}
+    Start With The Deployed Database
     Store Plans In A Circle
     Remember
     Run Command    alembic upgrade head    ${URL}

@@ -245,7 +245,8 @@ t.effective_profile_snapshot <> '{{}}' AND NOT EXISTS (
 TO_ARCHIVE = f"""\
 INSERT INTO {ARCHIVE} SELECT t.plan_id, t.effective_profile_snapshot FROM v3_plans t
  WHERE {{batch}} AND ({UNARCHIVED}) ORDER BY t.plan_id
-ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot"""
+ON CONFLICT (plan_id) DO UPDATE
+  SET effective_profile_snapshot = excluded.effective_profile_snapshot"""
 
 
 def _former_root(row: str) -> str:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from alembic import command
 from robot.api.deco import keyword, library
 from robot.libraries.BuiltIn import BuiltIn
 from sqlalchemy import URL, NullPool, make_url, text
 from sqlalchemy.orm import Session
 
-from cleveragents_plans import BUILT_IN, Plan, PlanRepository, database_url, new_ulid, open_engine
+from cleveragents_plans import (
+    BUILT_IN,
+    Plan,
+    PlanRepository,
+    database_url,
+    new_ulid,
+    open_engine,
+    without_password,
+)
+from cleveragents_plans.cli import chain_config
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
@@ -26,16 +38,25 @@ _PLANS = 2_000
 _NOW = "2026-03-14T00:05:32.000000+00:00"
 
 
-@library(scope="SUITE")
+@library(scope="GLOBAL", listener="SELF")
 class DatabaseLibrary:
-    """One database at a time, made new for each test and thrown away after it."""
+    """
+    One database at a time, made new for each test and thrown away after it.
+
+    What takes long to make is made once in a run, and copied.
+    """
 
     def __init__(self) -> None:
         self._beside: URL | None = None
         self._url: URL | None = None
-        self._deployed: dict[bool, URL] = {}
+        self._templates: dict[str, URL] = {}
         self._remembered: tuple[Any, Any] | None = None
         self._roots: dict[str, str] = {}
+
+    def close(self) -> None:
+        """Throw away what was kept to be copied; called at the end of the run."""
+        for url in self._templates.values():
+            self._drop(url)
 
     @keyword
     def choose_databases(self, engine: str, named: str | None, folder: str) -> None:
@@ -53,31 +74,42 @@ class DatabaseLibrary:
             self._beside = database_url(postgres.server(engine).url())
 
     @keyword
-    def forget_databases(self) -> None:
-        """Throw away what was kept to be copied."""
-        for url in self._deployed.values():
-            self._drop(url)
-
-    @keyword
     def make_empty_database(self) -> str:
         """Make a database in which there is nothing; give its URL."""
         self._url = self._create(None)
         return _text(self._url)
 
     @keyword
-    def make_deployed_database(self, pure: bool = False) -> str:
+    def make_deployed_database(self, rows: str) -> str:
         """
         Make a database as the former release left it, full of plans; give its URL.
 
-        Only what that release wrote itself, if *pure*; else all that is found in use.
+        The *rows* are `pure`, those that this release wrote itself, or `all` that are found
+        in use. The tables of two other packages are there as well.
         """
-        if pure not in self._deployed:
-            self._deployed[pure] = self._create(None)
-            write_former_release(
-                _text(self._deployed[pure]), _PLANS, seed=1, pure=pure, also_tables=True
-            )
-        self._url = self._create(self._deployed[pure])
+        if rows not in self._templates:
+            self._templates[rows] = self._create(None)
+            with redirect_stderr(StringIO()):
+                write_former_release(
+                    _text(self._templates[rows]),
+                    _PLANS,
+                    seed=1,
+                    pure=rows == "pure",
+                    also_tables=True,
+                )
+        self._url = self._create(self._templates[rows])
         self._roots = true_roots(_text(self._url))
+        return _text(self._url)
+
+    @keyword
+    def make_new_database(self) -> str:
+        """Make a database of this release without plans; give its URL."""
+        if "new" not in self._templates:
+            self._templates["new"] = self._create(None)
+            config = chain_config(_text(self._templates["new"]))
+            with redirect_stderr(StringIO()):
+                command.upgrade(config, "head")
+        self._url = self._create(self._templates["new"])
         return _text(self._url)
 
     @keyword
@@ -89,6 +121,11 @@ class DatabaseLibrary:
             file.chmod(0o444)
         self._url = URL.create("sqlite", database=str(file))
         return _text(self._url)
+
+    @keyword
+    def name_as_shown(self, url: str) -> str:
+        """Write *url* as an operator reads it, without a password."""
+        return without_password(database_url(url))
 
     @keyword
     def throw_database_away(self) -> None:
@@ -204,11 +241,21 @@ class DatabaseLibrary:
                     json.loads(profile)
 
     @keyword
-    def database_should_have_no_plans_table(self) -> None:
-        """Fail if the table of plans is there."""
-        tables = database_hash(_text(self._here()))
-        if "v3_plans" in tables:
-            raise AssertionError(f"found {', '.join(tables)}")
+    def database_should_be_at(self, revision: str) -> None:
+        """Fail unless *revision* is written down in the database."""
+        with self._session() as session:
+            found = session.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
+        if found != [revision]:
+            raise AssertionError(f"found {', '.join(found)}, expected {revision}")
+
+    @keyword
+    def database_should_hold_nothing(self) -> None:
+        """Fail if anything but the empty version table is there: tables, triggers, functions."""
+        left = [
+            entry for entry in schema_dump(_text(self._here())) if entry[1] != "alembic_version"
+        ]
+        if left:
+            raise AssertionError(f"found {left}")
 
     def _state(self) -> tuple[Any, Any]:
         url = _text(self._here())

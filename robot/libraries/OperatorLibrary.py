@@ -34,15 +34,15 @@ class OperatorLibrary:
         self._run([command] * processes, url, ROOT)
 
     @keyword
-    def run_elsewhere(self, *commands: str) -> None:
-        """Run *commands* together in an empty folder that is no checkout, with no DATABASE_URL."""
-        with TemporaryDirectory() as folder:
-            self._run(commands, None, Path(folder))
-
-    @keyword
     def run_with_either_command(self, arguments: str, url: str) -> None:
         """Run `alembic` and `cleveragents-plans`, both with *arguments*, at the same time."""
         self._run([f"{name} {arguments}" for name in ("alembic", "cleveragents-plans")], url, ROOT)
+
+    @keyword
+    def run_elsewhere(self, command: str) -> None:
+        """Run *command* in an empty folder that is no checkout, without a DATABASE_URL."""
+        with TemporaryDirectory() as folder:
+            self._run([command], None, Path(folder))
 
     @keyword
     def command_should_succeed(self) -> None:
@@ -57,12 +57,13 @@ class OperatorLibrary:
         for status, output, errors in self._outputs:
             if status == 0:
                 raise AssertionError("the command succeeded")
+            if "Traceback" in errors + output:
+                raise AssertionError(f"a traceback was shown:\n{errors}{output}")
+            # Alembic writes its refusal to the standard output, ours goes to the error output.
             lines = [*errors.splitlines(), *output.splitlines()]
-            if any("Traceback" in line for line in lines):
-                raise AssertionError(f"a traceback was shown:\n{errors}")
             refusals = [line for line in lines if line.startswith(("FAILED: ", "error: "))]
-            if len(refusals) != 1 or refusals[0] not in (lines[-1], errors.splitlines()[-1]):
-                raise AssertionError(f"expected one line that says why:\n{errors}{output}")
+            if refusals != lines[-1:]:
+                raise AssertionError(f"expected one line at the end that says why:\n{lines}")
             for word in words:
                 if word not in refusals[0]:
                     raise AssertionError(f"{word!r} is not in: {refusals[0]}")
@@ -87,11 +88,13 @@ class OperatorLibrary:
                 raise AssertionError(f"expected {words!r} first, found:\n{errors}")
 
     @keyword
-    def last_output(self) -> str:
-        """Give what the last command wrote to its standard output."""
-        return self._outputs[-1][1]
+    def output_should_be(self, words: str) -> None:
+        """Fail unless the last command wrote *words* to its standard output, and no more."""
+        output = self._outputs[-1][1].strip()
+        if output != words:
+            raise AssertionError(f"expected {words!r}, found {output!r}")
 
-    def _run(self, commands: list[str] | tuple[str, ...], url: str | None, folder: Path) -> None:
+    def _run(self, commands: list[str], url: str | None, folder: Path) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         if url is not None:
             environment["DATABASE_URL"] = url

@@ -180,7 +180,8 @@ def test_current_says_where_the_database_is(migrated_url: str, capfd: pytest.Cap
 
 def test_alembic_itself_prints_one_line_too(tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", "-x", "url=mysql://h/d", "upgrade", "head"],
+        [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", "-x", "url=mysql://h/d",
+         "upgrade", "head"],
         capture_output=True, text=True, cwd=tmp_path, check=False,
     )  # fmt: skip
 

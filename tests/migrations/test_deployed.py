@@ -33,7 +33,8 @@ CREATE TABLE v3_plans (
 );
 CREATE INDEX ix_partial ON v3_plans (priority DESC) WHERE priority > 3;
 CREATE UNIQUE INDEX ix_expression ON v3_plans (lower(plan_id));
-CREATE TABLE plan_notes (plan_id TEXT NOT NULL REFERENCES v3_plans (plan_id) ON DELETE CASCADE, note TEXT);
+CREATE TABLE plan_notes (
+  plan_id TEXT NOT NULL REFERENCES v3_plans (plan_id) ON DELETE CASCADE, note TEXT);
 CREATE TABLE audit (plan_id TEXT, was TEXT);
 CREATE VIEW urgent_plans AS SELECT plan_id, automation_profile FROM v3_plans WHERE priority > 7;
 CREATE VIEW urgent_ids AS SELECT plan_id FROM urgent_plans;
@@ -74,7 +75,7 @@ def run(url: str, *statements: str) -> list[tuple]:
 @pytest.fixture(params=ENGINES)
 def deployed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with empty_database(request.param, tmp_path) as url:
-        statements = [each for each in TABLES.split(";\n")]
+        statements = TABLES.split(";\n")
         if request.param != "sqlite":
             # Another schema comes first in the search path, as in many installations.
             name = make_url(url).database
@@ -137,8 +138,8 @@ def test_clients_with_another_search_path_can_still_insert_plans(tmp_path: Path)
             "SET search_path = pg_catalog",
             "INSERT INTO public.v3_plans (plan_id, action_name, created_at, updated_at)"
             " VALUES ('01', 'local/tidy', '', '')",
-            "INSERT INTO public.v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
-            " VALUES ('02', '01', 'local/tidy', '', '')",
+            "INSERT INTO public.v3_plans (plan_id, parent_plan_id, action_name, created_at,"
+            " updated_at) VALUES ('02', '01', 'local/tidy', '', '')",
         )
 
         assert run(url, "SELECT plan_id, root_plan_id FROM v3_plans ORDER BY 1") == [
@@ -165,8 +166,8 @@ def test_columns_that_are_there_already_are_left_with_their_values(postgresql_ur
     run(
         postgresql_url,
         "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT NOT NULL DEFAULT '{}'",
-        "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at, effective_profile_snapshot)"
-        " VALUES ('01', 'a', '', '', '{\"a\":1}')",
+        "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at,"
+        " effective_profile_snapshot) VALUES ('01', 'a', '', '', '{\"a\":1}')",
     )
 
     migrate(postgresql_url, "head")

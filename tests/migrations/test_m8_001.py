@@ -289,7 +289,8 @@ def test_other_tables_keep_their_rows_and_their_key_to_plans(former: Database):
             connection.execute(text("UPDATE correction_attempts SET plan_id = 'nobody'"))
 
     (plan,) = former.run(
-        "SELECT plan_id FROM correction_attempts WHERE plan_id NOT IN (SELECT root_plan_id FROM v3_plans) LIMIT 1"
+        "SELECT plan_id FROM correction_attempts"
+        " WHERE plan_id NOT IN (SELECT root_plan_id FROM v3_plans) LIMIT 1"
     )
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM v3_plans WHERE plan_id = :id"), {"id": plan[0]})

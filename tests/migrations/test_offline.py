@@ -29,13 +29,13 @@ def run_psql(url: str, sql: str, folder: Path) -> subprocess.CompletedProcess[st
     file.write_text(sql)
     target = make_url(url)
     return subprocess.run(
-        [postgres.binaries()["postgresql-18"] / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", target.query["host"], "-U", "postgres",
-         "-d", target.database, "-f", file],
+        [postgres.binaries()["postgresql-18"] / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1",
+         "-h", target.query["host"], "-U", "postgres", "-d", target.database, "-f", file],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
-@pytest.fixture(params=[name for name in postgres.binaries()])
+@pytest.fixture(params=list(postgres.binaries()))
 def pair(request: pytest.FixtureRequest, tmp_path: Path):
     with (
         empty_database(request.param, tmp_path) as one,

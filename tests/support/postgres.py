@@ -18,6 +18,7 @@ import uuid
 from pathlib import Path
 
 import psycopg
+from sqlalchemy import make_url
 
 # A server that loses its files with the machine needs no fsync.
 SETTINGS = {
@@ -89,7 +90,7 @@ class PostgresServer:
 
     def drop_database(self, url: str) -> None:
         """Drop the database that *url* names, clients and all."""
-        name = url.split("/")[-1].split("?")[0]
+        name = make_url(url).database
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
     def execute(self, sql: str) -> None:

@@ -1,0 +1,113 @@
+CREATE TABLE IF NOT EXISTS evolution_marker (revision text PRIMARY KEY, down_revision text, direction text NOT NULL, started_at timestamptz NOT NULL);
+
+INSERT INTO evolution_marker VALUES ('<revision>', '<down>', '<direction>', now()) ON CONFLICT (revision) DO UPDATE SET direction = excluded.direction;
+
+DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans;
+
+DROP FUNCTION IF EXISTS v3_plans_unfill();
+
+DROP TRIGGER IF EXISTS v3_plans_keep ON v3_plans;
+
+DROP FUNCTION IF EXISTS v3_plans_keep();
+
+ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
+
+ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced';
+
+CREATE OR REPLACE FUNCTION v3_plans_root_of(start varchar) RETURNS varchar
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+DECLARE
+  at varchar; above varchar; root varchar; steps int;
+BEGIN
+  FOR attempt IN 1..20 LOOP
+    above := start; root := NULL; steps := 0;
+    WHILE root IS NULL LOOP
+      SELECT plan_id, parent_plan_id, root_plan_id INTO at, above, root
+        FROM v3_plans WHERE plan_id = above;
+      IF NOT FOUND THEN RETURN NULL; END IF;
+      IF root IS NULL AND above IS NULL THEN root := at; END IF;
+      steps := steps + 1;
+      IF steps > 100000 THEN RETURN NULL; END IF;  -- a cycle must not hang a client
+    END LOOP;
+    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
+    PERFORM 1 FROM v3_plans WHERE plan_id = root FOR KEY SHARE;
+    IF FOUND THEN RETURN root; END IF;
+  END LOOP;
+  RETURN NULL;
+END $$;
+
+CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+  IF new.root_plan_id IS NULL THEN
+    IF tg_op = 'UPDATE' AND old.root_plan_id IS NOT NULL THEN
+      new.root_plan_id := old.root_plan_id;
+    ELSIF new.parent_plan_id IS NULL THEN
+      new.root_plan_id := new.plan_id;
+    ELSE
+      new.root_plan_id := coalesce(v3_plans_root_of(new.parent_plan_id), new.plan_id);
+    END IF;
+  END IF;
+  IF coalesce(btrim(new.automation_profile, E' \t\n\r\f\x0B'), '') = '' THEN
+    new.automation_profile := 'balanced';
+  END IF;
+  RETURN new;
+END $$;
+
+CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans
+FOR EACH ROW WHEN (
+  new.root_plan_id IS NULL
+  OR coalesce(btrim(new.automation_profile, E' \t\n\r\f\x0B'), '') = ''
+) EXECUTE FUNCTION v3_plans_fill();
+
+WITH RECURSIVE batch AS MATERIALIZED (
+  SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
+   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.root_plan_id IS NULL OR coalesce(btrim(t.automation_profile, E' \t\n\r\f\x0B'), '') = '' OR starts_with(t.automation_profile, '{"provenance": null, "profile_name": "')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
+), up (plan_id, at, above, root, steps) AS (
+  SELECT plan_id, plan_id, parent_plan_id, root_plan_id, 0 FROM batch
+  UNION ALL
+  SELECT up.plan_id, p.plan_id, p.parent_plan_id, p.root_plan_id, up.steps + 1
+    FROM up JOIN v3_plans p ON p.plan_id = up.above
+   WHERE up.root IS NULL AND up.steps < 100000
+), found AS MATERIALIZED (
+  SELECT DISTINCT ON (plan_id) plan_id, coalesce(root, at) AS root FROM up
+   ORDER BY plan_id, steps DESC
+), kept AS MATERIALIZED (
+  SELECT plan_id FROM v3_plans WHERE plan_id IN (SELECT root FROM found)
+   ORDER BY plan_id FOR KEY SHARE SKIP LOCKED
+)
+UPDATE v3_plans t SET
+  root_plan_id = found.root,
+  automation_profile = CASE
+    WHEN coalesce(btrim(t.automation_profile, E' \t\n\r\f\x0B'), '') = '' THEN 'balanced'
+    WHEN starts_with(t.automation_profile, '{"provenance": null, "profile_name": "')
+    THEN substr(t.automation_profile, 39,
+                length(t.automation_profile) - 40)
+    ELSE t.automation_profile END
+FROM found JOIN kept ON kept.plan_id = found.root WHERE t.plan_id = found.plan_id;
+
+CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive (plan_id VARCHAR(26) NOT NULL PRIMARY KEY, effective_profile_snapshot TEXT NOT NULL);
+
+DROP TABLE v3_plans_snapshot_archive;
+
+ALTER TABLE v3_plans ADD CONSTRAINT becoming_not_null_3 CHECK (root_plan_id IS NOT NULL) NOT VALID;
+
+ALTER TABLE v3_plans VALIDATE CONSTRAINT becoming_not_null_3;
+
+ALTER TABLE v3_plans ALTER COLUMN root_plan_id SET NOT NULL;
+
+ALTER TABLE v3_plans DROP CONSTRAINT becoming_not_null_3;
+
+ALTER TABLE v3_plans ADD CONSTRAINT becoming_not_null_16 CHECK (automation_profile IS NOT NULL) NOT VALID;
+
+ALTER TABLE v3_plans VALIDATE CONSTRAINT becoming_not_null_16;
+
+ALTER TABLE v3_plans ALTER COLUMN automation_profile SET NOT NULL;
+
+ALTER TABLE v3_plans DROP CONSTRAINT becoming_not_null_16;
+
+DELETE FROM evolution_marker WHERE revision = '<revision>';
+
+DROP TABLE evolution_marker;
+
+UPDATE alembic_version SET version_num='m8_001_align_plans_schema' WHERE alembic_version.version_num = 'm4_003_plan_env_columns';

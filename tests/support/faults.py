@@ -1,0 +1,223 @@
+"""Databases to be disturbed, real processes that migrate them, and what must come of it."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from former_release import write_former_release
+from sqlalchemy import NullPool, create_engine, text
+
+from support import postgres
+from support.databases import ROOT, empty_database, migrate, roll_back
+from support.rows import Entry, database_hash, schema_dump
+
+#: The schema of the former release, and that of this one.
+FORMER, NEW = "m4_003_plan_env_columns", "m8_001_align_plans_schema"
+
+#: The command that leads to each.
+COMMANDS = {FORMER: ("downgrade", FORMER), NEW: ("upgrade", "head")}
+
+_SNAPSHOT = '{"name":"odd","who":"söme böðy % :x"}'
+
+
+@dataclass(frozen=True)
+class State:
+    """What a database holds: its schema, and every row of it."""
+
+    schema: tuple[Entry, ...]
+    rows: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, url: str) -> State:
+        """Read it from the database at *url*."""
+        return cls(tuple(schema_dump(url)), tuple(database_hash(url).items()))
+
+
+@dataclass(frozen=True)
+class Models:
+    """
+    Databases on one engine that are copied for each test.
+
+    ``former`` is what an undisturbed downgrade leaves, with snapshots in the archive;
+    ``new`` is what an undisturbed upgrade makes of it; ``gaps`` is ``former`` after that
+    release has forgotten roots and left profiles blank, and is upgraded to the same.
+    """
+
+    engine: str
+    urls: dict[str, str]
+    states: dict[str, State]
+
+    @contextmanager
+    def copy(self, name: str, folder: Path, *, wal: bool = False) -> Iterator[str]:
+        """Copy the model *name*; on SQLite into *folder*, with a write-ahead log if *wal*."""
+        if self.engine == "sqlite":
+            file = folder / "plans.db"
+            shutil.copyfile(_file(self.urls[name]), file)
+            if wal:
+                execute(f"sqlite:///{file}", "PRAGMA journal_mode = WAL")
+            yield f"sqlite:///{file}"
+            return
+        server = postgres.server(self.engine)
+        url = server.create_database(template=self.urls[name].split("/")[-1].split("?")[0])
+        try:
+            yield url
+        finally:
+            server.drop_database(url)
+
+
+@functools.cache
+def models(engine: str, plans: int) -> Models:
+    """Make the models of that many plans, once."""
+    folder = Path(tempfile.mkdtemp(prefix="models"))
+    urls = {}
+    for name in ("new", "former", "gaps"):
+        (folder / name).mkdir()
+        context = empty_database(engine, folder / name)
+        urls[name] = context.__enter__()  # they go with the server, or with the folder
+        _KEPT.append(context)
+    write_former_release(urls["new"], plans, seed=5, also_tables=True)
+    migrate(urls["new"], "head")
+    execute(
+        urls["new"],
+        f"UPDATE v3_plans SET effective_profile_snapshot = '{_SNAPSHOT.replace(':', chr(92) + ':')}'"
+        " WHERE substr(plan_id, 26) IN ('0', '3', '7', 'G')",
+        "UPDATE v3_plans SET automation_profile = 'trusted' WHERE substr(plan_id, 25) = '00'",
+    )
+    _copy(engine, urls["new"], urls["former"])
+    roll_back(urls["former"], FORMER)
+    _copy(engine, urls["former"], urls["gaps"])
+    execute(
+        urls["gaps"],
+        "UPDATE v3_plans SET root_plan_id = NULL WHERE substr(plan_id, 26) <= '7'"
+        " AND parent_plan_id IN (SELECT plan_id FROM v3_plans)",
+        "UPDATE v3_plans SET automation_profile = ' ' WHERE automation_profile IS NULL"
+        " AND substr(plan_id, 26) IN ('1', '2')",
+    )
+    states = {name: State.of(urls[name]) for name in ("new", "former", "gaps")}
+    return Models(engine, urls, states)
+
+
+# Kept alive, so that leaving their contexts does not drop the databases early.
+_KEPT: list[object] = []
+
+
+def _copy(engine: str, source: str, target: str) -> None:
+    if engine == "sqlite":
+        shutil.copyfile(_file(source), _file(target))
+        return
+    server = postgres.server(engine)
+    server.drop_database(target)
+    names = [url.split("/")[-1].split("?")[0] for url in (source, target)]
+    server.execute(f'CREATE DATABASE "{names[1]}" TEMPLATE "{names[0]}"')
+
+
+def _file(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def execute(url: str, *statements: str) -> None:
+    """Run *statements* in one transaction; ``:name`` needs a backslash before it."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended."""
+
+    status: int
+    said: str
+
+    @property
+    def killed(self) -> bool:
+        """Whether SIGKILL ended it."""
+        return self.status == -signal.SIGKILL
+
+
+class Migration:
+    """A process that migrates the database at *url*, begun at once."""
+
+    def __init__(self, url: str, goal: str, *extra: str, victim: tuple[str, ...] = ()) -> None:
+        arguments = ["-c", str(ROOT / "alembic.ini"), "-x", f"url={url}"]
+        for one in extra:
+            arguments += ["-x", one]
+        program = ["support.victim", *victim, "--"] if victim else ["alembic"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *program, *arguments, *COMMANDS[goal]],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTHONUNBUFFERED": "1"},
+        )
+        self._said: list[str] = []
+
+    def wait_for(self, words: str) -> None:
+        """Read what it says until *words* are in it; fail when it ends without them."""
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._said.append(line)
+            if words in line:
+                return
+        raise AssertionError(f"{words!r} was not said in: {''.join(self._said)}")
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def ended(self, timeout: float = 120) -> Ended:
+        """Wait for its end."""
+        try:
+            said = self._process.communicate(timeout=timeout)[1]
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            raise
+        return Ended(self._process.returncode, "".join(self._said) + said)
+
+
+def points(url: str, goal: str, folder: Path) -> list[str]:
+    """
+    List the points at which a process on the way to *goal* can die, by migrating *url*.
+
+    What comes a few times is listed each time; what is repeated for every batch, the
+    first three times and once in the middle.
+    """
+    file = folder / "count.json"
+    done = Migration(url, goal, victim=("--count", str(file))).ended()
+    assert done.status == 0, done.said
+    seen: dict[str, int] = json.loads(file.read_text())
+    return [
+        f"{kind}:{time}"
+        for kind, times in seen.items()
+        for time in (range(1, times + 1) if times <= 12 else (1, 2, 3, times // 3))
+    ]
+
+
+def spread(found: list[str], number: int) -> list[str]:
+    """Choose *number* of the points *found*, the first and the last among them."""
+    if len(found) <= number:
+        return found
+    return [found[round(i * (len(found) - 1) / (number - 1))] for i in range(number)]
+
+
+def one_clear_line(said: str) -> str:
+    """Give the line with which alembic failed; fail if there is more to read than that."""
+    assert "Traceback" not in said
+    failed = [line for line in said.splitlines() if "FAILED" in line]
+    assert len(failed) == 1, said
+    assert said.rstrip().endswith(failed[0]), said
+    return failed[0]

@@ -1,0 +1,90 @@
+"""
+The command ``alembic``, which counts what it sends to the database and dies where it is told.
+
+    python -m support.victim [--count FILE] [--die-at POINT] [--die-after SECONDS]
+                             [--pages NUMBER] -- <arguments of alembic>
+
+A point is a kind of statement and how often it has come: the same step is the same
+point in every run, however fast the machine is. The process dies by SIGKILL, before the
+statement is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import zlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from alembic.config import main as alembic
+from sqlalchemy import Connection, Engine, event
+
+
+class Victim:
+    """Counts statements and commits, and ends the process at one of them."""
+
+    def __init__(self, die_at: str | None, die_after: float | None) -> None:
+        self.seen: Counter[str] = Counter()
+        self._die_at = die_at
+        self._die_after = die_after
+        self._last = ""
+
+    def statement(self, _connection: object, _cursor: object, sql: str, *_: object) -> None:
+        """Count a statement that is about to be sent."""
+        self._last = re.sub(r"\d+", "N", " ".join(sql.split()))
+        self._count(self._last)
+
+    def commit(self, _connection: Connection) -> None:
+        """Count a commit that is about to be made."""
+        self._count("commit after " + self._last)
+
+    def _count(self, text: str) -> None:
+        if self._die_after is not None:
+            timer = threading.Timer(self._die_after, _die)
+            timer.daemon = True
+            timer.start()
+            self._die_after = None
+        kind = f"{zlib.crc32(text.encode()):08x}"
+        self.seen[kind] += 1
+        if f"{kind}:{self.seen[kind]}" == self._die_at:
+            _die()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=Path)
+    parser.add_argument("--die-at")
+    parser.add_argument("--die-after", type=float)
+    parser.add_argument("--pages", type=int)
+    parser.add_argument("arguments", nargs="*")
+    options = parser.parse_args()
+    victim = Victim(options.die_at, options.die_after)
+    event.listen(Engine, "before_cursor_execute", victim.statement)
+    event.listen(Engine, "commit", victim.commit)
+    if options.pages is not None:
+        # What a disk that has no more room answers, without filling one.
+        def limit(driver_connection: Any, _record: object) -> None:
+            driver_connection.execute(f"PRAGMA max_page_count = {options.pages}")
+
+        event.listen(Engine, "connect", limit)
+    try:
+        alembic(argv=options.arguments, prog="alembic")
+    finally:
+        if options.count is not None:
+            options.count.write_text(json.dumps(victim.seen))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
