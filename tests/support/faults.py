@@ -10,16 +10,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from former_release import write_former_release
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine, make_url, text
 
 from support import postgres
-from support.databases import ROOT, empty_database, migrate, roll_back
+from support.databases import ROOT, migrate, roll_back
 from support.rows import Entry, database_hash, schema_dump
 
 #: The schema of the former release, and that of this one.
@@ -68,70 +69,68 @@ class Models:
                 execute(f"sqlite:///{file}", "PRAGMA journal_mode = WAL")
             yield f"sqlite:///{file}"
             return
-        server = postgres.server(self.engine)
-        url = server.create_database(template=self.urls[name].split("/")[-1].split("?")[0])
+        url = _copied(self.engine, self.urls[name])
         try:
             yield url
         finally:
-            server.drop_database(url)
+            postgres.server(self.engine).drop_database(url)
 
 
 @functools.cache
 def models(engine: str, plans: int) -> Models:
     """Make the models of that many plans, once."""
-    folder = Path(tempfile.mkdtemp(prefix="models"))
-    urls = {}
-    for name in ("new", "former", "gaps"):
-        (folder / name).mkdir()
-        context = empty_database(engine, folder / name)
-        urls[name] = context.__enter__()  # they go with the server, or with the folder
-        _KEPT.append(context)
-    write_former_release(urls["new"], plans, seed=5, also_tables=True)
-    migrate(urls["new"], "head")
+    new = _empty(engine)
+    write_former_release(new, plans, seed=5, also_tables=True)
+    migrate(new, "head")
     execute(
-        urls["new"],
-        f"UPDATE v3_plans SET effective_profile_snapshot = '{_SNAPSHOT.replace(':', chr(92) + ':')}'"
+        new,
+        "UPDATE v3_plans SET effective_profile_snapshot = :snapshot"
         " WHERE substr(plan_id, 26) IN ('0', '3', '7', 'G')",
         "UPDATE v3_plans SET automation_profile = 'trusted' WHERE substr(plan_id, 25) = '00'",
+        snapshot=_SNAPSHOT,
     )
-    _copy(engine, urls["new"], urls["former"])
-    roll_back(urls["former"], FORMER)
-    _copy(engine, urls["former"], urls["gaps"])
+    former = _copied(engine, new)
+    roll_back(former, FORMER)
+    gaps = _copied(engine, former)
     execute(
-        urls["gaps"],
+        gaps,
         "UPDATE v3_plans SET root_plan_id = NULL WHERE substr(plan_id, 26) <= '7'"
         " AND parent_plan_id IN (SELECT plan_id FROM v3_plans)",
         "UPDATE v3_plans SET automation_profile = ' ' WHERE automation_profile IS NULL"
         " AND substr(plan_id, 26) IN ('1', '2')",
     )
-    states = {name: State.of(urls[name]) for name in ("new", "former", "gaps")}
-    return Models(engine, urls, states)
+    urls = {"new": new, "former": former, "gaps": gaps}
+    return Models(engine, urls, {name: State.of(url) for name, url in urls.items()})
 
 
-# Kept alive, so that leaving their contexts does not drop the databases early.
-_KEPT: list[object] = []
+# Gone when the process ends, as the servers are.
+_FOLDER = tempfile.TemporaryDirectory(prefix="models")
 
 
-def _copy(engine: str, source: str, target: str) -> None:
+def _empty(engine: str) -> str:
     if engine == "sqlite":
-        shutil.copyfile(_file(source), _file(target))
-        return
-    server = postgres.server(engine)
-    server.drop_database(target)
-    names = [url.split("/")[-1].split("?")[0] for url in (source, target)]
-    server.execute(f'CREATE DATABASE "{names[1]}" TEMPLATE "{names[0]}"')
+        return f"sqlite:///{_FOLDER.name}/{uuid.uuid4().hex}.db"
+    return postgres.server(engine).create_database()
+
+
+def _copied(engine: str, url: str) -> str:
+    if engine == "sqlite":
+        copy = _empty(engine)
+        shutil.copyfile(_file(url), _file(copy))
+        return copy
+    return postgres.server(engine).create_database(template=make_url(url).database)
 
 
 def _file(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
 
 
-def execute(url: str, *statements: str) -> None:
-    """Run *statements* in one transaction; ``:name`` needs a backslash before it."""
+def execute(url: str, *statements: str, **values: str) -> None:
+    """Run *statements* in one transaction, each with *values*."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         for statement in statements:
-            connection.execute(text(statement))
+            connection.execute(text(statement), values)
     engine.dispose()
 
 

@@ -239,6 +239,7 @@ def _speaking() -> Iterator[None]:
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_worth_telling)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -247,6 +248,11 @@ def _speaking() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    # Of what Alembic itself logs, only the steps mean something to an operator.
+    return record.name == log.name or record.getMessage().startswith("Running ")
 
 
 def _say(line: str) -> None:

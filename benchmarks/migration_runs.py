@@ -1,0 +1,366 @@
+"""
+The runs that `migration.py` compares, each on its own copy of the same database.
+
+The naive form is what a first draft would do: one transaction that adds the column,
+updates all rows once for the root and once for the profile, and sets NOT NULL. Ours is
+``alembic upgrade head``, as an operator types it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg
+from client_waits import Watched, watch
+from sqlalchemy import make_url
+from support.postgres import PostgresServer
+
+ROOT = Path(__file__).resolve().parents[1]
+FORMER, PRESENT = "m4_003_plan_env_columns", "m8_001_align_plans_schema"
+
+#: A server as one would run it: nothing that is written gets lost with the machine.
+SERVER = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "shared_buffers": "512MB",
+    "max_wal_size": "4GB",
+    "autovacuum": "on",
+}
+
+_NO_PROFILE = "UPDATE v3_plans SET automation_profile = NULL"
+_NAIVE_UPDATES = (
+    "UPDATE v3_plans SET root_plan_id = plan_id WHERE root_plan_id IS NULL",
+    "UPDATE v3_plans SET automation_profile = 'balanced' WHERE automation_profile IS NULL",
+)
+_NAIVE_POSTGRESQL = (
+    "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL",
+    *_NAIVE_UPDATES,
+    "ALTER TABLE v3_plans ALTER COLUMN root_plan_id SET NOT NULL",
+    "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET NOT NULL",
+    "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
+)
+_WRONG_ROOTS = """\
+SELECT count(*) FROM v3_plans c JOIN v3_plans p ON p.plan_id = c.parent_plan_id
+ WHERE c.root_plan_id <> p.root_plan_id"""
+_BASELINE_SECONDS = 20
+
+
+class Run(NamedTuple):
+    """One process that migrated: how long, how much memory in MB, what it said."""
+
+    seconds: float
+    memory: float
+    said: str
+
+
+class Sizes(NamedTuple):
+    """A table and its indexes, in MB."""
+
+    table: float
+    indexes: float
+
+
+class Idle(NamedTuple):
+    """A migration that had the server to itself."""
+
+    seconds: float
+    growth: Sizes
+    wrong_roots: int
+
+
+class OnPostgres(NamedTuple):
+    """Everything that was measured on PostgreSQL."""
+
+    version: str
+    before: Sizes
+    naive: Idle
+    ours: Idle
+    #: Of the whole process, and of the same when there is nothing to do, in seconds.
+    total: float
+    fixed: float
+    memory: float
+    rewritten: int
+    small_plans: int
+    small_seconds: float
+    usual: Watched
+    naive_loaded: Watched
+    up: Watched
+    down: Watched
+
+
+class OnSqlite(NamedTuple):
+    """Everything that was measured on SQLite; times in seconds."""
+
+    version: str
+    bare_copy: float
+    naive: float
+    #: Of the whole process, of the checks in it, and of the same with nothing to do.
+    total: float
+    checks: float
+    fixed: float
+    memory: float
+    file_changed: bool
+
+    @property
+    def ours(self) -> float:
+        """What compares with the others: neither Python's start nor checks of the result."""
+        return self.total - self.checks - self.fixed
+
+
+def alembic(url: str, *arguments: str) -> Run:
+    """
+    Run the command line of Alembic on the database at *url*.
+
+    Raises:
+        RuntimeError: It failed; with what it said.
+    """
+    command = [sys.executable, "-m", "alembic", "-x", f"url={url}", *arguments]
+    begun = time.monotonic()
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        said = process.stderr.read()
+    # Popen would do the waiting, but drops what the process used.
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - begun
+    if process.returncode:
+        raise RuntimeError(f"alembic {' '.join(arguments)} failed:\n{said}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Run(seconds, used.ru_maxrss * unit / 1e6, said)
+
+
+def _former_release(url: str, plans: int) -> None:
+    script = ROOT / "benchmarks" / "former_release.py"
+    command = [sys.executable, str(script), "--url", url, "--plans", str(plans), "--seed", "1"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+class PostgresBench:
+    """One server, and the copies of databases in it."""
+
+    def __init__(self, binaries: Path, say: Callable[[str], None]) -> None:
+        self.server = PostgresServer(binaries, SERVER)
+        self.say = say
+
+    def measure(self, plans: int, load: float) -> OnPostgres:
+        """Compare the two forms on *plans* plans, idle and under *load* statements a second."""
+        small = max(plans // 10, 1)
+        self._template("small", small)
+        self._template("large", plans)
+        with self._copy("small") as url:
+            small_seconds = alembic(url, "upgrade", "head").seconds
+        with self._copy("large") as url:
+            before = _sizes(url)
+            naive = _idle(before, url, _naive(url))
+            self.say(f"naive: {naive}")
+        with self._copy("large") as url:
+            run = alembic(url, "upgrade", "head")
+            fixed = alembic(url, "upgrade", "head").seconds
+            ours = _idle(before, url, run.seconds - fixed)
+            rewritten = _written_by(url, lambda: _again(url))
+            self.say(f"ours: {ours}, {rewritten} rows written by a second run\n{run.said}")
+        with self._copy("large") as url:
+            usual = watch(url, load, _nothing)
+            self._said("no migration", usual)
+            up = watch(url, load, lambda: alembic(url, "upgrade", "head").seconds - fixed)
+            self._said("upgrade", up)
+            down = watch(url, load, lambda: alembic(url, "downgrade", FORMER).seconds - fixed)
+            self._said("downgrade", down)
+        with self._copy("large") as url:
+            naive_loaded = watch(url, load, lambda: _naive(url))
+            self._said("naive", naive_loaded)
+        return OnPostgres(
+            version=self.server.version,
+            before=before,
+            naive=naive,
+            ours=ours,
+            total=run.seconds,
+            fixed=fixed,
+            memory=run.memory,
+            rewritten=rewritten,
+            small_plans=small,
+            small_seconds=small_seconds - fixed,
+            usual=usual,
+            naive_loaded=naive_loaded,
+            up=up,
+            down=down,
+        )
+
+    def _template(self, name: str, plans: int) -> None:
+        self.say(f"writing {plans:,} plans of the former release")
+        self.server.execute(f"CREATE DATABASE {name}")
+        url = self.server.url(name)
+        _former_release(url, plans)
+        with connected(url) as connection:
+            connection.execute(_NO_PROFILE)
+            connection.execute("VACUUM (FULL, ANALYZE)")
+
+    @contextmanager
+    def _copy(self, template: str) -> Iterator[str]:
+        name = f"{template}_copy"
+        self.server.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        url = self.server.url(name)
+        with connected(url) as connection:
+            connection.execute("VACUUM (ANALYZE)")
+            connection.execute("CHECKPOINT")
+        yield url
+        self.server.drop_database(url)
+
+    def _said(self, what: str, seen: Watched) -> None:
+        waits = seen.waits
+        self.say(
+            f"{what}, under load: {seen.seconds:.1f} s, {len(waits.due)} statements, longest wait "
+            f"{waits.longest:.1f} ms, p99 {waits.p99:.1f} ms, {waits.long} long ones, "
+            f"{seen.failed} failed {dict(seen.failures) or ''}"
+        )
+
+
+def connected(url: str) -> psycopg.Connection[Any]:
+    """Connect by the driver alone, each statement a transaction of its own."""
+    plain = make_url(url).set(drivername="postgresql")
+    return psycopg.connect(plain.render_as_string(hide_password=False), autocommit=True)
+
+
+def _naive(url: str) -> float:
+    with connected(url) as connection:
+        begun = time.monotonic()
+        with connection.transaction():
+            for statement in _NAIVE_POSTGRESQL:
+                connection.execute(statement.encode())
+        return time.monotonic() - begun
+
+
+def _nothing() -> float:
+    time.sleep(_BASELINE_SECONDS)
+    return _BASELINE_SECONDS
+
+
+def _again(url: str) -> None:
+    # With the version of the former release, the revision runs once more from its start.
+    alembic(url, "stamp", FORMER)
+    alembic(url, "upgrade", "head")
+
+
+def _idle(before: Sizes, url: str, seconds: float) -> Idle:
+    after = _sizes(url)
+    growth = Sizes(after.table - before.table, after.indexes - before.indexes)
+    with connected(url) as connection:
+        return Idle(seconds, growth, _one(connection, _WRONG_ROOTS))
+
+
+def _sizes(url: str) -> Sizes:
+    with connected(url) as connection:
+        table = _one(connection, "SELECT pg_table_size('v3_plans')")
+        return Sizes(table / 1e6, _one(connection, "SELECT pg_indexes_size('v3_plans')") / 1e6)
+
+
+def _written_by(url: str, act: Callable[[], object]) -> int:
+    query = """SELECT n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_user_tables
+                WHERE relname = 'v3_plans'"""
+    with connected(url) as connection:
+        before = _one(connection, query)
+        act()
+        return _one(connection, query) - before
+
+
+def _one(connection: psycopg.Connection[Any], query: str) -> int:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def measure_sqlite(folder: Path, plans: int, say: Callable[[str], None]) -> OnSqlite:
+    """Compare the two forms, and a bare copy of the table, on one file of *plans* plans."""
+    say(f"writing {plans:,} plans of the former release into a file")
+    former, copy, final = folder / "former.db", folder / "copy.db", folder / "final.db"
+    _former_release(f"sqlite:///{former}", plans)
+    with closing(sqlite3.connect(former)) as connection:
+        connection.execute(_NO_PROFILE)
+        connection.commit()
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA journal_mode = WAL")
+    alembic(f"sqlite:///{final}", "upgrade", "head")
+    with closing(sqlite3.connect(final)) as connection:
+        table = connection.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'v3_plans'"
+        ).fetchone()[0]
+
+    seconds = {}
+    for name, before, root, profile in (
+        ("bare copy", (), "coalesce(root_plan_id, plan_id)", "'balanced'"),
+        ("naive", _NAIVE_UPDATES, "root_plan_id", "automation_profile"),
+    ):
+        shutil.copyfile(former, copy)
+        seconds[name] = _copied(copy, table, before, root, profile)
+        say(f"{name}: {seconds[name]:.2f} s")
+        copy.unlink()
+
+    shutil.copyfile(former, copy)
+    run = alembic(f"sqlite:///{copy}", "upgrade", "head")
+    digest = _digest(copy)
+    fixed = alembic(f"sqlite:///{copy}", "upgrade", "head").seconds
+    found = re.search(r"checks before and after ([\d.]+) s", run.said)
+    if found is None:
+        raise RuntimeError(f"the upgrade did not say how long its checks took:\n{run.said}")
+    say(f"ours: {run.seconds:.2f} s, start {fixed:.2f} s\n{run.said}")
+    return OnSqlite(
+        version=sqlite3.sqlite_version,
+        bare_copy=seconds["bare copy"],
+        naive=seconds["naive"],
+        total=run.seconds,
+        checks=float(found[1]),
+        fixed=fixed,
+        memory=run.memory,
+        file_changed=_digest(copy) != digest,
+    )
+
+
+def _copied(file: Path, table: str, before: tuple[str, ...], root: str, profile: str) -> float:
+    begun = time.monotonic()
+    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        run = connection.execute
+        run("PRAGMA foreign_keys = OFF")
+        run("PRAGMA legacy_alter_table = ON")
+        run("BEGIN IMMEDIATE")
+        for statement in before:
+            run(statement)
+        indexes = run(
+            "SELECT sql FROM sqlite_master WHERE tbl_name = 'v3_plans' AND type = 'index'"
+            " AND sql IS NOT NULL"
+        ).fetchall()
+        names = [row[1] for row in run("PRAGMA table_info(v3_plans)")]
+        values = {"root_plan_id": root, "automation_profile": profile}
+        run("ALTER TABLE v3_plans RENAME TO old")
+        run(table)
+        run(
+            f"INSERT INTO v3_plans ({', '.join(names)})"
+            f" SELECT {', '.join(values.get(name, name) for name in names)} FROM old"
+        )
+        run("DROP TABLE old")
+        for (sql,) in indexes:
+            run(sql)
+        run("COMMIT")
+    return time.monotonic() - begun
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        digest = sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

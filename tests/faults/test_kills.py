@@ -1,0 +1,195 @@
+"""Whenever the process that migrates is killed, the next one brings the database to the same end."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine, text
+
+from support.databases import ENGINES, migrate, roll_back
+from support.faults import FORMER, NEW, Migration, Models, State, models, points, spread
+from support.online import client
+
+PLANS = 3_000
+MANY_PLANS = 12_000  # so many that the table is vacuumed on the way
+PLAN = "01J" + "{:023d}"
+
+#: Where it begins, where it goes, and what an undisturbed run makes of it.
+WAYS = [
+    pytest.param("gaps", NEW, id="up"),
+    pytest.param("new", FORMER, id="down"),
+]
+BACK = {NEW: FORMER, FORMER: NEW}
+NAMES = {NEW: "new", FORMER: "former"}
+SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
+
+
+def go(url: str, goal: str) -> None:
+    act: Callable[[str, str], None] = migrate if goal == NEW else roll_back
+    act(url, goal)
+
+
+def kill(url: str, goal: str, point: str) -> bool:
+    died = Migration(url, goal, victim=("--die-at", point)).ended()
+    assert died.killed or died.status == 0, died.said
+    return died.killed
+
+
+def former_release_works(url: str) -> None:
+    """Do what the former release does, and take it back, so that the rows are as they were."""
+    row = (
+        "INSERT INTO v3_plans (plan_id, parent_plan_id, root_plan_id, automation_profile,"
+        " action_name, created_at, updated_at)"
+        " VALUES (%s, %s, NULL, NULL, 'local/tidy', 'now', 'now')"
+    )
+    root, child, other = (PLAN.format(number) for number in (1, 2, 3))
+    with client(url) as connection:
+        connection.execute("SET statement_timeout = '10s'")
+        some = connection.execute("SELECT min(plan_id) FROM v3_plans").fetchone()
+        assert some is not None
+        for key, parent in ((root, None), (child, root), (other, some[0])):
+            connection.execute(row, [key, parent])
+        connection.execute(
+            "UPDATE v3_plans SET phase = 'execute', root_plan_id = NULL, automation_profile = NULL"
+            " WHERE plan_id = %s",
+            [child],
+        )
+        roots = dict(
+            connection.execute(
+                "SELECT plan_id, root_plan_id FROM v3_plans WHERE plan_id <= %s", [other]
+            ).fetchall()
+        )
+        assert roots[root] in (None, root)
+        assert roots[child] in (None, root)
+        for key in (other, child, root):
+            connection.execute("DELETE FROM v3_plans WHERE plan_id = %s", [key])
+
+
+def untouched(url: str, model: Models, start: str) -> bool:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        sound = connection.execute(text("PRAGMA integrity_check")).scalar() == "ok"
+    engine.dispose()
+    return sound and State.of(url) == model.states[start]
+
+
+@pytest.mark.parametrize(
+    ("start", "goal", "statement"),
+    [pytest.param("gaps", NEW, 70, id="up"), pytest.param("new", FORMER, 45, id="down")],
+)
+def test_a_file_is_as_it_was_after_a_kill_and_a_second_run_ends_well(
+    tmp_path: Path, start: str, goal: str, statement: int
+):
+    model = models("sqlite", PLANS)
+    with model.copy(start, tmp_path, wal=statement % 2 == 0) as url:
+        assert kill(url, goal, str(statement))
+
+        assert untouched(url, model, start)
+        go(url, goal)
+        assert State.of(url) == model.states[NAMES[goal]]
+
+
+@pytest.mark.parametrize(
+    ("start", "goal", "statement"),
+    [pytest.param("gaps", NEW, 80, id="up"), pytest.param("new", FORMER, 40, id="down")],
+)
+@pytest.mark.parametrize("engine", SERVERS[:1])
+def test_clients_go_on_after_a_kill_and_a_second_run_ends_well(
+    tmp_path: Path, engine: str, start: str, goal: str, statement: int
+):
+    model = models(engine, PLANS)
+    with model.copy(start, tmp_path) as url:
+        assert kill(url, goal, str(statement))
+
+        former_release_works(url)
+        go(url, goal)
+        assert State.of(url) == model.states[NAMES[goal]]
+
+
+@pytest.mark.parametrize(
+    ("start", "goal", "statement"),
+    [pytest.param("former", NEW, 75, id="up"), pytest.param("new", FORMER, 65, id="down")],
+)
+@pytest.mark.parametrize("engine", SERVERS[-1:])
+def test_a_killed_run_is_taken_back_by_the_opposite_command(
+    tmp_path: Path, engine: str, start: str, goal: str, statement: int
+):
+    model = models(engine, PLANS)
+    with model.copy(start, tmp_path) as url:
+        assert kill(url, goal, str(statement))
+
+        assert State.of(url) != model.states[start]
+        go(url, BACK[goal])
+        assert State.of(url) == model.states[start]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("start", "goal"), WAYS)
+@pytest.mark.parametrize("wal", [False, True], ids=["journal", "wal"])
+def test_a_file_survives_a_kill_at_every_step(tmp_path: Path, start: str, goal: str, wal: bool):
+    model = models("sqlite", MANY_PLANS)
+    with model.copy(start, tmp_path) as url:
+        found = points(url, goal, tmp_path)
+    killed = 0
+    for point in spread(found, 30):
+        with model.copy(start, tmp_path, wal=wal) as url:
+            if kill(url, goal, point):
+                killed += 1
+                assert untouched(url, model, start), point
+            go(url, goal)
+            assert State.of(url) == model.states[NAMES[goal]], point
+    assert killed >= 29
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("then", ["again", "back"])
+@pytest.mark.parametrize("goal", [NEW, FORMER], ids=["up", "down"])
+@pytest.mark.parametrize("engine", SERVERS)
+def test_a_server_survives_a_kill_at_every_step(
+    tmp_path: Path, engine: str, goal: str, then: str
+):
+    model = models(engine, MANY_PLANS)
+    # What has gaps cannot be brought back to them: they are filled for good.
+    start = NAMES[BACK[goal]] if then == "back" else {NEW: "gaps", FORMER: "new"}[goal]
+    end = goal if then == "again" else BACK[goal]
+    with model.copy(start, tmp_path) as url:
+        found = points(url, goal, tmp_path)
+        assert State.of(url) == model.states[NAMES[goal]]
+    killed = 0
+    for point in spread(found, 32):
+        with model.copy(start, tmp_path) as url:
+            if not kill(url, goal, point):
+                continue
+            killed += 1
+            former_release_works(url)
+            go(url, end)
+            assert State.of(url) == model.states[NAMES[end]], point
+            former_release_works(url)
+    assert killed >= 26
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(("start", "goal"), WAYS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_kill_at_any_moment_does_no_harm(tmp_path: Path, engine: str, start: str, goal: str):
+    model = models(engine, MANY_PLANS)
+    chance = random.Random(1)
+    with model.copy(start, tmp_path) as url:
+        begun = time.monotonic()
+        go(url, goal)
+        usual = time.monotonic() - begun
+    killed = 0
+    for _ in range(12):
+        with model.copy(start, tmp_path) as url:
+            moment = chance.uniform(0, usual)
+            died = Migration(url, goal, victim=("--die-after", f"{moment:.4f}")).ended()
+            killed += died.killed
+            if engine == "sqlite" and died.killed:
+                assert untouched(url, model, start)
+            go(url, goal)
+            assert State.of(url) == model.states[NAMES[goal]], moment
+    assert killed >= 4
