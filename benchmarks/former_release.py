@@ -25,9 +25,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.util import CommandError
-from former_rows import ACTIONS, COLUMNS, KINDS, Row, action, correction, plans_of
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
+
+from former_rows import ACTIONS, COLUMNS, KINDS, Row, action, correction, plans_of
 
 REVISION = "m4_003_plan_env_columns"
 

@@ -1,7 +1,8 @@
 """
 A database of its own for each scenario whose tags ask for one; most need none.
 
-`@database` is at the newest revision, `@former_database` as the former release left it.
+`@database` is at the newest revision and stays there, `@former_database` is as the former
+release left it.
 
     behave                                                  on SQLite
     behave -D engine=postgresql-18                          on a server made for the run
@@ -39,6 +40,7 @@ class Databases:
         self._server = userdata.get("engine", "sqlite")
         self._folder = folder
         self._templates: dict[str, URL] = {}
+        self._spare: list[URL] = []
         #: Which kind of database it is, for tags such as `@use.with_engine=sqlite`.
         self.engine = (
             database_url(self._named).get_backend_name()
@@ -47,24 +49,26 @@ class Databases:
         )
 
     def create(self, revision: str) -> URL:
-        """Make a database at *revision*."""
+        """Make a database at *revision*, without plans."""
+        if revision == "head" and self._spare:
+            return self._spare.pop()
         if revision not in self._templates:
             self._templates[revision] = self._create(None)
             databases.migrate(_text(self._templates[revision]), revision)
         return self._create(self._templates[revision])
 
-    def drop(self, url: URL) -> None:
-        """Throw a database away."""
-        if self.engine == "sqlite":
-            for file in Path(url.database).parent.glob(f"{Path(url.database).name}*"):
-                file.unlink()
+    def give_back(self, url: URL, revision: str) -> None:
+        """Throw a database away, unless it can be emptied, which is faster, and used again."""
+        if revision == "head" and self.engine == "postgresql":
+            self._execute(url, "TRUNCATE v3_plans CASCADE")
+            self._spare.append(url)
         else:
-            self._on_server(f'DROP DATABASE IF EXISTS "{url.database}" WITH (FORCE)')
+            self._drop(url)
 
     def close(self) -> None:
-        """Throw the templates away."""
-        for url in self._templates.values():
-            self.drop(url)
+        """Throw away what was kept."""
+        for url in (*self._templates.values(), *self._spare):
+            self._drop(url)
 
     @cached_property
     def _beside(self) -> URL:
@@ -82,11 +86,18 @@ class Databases:
                 shutil.copyfile(template.database, file)
             return self._beside.set(database=str(file))
         copied = f' TEMPLATE "{template.database}"' if template is not None else ""
-        self._on_server(f'CREATE DATABASE "{name}"{copied}')
+        self._execute(self._beside, f'CREATE DATABASE "{name}"{copied}')
         return self._beside.set(database=name)
 
-    def _on_server(self, statement: str) -> None:
-        engine = open_engine(self._beside, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    def _drop(self, url: URL) -> None:
+        if self.engine == "sqlite":
+            for file in Path(url.database).parent.glob(f"{Path(url.database).name}*"):
+                file.unlink()
+        else:
+            self._execute(self._beside, f'DROP DATABASE IF EXISTS "{url.database}" WITH (FORCE)')
+
+    def _execute(self, url: URL, statement: str) -> None:
+        engine = open_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.exec_driver_sql(statement)
 
@@ -107,7 +118,7 @@ def database(context: Any, revision: str) -> Iterator[None]:
     context.url = _text(url)
     context.engine = open_engine(url, poolclass=NullPool)
     yield
-    context.databases.drop(url)
+    context.databases.give_back(url, revision)
 
 
 def before_all(context: Any) -> None:

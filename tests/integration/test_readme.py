@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cleveragents_plans.cli import main
 from support.databases import ROOT
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from alembic import command
+from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 from sqlalchemy import inspect, text
 
@@ -48,6 +50,21 @@ def test_a_migration_imports_neither_the_domain_nor_the_models(script: Script):
     imported = re.findall(r"^(?:from|import) (\S+)", Path(script.path).read_text(), re.MULTILINE)
 
     assert set(imported) <= {"alembic", "sqlalchemy", "cleveragents_plans.evolution"}
+
+
+def test_the_next_revision_is_born_with_the_questions_that_it_must_answer(tmp_path: Path):
+    shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+    config = Config()
+    config.set_main_option("script_location", str(tmp_path / "migrations"))
+    config.set_main_option("file_template", "%%(rev)s")
+
+    script = command.revision(config, "Say who waits", rev_id="m9_001_say_who_waits")
+
+    assert isinstance(script, Script)
+    assert Path(script.path).name == "m9_001_say_who_waits.py"
+    for heading in ("Say who waits", "Why:", "Rows:", "Undo:", "Locks:"):
+        assert heading in (script.module.__doc__ or "")
+    assert script.down_revision == CHAIN.get_current_head()
 
 
 def test_every_step_goes_up_down_and_up_again(empty_url: str):

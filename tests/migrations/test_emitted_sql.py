@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, NullPool, event
+
 from cleveragents_plans import open_engine
 from former_release import write_former_release
-from sqlalchemy import Engine, NullPool, event
 from support.databases import ENGINES, empty_database, migrate, roll_back
 
 FORMER = "m4_003_plan_env_columns"
@@ -27,7 +28,8 @@ EMITTED = Path(__file__).parent / "emitted"
 
 # What only looks, waits, or depends on the moment, changes nothing that lasts.
 _PASSING = re.compile(
-    r"\s*\(?(SELECT|WITH w AS|WITH RECURSIVE walk|PRAGMA|EXPLAIN|BEGIN|COMMIT|ROLLBACK|SAVEPOINT|RELEASE|SET|LOCK|VACUUM)\b",
+    r"\s*\(?(SELECT|WITH w AS|WITH RECURSIVE walk|PRAGMA|EXPLAIN|BEGIN|COMMIT|ROLLBACK"
+    r"|SAVEPOINT|RELEASE|SET|LOCK|VACUUM)\b",
     re.IGNORECASE,
 )
 
@@ -60,7 +62,7 @@ def test_m8_001_sends_what_it_was_released_with(engine: str, direction: str, tmp
             migrate(url, "head")
             with open_engine(url, poolclass=NullPool).begin() as connection:
                 connection.exec_driver_sql(
-                    "UPDATE v3_plans SET effective_profile_snapshot = '{\"name\":\"x\"}'"
+                    'UPDATE v3_plans SET effective_profile_snapshot = \'{"name":"x"}\''
                 )
 
         with recorded() as statements:

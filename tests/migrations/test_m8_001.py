@@ -353,3 +353,17 @@ def test_tables_that_refer_to_plans_are_in_the_way_of_base(former: Database):
         roll_back(former.url, "base", "drop-plans=yes")
 
     assert len(former.column("phase")) == 50
+
+
+def test_the_way_to_not_null_before_version_18_ends_in_the_same_schema_on_18(tmp_path: Path):
+    with (
+        empty_database("postgresql-18", tmp_path) as url,
+        empty_database("postgresql-18", tmp_path) as other,
+    ):
+        migrate(url, "head")
+        migrate(other, FORMER)
+        Database(other).plan(A)
+
+        migrate(other, "head", "assume-server-version=15")
+
+        assert schema_dump(other) == schema_dump(url)

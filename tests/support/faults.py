@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -94,12 +95,20 @@ def models(engine: str, plans: int) -> Models:
     gaps = _copied(engine, former)
     execute(
         gaps,
+        # Where the parent says the same: other roots would not be found again.
         "UPDATE v3_plans SET root_plan_id = NULL WHERE substr(plan_id, 26) <= '7'"
-        " AND parent_plan_id IN (SELECT plan_id FROM v3_plans)",
+        " AND root_plan_id = (SELECT coalesce(p.root_plan_id, p.plan_id) FROM v3_plans p"
+        " WHERE p.plan_id = v3_plans.parent_plan_id)",
         "UPDATE v3_plans SET automation_profile = ' ' WHERE automation_profile IS NULL"
         " AND substr(plan_id, 26) IN ('1', '2')",
     )
     urls = {"new": new, "former": former, "gaps": gaps}
+    if engine == "sqlite":
+        for url in urls.values():
+            # What a rebuild left free would be room for the next one.
+            connection = sqlite3.connect(_file(url))
+            connection.execute("VACUUM")
+            connection.close()
     return Models(engine, urls, {name: State.of(url) for name, url in urls.items()})
 
 
@@ -157,8 +166,8 @@ class Migration:
         program = ["support.victim", *victim, "--"] if victim else ["alembic"]
         self._process = subprocess.Popen(
             [sys.executable, "-m", *program, *arguments, *COMMANDS[goal]],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT / "tests"), "PYTHONUNBUFFERED": "1"},
         )
@@ -166,8 +175,8 @@ class Migration:
 
     def wait_for(self, words: str) -> None:
         """Read what it says until *words* are in it; fail when it ends without them."""
-        assert self._process.stderr is not None
-        for line in self._process.stderr:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
             self._said.append(line)
             if words in line:
                 return
@@ -181,7 +190,7 @@ class Migration:
     def ended(self, timeout: float = 120) -> Ended:
         """Wait for its end."""
         try:
-            said = self._process.communicate(timeout=timeout)[1]
+            said = self._process.communicate(timeout=timeout)[0]
         except subprocess.TimeoutExpired:
             self._process.kill()
             raise

@@ -40,12 +40,13 @@ class ChildRows(NamedTuple):
 
 def plan_row(plan: Plan) -> Row:
     """Lay *plan* out as its row in ``v3_plans``, by column."""
+    identity = plan.identity
     return {
-        "plan_id": plan.plan_id,
-        "parent_plan_id": plan.parent_plan_id,
+        "plan_id": identity.plan_id,
+        "parent_plan_id": identity.parent_plan_id,
         # A plan that was built without validation may lack it.
-        "root_plan_id": plan.root_plan_id or plan.plan_id,
-        "attempt": plan.attempt,
+        "root_plan_id": identity.root_plan_id or identity.plan_id,
+        "attempt": identity.attempt,
         "namespaced_name": plan.namespaced_name,
         "namespace": plan.namespace,
         "action_name": plan.action_name,
@@ -213,7 +214,7 @@ def _read_time(column: str, text: Any) -> datetime:
 
 
 def _texts_json(texts: Sequence[str]) -> str | None:
-    return canonical_json(list(texts)) if texts else None
+    return f"[{','.join(map(canonical_json, texts))}]" if texts else None
 
 
 def _read_texts(column: str, text: Any) -> tuple[str, ...]:

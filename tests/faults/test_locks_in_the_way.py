@@ -1,0 +1,208 @@
+"""Whoever is in the way of the migration is named and waited for, and stops nobody else."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support import postgres
+from support.databases import ENGINES, migrate
+from support.faults import FORMER, NEW, Migration, State, models, one_clear_line
+from support.online import Probe, client
+
+PLANS = 3_000
+SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
+ROW = "WHERE plan_id = (SELECT max(plan_id) FROM v3_plans)"
+READ = f"SELECT phase FROM v3_plans {ROW}"
+WRITE = f"UPDATE v3_plans SET last_completed_step = last_completed_step {ROW}"
+# Ours are 20 ms, and 50 ms after a minute; the rest is for a machine that has more to do.
+FELT = 0.4
+
+
+@pytest.fixture(params=SERVERS[:1])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with models(request.param, PLANS).copy("gaps", tmp_path) as copy:
+        yield copy
+
+
+@pytest.fixture(params=SERVERS)
+def each_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with models(request.param, PLANS).copy("gaps", tmp_path) as copy:
+        yield copy
+
+
+def is_done(url: str) -> None:
+    engine = next(e for e in SERVERS if str(postgres.server(e).folder).split("/")[-1] in url)
+    assert State.of(url) == models(engine, PLANS).states["new"]
+
+
+def stay_in_the_way(url: str, seconds: float, lock: str) -> str:
+    """Hold *lock* that long while a migration comes; give what it said."""
+    with (
+        client(url, autocommit=False) as holder,
+        Probe(url, READ) as reader,
+        Probe(url, WRITE) as writer,
+    ):
+        holder.execute(lock.encode())
+        pid = holder.info.backend_pid
+        begun = time.monotonic()
+        migration = Migration(url, NEW, "report-every=0.5")
+        migration.wait_for("waiting for a lock on v3_plans")
+        time.sleep(max(0.0, begun + seconds - time.monotonic()))
+        assert migration.running
+        holder.rollback()
+        ended = migration.ended()
+
+    assert ended.status == 0, ended.said
+    assert f"pid {pid} (idle in transaction for" in ended.said
+    assert (reader.longest, writer.longest) < (FELT, FELT)
+    assert writer.longest < FELT
+    is_done(url)
+    return ended.said
+
+
+def test_nobody_queues_behind_a_client_that_is_idle_in_a_transaction(url: str):
+    stay_in_the_way(url, 3, READ)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    "lock", [READ, f"SELECT 1 FROM v3_plans {ROW.replace('max', 'min')} FOR UPDATE"]
+)
+def test_nobody_queues_behind_such_a_client_for_longer_than_a_minute(each_url: str, lock: str):
+    stay_in_the_way(each_url, 70, lock)
+
+
+def test_it_gives_up_when_it_is_told_to_and_can_be_run_again(url: str):
+    with client(url, autocommit=False) as holder:
+        holder.execute(READ.encode())
+        begun = time.monotonic()
+        ended = Migration(url, NEW, "lock-wait=2").ended()
+
+        line = one_clear_line(ended.said)
+        assert ended.status not in (0, None)
+        assert f"pid {holder.info.backend_pid} " in line
+        assert "no lock on v3_plans in" in line
+        assert "run the same command again" in line
+        assert 2 <= time.monotonic() - begun < 8
+
+    again = Migration(url, NEW).ended()
+    assert again.status == 0
+    is_done(url)
+
+
+def test_a_row_that_stays_locked_is_given_up_with_its_key_and_its_owner(url: str):
+    slow = Migration(url, NEW, "lock-wait=1", "rows-per-second=1500")
+    with client(url, autocommit=False) as holder:
+        slow.wait_for("Running upgrade")
+        while True:
+            # The first step is over when there is the column; only rows are locked from then on.
+            rows = holder.execute(
+                "SELECT FROM pg_attribute WHERE attrelid = 'v3_plans'::regclass"
+                " AND attname = 'effective_profile_snapshot'"
+            ).fetchall()
+            holder.rollback()
+            if rows:
+                break
+            time.sleep(0.02)
+        (key,) = holder.execute(
+            "SELECT max(plan_id) FROM v3_plans WHERE root_plan_id IS NULL"
+        ).fetchone()
+        holder.execute("SELECT FROM v3_plans WHERE plan_id = %s FOR UPDATE", [key])
+        ended = slow.ended()
+        line = one_clear_line(ended.said)
+        assert ended.status not in (0, None)
+        assert key in line
+        assert f"pid {holder.info.backend_pid} " in line
+
+    migrate(url, "head")
+    is_done(url)
+
+
+@pytest.mark.fault
+def test_a_vacuum_by_hand_is_waited_for_and_named(each_url: str):
+    with client(each_url) as holder, Probe(each_url, READ) as reader, Probe(each_url, WRITE) as writer:
+        pid = holder.info.backend_pid
+        holder.execute("SET vacuum_cost_delay = 20")
+        holder.execute("SET vacuum_cost_limit = 2")
+        slow_vacuum = holder.pgconn
+        slow_vacuum.send_query(b"VACUUM (DISABLE_PAGE_SKIPPING) v3_plans")
+        time.sleep(0.3)
+        migration = Migration(each_url, NEW, "report-every=0.5")
+        migration.wait_for("waiting for a lock on v3_plans")
+        time.sleep(4)
+        assert migration.running
+        holder.cancel()
+        while slow_vacuum.get_result() is not None:
+            pass
+        ended = migration.ended()
+
+    assert ended.status == 0, ended.said
+    assert f"pid {pid} (active" in ended.said
+    assert "VACUUM (DISABLE_PAGE_SKIPPING) v3_plans" in ended.said
+    assert reader.longest < FELT
+    assert writer.longest < FELT
+    is_done(each_url)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("engine", SERVERS)
+def test_an_autovacuum_gives_way(engine: str):
+    server = postgres.PostgresServer(
+        postgres.binaries()[engine], {"autovacuum_naptime": "1s", "autovacuum_max_workers": "1"}
+    )
+    try:
+        url = server.create_database()
+        migrate(url, FORMER)
+        with client(url) as connection:
+            connection.execute(
+                "INSERT INTO v3_plans (plan_id, action_name, description, created_at, updated_at)"
+                " SELECT '01J' || lpad(g::text, 23, '0'), 'local/tidy', repeat('x', 500), 'a', 'b'"
+                " FROM generate_series(1, 20000) g"
+            )
+            connection.execute(
+                "ALTER TABLE v3_plans SET (autovacuum_vacuum_cost_delay = 50,"
+                " autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_scale_factor = 0,"
+                " autovacuum_vacuum_threshold = 1, autovacuum_analyze_threshold = 1000000)"
+            )
+            connection.execute("UPDATE v3_plans SET description = 'y'")
+            at_work = (
+                "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'"
+                " AND query LIKE '%v3_plans%'"
+            )
+            until = time.monotonic() + 60
+            while connection.execute(at_work.encode()).fetchone() != (1,):
+                assert time.monotonic() < until, "autovacuum did not begin"
+                time.sleep(0.05)
+            with Probe(url, READ) as reader, Probe(url, WRITE) as writer:
+                ended = Migration(url, NEW, "lock-wait=60").ended()
+
+            assert ended.status == 0, ended.said
+            assert reader.longest < FELT
+            assert writer.longest < FELT
+            assert "canceling autovacuum task" in (server.folder / "log").read_text()
+    finally:
+        server.close()
+
+
+def test_a_writer_of_a_file_is_waited_for_and_given_up_when_told_to(tmp_path: Path):
+    model = models("sqlite", PLANS)
+    with model.copy("gaps", tmp_path) as url:
+        writer = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
+        writer.execute("BEGIN IMMEDIATE")
+
+        ended = Migration(url, NEW, "migration-lock-wait=1.5").ended()
+
+        line = one_clear_line(ended.said)
+        assert ended.status not in (0, None)
+        assert "another process writes to the file" in ended.said
+        assert "migration-lock-wait=SECONDS" in line
+        writer.execute("ROLLBACK")
+        writer.close()
+        assert State.of(url) == model.states["gaps"]
+        migrate(url, "head")
+        assert State.of(url) == model.states["new"]

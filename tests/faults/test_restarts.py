@@ -1,0 +1,138 @@
+"""A server that goes away in the middle is one line, and the next run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from former_release import write_former_release
+from sqlalchemy import make_url
+
+from support import postgres
+from support.databases import ENGINES, migrate, roll_back
+from support.faults import FORMER, NEW, Migration, State, one_clear_line
+from support.online import client
+
+PLANS = 3_000
+SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
+# The rows that are done, in each direction.
+DONE = {
+    NEW: "SELECT count(*) FROM v3_plans WHERE automation_profile = 'balanced'",
+    FORMER: "SELECT count(*) FROM v3_plans WHERE automation_profile IS NULL",
+}
+STARTS = {NEW: FORMER, FORMER: NEW}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[postgres.PostgresServer]:
+    # Commits are on disk here, as they are where it matters.
+    own = postgres.PostgresServer(
+        postgres.binaries()[request.param], {"fsync": "on", "synchronous_commit": "on"}
+    )
+    yield own
+    own.close()
+
+
+def prepared(server: postgres.PostgresServer, goal: str) -> tuple[str, State]:
+    """Make a database, and what an undisturbed run would make of it."""
+    url = server.create_database()
+    write_former_release(url, PLANS, seed=6)
+    if goal == FORMER:
+        migrate(url, "head")
+    twin = server.create_database(template=make_url(url).database)
+    (migrate if goal == NEW else roll_back)(twin, goal)
+    return url, State.of(twin)
+
+
+def wait_until_some_rows_are_done(url: str, goal: str) -> None:
+    until = time.monotonic() + 60
+    with client(url) as connection:
+        before = connection.execute(DONE[goal].encode()).fetchone()
+        while connection.execute(DONE[goal].encode()).fetchone() == before:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
+def lose_the_server(server: postgres.PostgresServer, goal: str, mode: str) -> None:
+    url, end = prepared(server, goal)
+    migration = Migration(url, goal, "rows-per-second=1000")
+    wait_until_some_rows_are_done(url, goal)
+
+    server.stop(mode)
+    ended = migration.ended()
+    refused = Migration(url, goal).ended()
+    server.start()
+
+    line = one_clear_line(ended.said)
+    assert ended.status not in (0, None)
+    assert "the connection to postgresql" in line
+    assert "was lost" in line
+    assert "run the same command again" in line
+    assert refused.status not in (0, None)
+    assert "cannot be opened" in one_clear_line(refused.said)
+    again = Migration(url, goal).ended()
+    assert again.status == 0, again.said
+    assert State.of(url) == end
+
+
+@pytest.mark.parametrize("server", SERVERS[:1], indirect=True)
+def test_an_upgrade_outlives_a_crash_of_the_server(server: postgres.PostgresServer):
+    lose_the_server(server, NEW, "immediate")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("mode", ["immediate", "fast"])
+@pytest.mark.parametrize("goal", [NEW, FORMER], ids=["up", "down"])
+def test_a_migration_outlives_the_end_of_the_server(
+    server: postgres.PostgresServer, goal: str, mode: str
+):
+    lose_the_server(server, goal, mode)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("mode", ["immediate", "fast"])
+def test_a_server_that_ends_while_a_lock_is_waited_for_is_one_line_too(
+    server: postgres.PostgresServer, mode: str
+):
+    url, end = prepared(server, NEW)
+    holder = client(url, autocommit=False)
+    holder.execute("SELECT FROM v3_plans")
+    first = Migration(url, NEW, "report-every=0.5")
+    first.wait_for("waiting for a lock on v3_plans")
+    second = Migration(url, NEW)
+    second.wait_for("another process is migrating")
+
+    server.stop(mode)
+    lines = [one_clear_line(each.ended().said) for each in (first, second)]
+    server.start()
+    with pytest.raises(psycopg.OperationalError):
+        holder.execute("SELECT")
+    holder.close()
+
+    assert all("was lost" in line for line in lines), lines
+    migrate(url, "head")
+    assert State.of(url) == end
+
+
+@pytest.mark.fault
+def test_a_session_that_is_ended_by_hand_at_any_moment_is_one_line(
+    server: postgres.PostgresServer, tmp_path: Path
+):
+    url, end = prepared(server, NEW)
+    for moment in range(12):
+        migration = Migration(url, NEW, "rows-per-second=2000")
+        time.sleep(0.8 + moment / 10)
+        with client(url) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        ended = migration.ended()
+        if ended.status != 0:
+            assert "run the same command again" in one_clear_line(ended.said)
+
+    migrate(url, "head")
+    assert State.of(url) == end
