@@ -21,6 +21,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+# The last one is where a downgrade of m8_001 keeps the snapshots of these plans.
+CHILDREN = ("plan_invariants", "plan_arguments", "plan_projects", "v3_plans_snapshot_archive")
 REAL_NUMBER: sa.types.TypeEngine[float] = sa.Double().with_variant(sa.REAL(), "sqlite")
 
 
@@ -131,13 +133,14 @@ def upgrade() -> None:
     )
 
 
+def look_before_downgrade() -> None:
+    """Refuse before the first step of a longer way down is taken."""
+    op.refuse_to_drop("v3_plans", children=CHILDREN, anyway="drop-plans")
+
+
 def downgrade() -> None:
     """Drop the four tables, if nothing is lost by it or the loss is wanted."""
-    op.drop_tables_unless_rows(
-        "v3_plans",
-        children=("plan_invariants", "plan_arguments", "plan_projects"),
-        anyway="drop-plans",
-    )
+    op.drop_tables("v3_plans", children=CHILDREN, anyway="drop-plans")
 
 
 def _create_child_table(name: str, *parts: sa.schema.SchemaItem) -> None:

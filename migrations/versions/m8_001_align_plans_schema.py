@@ -40,9 +40,14 @@ CREATE_ARCHIVE = (
 )
 
 
+def look_before_upgrade() -> None:
+    """Refuse before the first step of a longer way up is taken."""
+    op.look_at_tree("v3_plans", key="plan_id", parent="parent_plan_id", root="root_plan_id")
+
+
 def upgrade() -> None:
     """Fill the gaps, then forbid them."""
-    op.look_at_tree("v3_plans", key="plan_id", parent="parent_plan_id", root="root_plan_id")
+    look_before_upgrade()
     # SQLite copies the table once, in one transaction; PostgreSQL works beside its clients.
     if op.get_context().dialect.name == "sqlite":
         _upgrade_sqlite()
@@ -198,7 +203,8 @@ BLANK = "coalesce(btrim({}.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = ''"
 
 # The walk ends at the first ancestor that has a root, at the top, or where a parent is
 # missing. The root is locked as the foreign key would lock it, so that it stays; rows and
-# roots that others hold are left for a later pass.
+# roots that others hold are left for a later pass. IS TRUE makes the last
+# subquery a hash table; as a join it would be gone through again for every row.
 INCOMPLETE = f"""\
 t.root_plan_id IS NULL OR {BLANK.format("t")} OR starts_with(t.automation_profile, '{HEAD}')"""
 COMPLETE = f"""\
@@ -226,7 +232,8 @@ UPDATE v3_plans t SET
     THEN substr(t.automation_profile, {len(HEAD) + 1},
                 length(t.automation_profile) - {len(HEAD) + len(TAIL)})
     ELSE t.automation_profile END
-FROM found JOIN kept ON kept.plan_id = found.root WHERE t.plan_id = found.plan_id"""
+FROM found
+WHERE t.plan_id = found.plan_id AND (found.root IN (SELECT plan_id FROM kept)) IS TRUE"""
 
 # Archived snapshots of plans that were deleted meanwhile go with them.
 RESTORE = f"""\

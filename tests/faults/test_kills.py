@@ -15,7 +15,7 @@ from support.faults import FORMER, NEW, Migration, Models, State, models, points
 from support.online import client
 
 PLANS = 3_000
-MANY_PLANS = 12_000  # so many that the table is vacuumed on the way
+MANY_PLANS = 9_000  # so many that the table is vacuumed on the way
 PLAN = "01J" + "{:023d}"
 
 #: Where it begins, where it goes, and what an undisturbed run makes of it.
@@ -135,14 +135,14 @@ def test_a_file_survives_a_kill_at_every_step(tmp_path: Path, start: str, goal: 
     with model.copy(start, tmp_path) as url:
         found = points(url, goal, tmp_path)
     killed = 0
-    for point in spread(found, 30):
+    for point in spread(found, 26):
         with model.copy(start, tmp_path, wal=wal) as url:
             if kill(url, goal, point):
                 killed += 1
                 assert untouched(url, model, start), point
             go(url, goal)
             assert State.of(url) == model.states[NAMES[goal]], point
-    assert killed >= 29
+    assert killed >= 25
 
 
 @pytest.mark.fault
@@ -160,7 +160,7 @@ def test_a_server_survives_a_kill_at_every_step(
         found = points(url, goal, tmp_path)
         assert State.of(url) == model.states[NAMES[goal]]
     killed = 0
-    for point in spread(found, 32):
+    for point in spread(found, 26):
         with model.copy(start, tmp_path) as url:
             if not kill(url, goal, point):
                 continue
@@ -169,7 +169,7 @@ def test_a_server_survives_a_kill_at_every_step(
             go(url, end)
             assert State.of(url) == model.states[NAMES[end]], point
             former_release_works(url)
-    assert killed >= 26
+    assert killed >= 22
 
 
 @pytest.mark.fault
@@ -183,7 +183,7 @@ def test_a_kill_at_any_moment_does_no_harm(tmp_path: Path, engine: str, start: s
         go(url, goal)
         usual = time.monotonic() - begun
     killed = 0
-    for _ in range(12):
+    for _ in range(10):
         with model.copy(start, tmp_path) as url:
             moment = chance.uniform(0, usual)
             died = Migration(url, goal, victim=("--die-after", f"{moment:.4f}")).ended()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection, text
 
@@ -45,21 +47,38 @@ class TablesInTheWay(EvolutionError):
         self.referring = referring
 
 
-@Operations.register_operation("drop_tables_unless_rows")
+@Operations.register_operation("refuse_to_drop", "refuse_to_drop")
+@Operations.register_operation("drop_tables", "drop_tables")
 class DropTablesOp(MigrateOperation):
-    """Drop a table and its children, unless the table has rows."""
+    """Drop a table and its children, unless rows or other tables are in the way."""
 
-    def __init__(self, table: str, *, children: tuple[str, ...], anyway: str) -> None:
+    def __init__(
+        self, table: str, *, children: Sequence[str], anyway: str, only_look: bool = False
+    ) -> None:
         self.table = table
         self.children = children
         self.anyway = anyway
+        self.only_look = only_look
 
     @classmethod
-    def drop_tables_unless_rows(
-        cls, operations: Operations, table: str, *, children: tuple[str, ...] = (), anyway: str
+    def refuse_to_drop(
+        cls, operations: Operations, table: str, *, children: Sequence[str] = (), anyway: str
     ) -> None:
         """
-        Drop *children* and then *table*, if *table* is empty or ``-x <anyway>=yes`` was given.
+        Raise what `drop_tables` would raise now; drop nothing.
+
+        Raises:
+            RowsInTheWay: The table has rows.
+            TablesInTheWay: A foreign key of another table refers to it.
+        """
+        operations.invoke(cls(table, children=children, anyway=anyway, only_look=True))
+
+    @classmethod
+    def drop_tables(
+        cls, operations: Operations, table: str, *, children: Sequence[str] = (), anyway: str
+    ) -> None:
+        """
+        Drop *children*, if they exist, and *table*, if it is empty or ``-x <anyway>=yes`` is given.
 
         ACCESS EXCLUSIVE on all of them on PostgreSQL, for as long as dropping takes; the
         rows are looked for under that lock. Offline the script looks and raises.
@@ -77,16 +96,13 @@ def _drop_tables(operations: Operations, drop: DropTablesOp) -> None:
     environment = context.environment_context
     given = environment.get_x_argument(as_dictionary=True) if environment else {}
     wanted = given.get(drop.anyway) == "yes"
-    statements = [f"DROP TABLE {name}" for name in (*drop.children, drop.table)]
     postgresql = context.dialect.name == "postgresql"
     if not context.as_sql:
-        connection = operations.get_bind()
-        referring = _referring(connection, drop, postgresql)
-        if referring:
-            raise TablesInTheWay(drop.table, referring)
-        rows = connection.execute(text(f"SELECT count(*) FROM {drop.table}")).scalar_one()
-        if rows and not wanted:
-            raise RowsInTheWay(drop.table, rows, drop.anyway)
+        _refuse(operations.get_bind(), drop, wanted, postgresql)
+    if drop.only_look:
+        return
+    statements = [f"DROP TABLE IF EXISTS {name}" for name in drop.children]
+    statements.append(f"DROP TABLE {drop.table}")
     if not postgresql:
         for statement in statements:
             operations.execute(statement)
@@ -94,6 +110,15 @@ def _drop_tables(operations: Operations, drop: DropTablesOp) -> None:
     if not wanted:
         statements.insert(0, _RAISE_IF_ROWS.format(t=drop.table, anyway=drop.anyway))
     operations.invoke(ShortLockOp(drop.table, statements, schema=None))
+
+
+def _refuse(connection: Connection, drop: DropTablesOp, wanted: bool, postgresql: bool) -> None:
+    referring = _referring(connection, drop, postgresql)
+    if referring:
+        raise TablesInTheWay(drop.table, referring)
+    rows = connection.execute(text(f"SELECT count(*) FROM {drop.table}")).scalar_one()
+    if rows and not wanted:
+        raise RowsInTheWay(drop.table, rows, drop.anyway)
 
 
 def _referring(connection: Connection, drop: DropTablesOp, postgresql: bool) -> list[str]:

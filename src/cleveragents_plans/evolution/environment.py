@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from alembic import context
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, MetaData
@@ -146,6 +148,9 @@ def _run(connection: Connection, metadata: MetaData, target: str) -> None:
     if connection.in_transaction() and connection.dialect.name != "sqlite":
         connection.rollback()  # Alembic must own every transaction from here on.
     continue_interrupted(migration)
+    _look_ahead(migration)
+    if connection.dialect.name != "sqlite":
+        connection.rollback()
     with context.begin_transaction():
         context.run_migrations()
     after = _known_heads()
@@ -154,6 +159,27 @@ def _run(connection: Connection, metadata: MetaData, target: str) -> None:
         if before == after
         else f"{target}: {_named(before)} -> {_named(after)}"
     )
+
+
+def _look_ahead(migration: MigrationContext) -> None:
+    """
+    Let every step after the first refuse before the first one is taken.
+
+    A revision says what it would refuse in ``look_before_upgrade`` and
+    ``look_before_downgrade``; the first step looks by itself when it begins.
+    """
+    find_steps: Any = migration._migrations_fn
+    steps = list(find_steps(migration.get_current_heads(), migration))
+    with Operations.context(migration):
+        for step in steps[1:]:
+            if not isinstance(step, RevisionStep):  # a stamp
+                continue
+            direction = "upgrade" if step.is_upgrade else "downgrade"
+            getattr(step.revision.module, f"look_before_{direction}", _nothing)()
+
+
+def _nothing() -> None:
+    """Stand in for a look that a revision does not need."""
 
 
 def _configure(connection: Connection, metadata: MetaData) -> None:

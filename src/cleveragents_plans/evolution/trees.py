@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from alembic.operations import MigrateOperation, Operations
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
 
@@ -72,6 +72,8 @@ def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
         operations.execute(_OFFLINE.format(**names, members=_MEMBERS.format(**names)))
         return
     connection = operations.get_bind()
+    if not inspect(connection).has_table(look.table):
+        return  # a step before this one is to create it
     members = [row[0] for row in connection.execute(text(_MEMBERS.format(**names)))]
     if members:
         raise CycleFound(look.table, look.parent, _cycles(connection, members, names))

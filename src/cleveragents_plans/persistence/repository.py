@@ -10,7 +10,7 @@ from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import Dialect, FromClause, Select, delete, func, insert, literal, select
+from sqlalchemy import Dialect, FromClause, Select, delete, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased, selectinload
 from sqlalchemy.orm.exc import StaleDataError
@@ -36,8 +36,6 @@ from cleveragents_plans.persistence.models import (
 from cleveragents_plans.persistence.reading import PLANS, Filters, OnCorrupt
 
 _BATCH = 1000
-# A walk up that is longer than this is one in a circle.
-_DEEPEST = 100_000
 _RELATED = ("parent_plan_id", "root_plan_id")
 _CHILD_MODELS = ChildRows(PlanProjectModel, PlanArgumentModel, PlanInvariantModel)  # type: ignore[arg-type]
 _WITH_CHILDREN = tuple(
@@ -206,26 +204,24 @@ class PlanRepository:
         return tuple(self._read(query.order_by(PLANS.c.plan_id), on_corrupt))
 
     def ancestors(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
-        """List the plan's parent, the parent's parent, and so on up to the top."""
-        up = (
-            select(PLANS.c.plan_id, PLANS.c.parent_plan_id, literal(0).label("steps"))
-            .where(PLANS.c.plan_id == plan_id.upper())
-            .cte("up", recursive=True)
-        )
-        above = aliased(PLANS, name="above")
-        up = up.union(
-            select(above.c.plan_id, above.c.parent_plan_id, up.c.steps + 1).where(
-                above.c.plan_id == up.c.parent_plan_id,
-                # Rows that are their own ancestors, which only foreign SQL can write, end here.
-                up.c.steps < _DEEPEST,
-            )
-        )
-        query = select(PLANS).join(up, PLANS.c.plan_id == up.c.plan_id).where(up.c.steps > 0)
-        return tuple(self._read(query.order_by(up.c.steps), on_corrupt))
+        """
+        List the plan's parent, the parent's parent, and so on up to the top.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        query, rows = self._above(plan_id)
+        return tuple(reading.plans(self._session, query, rows, on_corrupt))
 
     def depth(self, plan_id: str) -> int:
-        """Count the plan's ancestors: 0 for a root."""
-        return len(self.ancestors(plan_id))
+        """
+        Count the plan's ancestors: 0 for a root.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+        """
+        return len(self._above(plan_id)[1])
 
     def list(
         self,
@@ -281,6 +277,30 @@ class PlanRepository:
     def _read(self, query: Select[Any], on_corrupt: OnCorrupt = "raise") -> Iterator[Plan]:
         rows = reading.rows_of(self._session, query)
         return reading.plans(self._session, query, rows, on_corrupt)
+
+    def _above(self, plan_id: str) -> tuple[Select[Any], Sequence[Any]]:
+        up = (
+            select(PLANS.c.plan_id, PLANS.c.parent_plan_id)
+            .where(PLANS.c.plan_id == plan_id.upper())
+            .cte("up", recursive=True)
+        )
+        above = aliased(PLANS, name="above")
+        # UNION drops what it has seen: rows that are their own ancestors, which only foreign
+        # SQL can write, end here, and are listed once below.
+        up = up.union(
+            select(above.c.plan_id, above.c.parent_plan_id).where(
+                above.c.plan_id == up.c.parent_plan_id
+            )
+        )
+        query = select(PLANS).join(up, PLANS.c.plan_id == up.c.plan_id)
+        found = {row.plan_id: row for row in reading.rows_of(self._session, query)}
+        at = found.pop(plan_id.upper(), None)
+        if at is None:
+            raise PlanNotFound(plan_id)
+        rows = []
+        while at := found.pop(at.parent_plan_id, None):
+            rows.append(at)
+        return query, rows
 
     def _insert(self, batch: Sequence[Plan]) -> None:
         rows = [_with_snapshot(plan) for plan in batch]

@@ -1,0 +1,134 @@
+"""The former release writes all the while: none of its writes fails, and no plan has a wrong root."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from former_release import write_former_release
+
+from support.databases import ENGINES, empty_database, migrate
+from support.faults import FORMER, NEW, Migration
+from support.former_clients import FormerClients
+from support.online import client, meanwhile
+
+SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
+DEFAULT = "SELECT count(*) FROM v3_plans WHERE automation_profile = 'balanced'"
+BLANK = "SELECT count(*) FROM v3_plans WHERE automation_profile IS NULL OR automation_profile = ''"
+
+
+def stored_roots(url: str) -> dict[str, str | None]:
+    with client(url) as connection:
+        return dict(connection.execute("SELECT plan_id, root_plan_id FROM v3_plans").fetchall())
+
+
+def number(url: str, query: str) -> int:
+    with client(url) as connection:
+        row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def migrate_among_writers(
+    url: str, goal: str, seed: int, *extra: str, kills: tuple[str, ...] = ()
+) -> FormerClients:
+    clients = FormerClients(url, seed=seed)
+    # What was read before the end of a downgrade must not be written after it: the former
+    # release could not have read the new form of it.
+    clients.slow_writers = goal == NEW
+    with clients:
+        time.sleep(0.5)
+        for moment in kills:
+            died = Migration(url, goal, *extra, victim=("--die-after", moment)).ended()
+            assert died.killed, died.said
+            time.sleep(0.2)
+        before = clients.done.total()
+        ended = Migration(url, goal, *extra).ended(600)
+        during = clients.done.total() - before
+        time.sleep(0.5)
+    assert ended.status == 0, ended.said
+    assert clients.failures == []
+    assert during > 100
+    assert set(clients.done) >= {"insert_child_where_the_backfill_is", "write_back", "delete_leaf"}
+    assert clients.longest < 2
+    return clients
+
+
+def up_down_and_up(url: str, plans: int, *extra: str, kills: tuple[str, ...] = ()) -> None:
+    write_former_release(url, plans, seed=9)
+
+    up = migrate_among_writers(url, NEW, 1, *extra, kills=kills)
+    assert stored_roots(url) == up.roots
+    assert number(url, BLANK) == 0
+
+    at_first = stored_roots(url)
+    down = migrate_among_writers(url, FORMER, 2, *extra, kills=kills)
+    stored = stored_roots(url)
+    assert stored.keys() == down.roots.keys()
+    wrong = {key: root for key, root in stored.items() if root not in (None, down.roots[key])}
+    assert wrong == {}
+    # Only root plans lose theirs, and what was inserted without one keeps none.
+    lost = [key for key in at_first if stored[key] is None and down.roots[key] != key]
+    assert lost == []
+    assert number(url, DEFAULT) == 0
+
+    up = migrate_among_writers(url, NEW, 3, *extra, kills=kills)
+    assert stored_roots(url) == up.roots
+    assert number(url, BLANK) == 0
+
+
+@pytest.fixture(params=SERVERS[:1])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with empty_database(request.param, tmp_path) as empty:
+        yield empty
+
+
+def test_no_write_fails_and_no_root_is_wrong_up_down_and_up_again(url: str):
+    up_down_and_up(url, 10_000)
+
+
+@pytest.mark.fault
+def test_nor_is_there_any_when_it_is_slow(postgresql_url: str):
+    up_down_and_up(postgresql_url, 10_000, "rows-per-second=1000")
+
+
+@pytest.mark.fault
+def test_nor_is_there_any_among_very_many_plans(postgresql_url: str):
+    up_down_and_up(postgresql_url, 200_000)
+
+
+@pytest.mark.fault
+def test_nor_is_there_any_when_it_is_killed_on_the_way(postgresql_url: str):
+    up_down_and_up(postgresql_url, 30_000, "rows-per-second=5000", kills=("0.02", "0.5", "1.5"))
+
+
+def test_a_child_of_a_plan_that_is_just_being_written_gets_its_root(url: str):
+    migrate(url, FORMER)
+    row = (
+        "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
+        " VALUES (%s, %s, 'local/tidy', 'now', 'now')"
+    )
+    root, middle, child, grandchild = (f"01J{n:023d}" for n in range(1, 5))
+    with client(url) as connection:
+        connection.execute(row, [root, None])
+        connection.execute(row, [middle, root])
+        # The batch that writes both has not ended for a while.
+        connection.execute(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(1); RETURN NULL; END $$"
+        )
+        connection.execute(
+            f"CREATE TRIGGER dawdle AFTER UPDATE ON v3_plans FOR EACH ROW"
+            f" WHEN (new.plan_id = '{root}') EXECUTE FUNCTION dawdle()"
+        )
+        with meanwhile(lambda: migrate(url, "head")):
+            while number(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 0:
+                time.sleep(0.01)
+            begun = time.monotonic()
+            connection.execute(row, [child, middle])
+            connection.execute(row, [grandchild, child])
+            assert time.monotonic() - begun < 0.8
+
+    assert stored_roots(url) == dict.fromkeys((root, middle, child, grandchild), root)

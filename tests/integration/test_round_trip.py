@@ -1,0 +1,73 @@
+"""Every valid plan comes back from both databases as it went in, whichever way it took."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from sqlalchemy import Engine, select, text
+from sqlalchemy.orm import Session, selectinload
+from support.plans import any_plan
+
+from cleveragents_plans import LifecyclePlanModel, PlanRepository
+
+MODERATELY = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+TABLES = ("v3_plans", "plan_projects", "plan_arguments", "plan_invariants")
+
+
+def as_object(session: Session, plan_id: str) -> LifecyclePlanModel:
+    relations = (selectinload(each) for each in LifecyclePlanModel.__mapper__.relationships)
+    return session.scalars(
+        select(LifecyclePlanModel).options(*relations).where(LifecyclePlanModel.plan_id == plan_id)
+    ).one()
+
+
+def stored(session: Session) -> str:
+    # repr tells 1 from 1.0 and True.
+    return repr([session.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2")).all() for name in TABLES])
+
+
+@MODERATELY
+@given(plan=any_plan())
+def test_a_plan_survives_the_row_objects_and_is_read_alike_by_the_repository(
+    migrated_engine: Engine, plan
+):
+    with Session(migrated_engine) as session:
+        session.add(LifecyclePlanModel.from_domain(plan))
+        session.flush()
+        session.expunge_all()
+
+        assert as_object(session, plan.plan_id).to_domain() == plan
+        assert PlanRepository(session).get(plan.plan_id) == plan
+
+
+@MODERATELY
+@given(plan=any_plan().filter(lambda plan: plan.effective_profile_snapshot != "{}"))
+def test_a_plan_survives_the_repository_and_makes_the_same_rows(migrated_engine: Engine, plan):
+    with Session(migrated_engine) as session:
+        assert PlanRepository(session).add(plan) == plan
+        assert as_object(session, plan.plan_id).to_domain() == plan
+        by_repository = stored(session)
+        session.rollback()
+
+        session.add(LifecyclePlanModel.from_domain(plan))
+        session.flush()
+        assert stored(session) == by_repository
+
+
+@MODERATELY
+@given(plan=any_plan(), data=any_plan())
+def test_any_plan_can_become_any_other_by_a_save(migrated_engine: Engine, plan, data):
+    fixed = ("identity", "effective_profile_snapshot", "updated_at")
+    with Session(migrated_engine) as session:
+        session.add(LifecyclePlanModel.from_domain(plan))
+        session.flush()
+        session.expunge_all()
+        repository = PlanRepository(session)
+        changed = type(plan)(**{**dict(data), **{name: getattr(plan, name) for name in fixed}})
+
+        saved = repository.save(changed)
+
+        assert saved == repository.get(plan.plan_id)
+        assert {**dict(saved), "updated_at": None} == {**dict(changed), "updated_at": None}
+        assert saved.updated_at > plan.updated_at
