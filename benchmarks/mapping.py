@@ -37,13 +37,12 @@ from sqlalchemy.orm import Session, selectinload
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from support.databases import migrate  # noqa: E402
-from support.postgres import server  # noqa: E402
-
-from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository  # noqa: E402
-from cleveragents_plans.domain import Invariant, Level, ProjectLink  # noqa: E402
-from cleveragents_plans.persistence import open_engine  # noqa: E402
-from cleveragents_plans.persistence.mapping import child_rows, plan_row  # noqa: E402
+from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
+from cleveragents_plans.domain import Invariant, Level, ProjectLink
+from cleveragents_plans.persistence import open_engine
+from cleveragents_plans.persistence.mapping import child_rows, plan_row
+from support.databases import migrate
+from support.postgres import server
 
 Statement = tuple[str, Any]
 Task = Callable[[], Any]
@@ -106,7 +105,10 @@ class Bench:
 
     def read_objects(self) -> list[Plan]:
         """Read all plans as ORM objects, one by one."""
-        relations = (selectinload(each) for each in LifecyclePlanModel.__mapper__.relationships)
+        relations = (
+            selectinload(each.class_attribute)
+            for each in LifecyclePlanModel.__mapper__.relationships
+        )
         query = select(LifecyclePlanModel).options(*relations)
         with Session(self.engine) as session:
             return [row.to_domain() for row in session.scalars(query)]
@@ -125,7 +127,9 @@ class Bench:
         if self.engine.dialect.name == "postgresql":
             with self.driver() as connection:
                 connection.autocommit = True
-                connection.execute("VACUUM v3_plans, plan_projects, plan_arguments, plan_invariants")
+                connection.execute(
+                    "VACUUM v3_plans, plan_projects, plan_arguments, plan_invariants"
+                )
 
     def driver(self) -> Any:
         """Connect as the repository does, without SQLAlchemy."""
@@ -154,7 +158,9 @@ class Bench:
 
     def floor_write(self) -> Task:
         """Prepare the same rows for the bare driver."""
-        rows: dict[str, list[dict[str, Any]]] = {"v3_plans": [plan_row(each) for each in self.plans]}
+        rows: dict[str, list[dict[str, Any]]] = {
+            "v3_plans": [plan_row(each) for each in self.plans]
+        }
         rows |= {table: [] for table in _CHILDREN}
         for plan in self.plans:
             for table, below in zip(_CHILDREN, child_rows(plan), strict=True):
@@ -216,7 +222,9 @@ def _fields(row: dict[str, Any], projects: Any, arguments: Any, invariants: Any)
     return row
 
 
-def measure(tasks: dict[str, Task], rounds: int, before: Task | None = None) -> dict[str, list[float]]:
+def measure(
+    tasks: dict[str, Task], rounds: int, before: Task | None = None
+) -> dict[str, list[float]]:
     """Run the tasks in turn, *rounds* times, after one that does not count; give the seconds."""
     taken: dict[str, list[float]] = {name: [] for name in tasks}
     for count in range(rounds + 1):
@@ -248,7 +256,7 @@ def stream(url: str, number: int) -> str:
     engine = open_engine(url)
     with Session(engine) as session:
         repository = PlanRepository(session)
-        if session.scalar(select(func.count()).select_from(LifecyclePlanModel)) < number:
+        if (session.scalar(select(func.count()).select_from(LifecyclePlanModel)) or 0) < number:
             repository.add_all(plans(number))
             session.commit()
     with Session(engine) as session:
@@ -313,7 +321,9 @@ def main() -> None:
     parser.add_argument("--stream", type=int, help="only go through so many plans")
     options = parser.parse_args()
     names = ("sqlalchemy", "pydantic", "psycopg", "sqlmodel", "advanced-alchemy")
-    print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}", end="")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}", end=""
+    )
     print("".join(f", {name} {_version(name)}" for name in names), "\n")
     with tempfile.TemporaryDirectory() as folder:
         urls = options.url or [f"sqlite:///{folder}/plans.db", server().create_database()]

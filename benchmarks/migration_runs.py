@@ -39,7 +39,8 @@ SERVER = {
     "autovacuum": "on",
 }
 
-_NO_PROFILE = "UPDATE v3_plans SET automation_profile = NULL"
+# The most there can be to do: what the former release knew of roots and profiles is lost.
+_NOTHING_KNOWN = "UPDATE v3_plans SET root_plan_id = NULL, automation_profile = NULL"
 _NAIVE_UPDATES = (
     "UPDATE v3_plans SET root_plan_id = plan_id WHERE root_plan_id IS NULL",
     "UPDATE v3_plans SET automation_profile = 'balanced' WHERE automation_profile IS NULL",
@@ -207,7 +208,7 @@ class PostgresBench:
         url = self.server.url(name)
         _former_release(url, plans)
         with connected(url) as connection:
-            connection.execute(_NO_PROFILE)
+            connection.execute(_NOTHING_KNOWN)
             connection.execute("VACUUM (FULL, ANALYZE)")
 
     @contextmanager
@@ -290,7 +291,7 @@ def measure_sqlite(folder: Path, plans: int, say: Callable[[str], None]) -> OnSq
     former, copy, final = folder / "former.db", folder / "copy.db", folder / "final.db"
     _former_release(f"sqlite:///{former}", plans)
     with closing(sqlite3.connect(former)) as connection:
-        connection.execute(_NO_PROFILE)
+        connection.execute(_NOTHING_KNOWN)
         connection.commit()
         connection.execute("VACUUM")
         connection.execute("PRAGMA journal_mode = WAL")

@@ -1,4 +1,4 @@
-"""Whenever the process that migrates is killed, the next one brings the database to the same end."""
+"""Whenever a process that migrates is killed, the next one brings the database to the same end."""
 
 from __future__ import annotations
 
@@ -112,18 +112,22 @@ def test_clients_go_on_after_a_kill_and_a_second_run_ends_well(
 
 @pytest.mark.parametrize(
     ("start", "goal", "statement"),
-    [pytest.param("former", NEW, 75, id="up"), pytest.param("new", FORMER, 65, id="down")],
+    [
+        pytest.param("former", NEW, "VALIDATE CONSTRAINT", id="up"),
+        pytest.param("new", FORMER, "DROP COLUMN", id="down"),
+    ],
 )
-@pytest.mark.parametrize("engine", SERVERS[-1:])
+@pytest.mark.parametrize("engine", SERVERS)
 def test_a_killed_run_is_taken_back_by_the_opposite_command(
-    tmp_path: Path, engine: str, start: str, goal: str, statement: int
+    tmp_path: Path, engine: str, start: str, goal: str, statement: str
 ):
     model = models(engine, PLANS)
     with model.copy(start, tmp_path) as url:
-        assert kill(url, goal, str(statement))
+        assert kill(url, goal, statement)
 
         assert State.of(url) != model.states[start]
         go(url, BACK[goal])
+        former_release_works(url)
         assert State.of(url) == model.states[start]
 
 
@@ -149,9 +153,7 @@ def test_a_file_survives_a_kill_at_every_step(tmp_path: Path, start: str, goal: 
 @pytest.mark.parametrize("then", ["again", "back"])
 @pytest.mark.parametrize("goal", [NEW, FORMER], ids=["up", "down"])
 @pytest.mark.parametrize("engine", SERVERS)
-def test_a_server_survives_a_kill_at_every_step(
-    tmp_path: Path, engine: str, goal: str, then: str
-):
+def test_a_server_survives_a_kill_at_every_step(tmp_path: Path, engine: str, goal: str, then: str):
     model = models(engine, MANY_PLANS)
     # What has gaps cannot be brought back to them: they are filled for good.
     start = NAMES[BACK[goal]] if then == "back" else {NEW: "gaps", FORMER: "new"}[goal]

@@ -70,7 +70,9 @@ def test_nobody_queues_behind_a_client_that_is_idle_in_a_transaction(url: str):
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("lock", [READ, f"SELECT FROM v3_plans {ROW.replace('max', 'min')} FOR UPDATE"])
+@pytest.mark.parametrize(
+    "lock", [READ, f"SELECT FROM v3_plans {ROW.replace('max', 'min')} FOR UPDATE"]
+)
 def test_nor_behind_any_such_client_on_any_server(each_url: str, lock: str):
     stay_in_the_way(each_url, 8, lock)
 
@@ -128,7 +130,11 @@ def test_a_row_that_stays_locked_is_given_up_with_its_key_and_its_owner(url: str
 
 @pytest.mark.fault
 def test_a_vacuum_by_hand_is_waited_for_and_named(each_url: str):
-    with client(each_url) as holder, Probe(each_url, READ) as reader, Probe(each_url, WRITE) as writer:
+    with (
+        client(each_url) as holder,
+        Probe(each_url, READ) as reader,
+        Probe(each_url, WRITE) as writer,
+    ):
         pid = holder.info.backend_pid
         holder.execute("SET vacuum_cost_delay = 20")
         holder.execute("SET vacuum_cost_limit = 2")

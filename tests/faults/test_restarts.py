@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from former_release import write_former_release
 from sqlalchemy import make_url
 
+from former_release import write_former_release
 from support import postgres
 from support.databases import ENGINES, migrate, roll_back
 from support.faults import FORMER, NEW, Migration, State, one_clear_line

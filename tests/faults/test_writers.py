@@ -1,4 +1,4 @@
-"""The former release writes all the while: none of its writes fails, and no plan has a wrong root."""
+"""The former release writes all the while: no write fails, and no plan gets a wrong root."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from former_release import write_former_release
 
+from former_release import write_former_release
 from support.databases import ENGINES, empty_database, migrate
 from support.faults import FORMER, NEW, Migration
 from support.former_clients import FormerClients
@@ -16,6 +16,10 @@ from support.online import client, meanwhile
 
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 DEFAULT = "SELECT count(*) FROM v3_plans WHERE automation_profile = 'balanced'"
+ASLEEP = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE wait_event = 'PgSleep' AND datname = current_database()"
+)
 BLANK = "SELECT count(*) FROM v3_plans WHERE automation_profile IS NULL OR automation_profile = ''"
 
 
@@ -124,7 +128,7 @@ def test_a_child_of_a_plan_that_is_just_being_written_gets_its_root(url: str):
             f" WHEN (new.plan_id = '{root}') EXECUTE FUNCTION dawdle()"
         )
         with meanwhile(lambda: migrate(url, "head")):
-            while number(url, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == 0:
+            while number(url, ASLEEP) == 0:
                 time.sleep(0.01)
             begun = time.monotonic()
             connection.execute(row, [child, middle])

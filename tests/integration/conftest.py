@@ -9,10 +9,10 @@ from contextlib import closing
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
-from support.databases import ENGINES, empty_database, migrate
 
 from cleveragents_plans import PlanRepository
 from cleveragents_plans.persistence import open_engine
+from support.databases import ENGINES, empty_database, migrate
 
 _TABLES = ("plan_projects", "plan_arguments", "plan_invariants", "v3_plans")
 

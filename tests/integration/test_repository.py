@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.orm import Session
-from support.plans import NOON, a_plan, ulid
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.domain import (
@@ -30,6 +29,7 @@ from cleveragents_plans.persistence import (
     RootInUse,
 )
 from cleveragents_plans.persistence.errors import NotARoot, RelatedPlanMissing
+from support.plans import NOON, a_plan, ulid
 
 SNAPSHOT = BUILT_IN["balanced"].snapshot()
 
@@ -140,9 +140,12 @@ def test_children_may_stand_before_their_parents(repository):
 
 
 def test_a_child_may_stand_before_the_only_root_that_it_names(repository, session):
-    detached = root(1, identity=PlanIdentity.model_construct(
-        plan_id=ulid(1), parent_plan_id=None, root_plan_id=ulid(2), attempt=1
-    ))
+    detached = root(
+        1,
+        identity=PlanIdentity.model_construct(
+            plan_id=ulid(1), parent_plan_id=None, root_plan_id=ulid(2), attempt=1
+        ),
+    )
 
     repository.add_all([detached, root(2)])
 
@@ -258,7 +261,10 @@ def test_aliases_and_names_may_change_places(repository):
         ProjectLink(project_name="r"),
     ]
     read = repository.add(root(project_links=links, arguments={"x": 1, "y": 2}))
-    swapped = [links[1].model_copy(update={"alias": "a"}), links[0].model_copy(update={"alias": "b"})]
+    swapped = [
+        links[1].model_copy(update={"alias": "a"}),
+        links[0].model_copy(update={"alias": "b"}),
+    ]
 
     saved = repository.save(read.evolve(project_links=swapped, arguments={"y": 2, "x": 1}))
 
@@ -284,9 +290,11 @@ def test_children_that_did_not_change_are_not_written_again(repository, session)
     event.listen(
         session.get_bind(),
         "before_cursor_execute",
-        listener := lambda *sent: written.append(sent[2].split()[:2])
-        if not sent[2].startswith(("SELECT", "SAVEPOINT", "RELEASE"))
-        else None,
+        listener := lambda *sent: (
+            written.append(sent[2].split()[:2])
+            if not sent[2].startswith(("SELECT", "SAVEPOINT", "RELEASE"))
+            else None
+        ),
     )
 
     repository.save(read.begin())
@@ -449,7 +457,10 @@ def variety() -> list[Plan]:
         ({"namespace": "team"}, lambda plan: plan.namespace == "team"),
         ({"namespace": None}, lambda plan: True),
         ({"action": "local/test"}, lambda plan: plan.action_name == "local/test"),
-        ({"project": "p1"}, lambda plan: "p1" in {each.project_name for each in plan.project_links}),
+        (
+            {"project": "p1"},
+            lambda plan: "p1" in {each.project_name for each in plan.project_links},
+        ),
         (
             {"created_from": NOON + timedelta(microseconds=5)},
             lambda plan: plan.created_at >= NOON + timedelta(microseconds=5),
@@ -460,7 +471,9 @@ def variety() -> list[Plan]:
         ),
         (
             {"phase": Phase.ACTION, "namespace": "local", "project": "p0"},
-            lambda plan: plan.phase == "action" and plan.namespace == "local" and plan.project_links,
+            lambda plan: (
+                plan.phase == "action" and plan.namespace == "local" and plan.project_links
+            ),
         ),
         ({}, lambda plan: True),
     ],
@@ -554,7 +567,9 @@ def test_a_bad_row_does_not_hide_the_others(repository, one_broken):
 def test_a_page_of_bad_rows_only_leads_on_to_the_next(repository, session):
     plans = [root(number) for number in range(4)]
     repository.add_all(plans)
-    session.execute(text("UPDATE v3_plans SET tags_json = '{' WHERE plan_id < :it"), {"it": ulid(2)})
+    session.execute(
+        text("UPDATE v3_plans SET tags_json = '{' WHERE plan_id < :it"), {"it": ulid(2)}
+    )
 
     page = repository.list(limit=2, on_corrupt="skip")
 
@@ -631,3 +646,10 @@ def test_the_session_is_neither_committed_nor_rolled_back(engine):
         repository.add(root(7))
     with Session(engine) as session:
         assert count(session) == 0
+
+
+def test_a_plan_that_comes_twice_is_refused(repository, session):
+    with pytest.raises(PlanAlreadyStored, match=ulid(2)):
+        repository.add_all([root(1), root(2), root(3), root(2, description="another")])
+
+    assert count(session) == 0

@@ -5,18 +5,18 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session, selectinload
-from support.plans import any_plan
 
 from cleveragents_plans import LifecyclePlanModel, PlanRepository
+from support.plans import any_plan
 
-MODERATELY = settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+MODERATELY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 TABLES = ("v3_plans", "plan_projects", "plan_arguments", "plan_invariants")
 
 
 def as_object(session: Session, plan_id: str) -> LifecyclePlanModel:
-    relations = (selectinload(each) for each in LifecyclePlanModel.__mapper__.relationships)
+    relations = (
+        selectinload(each.class_attribute) for each in LifecyclePlanModel.__mapper__.relationships
+    )
     return session.scalars(
         select(LifecyclePlanModel).options(*relations).where(LifecyclePlanModel.plan_id == plan_id)
     ).one()
@@ -24,7 +24,9 @@ def as_object(session: Session, plan_id: str) -> LifecyclePlanModel:
 
 def stored(session: Session) -> str:
     # repr tells 1 from 1.0 and True.
-    return repr([session.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2")).all() for name in TABLES])
+    return repr(
+        [session.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2")).all() for name in TABLES]
+    )
 
 
 @MODERATELY

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from former_release import write_former_release
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from former_release import write_former_release
 from support import postgres
 from support.databases import ROOT, migrate, roll_back
 from support.rows import Entry, database_hash, schema_dump

@@ -60,7 +60,9 @@ def a_plan(number: int = 1, **fields: Any) -> Plan:
 def texts(shortest: int = 0, longest: int | None = None) -> st.SearchStrategy[str]:
     """Text of every kind that a plan can hold."""
     fitting = [
-        text for text in AWKWARD if shortest <= len(text) <= (len(text) if longest is None else longest)
+        text
+        for text in AWKWARD
+        if shortest <= len(text) <= (len(text) if longest is None else longest)
     ]
     return st.sampled_from(fitting) | st.text(_CHARACTERS, min_size=shortest, max_size=longest)
 
@@ -74,9 +76,11 @@ COUNTS = st.sampled_from([0, 1, _LARGEST]) | st.integers(0, _LARGEST)
 SHORT = texts(longest=255) | st.just("x" * 255) | st.just("\U0001f468" * 255)
 REFERENCES = texts(longest=26) | ULIDS
 TIMES = st.datetimes(
-    datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.sampled_from(  # noqa: DTZ001
+    datetime(1, 1, 2),
+    datetime(9999, 12, 30),
+    timezones=st.sampled_from(  # noqa: DTZ001
         [UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-11))]
-    )
+    ),
 )
 _PART = st.text(
     st.characters(categories=["L", "Nd"], include_characters="_-"), min_size=1, max_size=20
@@ -116,7 +120,13 @@ PROFILES = st.builds(
     provenance=_optional(st.sampled_from(Level)),
 )
 SNAPSHOTS = st.sampled_from(
-    ["{}", " { } ", '{"b":1, "a":1.0}', '{"a":"\\u00e9\\n"}', *(p.snapshot() for p in BUILT_IN.values())]
+    [
+        "{}",
+        " { } ",
+        '{"b":1, "a":1.0}',
+        '{"a":"\\u00e9\\n"}',
+        *(p.snapshot() for p in BUILT_IN.values()),
+    ]
 )
 
 
@@ -171,5 +181,7 @@ def any_plan(draw: st.DrawFn, identity: PlanIdentity | None = None) -> Plan:
         "arguments": st.dictionaries(texts(1, 255), JSON, max_size=4),
         "invariants": INVARIANTS,
     }
-    every = st.fixed_dictionaries(needed | {name: _optional(each) for name, each in optional.items()})
+    every = st.fixed_dictionaries(
+        needed | {name: _optional(each) for name, each in optional.items()}
+    )
     return Plan(identity=identity, **draw(standings()), **draw(every))

@@ -4,9 +4,9 @@ The command ``alembic``, which counts what it sends to the database and dies whe
     python -m support.victim [--count FILE] [--die-at POINT] [--die-after SECONDS]
                              [--pages NUMBER] -- <arguments of alembic>
 
-A point is the number of a statement, or a kind of statement and how often it has come:
-this is the same step in every run, however fast the machine is. The process dies by
-SIGKILL, before the statement is sent.
+A point is the number of a statement, or words in it, or a kind of statement and how
+often it has come: this is the same step in every run, however fast the machine is. The
+process dies by SIGKILL, before the statement is sent.
 """
 
 from __future__ import annotations
@@ -53,7 +53,11 @@ class Victim:
             self._die_after = None
         kind = f"{zlib.crc32(text.encode()):08x}"
         self.seen[kind] += 1
-        if self._die_at in (f"{kind}:{self.seen[kind]}", str(self.seen.total())):
+        if self._die_at is None:
+            return
+        # There are no digits in the text, so that a number or a kind is never part of it.
+        here = (f"{kind}:{self.seen[kind]}", str(self.seen.total()))
+        if self._die_at in here or self._die_at in text:
             _die()
 
 

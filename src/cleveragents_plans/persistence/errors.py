@@ -35,9 +35,7 @@ class PlanAlreadyStored(PlansError):
     """
 
     def __init__(self, plan_id: str) -> None:
-        super().__init__(
-            f"plan {plan_id} is stored already; use save() to store what became of it"
-        )
+        super().__init__(f"plan {plan_id} is stored already; use save() to store what became of it")
         self.plan_id = plan_id
 
 

@@ -30,6 +30,9 @@ from cleveragents_plans.persistence.errors import CorruptPlanRow
 Row = dict[str, Any]
 
 
+_CHILD_TABLES = ("plan_projects", "plan_arguments", "plan_invariants")
+
+
 class ChildRows(NamedTuple):
     """The rows of a plan's child tables."""
 
@@ -117,7 +120,7 @@ def child_rows(plan: Plan) -> ChildRows:
 
 
 def read_plan(
-    row: Any, projects: Iterable[Any], arguments: Iterable[Any], invariants: Iterable[Any]
+    row: Any, projects: Sequence[Any], arguments: Sequence[Any], invariants: Sequence[Any]
 ) -> Plan:
     """
     Read a row of ``v3_plans`` and its child rows, in the order of their positions.
@@ -126,6 +129,8 @@ def read_plan(
         CorruptPlanRow: A column holds what no plan can hold.
     """
     try:
+        for table, below in zip(_CHILD_TABLES, (projects, arguments, invariants), strict=True):
+            _check_positions(table, below)
         plan = Plan(
             identity={
                 "plan_id": row.plan_id,
@@ -138,8 +143,8 @@ def read_plan(
             action_name=row.action_name,
             description=row.description,
             definition_of_done=row.definition_of_done,
-            phase=row.phase,
-            processing_state=row.processing_state,
+            phase=_read_word("v3_plans.phase", row.phase),
+            processing_state=_read_word("v3_plans.processing_state", row.processing_state),
             strategy_actor=row.strategy_actor,
             execution_actor=row.execution_actor,
             estimation_actor=row.estimation_actor,
@@ -163,10 +168,14 @@ def read_plan(
             tags=_read_texts("tags_json", row.tags_json),
             created_by=row.created_by,
             execution_environment=row.execution_environment,
-            execution_env_priority=row.execution_env_priority,
+            execution_env_priority=_read_word(
+                "v3_plans.execution_env_priority", row.execution_env_priority
+            ),
             created_at=_read_time("created_at", row.created_at),
             updated_at=_read_time("updated_at", row.updated_at),
-            completed_at=row.completed_at and _read_time("completed_at", row.completed_at),
+            completed_at=None
+            if row.completed_at is None
+            else _read_time("completed_at", row.completed_at),
             project_links=[
                 {
                     "project_name": link.project_name,
@@ -177,13 +186,17 @@ def read_plan(
             ],
             arguments=_read_arguments(arguments),
             invariants=[
-                {"text": invariant.text, "source": invariant.source} for invariant in invariants
+                {
+                    "text": invariant.text,
+                    "source": _read_word("plan_invariants.source", invariant.source),
+                }
+                for invariant in invariants
             ],
         )
     except _Unreadable as unreadable:
         raise CorruptPlanRow(row.plan_id, *unreadable.args) from unreadable.__cause__
     except ValidationError as error:
-        raise CorruptPlanRow(row.plan_id, *_explained(error)) from error
+        raise CorruptPlanRow(row.plan_id, *_explained(error, row)) from error
     for column in ("plan_id", "parent_plan_id", "root_plan_id"):
         if getattr(plan, column) != getattr(row, column):
             found = getattr(row, column)
@@ -200,6 +213,20 @@ class _Unreadable(Exception):
     """Carries the column, what was found and what was expected."""
 
 
+def _check_positions(table: str, rows: Sequence[Any]) -> None:
+    # Their order is what counts; a row may have been taken out.
+    for row in rows:
+        if type(row.position) is not int or row.position < 0:
+            raise _Unreadable(f"{table}.position", row.position, "an integer from 0")
+
+
+def _read_word(column: str, found: Any) -> Any:
+    # pydantic takes the bytes of a word, which SQLite can hold, for the word.
+    if isinstance(found, bytes):
+        raise _Unreadable(column, found, "a text")
+    return found
+
+
 def _read_time(column: str, text: Any) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
@@ -208,9 +235,7 @@ def _read_time(column: str, text: Any) -> datetime:
             return moment
     except (TypeError, ValueError):
         pass
-    raise _Unreadable(
-        f"v3_plans.{column}", text, "a time like 2026-03-14T00:05:32.000000+00:00"
-    )
+    raise _Unreadable(f"v3_plans.{column}", text, "a time like 2026-03-14T00:05:32.000000+00:00")
 
 
 def _texts_json(texts: Sequence[str]) -> str | None:
@@ -221,7 +246,7 @@ def _read_texts(column: str, text: Any) -> tuple[str, ...]:
     if text is None:
         return ()
     try:
-        found = from_json(text)
+        found = from_json(_a_text(text))
     except (TypeError, ValueError):
         found = None
     if isinstance(found, list) and all(isinstance(each, str) for each in found):
@@ -237,8 +262,8 @@ def _read_object(column: str, text: Any) -> JsonObject | None:
     if text is None:
         return None
     try:
-        return JsonObject.from_text(text)
-    except NotJson as error:
+        return JsonObject.from_text(_a_text(text))
+    except (NotJson, TypeError) as error:
         raise _Unreadable(f"v3_plans.{column}", text, "a JSON object, or NULL") from error
 
 
@@ -247,10 +272,31 @@ def _read_arguments(rows: Iterable[Any]) -> Arguments:
     if not pairs:
         return _NO_ARGUMENTS
     try:
-        return Arguments.from_texts(pairs)
-    except NotJson as error:
-        column = "plan_arguments.value_json"
-        raise _Unreadable(column, dict(pairs), f"JSON ({error})") from error
+        return Arguments.from_texts((_a_text(name), _a_text(text)) for name, text in pairs)
+    except (NotJson, TypeError) as error:
+        for name, text in pairs:
+            if not _is_argument("name", text):
+                raise _Unreadable("plan_arguments.value_json", text, "a JSON text") from error
+            if not _is_argument(name, "0"):
+                expected = "an argument name of 1 to 255 characters"
+                raise _Unreadable("plan_arguments.name", name, expected) from error
+        names = [name for name, _ in pairs]
+        raise _Unreadable("plan_arguments.name", names, "each name once") from error
+
+
+def _is_argument(name: Any, text: Any) -> bool:
+    try:
+        Arguments.from_texts([(_a_text(name), _a_text(text))])
+    except (NotJson, TypeError):
+        return False
+    return True
+
+
+def _a_text(found: Any) -> str:
+    # SQLite stores bytes in a column for text, and the JSON parser would take them.
+    if not isinstance(found, str):
+        raise TypeError(f"{type(found).__name__} is no text")
+    return found
 
 
 _NO_ARGUMENTS = Arguments()
@@ -267,7 +313,7 @@ def _profile_text(profile_name: str, provenance: Level | None) -> str:
 def _read_profile(text: Any) -> AutomationProfileRef:
     expected = 'a JSON object like {"profile_name": "trusted", "provenance": "plan"}, or a name'
     try:
-        found = _json_or_bare_name(text)
+        found = _json_or_bare_name(_a_text(text))
         if isinstance(found, dict) and "profile_name" in found:
             return AutomationProfileRef(**found)
         if isinstance(found, str):
@@ -294,17 +340,21 @@ _COLUMN_OF = {
     "project_links": "plan_projects",
     "invariants": "plan_invariants",
 }
+#: The column that a rule about several columns is told of.
+_DECIDING = {
+    (): "v3_plans.processing_state",
+    ("identity",): "v3_plans.parent_plan_id",
+    ("project_links",): "plan_projects.alias",
+}
 
 
-def _explained(error: ValidationError) -> tuple[str, Any, str]:
+def _explained(error: ValidationError, row: Any) -> tuple[str, Any, str]:
     first = error.errors(include_url=False, include_context=False)[0]
-    found = first["input"]
-    path = [str(part) for part in first["loc"] if not isinstance(part, int)]
-    if not path:  # a rule about several columns: name them by the values that decide
-        return "v3_plans", "a row whose columns contradict each other", first["msg"]
+    path = tuple(str(part) for part in first["loc"] if not isinstance(part, int))
+    if path in _DECIDING:
+        column = _DECIDING[path]
+        return column, getattr(row, column.partition(".")[2], first["input"]), first["msg"]
     if path[0] == "identity":
-        path = path[1:] or ["plan_id"]
+        path = path[1:]
     column = _COLUMN_OF.get(path[0], f"v3_plans.{path[0]}")
-    if column.startswith("plan_") and len(path) > 1:
-        column = f"{column}.{path[-1]}"
-    return column, found, first["msg"]
+    return ".".join((column, *path[1:])), first["input"], first["msg"]

@@ -39,7 +39,7 @@ from cleveragents_plans.persistence.models import (
 )
 
 PLANS = LifecyclePlanModel.__table__
-_CHILDREN = (
+CHILDREN = (
     PlanProjectModel.__table__,
     PlanArgumentModel.__table__,
     PlanInvariantModel.__table__,
@@ -115,7 +115,7 @@ def plans(
         if not pending:
             break
         ids = [row.plan_id for row in pending]
-        children = [_by_plan(session, table, ids) for table in _CHILDREN]
+        children = [_by_plan(session, table, ids) for table in CHILDREN]
         changed = _changed(session, pending)
         for row in pending:
             if row.plan_id not in changed:

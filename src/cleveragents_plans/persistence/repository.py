@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
-from itertools import chain, islice
-from operator import itemgetter
+from itertools import islice
 from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import Dialect, FromClause, Select, delete, func, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Select, delete, func, select
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, aliased, selectinload
 from sqlalchemy.orm.exc import StaleDataError
 
-from cleveragents_plans.domain import Plan, SnapshotIsFrozen, resolve
+from cleveragents_plans.domain import Plan, SnapshotIsFrozen
 from cleveragents_plans.persistence import reading
 from cleveragents_plans.persistence.base import Base
 from cleveragents_plans.persistence.errors import (
     NotARoot,
-    PlanAlreadyStored,
     PlanChangedMeanwhile,
     PlanNotFound,
-    RelatedPlanMissing,
     RootInUse,
 )
 from cleveragents_plans.persistence.mapping import ChildRows, Row, child_rows, plan_row, time_text
@@ -34,10 +30,11 @@ from cleveragents_plans.persistence.models import (
     PlanProjectModel,
 )
 from cleveragents_plans.persistence.reading import PLANS, Filters, OnCorrupt
+from cleveragents_plans.persistence.writing import insert_plans
 
 _BATCH = 1000
-_RELATED = ("parent_plan_id", "root_plan_id")
-_CHILD_MODELS = ChildRows(PlanProjectModel, PlanArgumentModel, PlanInvariantModel)  # type: ignore[arg-type]
+_NOT_SERIALIZABLE = "40001"
+_CHILD_MODELS: tuple[type[Base], ...] = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
 _WITH_CHILDREN = tuple(
     selectinload(getattr(LifecyclePlanModel, relation)) for relation in ChildRows._fields
 )
@@ -93,7 +90,7 @@ class PlanRepository:
         remaining = iter(plans)
         with self._session.begin_nested():
             while batch := list(islice(remaining, _BATCH)):
-                self._insert(batch)
+                insert_plans(self._session, batch)
                 added += len(batch)
         return added
 
@@ -169,9 +166,7 @@ class PlanRepository:
             RootInUse: Somebody added a plan to the tree meanwhile.
         """
         root_id = root_plan_id.upper()
-        found = self._session.scalar(
-            select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == root_id)
-        )
+        found = self._session.scalar(select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == root_id))
         if found is None:
             raise PlanNotFound(root_plan_id)
         if found != root_id:
@@ -193,9 +188,7 @@ class PlanRepository:
         """List the plans in the plan's own tree whose parent it is, oldest first."""
         wanted = plan_id.upper()
         root = select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == wanted).scalar_subquery()
-        query = select(PLANS).where(
-            PLANS.c.root_plan_id == root, PLANS.c.parent_plan_id == wanted
-        )
+        query = select(PLANS).where(PLANS.c.root_plan_id == root, PLANS.c.parent_plan_id == wanted)
         return tuple(self._read(query.order_by(PLANS.c.plan_id), on_corrupt))
 
     def tree(self, root_plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
@@ -302,40 +295,6 @@ class PlanRepository:
             rows.append(at)
         return query, rows
 
-    def _insert(self, batch: Sequence[Plan]) -> None:
-        rows = [_with_snapshot(plan) for plan in batch]
-        children = [child_rows(plan) for plan in batch]
-        try:
-            with self._session.begin_nested():
-                self._insert_rows(PLANS, list(_parents_first(rows)))
-                for model, below in zip(_CHILD_MODELS, zip(*children, strict=True), strict=True):
-                    self._insert_rows(model.__table__, list(chain.from_iterable(below)))
-        except IntegrityError:
-            self._explain_refusal(rows)
-            raise
-
-    def _insert_rows(self, table: FromClause, rows: Sequence[Row]) -> None:
-        if not rows:
-            return
-        connection = self._session.connection()
-        # The values are plain; looking each of them over again would take as long as storing it.
-        statement, in_order = _insert_statement(table, connection.dialect)
-        connection.exec_driver_sql(statement, rows if in_order is None else list(map(in_order, rows)))
-
-    def _explain_refusal(self, rows: Sequence[Row]) -> None:
-        ids = {row["plan_id"] for row in rows}
-        related = {row[name] for row in rows for name in _RELATED}
-        query = select(PLANS.c.plan_id).where(
-            reading.among(self._session, PLANS.c.plan_id, ids | related)
-        )
-        stored = set(self._session.scalars(query))
-        for row in rows:
-            if row["plan_id"] in stored:
-                raise PlanAlreadyStored(row["plan_id"]) from None
-            for name in _RELATED:
-                if row[name] not in stored | ids | {None}:
-                    raise RelatedPlanMissing(row["plan_id"], row[name]) from None
-
     def _stored(self, plan: Plan) -> LifecyclePlanModel:
         row = self._session.get(
             LifecyclePlanModel, plan.plan_id, options=_WITH_CHILDREN, populate_existing=True
@@ -352,7 +311,11 @@ class PlanRepository:
         try:
             with self._session.begin_nested():
                 yield
-        except StaleDataError:
+        except (StaleDataError, OperationalError) as error:
+            # A transaction stricter than READ COMMITTED hears of the other write in this way.
+            failure = getattr(error, "orig", None)
+            if failure is not None and getattr(failure, "sqlstate", None) != _NOT_SERIALIZABLE:
+                raise
             raise PlanChangedMeanwhile(plan.plan_id, time_text(plan.updated_at)) from None
 
     def _refuse_root_in_use(self, plan_id: str) -> None:
@@ -360,34 +323,6 @@ class PlanRepository:
         named_by = self._session.scalar(select(func.count()).where(*others))
         if named_by:
             raise RootInUse(plan_id, named_by)
-
-
-def _with_snapshot(plan: Plan) -> Row:
-    row = plan_row(plan)
-    if row["effective_profile_snapshot"] == "{}":
-        profile = resolve(plan=plan.automation_profile.profile_name).profile
-        row["effective_profile_snapshot"] = profile.snapshot()
-    return row
-
-
-@lru_cache(maxsize=32)
-def _insert_statement(
-    table: FromClause, dialect: Dialect
-) -> tuple[str, Callable[[Row], tuple[Any, ...]] | None]:
-    compiled = insert(table).compile(dialect=dialect)
-    in_order = itemgetter(*compiled.positiontup) if compiled.positiontup else None
-    return str(compiled), in_order
-
-
-def _parents_first(rows: Sequence[Row]) -> Iterator[Row]:
-    waiting = {row["plan_id"]: row for row in rows}
-    for row in rows:
-        above = []
-        current: Row | None = row
-        while current is not None and waiting.pop(current["plan_id"], None):
-            above.append(current)
-            current = waiting.get(current["parent_plan_id"] or current["root_plan_id"])
-        yield from reversed(above)
 
 
 def _as_rows(models: Iterable[Base]) -> Sequence[Row]:

@@ -8,7 +8,7 @@ default profile. The migration chain creates the same functions; a test compares
 
 from __future__ import annotations
 
-from sqlalchemy import DDL, Table, event
+from sqlalchemy import DDL, FromClause, event
 
 ROOT_OF = """\
 CREATE OR REPLACE FUNCTION v3_plans_root_of(start varchar) RETURNS varchar
@@ -60,7 +60,7 @@ FOR EACH ROW WHEN (
 ) EXECUTE FUNCTION v3_plans_fill()"""
 
 
-def create_with(table: Table) -> None:
+def create_with(table: FromClause) -> None:
     """Let ``create_all`` create, and ``drop_all`` drop, the trigger along with *table*."""
     for statement in (ROOT_OF, FILL, TRIGGER):
         event.listen(table, "after_create", _on_postgresql(statement))
@@ -69,4 +69,4 @@ def create_with(table: Table) -> None:
 
 
 def _on_postgresql(statement: str) -> DDL:
-    return DDL(statement.replace("%", "%%")).execute_if(dialect="postgresql")  # type: ignore[return-value]
+    return DDL(statement.replace("%", "%%")).execute_if(dialect="postgresql")  # type: ignore[no-untyped-call]

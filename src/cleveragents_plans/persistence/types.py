@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Boolean, Dialect, Double
 from sqlalchemy.dialects.sqlite import REAL
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 #: A double on both engines; SQLite spells it REAL.
-REAL_NUMBER = Double().with_variant(REAL(), "sqlite")
+REAL_NUMBER: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
 
 
 class FoundBoolean(TypeDecorator[bool]):

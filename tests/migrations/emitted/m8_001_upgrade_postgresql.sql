@@ -84,7 +84,8 @@ UPDATE v3_plans t SET
     THEN substr(t.automation_profile, 39,
                 length(t.automation_profile) - 40)
     ELSE t.automation_profile END
-FROM found JOIN kept ON kept.plan_id = found.root WHERE t.plan_id = found.plan_id;
+FROM found
+WHERE t.plan_id = found.plan_id AND (found.root IN (SELECT plan_id FROM kept)) IS TRUE;
 
 CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive (plan_id VARCHAR(26) NOT NULL PRIMARY KEY, effective_profile_snapshot TEXT NOT NULL);
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from pydantic import ValidationError
-from support.plans import NOON, a_plan, any_plan, ulid
 
 from cleveragents_plans import LifecyclePlanModel, Plan
 from cleveragents_plans.domain import (
@@ -26,6 +25,7 @@ from cleveragents_plans.domain import (
 )
 from cleveragents_plans.persistence import CorruptPlanRow
 from cleveragents_plans.persistence.mapping import child_rows, plan_row, read_plan, time_text
+from support.plans import NOON, a_plan, any_plan, ulid
 
 A, B, C = (ulid(number) for number in (1, 2, 3))
 
@@ -129,7 +129,10 @@ def test_the_columns_are_those_of_the_table():
 
 def test_links_arguments_and_invariants_are_rows_in_their_order():
     plan = a_plan(
-        project_links=[ProjectLink(project_name="p", alias="a", read_only=True), {"project_name": "q"}],
+        project_links=[
+            ProjectLink(project_name="p", alias="a", read_only=True),
+            {"project_name": "q"},
+        ],
         arguments={"z": [1.0, {"b": 1, "a": None}], "a": "\u00e9"},
         invariants=[Invariant(text="dry"), Invariant(text="whole", source=Level.GLOBAL)],
     )

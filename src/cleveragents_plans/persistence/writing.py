@@ -1,0 +1,100 @@
+"""
+New plans into rows, many at a time: four statements, however many plans.
+
+The ORM is not asked here either: what the mapping lays out goes straight to the driver.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+from sqlalchemy import Dialect, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from cleveragents_plans.domain import Plan, resolve
+from cleveragents_plans.persistence.errors import PlanAlreadyStored, RelatedPlanMissing
+from cleveragents_plans.persistence.mapping import Row, child_rows, plan_row
+from cleveragents_plans.persistence.reading import CHILDREN, PLANS, among
+
+_RELATED = ("parent_plan_id", "root_plan_id")
+
+
+def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
+    """
+    Insert *plans*, parents before children, all of them or none.
+
+    Raises:
+        PlanAlreadyStored: An id is taken.
+        RelatedPlanMissing: A parent or a root is not stored.
+        UnknownProfile: A plan has no snapshot, and its profile is not a built-in one.
+    """
+    rows = [_with_snapshot(plan) for plan in plans]
+    children = [child_rows(plan) for plan in plans]
+    try:
+        with session.begin_nested():
+            _insert(session, PLANS, _parents_first(rows))
+            for table, below in zip(CHILDREN, zip(*children, strict=True), strict=True):
+                _insert(session, table, list(chain.from_iterable(below)))
+    except IntegrityError:
+        _explain_refusal(session, rows)
+        raise
+
+
+def _insert(session: Session, table: Any, rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    connection = session.connection()
+    # The values are plain; looking each of them over again would take as long as storing it.
+    statement, in_order = _insert_statement(table, connection.dialect)
+    connection.exec_driver_sql(statement, list(map(in_order, rows) if in_order else rows))
+
+
+@lru_cache(maxsize=32)
+def _insert_statement(
+    table: Any, dialect: Dialect
+) -> tuple[str, Callable[[Row], tuple[Any, ...]] | None]:
+    compiled: Any = insert(table).compile(dialect=dialect)
+    return str(compiled), compiled.positiontup and itemgetter(*compiled.positiontup)
+
+
+def _with_snapshot(plan: Plan) -> Row:
+    row = plan_row(plan)
+    if row["effective_profile_snapshot"] == "{}":
+        profile = resolve(plan=plan.automation_profile.profile_name).profile
+        row["effective_profile_snapshot"] = profile.snapshot()
+    return row
+
+
+def _parents_first(rows: Sequence[Row]) -> Sequence[Row]:
+    waiting = {row["plan_id"]: row for row in rows}
+    if len(waiting) < len(rows):
+        ((twice, _),) = Counter(row["plan_id"] for row in rows).most_common(1)
+        raise PlanAlreadyStored(twice)
+    return [each for row in rows for each in _upwards(row, waiting)[::-1]]
+
+
+def _upwards(row: Row | None, waiting: dict[str, Row]) -> Sequence[Row]:
+    above = []
+    while row is not None and waiting.pop(row["plan_id"], {}):
+        above.append(row)
+        row = waiting.get(row["parent_plan_id"] or row["root_plan_id"])
+    return above
+
+
+def _explain_refusal(session: Session, rows: Sequence[Row]) -> None:
+    ids = {row["plan_id"] for row in rows}
+    related = {row[name] for row in rows for name in _RELATED}
+    query = select(PLANS.c.plan_id).where(among(session, PLANS.c.plan_id, ids | related))
+    stored = set(session.scalars(query))
+    for row in rows:
+        if row["plan_id"] in stored:
+            raise PlanAlreadyStored(row["plan_id"]) from None
+        for name in _RELATED:
+            if row[name] not in stored | ids | {None}:
+                raise RelatedPlanMissing(row["plan_id"], row[name]) from None

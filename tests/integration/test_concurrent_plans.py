@@ -1,0 +1,426 @@
+"""Many at once: nobody's write is lost without a word, and nobody waits for nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, event, select, text
+from sqlalchemy.orm import Session, selectinload
+
+from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
+from cleveragents_plans.domain import BUILT_IN, PlanIdentity
+from cleveragents_plans.persistence import PlanChangedMeanwhile, RootInUse, open_engine, read_only
+from support.databases import migrate
+from support.plans import a_plan, ulid
+
+SNAPSHOT = BUILT_IN["balanced"].snapshot()
+
+
+def root(number: int = 1, **fields: object) -> Plan:
+    return a_plan(number, effective_profile_snapshot=SNAPSHOT, **fields)
+
+
+def child(number: int, parent: Plan) -> Plan:
+    identity = PlanIdentity(
+        plan_id=ulid(number), parent_plan_id=parent.plan_id, root_plan_id=parent.root_plan_id
+    )
+    return root(number, identity=identity)
+
+
+@pytest.fixture
+def stored(engine: Engine) -> Plan:
+    with Session(engine) as session, session.begin():
+        return PlanRepository(session).add(
+            root(token_count_input=0, tags=["0"], arguments={"n": 0})
+        )
+
+
+def count_up(engine: Engine, times: int) -> tuple[int, int]:
+    """Raise the plan's counter; give how often that was stored and how often refused."""
+    won = lost = 0
+    while won < times:
+        with Session(engine) as session:
+            repository = PlanRepository(session)
+            plan = repository.get(ulid(1))
+            session.rollback()  # as after a pause to think
+            number = (plan.token_count_input or 0) + 1
+            changed = plan.evolve(
+                token_count_input=number,
+                tags=[str(each) for each in range(number)],
+                arguments={"n": number},
+                invariants=[{"text": str(number)}],
+            )
+            try:
+                repository.save(changed)
+                session.commit()
+                won += 1
+            except PlanChangedMeanwhile:
+                session.rollback()
+                lost += 1
+    return won, lost
+
+
+def count_up_in_a_process(url: str, times: int, results: multiprocessing.Queue) -> None:
+    engine = open_engine(url)
+    results.put(count_up(engine, times))
+    engine.dispose()
+
+
+def assert_consistent(plan: Plan, number: int) -> None:
+    assert plan.token_count_input == number
+    assert plan.arguments == {"n": number}
+    assert plan.tags == tuple(str(each) for each in range(number))
+    assert [each.text for each in plan.invariants] == [str(number)]
+
+
+def test_no_update_of_many_threads_is_lost(engine, stored):
+    with ThreadPoolExecutor(6) as pool:
+        results = [each.result() for each in [pool.submit(count_up, engine, 8) for _ in range(6)]]
+
+    with Session(engine) as session:
+        assert_consistent(PlanRepository(session).get(ulid(1)), 48)
+    assert sum(won for won, _ in results) == 48
+
+
+def test_no_update_of_many_processes_is_lost(engine, stored):
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    url = engine.url.render_as_string(hide_password=False)
+    processes = [
+        spawn.Process(target=count_up_in_a_process, args=(url, 8, results)) for _ in range(4)
+    ]
+    for process in processes:
+        process.start()
+    counted = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+
+    with Session(engine) as session:
+        assert_consistent(PlanRepository(session).get(ulid(1)), 32)
+    assert sum(won for won, _ in counted) == 32
+
+
+def test_of_two_who_read_the_same_plan_only_one_can_save(engine, stored):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("writers wait for each other from the beginning on SQLite")
+    with Session(engine) as first, Session(engine) as second:
+        one, two = (PlanRepository(each).get(ulid(1)) for each in (first, second))
+        saved = PlanRepository(first).save(one.begin())
+        first.commit()
+
+        with pytest.raises(PlanChangedMeanwhile):
+            PlanRepository(second).save(two.cancel())
+        second.commit()
+
+    with Session(engine) as session:
+        assert PlanRepository(session).get(ulid(1)) == saved
+
+
+@pytest.mark.parametrize("act", [lambda r, p: r.save(p.cancel()), lambda r, p: r.delete(p)])
+def test_a_save_that_had_to_wait_for_another_is_refused(engine, stored, act):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("writers wait for each other from the beginning on SQLite")
+    with Session(engine) as first, Session(engine) as second:
+        saved = PlanRepository(first).save(stored.begin())
+        waiting = ThreadPoolExecutor(1)
+        outcome = waiting.submit(lambda: act(PlanRepository(second), stored))
+        wait_until_blocked(engine)
+        first.commit()
+
+        assert isinstance(outcome.exception(timeout=30), PlanChangedMeanwhile)
+        second.commit()
+        waiting.shutdown()
+
+    with Session(engine) as session:
+        assert PlanRepository(session).get(ulid(1)) == saved
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("act", [lambda r, p: r.save(p.cancel()), lambda r, p: r.delete(p)])
+def test_a_serialization_failure_is_a_plan_that_changed_meanwhile(engine, stored, level, act):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one isolation level")
+    strict = engine.execution_options(isolation_level=level)
+    with Session(strict) as session:
+        repository = PlanRepository(session)
+        repository.add(root(2))
+        read = repository.get(ulid(1))
+        with Session(engine) as other, other.begin():
+            saved = PlanRepository(other).save(stored.begin())
+
+        with pytest.raises(PlanChangedMeanwhile):
+            act(repository, read)
+        # What the session did before is still there.
+        assert repository.get(ulid(2)) == root(2)
+        session.rollback()
+
+    with Session(engine) as session:
+        assert PlanRepository(session).get(ulid(1)) == saved
+
+
+def test_a_plan_that_is_added_to_a_tree_while_its_root_is_deleted_is_not_lost(engine, stored):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("writers wait for each other from the beginning on SQLite")
+    with Session(engine) as first, Session(engine) as second:
+        PlanRepository(first).add(child(2, stored))
+        pool = ThreadPoolExecutor(2)
+        outcome = pool.submit(lambda: PlanRepository(second).delete(stored))
+        wait_until_blocked(engine)
+        first.commit()
+
+        error = outcome.exception(timeout=30)
+        pool.shutdown()
+        assert isinstance(error, RootInUse)
+        assert error.named_by == 1
+
+
+def test_a_plan_that_is_added_to_a_tree_while_it_is_deleted_is_not_lost(engine, stored):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("writers wait for each other from the beginning on SQLite")
+    with Session(engine) as first, Session(engine) as second:
+        PlanRepository(first).add(child(2, stored))
+        pool = ThreadPoolExecutor(1)
+        outcome = pool.submit(lambda: PlanRepository(second).delete_tree(ulid(1)))
+        wait_until_blocked(engine)
+        first.commit()
+
+        error = outcome.exception(timeout=30)
+        pool.shutdown()
+        assert isinstance(error, RootInUse)
+
+
+def wait_until_blocked(engine: Engine) -> None:
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    pause = threading.Event()
+    for _ in range(600):
+        with engine.connect() as connection:
+            if connection.scalar(waiting):
+                return
+        pause.wait(0.05)
+    raise AssertionError("nobody waits for a lock")
+
+
+# Torn reads
+
+
+def after_statement(engine: Engine, ending: str, act: Callable[[], object], times: int = 1):
+    """Call *act* after each statement that reads from the table *ending*, *times* times."""
+    left = [times]
+
+    def listener(_1, _2, statement, *_):
+        if left[0] and f"FROM {ending}" in statement:
+            left[0] -= 1
+            act()
+
+    event.listen(engine, "after_cursor_execute", listener)
+    return listener
+
+
+@pytest.mark.parametrize(
+    "table", ["v3_plans", "plan_projects", "plan_arguments", "plan_invariants"]
+)
+@pytest.mark.parametrize("read", ["get", "list", "tree"])
+def test_a_plan_that_is_written_while_it_is_read_is_read_in_one_piece(engine, stored, table, read):
+    reader = read_only(engine)
+    writer = open_engine(engine.url)
+
+    def save() -> None:
+        with Session(writer) as session, session.begin():
+            repository = PlanRepository(session)
+            plan = repository.get(ulid(1))
+            number = plan.token_count_input + 1
+            repository.save(
+                plan.evolve(
+                    token_count_input=number,
+                    tags=[str(each) for each in range(number)],
+                    arguments={"n": number},
+                    invariants=[{"text": str(number)}],
+                    project_links=[{"project_name": str(number)}],
+                )
+            )
+
+    listener = after_statement(reader, table, save, times=3)
+    try:
+        with Session(reader) as session:
+            repository = PlanRepository(session)
+            if read == "get":
+                plan = repository.get(ulid(1))
+            else:
+                (plan,) = repository.list().plans if read == "list" else repository.tree(ulid(1))
+    finally:
+        event.remove(reader, "after_cursor_execute", listener)
+        writer.dispose()
+
+    number = plan.token_count_input
+    if number:
+        assert_consistent(plan, number)
+        assert [each.project_name for each in plan.project_links] == [str(number)]
+    else:
+        assert plan == stored
+
+
+def test_a_plan_that_is_deleted_while_it_is_read_is_not_there(engine, stored):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("a reader sees one state on SQLite")
+    with Session(engine) as session, session.begin():
+        PlanRepository(session).add(root(2))
+    reader, writer = engine.execution_options(), open_engine(engine.url)
+
+    def delete() -> None:
+        with Session(writer) as session, session.begin():
+            PlanRepository(session).delete(stored)
+
+    after_statement(reader, "plan_projects", delete)
+    with Session(reader) as session:
+        plans = PlanRepository(session).list().plans
+    writer.dispose()
+
+    assert plans == (root(2),)
+
+
+def test_a_plan_that_leaves_the_filter_while_it_is_read_is_not_listed(engine, stored):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("a reader sees one state on SQLite")
+    reader, writer = engine.execution_options(), open_engine(engine.url)
+
+    def begin() -> None:
+        with Session(writer) as session, session.begin():
+            PlanRepository(session).save(stored.begin())
+
+    after_statement(reader, "plan_projects", begin)
+    with Session(reader) as session:
+        assert PlanRepository(session).list(state="queued").plans == ()
+    writer.dispose()
+
+
+def test_a_plan_that_is_written_faster_than_it_is_read_is_given_up(engine, stored):
+    if engine.dialect.name == "sqlite":
+        pytest.skip("a reader sees one state on SQLite")
+    reader, writer = engine.execution_options(), open_engine(engine.url)
+
+    def touch() -> None:
+        with Session(writer) as session, session.begin():
+            repository = PlanRepository(session)
+            repository.save(repository.get(ulid(1)))
+
+    after_statement(reader, "plan_projects", touch, times=1000)
+    with Session(reader) as session, pytest.raises(PlanChangedMeanwhile, match=ulid(1)):
+        PlanRepository(session).get(ulid(1))
+    writer.dispose()
+
+
+# SQLite: who waits for whom
+
+
+def test_readers_go_on_while_somebody_writes(engine, stored):
+    with Session(engine) as writing:
+        PlanRepository(writing).save(stored.begin())
+        with Session(read_only(engine)) as reading:
+            assert PlanRepository(reading).get(ulid(1)) == stored
+        writing.commit()
+    with Session(read_only(engine)) as reading:
+        assert PlanRepository(reading).get(ulid(1)).processing_state == "processing"
+
+
+def test_a_read_only_engine_sees_one_state_on_sqlite_and_writes_nothing_on_postgresql(
+    engine, stored
+):
+    with Session(read_only(engine)) as reading:
+        repository = PlanRepository(reading)
+        before = repository.get(ulid(1))
+        with Session(engine) as writing, writing.begin():
+            PlanRepository(writing).save(stored.begin())
+        if engine.dialect.name == "sqlite":
+            assert repository.get(ulid(1)) == before
+        else:
+            with pytest.raises(Exception, match="read-only transaction"):
+                repository.add(root(2))
+
+
+def open_and_write(url: str, number: int, start: threading.Barrier | None, failed: list) -> None:
+    engine = open_engine(url)
+    try:
+        if start is not None:
+            start.wait()
+        for each in range(5):
+            with Session(engine) as session, session.begin():
+                repository = PlanRepository(session)
+                repository.list()
+                repository.add(root(number * 10 + each))
+    except Exception as error:
+        failed.append(error)
+    finally:
+        engine.dispose()
+
+
+def write_in_a_process(url: str, number: int, results: multiprocessing.Queue) -> None:
+    failed: list = []
+    open_and_write(url, number, None, failed)
+    results.put([repr(error) for error in failed])
+
+
+def test_a_fresh_file_that_many_open_at_once_is_never_locked(sqlite_url):
+    # The migration leaves the journal as it was, so that each one here asks for WAL.
+    migrate(sqlite_url, "head")
+    start, failed = threading.Barrier(8), []
+    threads = [
+        threading.Thread(target=open_and_write, args=(sqlite_url, number, start, failed))
+        for number in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert failed == []
+    engine = open_engine(sqlite_url)
+    with Session(engine) as session:
+        assert len(PlanRepository(session).list().plans) == 40
+    engine.dispose()
+
+
+def test_read_then_write_transactions_of_many_processes_are_never_locked(sqlite_url):
+    migrate(sqlite_url, "head")
+    spawn = multiprocessing.get_context("spawn")
+    results = spawn.Queue()
+    processes = [
+        spawn.Process(target=write_in_a_process, args=(sqlite_url, number, results))
+        for number in range(4)
+    ]
+    for process in processes:
+        process.start()
+    failed = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+
+    assert failed == [[]] * 4
+    engine = open_engine(sqlite_url)
+    with Session(engine) as session:
+        assert len(PlanRepository(session).list().plans) == 20
+    engine.dispose()
+
+
+def test_row_objects_are_checked_as_well(engine, stored):
+    query = select(LifecyclePlanModel).options(selectinload("*"))
+    with Session(engine) as session:
+        row = session.scalars(query).one()
+        session.connection().execute(
+            text("UPDATE v3_plans SET updated_at = :t"),
+            {
+                "t": LifecyclePlanModel.from_domain(
+                    stored.model_copy(update={"updated_at": stored.updated_at + timedelta(1)})
+                ).updated_at
+            },
+        )
+        row.description = "lost"
+        with pytest.raises(Exception, match="0 were matched"):
+            session.flush()
+        session.rollback()

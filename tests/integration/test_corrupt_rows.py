@@ -1,0 +1,265 @@
+"""Whatever stands in a row, it is read as exactly that, or the row is named as corrupt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, selectinload
+
+from cleveragents_plans import LifecyclePlanModel, PlanRepository
+from cleveragents_plans.domain import BUILT_IN, Phase, PlanIdentity, ProcessingState
+from cleveragents_plans.persistence import (
+    CorruptPlanRow,
+    PlanArgumentModel,
+    PlanInvariantModel,
+    PlanProjectModel,
+)
+from cleveragents_plans.persistence.mapping import child_rows, plan_row
+from support.plans import AWKWARD, a_plan, texts, ulid
+
+MODELS = {
+    "v3_plans": LifecyclePlanModel,
+    "plan_projects": PlanProjectModel,
+    "plan_arguments": PlanArgumentModel,
+    "plan_invariants": PlanInvariantModel,
+}
+# A child row with another plan_id is another plan's.
+COLUMNS = [
+    (table, column.key)
+    for table, model in MODELS.items()
+    for column in model.__table__.columns
+    if (column.key, table == "v3_plans") != ("plan_id", False)
+]
+MIDDLE = ulid(2)
+# Where a rule about two columns is broken, either may be named.
+TOGETHER = [{"phase", "processing_state"}, {"plan_id", "parent_plan_id", "root_plan_id"}]
+
+SQL_VALUES = [
+    "NULL", "0", "1", "-1", "4", "7", "1.5", "-0.0", "1e400", "-1e400", "2147483647", "''", "' '",
+    "'x'", "'0'", "'true'", "x'ff'", "x''", "x'7b7d'", "x'5b5d'", "x'6170706c79'", "x'6170706c696564'", "x'6f76657272696465'", "x'31'", "x'616374696f6e'",
+    "CAST(x'ff' AS TEXT)", "CAST(x'7bff7d' AS TEXT)", "CAST(x'610062' AS TEXT)", "9223372036854775807",
+    "x'62616c616e636564'", "x'7b2270726f66696c655f6e616d65223a226369227d'", "x'2263692200'", "1e308 * 10",
+]  # fmt: skip
+TEXTS = [
+    *("{", "{}", "[]", "[1]", '["a"]', '[""]', '["\\u0000"]', '["\\ud800"]', '{"a": NaN}', '{"a":1e999}'),
+    *('{"a": "\\u0000"}', "null", "true", "1", '"x"', "action", "Action", "ACTION", "apply", "applied"),
+    *("queued", "constrained", "cancelled", "fallback", "Override", "plan", "global", "balanced"),
+    *('{"profile_name":"ci"}', '{"profile_name":"ci","provenance":"x"}', '{"profile_name":1}'),
+    *(ulid(1), ulid(2), ulid(3), ulid(9), ulid(2).lower(), "01j0000000000000000000000a", "I" * 26),
+    *("2026-03-14T00:05:32.000000+00:00", "2026-03-14T00:05:32+00:00", "2026-03-14 00:05:32"),
+    *("2026-03-14T00:05:32.000000Z", "2026-03-14T00:05:32.000000+01:00", "2026-03-14", "1773446732"),
+    *("x" * 27, "x" * 255, "x" * 256, "a/b/c", "a b", "NaN", "Infinity", "-0", "0.0", "1.0", *AWKWARD),
+]  # fmt: skip
+
+
+@pytest.fixture
+def broken(migrated_engine: Engine) -> Iterator[Session]:
+    """A session that may write anything, on three plans, the second of which has everything."""
+    with Session(migrated_engine) as session:
+        if migrated_engine.dialect.name == "sqlite":
+            session.execute(text("PRAGMA ignore_check_constraints = ON"))
+            session.execute(text("PRAGMA defer_foreign_keys = ON"))
+        else:
+            session.execute(text("SET LOCAL session_replication_role = replica"))
+            for table, model in MODELS.items():
+                for constraint in model.__table__.constraints:
+                    if type(constraint).__name__ == "CheckConstraint":
+                        session.execute(
+                            text(f"ALTER TABLE {table} DROP CONSTRAINT {constraint.name}")
+                        )
+        PlanRepository(session).add_all([full(1), full(2), full(3)])
+        yield session
+        if migrated_engine.dialect.name == "sqlite":
+            session.execute(text("PRAGMA ignore_check_constraints = OFF"))
+
+
+def full(number: int):
+    top = ulid(1)
+    place = {"parent_plan_id": top, "root_plan_id": top} if number > 1 else {}
+    return a_plan(
+        number,
+        identity=PlanIdentity(plan_id=ulid(number), **place),
+        phase=Phase.APPLY,
+        processing_state=ProcessingState.APPLIED,
+        effective_profile_snapshot=BUILT_IN["balanced"].snapshot(),
+        **dict.fromkeys(("namespaced_name", "namespace", "description", "error_message"), "x"),
+        tags=["a"],
+        sandbox_refs=["b"],
+        validation_summary={"a": 1},
+        error_details={"a": 1},
+        cost_actual_usd=1.5,
+        token_count_input=1,
+        execution_env_priority="override",
+        completed_at=a_plan().created_at,
+        project_links=[{"project_name": "p", "alias": "a"}, {"project_name": "q", "alias": "b"}],
+        arguments={"x": 1, "y": [1]},
+        invariants=[{"text": "dry"}, {"text": "whole"}],
+    )
+
+
+def write(session: Session, table: str, column: str, value: str, **parameters: Any) -> bool:
+    """Put *value*, an SQL expression, into the second plan; say whether the database took it."""
+    last = "" if table == "v3_plans" else " AND position = 1"
+    try:
+        with session.begin_nested():
+            session.execute(
+                text(f"UPDATE {table} SET {column} = {value} WHERE plan_id = '{MIDDLE}'{last}"),
+                parameters,
+            )
+    except (DBAPIError, UnicodeEncodeError):
+        return False
+    return True
+
+
+def check(session: Session, table: str, column: str, shown: str) -> None:
+    """The second plan reads as what is there, or is named; the others are listed either way."""
+    told: list[CorruptPlanRow] = []
+    read = {
+        plan.plan_id: plan for plan in PlanRepository(session).list(on_corrupt=told.append).plans
+    }
+
+    assert read.pop(ulid(1)) == full(1), shown
+    assert read.pop(ulid(3)) == full(3), shown
+    assert len(read) + len(told) == 1, shown
+    for corrupt in told:
+        names = next((each for each in TOGETHER if column in each), {column})
+        assert corrupt.column in {f"{table}.{name}" for name in names}, shown
+        assert (corrupt.plan_id == MIDDLE) or (table, column) == ("v3_plans", "plan_id"), shown
+        assert corrupt.expected
+        assert repr(corrupt.plan_id) in str(corrupt)
+        assert corrupt.column in str(corrupt)
+    for plan in read.values():
+        # Decodable, or it would not have been read.
+        last = "" if table == "v3_plans" else " AND position <> 0"
+        stored = session.execute(
+            text(f"SELECT {column} FROM {table} WHERE plan_id = :it{last}"), {"it": plan.plan_id}
+        ).scalar_one()
+        assert same(written(plan, table, column), stored, column), (shown, stored)
+
+
+def written(plan, table: str, column: str) -> Any:
+    if table == "v3_plans":
+        return plan_row(plan)[column]
+    return getattr(child_rows(plan), table.removeprefix("plan_"))[1][column]
+
+
+def same(mine: Any, stored: Any, column: str) -> bool:
+    if column.endswith("_json"):
+        if stored is not None and mine is None:  # an empty array is NULL when it is written
+            return json.loads(stored) == []
+        return stored is mine or repr(json.loads(stored, object_pairs_hook=sorted)) == repr(
+            json.loads(mine, object_pairs_hook=sorted)
+        )
+    if column == "automation_profile":
+        return name_in(mine) == name_in(stored)
+    if column == "position":  # the order counts; a row may have been taken out
+        return type(stored) is int and stored >= 0
+    if isinstance(mine, float):  # 0.0 is written for -0.0, which is equal
+        return type(stored) is float and mine == stored
+    if isinstance(mine, bool) and type(stored) is int:
+        return int(mine) == stored
+    return repr(mine) == repr(stored)
+
+
+def name_in(profile: str) -> str:
+    try:
+        found = json.loads(profile)
+    except ValueError:
+        return profile
+    return found if isinstance(found, str) else found["profile_name"]
+
+
+@pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: each)
+def test_a_value_is_read_as_it_is_or_named(broken: Session, table: str, column: str):
+    taken = 0
+    for value in [*SQL_VALUES, *(("text", each) for each in TEXTS)]:
+        with broken.begin_nested() as savepoint:
+            literal, parameters = (
+                (value, {}) if isinstance(value, str) else (":it", {"it": value[1]})
+            )
+            if write(broken, table, column, literal, **parameters):
+                taken += 1
+                check(broken, table, column, repr(value))
+            savepoint.rollback()
+    assert taken > 2
+
+
+ANYTHING = (
+    texts() | st.binary() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.booleans()
+    | st.none()
+)  # fmt: skip
+
+
+@settings(
+    deadline=None,
+    max_examples=300,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(place=st.sampled_from(COLUMNS), value=ANYTHING)
+def test_any_value_is_read_as_it_is_or_named(broken: Session, place, value):
+    with broken.begin_nested() as savepoint:
+        if write(broken, *place, ":it", it=value):
+            check(broken, *place, repr(value))
+        savepoint.rollback()
+
+
+def test_the_error_says_what_was_found_and_what_to_do(broken: Session):
+    write(broken, "v3_plans", "updated_at", "'yesterday'")
+
+    with pytest.raises(CorruptPlanRow, match="v3_plans.updated_at holds 'yesterday'") as caught:
+        PlanRepository(broken).get(MIDDLE)
+
+    assert (caught.value.plan_id, caught.value.found) == (MIDDLE, "yesterday")
+    assert caught.value.expected == "a time like 2026-03-14T00:05:32.000000+00:00"
+    assert "repair the row or restore it" in str(caught.value)
+
+
+def test_a_long_value_is_shown_in_part(broken: Session):
+    write(broken, "v3_plans", "tags_json", ":it", it="x" * 10_000)
+
+    with pytest.raises(CorruptPlanRow) as caught:
+        PlanRepository(broken).get(MIDDLE)
+
+    assert len(str(caught.value)) < 400
+    assert len(caught.value.found) == 10_000
+
+
+def test_a_state_that_the_phase_does_not_have_is_named_as_found(broken: Session):
+    write(broken, "v3_plans", "phase", "'execute'")
+
+    with pytest.raises(CorruptPlanRow) as caught:
+        PlanRepository(broken).get(MIDDLE)
+
+    assert (caught.value.column, caught.value.found) == ("v3_plans.processing_state", "applied")
+
+
+def test_row_objects_tell_the_same(broken: Session):
+    write(broken, "plan_invariants", "source", "'nobody'")
+    relations = (
+        selectinload(each.class_attribute) for each in LifecyclePlanModel.__mapper__.relationships
+    )
+    row = broken.get(LifecyclePlanModel, MIDDLE, options=relations)
+
+    with pytest.raises(CorruptPlanRow) as caught:
+        row.to_domain()
+
+    assert (caught.value.column, caught.value.found) == ("plan_invariants.source", "nobody")
+
+
+def test_two_equal_aliases_are_named(broken: Session):
+    if broken.get_bind().dialect.name == "sqlite":
+        pytest.skip("a UNIQUE constraint cannot be ignored on SQLite")
+    broken.execute(text("ALTER TABLE plan_projects DROP CONSTRAINT uq_plan_projects_plan_id_alias"))
+    write(broken, "plan_projects", "alias", "'a'")
+
+    with pytest.raises(CorruptPlanRow, match="two projects have the alias 'a'") as caught:
+        PlanRepository(broken).get(MIDDLE)
+
+    assert caught.value.column == "plan_projects.alias"
