@@ -23,8 +23,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
+import migration_sqlite  # noqa: E402
 from client_waits import CLIENTS, LONG_MS, Watched  # noqa: E402
-from migration_runs import OnPostgres, OnSqlite, PostgresBench, measure_sqlite  # noqa: E402
+from migration_runs import OnPostgres, PostgresBench  # noqa: E402
 from support.postgres import binaries  # noqa: E402
 from waits_picture import Panel, picture  # noqa: E402
 
@@ -110,16 +111,18 @@ def _idle(found: OnPostgres, plans: int) -> Iterator[Line]:
         f"{naive.growth.indexes:.0f} MB",
         f"{ours.growth.indexes:.0f} MB",
     )
-    yield Line("plans with another root than their parent", *map(str, _roots(found)))
+    yield Line(
+        "plans with another root than their parent",
+        f"{naive.wrong_roots:,}",
+        f"{ours.wrong_roots:,}",
+        "0",
+        not ours.wrong_roots,
+    )
     yield Line("rows written by a second run", "", str(found.rewritten), "0", not found.rewritten)
     yield _memory(found.memory)
 
 
-def _roots(found: OnPostgres) -> tuple[int, int]:
-    return found.naive.wrong_roots, found.ours.wrong_roots
-
-
-def on_sqlite(found: OnSqlite) -> Iterator[Line]:
+def on_sqlite(found: migration_sqlite.OnSqlite) -> Iterator[Line]:
     """Give the lines of SQLite."""
     yield _at_most(
         "total without the checks", found.naive, found.ours, 0.85 * found.naive, "≤ 0.85 x"
@@ -215,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for engine in engines:
         if engine == "sqlite":
             with tempfile.TemporaryDirectory() as folder:
-                sqlite = measure_sqlite(Path(folder), options.plans, _say)
+                sqlite = migration_sqlite.measure(Path(folder), options.plans, _say)
             sections.append(table(f"SQLite {sqlite.version}", on_sqlite(sqlite)))
             continue
         found = PostgresBench(binaries()[engine], _say).measure(options.plans, options.load)

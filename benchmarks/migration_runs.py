@@ -1,5 +1,5 @@
 """
-The runs that `migration.py` compares, each on its own copy of the same database.
+The runs on PostgreSQL that `migration.py` compares, each on a copy of the same database.
 
 The naive form is what a first draft would do: one transaction that adds the column,
 updates all rows once for the root and once for the profile, and sets NOT NULL. Ours is
@@ -9,21 +9,18 @@ updates all rows once for the root and once for the profile, and sets NOT NULL. 
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from hashlib import sha256
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
-from client_waits import Watched, watch
 from sqlalchemy import make_url
+
+from client_waits import Watched, watch
 from support.postgres import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,14 +37,14 @@ SERVER = {
 }
 
 # The most there can be to do: what the former release knew of roots and profiles is lost.
-_NOTHING_KNOWN = "UPDATE v3_plans SET root_plan_id = NULL, automation_profile = NULL"
-_NAIVE_UPDATES = (
+NOTHING_KNOWN = "UPDATE v3_plans SET root_plan_id = NULL, automation_profile = NULL"
+NAIVE_UPDATES = (
     "UPDATE v3_plans SET root_plan_id = plan_id WHERE root_plan_id IS NULL",
     "UPDATE v3_plans SET automation_profile = 'balanced' WHERE automation_profile IS NULL",
 )
 _NAIVE_POSTGRESQL = (
     "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL",
-    *_NAIVE_UPDATES,
+    *NAIVE_UPDATES,
     "ALTER TABLE v3_plans ALTER COLUMN root_plan_id SET NOT NULL",
     "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET NOT NULL",
     "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
@@ -101,25 +98,6 @@ class OnPostgres(NamedTuple):
     down: Watched
 
 
-class OnSqlite(NamedTuple):
-    """Everything that was measured on SQLite; times in seconds."""
-
-    version: str
-    bare_copy: float
-    naive: float
-    #: Of the whole process, of the checks in it, and of the same with nothing to do.
-    total: float
-    checks: float
-    fixed: float
-    memory: float
-    file_changed: bool
-
-    @property
-    def ours(self) -> float:
-        """What compares with the others: neither Python's start nor checks of the result."""
-        return self.total - self.checks - self.fixed
-
-
 def alembic(url: str, *arguments: str) -> Run:
     """
     Run the command line of Alembic on the database at *url*.
@@ -145,7 +123,8 @@ def alembic(url: str, *arguments: str) -> Run:
     return Run(seconds, used.ru_maxrss * unit / 1e6, said)
 
 
-def _former_release(url: str, plans: int) -> None:
+def former_release(url: str, plans: int) -> None:
+    """Write *plans* plans of the former release, in a process of its own."""
     script = ROOT / "benchmarks" / "former_release.py"
     command = [sys.executable, str(script), "--url", url, "--plans", str(plans), "--seed", "1"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -206,9 +185,9 @@ class PostgresBench:
         self.say(f"writing {plans:,} plans of the former release")
         self.server.execute(f"CREATE DATABASE {name}")
         url = self.server.url(name)
-        _former_release(url, plans)
+        former_release(url, plans)
         with connected(url) as connection:
-            connection.execute(_NOTHING_KNOWN)
+            connection.execute(NOTHING_KNOWN)
             connection.execute("VACUUM (FULL, ANALYZE)")
 
     @contextmanager
@@ -283,85 +262,3 @@ def _one(connection: psycopg.Connection[Any], query: str) -> int:
     row = connection.execute(query.encode()).fetchone()
     assert row is not None
     return int(row[0])
-
-
-def measure_sqlite(folder: Path, plans: int, say: Callable[[str], None]) -> OnSqlite:
-    """Compare the two forms, and a bare copy of the table, on one file of *plans* plans."""
-    say(f"writing {plans:,} plans of the former release into a file")
-    former, copy, final = folder / "former.db", folder / "copy.db", folder / "final.db"
-    _former_release(f"sqlite:///{former}", plans)
-    with closing(sqlite3.connect(former)) as connection:
-        connection.execute(_NOTHING_KNOWN)
-        connection.commit()
-        connection.execute("VACUUM")
-        connection.execute("PRAGMA journal_mode = WAL")
-    alembic(f"sqlite:///{final}", "upgrade", "head")
-    with closing(sqlite3.connect(final)) as connection:
-        table = connection.execute(
-            "SELECT sql FROM sqlite_master WHERE name = 'v3_plans'"
-        ).fetchone()[0]
-
-    seconds = {}
-    for name, before, root, profile in (
-        ("bare copy", (), "coalesce(root_plan_id, plan_id)", "'balanced'"),
-        ("naive", _NAIVE_UPDATES, "root_plan_id", "automation_profile"),
-    ):
-        shutil.copyfile(former, copy)
-        seconds[name] = _copied(copy, table, before, root, profile)
-        say(f"{name}: {seconds[name]:.2f} s")
-        copy.unlink()
-
-    shutil.copyfile(former, copy)
-    run = alembic(f"sqlite:///{copy}", "upgrade", "head")
-    digest = _digest(copy)
-    fixed = alembic(f"sqlite:///{copy}", "upgrade", "head").seconds
-    found = re.search(r"checks before and after ([\d.]+) s", run.said)
-    if found is None:
-        raise RuntimeError(f"the upgrade did not say how long its checks took:\n{run.said}")
-    say(f"ours: {run.seconds:.2f} s, start {fixed:.2f} s\n{run.said}")
-    return OnSqlite(
-        version=sqlite3.sqlite_version,
-        bare_copy=seconds["bare copy"],
-        naive=seconds["naive"],
-        total=run.seconds,
-        checks=float(found[1]),
-        fixed=fixed,
-        memory=run.memory,
-        file_changed=_digest(copy) != digest,
-    )
-
-
-def _copied(file: Path, table: str, before: tuple[str, ...], root: str, profile: str) -> float:
-    begun = time.monotonic()
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        run = connection.execute
-        run("PRAGMA foreign_keys = OFF")
-        run("PRAGMA legacy_alter_table = ON")
-        run("BEGIN IMMEDIATE")
-        for statement in before:
-            run(statement)
-        indexes = run(
-            "SELECT sql FROM sqlite_master WHERE tbl_name = 'v3_plans' AND type = 'index'"
-            " AND sql IS NOT NULL"
-        ).fetchall()
-        names = [row[1] for row in run("PRAGMA table_info(v3_plans)")]
-        values = {"root_plan_id": root, "automation_profile": profile}
-        run("ALTER TABLE v3_plans RENAME TO old")
-        run(table)
-        run(
-            f"INSERT INTO v3_plans ({', '.join(names)})"
-            f" SELECT {', '.join(values.get(name, name) for name in names)} FROM old"
-        )
-        run("DROP TABLE old")
-        for (sql,) in indexes:
-            run(sql)
-        run("COMMIT")
-    return time.monotonic() - begun
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        digest = sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

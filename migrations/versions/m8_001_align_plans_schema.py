@@ -26,7 +26,7 @@ Revision: m8_001_align_plans_schema, after m4_003_plan_env_columns
 from alembic import op
 from sqlalchemy import inspect
 
-import cleveragents_plans.evolution  # noqa: F401  registers the operations
+from cleveragents_plans.evolution import allow_null
 
 revision = "m8_001_align_plans_schema"
 down_revision = "m4_003_plan_env_columns"
@@ -64,8 +64,8 @@ def downgrade() -> None:
 
 
 # How another bare name than 'balanced' is written for the former release, which reads
-# JSON only: an order of keys that nobody else writes, so that the way back is known.
-HEAD, TAIL = '{"provenance": null, "profile_name": "', '"}'
+# JSON only: with spaces that nobody else writes, so that the way back is known.
+HEAD, TAIL = '{ "profile_name": "', '", "provenance": null }'
 
 
 def _upgrade_sqlite() -> None:
@@ -106,42 +106,53 @@ def _downgrade_sqlite() -> None:
     )
 
 
-# Most children find their root with their parent; only the others walk. Cycles, on which
-# the walk would not end, have been refused before.
+# Most children find their root with their parent; only the others walk. A root that does
+# not exist, where no foreign key has seen to it, is none to hand down.
 SQLITE_ROOT = """\
 CASE WHEN old.root_plan_id IS NOT NULL THEN old.root_plan_id
      WHEN old.parent_plan_id IS NULL THEN old.plan_id
      ELSE coalesce(
-  (SELECT coalesce(p.root_plan_id, CASE WHEN p.parent_plan_id IS NULL THEN p.plan_id END)
-     FROM v3_plans p WHERE p.plan_id = old.parent_plan_id),
+  (SELECT coalesce(r.plan_id, CASE WHEN p.parent_plan_id IS NULL THEN p.plan_id END)
+     FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
+    WHERE p.plan_id = old.parent_plan_id),
   (WITH RECURSIVE up (steps, at, above, root) AS (
-     SELECT 0, p.plan_id, p.parent_plan_id, p.root_plan_id
-       FROM v3_plans p WHERE p.plan_id = old.parent_plan_id
+     SELECT 0, p.plan_id, p.parent_plan_id, r.plan_id
+       FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
+      WHERE p.plan_id = old.parent_plan_id
      UNION ALL
-     SELECT steps + 1, p.plan_id, p.parent_plan_id, p.root_plan_id
-       FROM up JOIN v3_plans p ON p.plan_id = up.above WHERE up.root IS NULL)
+     SELECT steps + 1, p.plan_id, p.parent_plan_id, r.plan_id
+       FROM up JOIN v3_plans p ON p.plan_id = up.above
+       LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
+      WHERE up.root IS NULL AND up.steps < 100000)
    SELECT coalesce(root, at) FROM up ORDER BY steps DESC LIMIT 1),
   old.plan_id) END"""
 
+# A bare name is what starts like one and has nothing in it that JSON would escape.
+SQLITE_BARE = (
+    "({0} GLOB '[A-Za-z_]*' AND {0} NOT GLOB '*[\"\\' || char(1) || '-' || char(31) || ']*')"
+)
+SQLITE_NAME = (
+    f"substr(old.automation_profile, {len(HEAD) + 1},"
+    f" length(old.automation_profile) - {len(HEAD) + len(TAIL)})"
+)
 SQLITE_PROFILE = f"""\
 CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = ''
      THEN 'balanced'
      WHEN substr(old.automation_profile, 1, {len(HEAD)}) = '{HEAD}'
-     THEN substr(old.automation_profile, {len(HEAD) + 1},
-                 length(old.automation_profile) - {len(HEAD) + len(TAIL)})
+      AND {SQLITE_BARE.format(SQLITE_NAME)}
+      AND '{HEAD}' || {SQLITE_NAME} || '{TAIL}' = old.automation_profile
+     THEN {SQLITE_NAME}
      ELSE old.automation_profile END"""
+SQLITE_FORMER_PROFILE = f"""\
+CASE WHEN old.automation_profile = 'balanced' THEN NULL
+     WHEN {SQLITE_BARE.format("old.automation_profile")}
+     THEN '{HEAD}' || old.automation_profile || '{TAIL}'
+     ELSE old.automation_profile END"""
+
 
 SQLITE_SNAPSHOT = f"""\
 coalesce((SELECT a.effective_profile_snapshot FROM {ARCHIVE} a WHERE a.plan_id = old.plan_id),
          '{{}}')"""
-
-# A bare name is what starts like one and has nothing in it that JSON would escape.
-SQLITE_FORMER_PROFILE = f"""\
-CASE WHEN old.automation_profile = 'balanced' THEN NULL
-     WHEN old.automation_profile GLOB '[A-Za-z_]*'
-      AND old.automation_profile NOT GLOB '*["\\' || char(1) || '-' || char(31) || ']*'
-     THEN '{HEAD}' || old.automation_profile || '{TAIL}'
-     ELSE old.automation_profile END"""
 
 
 def _upgrade_postgresql() -> None:
@@ -151,17 +162,21 @@ def _upgrade_postgresql() -> None:
         *DROP_UNFILL,  # of a downgrade that was interrupted
         "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS"
         " effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL",
+        # It may be there already, in another shape.
+        "ALTER TABLE v3_plans ALTER COLUMN effective_profile_snapshot SET DEFAULT '{}'",
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
-        ROOT_OF,
+        SEARCH_PATH,
         FILL,
         FILL_TRIGGER,
+        CREATE_ARCHIVE,
     )
     _fill()
-    op.execute(CREATE_ARCHIVE)
-    op.backfill(ARCHIVE, key="plan_id", needs="TRUE", update=RESTORE, label="snapshots")
-    op.execute(f"DROP TABLE {ARCHIVE}")
-    op.set_not_null("v3_plans", "root_plan_id", refill=_fill)
-    op.set_not_null("v3_plans", "automation_profile", refill=_fill)
+    op.backfill(
+        ARCHIVE, key="plan_id", needs="TRUE", update=RESTORE, label="snapshots", vacuum="v3_plans"
+    )
+    op.short_lock(ARCHIVE, f"DROP TABLE {ARCHIVE}")
+    for column in ("root_plan_id", "automation_profile", "effective_profile_snapshot"):
+        op.set_not_null("v3_plans", column, refill=_fill)
     op.mark_end(revision)
 
 
@@ -180,12 +195,12 @@ def _downgrade_postgresql() -> None:
         " effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL",
         CREATE_ARCHIVE,
         *DROP_FILL,
+        SEARCH_PATH,
         KEEP,
         KEEP_TRIGGER,
         UNFILL,
         UNFILL_TRIGGER,
-        "ALTER TABLE v3_plans ALTER COLUMN root_plan_id DROP NOT NULL",
-        "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP NOT NULL",
+        *allow_null("v3_plans", "root_plan_id", "automation_profile"),
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT",
     )
     op.backfill("v3_plans", key="plan_id", needs=UNARCHIVED, update=TO_ARCHIVE, label="snapshots")
@@ -199,14 +214,22 @@ def _downgrade_postgresql() -> None:
     op.mark_end(revision)
 
 
+# What a bare name is: it starts like one and has nothing in it that JSON would escape.
+NAME = r'[A-Za-z_][^"\\\x01-\x1f]*'
 BLANK = "coalesce(btrim({}.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = ''"
 
 # The walk ends at the first ancestor that has a root, at the top, or where a parent is
-# missing. The root is locked as the foreign key would lock it, so that it stays; rows and
-# roots that others hold are left for a later pass. IS TRUE makes the last
-# subquery a hash table; as a join it would be gone through again for every row.
+# missing; a root that does not exist, where no foreign key has seen to it, is none. The
+# root is locked as the foreign key would lock it, so that it stays; rows and roots that
+# others hold are left for a later pass. IS TRUE makes the last subquery a hash table; as a
+# join it would be gone through again for every row.
+OF_ROLLBACK = (
+    f"(starts_with(t.automation_profile, '{HEAD}')"
+    f" AND t.automation_profile ~ '^\\{HEAD}{NAME}{TAIL[:-1]}\\}}$')"
+)
 INCOMPLETE = f"""\
-t.root_plan_id IS NULL OR {BLANK.format("t")} OR starts_with(t.automation_profile, '{HEAD}')"""
+t.root_plan_id IS NULL OR {BLANK.format("t")} OR {OF_ROLLBACK}
+OR t.effective_profile_snapshot IS NULL"""
 COMPLETE = f"""\
 WITH RECURSIVE batch AS MATERIALIZED (
   SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
@@ -214,11 +237,12 @@ WITH RECURSIVE batch AS MATERIALIZED (
 ), up (plan_id, at, above, root, steps) AS (
   SELECT plan_id, plan_id, parent_plan_id, root_plan_id, 0 FROM batch
   UNION ALL
-  SELECT up.plan_id, p.plan_id, p.parent_plan_id, p.root_plan_id, up.steps + 1
+  SELECT up.plan_id, p.plan_id, p.parent_plan_id, r.plan_id, up.steps + 1
     FROM up JOIN v3_plans p ON p.plan_id = up.above
+    LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
    WHERE up.root IS NULL AND up.steps < 100000
 ), found AS MATERIALIZED (
-  SELECT DISTINCT ON (plan_id) plan_id, coalesce(root, at) AS root FROM up
+  SELECT DISTINCT ON (plan_id) plan_id, coalesce(root, at) AS root, steps FROM up
    ORDER BY plan_id, steps DESC
 ), kept AS MATERIALIZED (
   SELECT plan_id FROM v3_plans WHERE plan_id IN (SELECT root FROM found)
@@ -228,12 +252,14 @@ UPDATE v3_plans t SET
   root_plan_id = found.root,
   automation_profile = CASE
     WHEN {BLANK.format("t")} THEN 'balanced'
-    WHEN starts_with(t.automation_profile, '{HEAD}')
+    WHEN {OF_ROLLBACK}
     THEN substr(t.automation_profile, {len(HEAD) + 1},
                 length(t.automation_profile) - {len(HEAD) + len(TAIL)})
-    ELSE t.automation_profile END
+    ELSE t.automation_profile END,
+  effective_profile_snapshot = coalesce(t.effective_profile_snapshot, '{{}}')
 FROM found
-WHERE t.plan_id = found.plan_id AND (found.root IN (SELECT plan_id FROM kept)) IS TRUE"""
+WHERE t.plan_id = found.plan_id AND found.steps < 100000
+  AND (t.root_plan_id IS NOT NULL OR (found.root IN (SELECT plan_id FROM kept)) IS TRUE)"""
 
 # Archived snapshots of plans that were deleted meanwhile go with them.
 RESTORE = f"""\
@@ -272,8 +298,7 @@ def _of_root_plan(row: str) -> str:
 
 
 def _bare(row: str) -> str:
-    profile = f"{row}.automation_profile"
-    return f"({profile} ~ '^[A-Za-z_]' AND {profile} !~ '[\"\\\\\\x01-\\x1f]')"
+    return f"({row}.automation_profile ~ '^{NAME}$')"
 
 
 FILLED = f"{_of_root_plan('t')} OR {_bare('t')}"
@@ -288,41 +313,39 @@ UPDATE v3_plans t SET
 FROM batch WHERE t.plan_id = batch.plan_id"""
 
 # Fills in what the former release leaves out, for as long as one of its processes may run.
-ROOT_OF = """\
-CREATE OR REPLACE FUNCTION v3_plans_root_of(start varchar) RETURNS varchar
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-  at varchar; above varchar; root varchar; steps int;
-BEGIN
-  FOR attempt IN 1..20 LOOP
-    above := start; root := NULL; steps := 0;
-    WHILE root IS NULL LOOP
-      SELECT plan_id, parent_plan_id, root_plan_id INTO at, above, root
-        FROM v3_plans WHERE plan_id = above;
-      IF NOT FOUND THEN RETURN NULL; END IF;
-      IF root IS NULL AND above IS NULL THEN root := at; END IF;
-      steps := steps + 1;
-      IF steps > 100000 THEN RETURN NULL; END IF;  -- a cycle must not hang a client
-    END LOOP;
-    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
-    PERFORM 1 FROM v3_plans WHERE plan_id = root FOR KEY SHARE;
-    IF FOUND THEN RETURN root; END IF;
-  END LOOP;
-  RETURN NULL;
-END $$"""
+# Whoever writes to the table may have no right to read or lock it, or be shown a part of
+# its rows only: the functions run as the owner. Temporary tables of the same name come last.
+SEARCH_PATH = (
+    "SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
+)
 FILL = """\
 CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  at varchar; above varchar; root varchar; steps int; tries int := 0;
 BEGIN
-  IF new.root_plan_id IS NULL THEN
-    IF tg_op = 'UPDATE' AND old.root_plan_id IS NOT NULL THEN
-      new.root_plan_id := old.root_plan_id;
-    ELSIF new.parent_plan_id IS NULL THEN
-      new.root_plan_id := new.plan_id;
-    ELSE
-      new.root_plan_id := coalesce(v3_plans_root_of(new.parent_plan_id), new.plan_id);
-    END IF;
+  IF new.root_plan_id IS NULL AND tg_op = 'UPDATE' THEN
+    new.root_plan_id := old.root_plan_id;
   END IF;
+  WHILE new.root_plan_id IS NULL LOOP
+    at := new.plan_id; above := new.parent_plan_id; root := NULL; steps := 0;
+    -- A cycle must not hang a client.
+    WHILE root IS NULL AND above IS NOT NULL AND steps < 100000 LOOP
+      SELECT p.plan_id, p.parent_plan_id, r.plan_id INTO at, above, root
+        FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
+       WHERE p.plan_id = above;
+      EXIT WHEN NOT FOUND;
+      new.root_plan_id := coalesce(root, at);
+      steps := steps + 1;
+    END LOOP;
+    new.root_plan_id := coalesce(new.root_plan_id, new.plan_id);
+    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
+    PERFORM 1 FROM v3_plans WHERE plan_id = new.root_plan_id FOR KEY SHARE;
+    tries := tries + 1;
+    IF NOT FOUND AND new.root_plan_id <> new.plan_id AND tries < 20 THEN
+      new.root_plan_id := NULL;
+    END IF;
+  END LOOP;
   IF coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = '' THEN
     new.automation_profile := 'balanced';
   END IF;
@@ -350,7 +373,7 @@ CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW EXECUTE FUNCTION v3_plans_unfill()"""
 KEEP = f"""\
 CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
   INSERT INTO {ARCHIVE} VALUES (new.plan_id, new.effective_profile_snapshot)
   ON CONFLICT (plan_id) DO UPDATE
@@ -365,7 +388,6 @@ FOR EACH ROW WHEN (new.effective_profile_snapshot <> '{}') EXECUTE FUNCTION v3_p
 DROP_FILL = (
     "DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans",
     "DROP FUNCTION IF EXISTS v3_plans_fill()",
-    "DROP FUNCTION IF EXISTS v3_plans_root_of(varchar)",
 )
 DROP_UNFILL = (
     "DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans",

@@ -17,6 +17,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 
 from cleveragents_plans import __version__
+from cleveragents_plans.evolution.environment import Interrupted
 
 
 def chain_location() -> Path:
@@ -55,10 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.current(config)
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return 130 if isinstance(error, Interrupted) else 1
     return 0
 
 

@@ -131,6 +131,26 @@ def test_a_killed_run_is_taken_back_by_the_opposite_command(
         assert State.of(url) == model.states[start]
 
 
+@pytest.mark.parametrize("engine", SERVERS[:1])
+def test_what_is_written_while_a_downgrade_is_under_way_takes_the_former_form(
+    tmp_path: Path, engine: str
+):
+    model = models(engine, PLANS)
+    with model.copy("new", tmp_path) as url:
+        with client(url) as connection:
+            query = "SELECT plan_id FROM v3_plans WHERE root_plan_id = plan_id ORDER BY 1 LIMIT 1"
+            (plan,) = connection.execute(query).fetchone() or ("",)
+        assert kill(url, FORMER, "DROP COLUMN")
+
+        with client(url) as connection:
+            written = connection.execute(
+                "UPDATE v3_plans SET root_plan_id = plan_id, automation_profile = 'balanced'"
+                " WHERE plan_id = %s RETURNING root_plan_id, automation_profile",
+                [plan],
+            ).fetchall()
+        assert written == [(None, None)]
+
+
 @pytest.mark.fault
 @pytest.mark.parametrize(("start", "goal"), WAYS)
 @pytest.mark.parametrize("wal", [False, True], ids=["journal", "wal"])

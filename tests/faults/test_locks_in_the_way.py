@@ -100,6 +100,7 @@ def test_it_gives_up_when_it_is_told_to_and_can_be_run_again(url: str):
     is_done(url)
 
 
+@pytest.mark.fault
 def test_a_row_that_stays_locked_is_given_up_with_its_key_and_its_owner(url: str):
     slow = Migration(url, NEW, "lock-wait=1", "rows-per-second=1500")
     with client(url, autocommit=False) as holder:

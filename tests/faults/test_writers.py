@@ -49,7 +49,7 @@ def migrate_among_writers(
             assert died.killed, died.said
             time.sleep(0.2)
         before = clients.done.total()
-        ended = Migration(url, goal, *extra).ended(600)
+        ended = Migration(url, goal, *extra, limit=600).ended()
         during = clients.done.total() - before
         time.sleep(0.5)
     assert ended.status == 0, ended.said

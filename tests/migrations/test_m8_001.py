@@ -120,6 +120,11 @@ def test_a_missing_or_blank_profile_becomes_the_default(former: Database, blank:
     "found",
     [
         '{"profile_name": "ci", "provenance": "plan"}',
+        '{"provenance": null, "profile_name": "trusted", "more": {"a": 1}}',
+        '{ "profile_name": "',
+        '{ "profile_name": "", "provenance": null }',
+        '{ "profile_name": "a\\"b", "provenance": null }',
+        '{ "profile_name": "tail", "provenance": null } ',
         "trusted",
         '"auto"',
         "{broken",
@@ -206,6 +211,19 @@ def test_the_highest_ancestor_that_exists_is_the_root_where_a_parent_is_missing(
     assert former.column("root_plan_id") == {B: B, C: B}
     assert former.column("parent_plan_id") == {B: A, C: B}
     assert f"{B} (parent {A})" in caplog.text
+
+
+def test_a_root_that_does_not_exist_is_kept_and_not_handed_down(former: Database):
+    if not former.sqlite:
+        former.run("ALTER TABLE v3_plans DROP CONSTRAINT fk_v3_plans_root_plan_id")
+    former.plan(A, root=E, profile="ci")
+    former.plan(B, parent=A)
+    former.plan(C, root=E)  # lacks its profile only
+
+    former.upgrade()
+
+    assert former.column("root_plan_id") == {A: E, B: A, C: E}
+    assert former.column("automation_profile") == {A: "ci", B: "balanced", C: "balanced"}
 
 
 def test_gaps_are_forbidden_afterwards_and_allowed_again_after_a_rollback(former: Database):

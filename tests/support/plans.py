@@ -75,12 +75,12 @@ ULIDS = st.integers(0, 2**128 - 1).map(ulid)
 COUNTS = st.sampled_from([0, 1, _LARGEST]) | st.integers(0, _LARGEST)
 SHORT = texts(longest=255) | st.just("x" * 255) | st.just("\U0001f468" * 255)
 REFERENCES = texts(longest=26) | ULIDS
+_ZONES = st.sampled_from([UTC, *(timezone(timedelta(hours=hours)) for hours in (5.75, -11))])
+# A day from the edges, where another zone, or a later version, would leave the calendar.
 TIMES = st.datetimes(
-    datetime(1, 1, 2),
-    datetime(9999, 12, 30),
-    timezones=st.sampled_from(  # noqa: DTZ001
-        [UTC, timezone(timedelta(hours=5, minutes=45)), timezone(timedelta(hours=-11))]
-    ),
+    datetime.min + timedelta(1),  # noqa: DTZ901  Hypothesis wants them without a zone
+    datetime.max - timedelta(1),  # noqa: DTZ901
+    timezones=_ZONES,
 )
 _PART = st.text(
     st.characters(categories=["L", "Nd"], include_characters="_-"), min_size=1, max_size=20

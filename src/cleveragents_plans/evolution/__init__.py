@@ -14,5 +14,6 @@ from cleveragents_plans.evolution import (  # noqa: F401  imported to register t
     trees,
 )
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.not_null import allow_null
 
-__all__ = ["EvolutionError"]
+__all__ = ["EvolutionError", "allow_null"]

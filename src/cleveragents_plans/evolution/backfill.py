@@ -50,6 +50,9 @@ _SESSION = {
 }
 # How long one look for rows may take; it locks nothing.
 _LOOK_MS = 20.0
+# Every batch costs something by itself, so those are longer that nobody can wait for.
+# Whoever comes meanwhile waits for no longer than one of them.
+_ALONE = 4
 _VACUUM_SHARE = 10
 _VACUUM_AT_LEAST = 5000
 
@@ -67,6 +70,7 @@ class BackfillOp(MigrateOperation):
         update: str,
         label: str | None,
         schema: str | None,
+        vacuum: str | None,
     ) -> None:
         self.table = table
         self.key = key
@@ -74,6 +78,7 @@ class BackfillOp(MigrateOperation):
         self.update = update
         self.label = label or f"filling {table}"
         self.schema = schema
+        self.vacuum = vacuum or table
 
     @classmethod
     def backfill(
@@ -86,6 +91,7 @@ class BackfillOp(MigrateOperation):
         update: str,
         label: str | None = None,
         schema: str | None = None,
+        vacuum: str | None = None,
     ) -> int:
         """
         Run *update* for one range of keys of *table* after the other, until no row needs it.
@@ -103,6 +109,7 @@ class BackfillOp(MigrateOperation):
                 rows ``ORDER BY`` the key, ``SKIP LOCKED``. Offline it runs once, with TRUE.
             label: What to call it in messages.
             schema: The schema of *table*, if it is not on the search path.
+            vacuum: The table that *update* writes to, if it is another one.
 
         Returns:
             How many rows were done; 0 offline.
@@ -111,7 +118,15 @@ class BackfillOp(MigrateOperation):
             BackfillStuck: Rows that need it could not be done for too long.
         """
         written: int = operations.invoke(
-            cls(table, key=key, needs=needs, update=update, label=label, schema=schema)
+            cls(
+                table,
+                key=key,
+                needs=needs,
+                update=update,
+                label=label,
+                schema=schema,
+                vacuum=vacuum,
+            )
         )
         return written
 
@@ -133,6 +148,7 @@ class _Run:
         self.wanted = wanted
         self.settings = settings
         self.table = qualified(connection.dialect, wanted.table, wanted.schema)
+        self.written_to = qualified(connection.dialect, wanted.vacuum, wanted.schema)
         self.key = f"t.{connection.dialect.identifier_preparer.quote(wanted.key)}"
         self.throttle = Throttle(connection, settings)
         self.batch = Pace(settings.batch_ms, first=100, least=10, most=10_000)
@@ -205,12 +221,12 @@ UNION ALL
             self.throttle.rest(seconds, done or 0)
             if done is not None:
                 if done:
-                    self.batch.took(done, seconds)
+                    self.batch.took(done, seconds / (_ALONE if self.throttle.alone else 1))
                 return done
             time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  # jitter, not a secret
         return 0  # a later pass takes it
 
-    def _try(self, sql: str, parameters: Mapping[str, Any]) -> int | None:
+    def _try(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
         try:
             return run(self.connection, sql, parameters).rowcount
         except DBAPIError as error:
@@ -232,10 +248,8 @@ UNION ALL
     def _vacuum_when_due(self) -> None:
         if self.written >= self.next_vacuum:
             self.next_vacuum = self.written + self.vacuum_after
-            run(
-                self.connection,
-                f"VACUUM (TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED) {self.table}",
-            )
+            # Not done, if an index is locked just now; the next one does it.
+            self._try(f"VACUUM (TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED) {self.written_to}")
 
     def _wait(self, left: int, patience: Patience, progress: Progress) -> None:
         spoke = patience.time_to_speak()

@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from cleveragents_plans.evolution.errors import (
+    AGAIN,
     EvolutionError,
     MigrationLockNotObtained,
     NoConnection,
@@ -34,6 +35,13 @@ from cleveragents_plans.evolution.migration_lock import migration_lock
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
+
+
+class Interrupted(EvolutionError):
+    """Somebody pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__(f"interrupted; to go on, {AGAIN}")
 
 
 class DatabaseRefused(EvolutionError):
@@ -48,7 +56,7 @@ class DatabaseRefused(EvolutionError):
     def __init__(self, target: str, error: DBAPIError) -> None:
         self.target = target
         self.reason = " ".join(str(error.orig).split())[:300]
-        statement = " ".join((error.statement or "").split())[:80]
+        statement = " ".join((error.statement or "COMMIT").split())[:80]
         super().__init__(
             f"{target} refused `{statement}`: {self.reason}; the step that failed was taken back: "
             "remove the cause and run the same command again"
@@ -80,19 +88,24 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
     changes = command in ("upgrade", "downgrade", "do_stamp")
     if engine.dialect.name == "sqlite":
         _refuse_unfit_file(engine.url, target, command, changes)
-    with _speaking(), _in_one_line(target), engine.connect() as connection:
+    told = ""
+    with _speaking(), _in_one_line(target), _connected(engine, target) as connection:
         if not changes:
             connection.execution_options(read_only=True)
             _configure(connection, metadata)
             _known_heads()
+            continue_interrupted(context.get_context())
             with context.begin_transaction():
                 context.run_migrations()
         elif engine.dialect.name == "sqlite":
             with _writing(connection, settings.migration_lock_wait):
-                _run(connection, metadata, target)
+                told = _run(connection, metadata)
         else:
+            _settle(connection)
             with migration_lock(connection, settings):
-                _run(connection, metadata, target)
+                told = _run(connection, metadata)
+    if told:
+        print(f"{target}: {told}", file=sys.stderr)
 
 
 def run_offline(url: URL, metadata: MetaData) -> None:
@@ -141,29 +154,27 @@ def _refuse_unfit_file(url: URL, target: str, command: str, changes: bool) -> No
         )
 
 
-def _run(connection: Connection, metadata: MetaData, target: str) -> None:
+def _run(connection: Connection, metadata: MetaData) -> str:
     _configure(connection, metadata)
     migration = context.get_context()
     before = _known_heads()
     if connection.in_transaction() and connection.dialect.name != "sqlite":
         connection.rollback()  # Alembic must own every transaction from here on.
     continue_interrupted(migration)
-    _look_ahead(migration)
+    steps = _look_ahead(migration)
     if connection.dialect.name != "sqlite":
         connection.rollback()
     with context.begin_transaction():
         context.run_migrations()
     after = _known_heads()
-    _say(
-        f"{target}: already at {_named(after)}, nothing to do"
-        if before == after
-        else f"{target}: {_named(before)} -> {_named(after)}"
-    )
+    if not steps:
+        return f"already at {_named(after)}, nothing to do"
+    return f"{_named(before)} -> {_named(after)}"
 
 
-def _look_ahead(migration: MigrationContext) -> None:
+def _look_ahead(migration: MigrationContext) -> int:
     """
-    Let every step after the first refuse before the first one is taken.
+    Let every step after the first refuse before the first one is taken; count the steps.
 
     A revision says what it would refuse in ``look_before_upgrade`` and
     ``look_before_downgrade``; the first step looks by itself when it begins.
@@ -176,6 +187,7 @@ def _look_ahead(migration: MigrationContext) -> None:
                 continue
             direction = "upgrade" if step.is_upgrade else "downgrade"
             getattr(step.revision.module, f"look_before_{direction}", _nothing)()
+    return len(steps)
 
 
 def _nothing() -> None:
@@ -232,27 +244,76 @@ def _writing(connection: Connection, limit: float) -> Iterator[None]:
             if waited > limit:
                 raise MigrationLockNotObtained("the write lock of the file", waited) from None
             log.info("another process writes to the file; waiting (%.0f s)", waited)
+    # The commit may have to wait for those who read.
+    driver.execute(f"PRAGMA busy_timeout = {1000 * limit:.0f}")
     with transaction:
         yield
+
+
+@contextmanager
+def _connected(engine: Engine, target: str) -> Iterator[Connection]:
+    try:
+        connection = engine.connect()
+    except DBAPIError as error:
+        raise NoConnection.of(target, error, lost=False) from error
+    with connection:
+        yield connection
+
+
+def _settle(connection: Connection) -> None:
+    """
+    Let the session depend on nothing that was set for the role or the database.
+
+    A time limit would break the run at the same place each time. A snapshot that is older
+    than a lock would show rows as they were before it. Rows that a policy hides would be
+    taken for rows that do not exist: the server is to raise an error instead.
+    """
+    wanted = {
+        "statement_timeout": "0",
+        "transaction_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        "lock_timeout": "10s",
+        "default_transaction_isolation": "read committed",
+        "default_transaction_deferrable": "off",
+        "row_security": "off",
+    }
+    known = connection.exec_driver_sql("SELECT name FROM pg_settings").scalars()
+    for name in wanted.keys() & set(known):
+        connection.exec_driver_sql(f"SELECT set_config('{name}', '{wanted[name]}', false)")
+    connection.commit()
 
 
 @contextmanager
 def _in_one_line(target: str) -> Iterator[None]:
     with clear_errors(target):
         try:
-            yield
+            with _interruptible():
+                yield
         except DBAPIError as error:
-            if error.connection_invalidated or error.statement is None:
+            if error.connection_invalidated:
                 raise
             if "not a database" in str(error.orig):  # SQLite looks into the file late
-                reason = f"{error.orig}; check the path"
-                raise NoConnection(target, reason, lost=False) from error
+                raise NoConnection(target, f"{error.orig}; check the path", lost=False) from error
             raise DatabaseRefused(target, error) from error
         except CommandError as error:
             if not isinstance(error.__cause__, ResolutionError):
                 raise
             known = ", ".join(each.revision for each in context.script.walk_revisions())
             raise EvolutionError(f"{error}; known: {known}, head and base") from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        # What is raised last may be a clean-up that could not be done any more.
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, KeyboardInterrupt):
+                raise Interrupted from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 @contextmanager
@@ -279,10 +340,6 @@ def _speaking() -> Iterator[None]:
 def _worth_telling(record: logging.LogRecord) -> bool:
     # Of what Alembic itself logs, only the steps mean something to an operator.
     return record.name == log.name or record.getMessage().startswith("Running ")
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr)
 
 
 def _named(heads: tuple[str, ...]) -> str:

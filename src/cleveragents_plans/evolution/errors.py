@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
@@ -192,16 +192,21 @@ class NoConnection(EvolutionError):
         self.target = target
         self.reason = reason
 
+    @classmethod
+    def of(cls, target: str, error: DBAPIError, *, lost: bool) -> Self:
+        """Take the reason from what the driver said."""
+        return cls(target, _one_line(error), lost=lost)
+
 
 @contextmanager
 def clear_errors(target: str = "the database") -> Iterator[None]:
     """
-    Turn a connection that fails or is lost into one line; other errors pass.
+    Turn a connection that is lost into one line; other errors pass.
 
     *target* is what to call the database, without a password.
 
     Raises:
-        NoConnection: The connection failed.
+        NoConnection: The connection was lost.
     """
     try:
         yield
@@ -211,9 +216,7 @@ def clear_errors(target: str = "the database") -> Iterator[None]:
             if isinstance(cause, EvolutionError):
                 break
             if isinstance(cause, DBAPIError) and cause.connection_invalidated:
-                raise NoConnection(target, _one_line(cause), lost=True) from error
-            if isinstance(cause, DBAPIError) and cause.statement is None:
-                raise NoConnection(target, _one_line(cause), lost=False) from error
+                raise NoConnection.of(target, cause, lost=True) from error
         raise
 
 

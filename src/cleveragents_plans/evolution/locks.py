@@ -113,8 +113,13 @@ def run_under_lock(
 
     # A lock is released when its commit is on disk, unless that is not waited for. The
     # version that is written at the end waits for all of it.
+    # And should this process freeze while it has the lock, the server ends it.
     with session(
-        connection, synchronous_commit="off", statement_timeout="0", transaction_timeout="0"
+        connection,
+        synchronous_commit="off",
+        statement_timeout="0",
+        transaction_timeout="0",
+        idle_in_transaction_session_timeout="5s",
     ):
         _with_patience(connection, table, attempt, patience, ANY_LOCK)
 
@@ -199,6 +204,7 @@ def _try(connection: Connection, statement: str) -> bool:
         if sqlstate(error) not in IN_THE_WAY:
             raise
         run(connection, "ROLLBACK TO SAVEPOINT rung")
+        run(connection, "RELEASE SAVEPOINT rung")
         return False
     return True
 

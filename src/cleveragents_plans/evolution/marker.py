@@ -18,8 +18,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection, String, column
 from sqlalchemy import table as sql_table
+from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import InterruptedRun, TransactionNotOurs
+from cleveragents_plans.evolution.errors import InterruptedRun, TransactionNotOurs, sqlstate
 from cleveragents_plans.evolution.online import (
     in_autocommit,
     online,
@@ -133,8 +134,17 @@ def _mark_end(operations: Operations, end: MarkEndOp) -> None:
     if not _there(connection, name):
         return
     run(connection, f"DELETE FROM {name} WHERE revision = %(revision)s", {"revision": end.revision})
-    if not run(connection, f"SELECT EXISTS (SELECT FROM {name})").scalar_one():
-        run(connection, f"DROP TABLE {name}")
+    if run(connection, f"SELECT EXISTS (SELECT FROM {name})").scalar_one():
+        return
+    try:
+        with connection.begin_nested():
+            run(connection, "SET LOCAL lock_timeout = '1s'")
+            run(connection, f"DROP TABLE {name}")
+    except DBAPIError as error:
+        # Somebody is looking at it, in a dump perhaps. Empty, it says nothing.
+        if sqlstate(error) != "55P03":
+            raise
+        log.warning("the empty table %s is left behind: somebody is reading it", name)
 
 
 def read_marker(connection: Connection, schema: str | None = None) -> Marker | None:

@@ -91,6 +91,30 @@ def _set_not_null(operations: Operations, wanted: SetNotNullOp) -> None:
                 run_under_lock(connection, table, statements, settings)
 
 
+def allow_null(table: str, *columns: str) -> tuple[str, ...]:
+    """
+    Give the statements, for a `short_lock`, after which *columns* of *table* take NULL again.
+
+    The last one takes away what an interrupted `set_not_null` may have left. Each of them
+    changes the catalogue only.
+    """
+    return (
+        *(f"ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL" for column in columns),
+        _DROP_STAND_INS.format(table=table),
+    )
+
+
+_DROP_STAND_INS = """\
+DO $$ DECLARE stand_in name; BEGIN
+  FOR stand_in IN SELECT conname FROM pg_constraint
+     WHERE conrelid = '{table}'::regclass AND contype = 'c'
+       AND conname ~ '^becoming_not_null_[0-9]+$'
+  LOOP
+    EXECUTE format('ALTER TABLE {table} DROP CONSTRAINT %I', stand_in);
+  END LOOP;
+END $$"""
+
+
 class _State(NamedTuple):
     is_not_null: bool
     #: The constraint that PostgreSQL 18 has for it, by the name that is in the catalog.

@@ -53,13 +53,18 @@ class Throttle:
         if due > 0:
             time.sleep(due)
 
+    @property
+    def alone(self) -> bool:
+        """Whether nobody else was seen at work on the server lately."""
+        return time.monotonic() - self._seen >= _REMEMBER
+
     def _others_work(self) -> bool:
         now = time.monotonic()
         if now - self._asked >= _ASK_EVERY:
             self._asked = now
             if run(self._connection, _OTHERS).scalar_one():
                 self._seen = now
-        return now - self._seen < _REMEMBER
+        return not self.alone
 
 
 # Clients whose state we may not see count as working. Processes that wait for the

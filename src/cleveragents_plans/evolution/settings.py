@@ -32,7 +32,8 @@ class Settings:
     migration_lock_wait: float = 3600.0
     #: Seconds between two messages while waiting.
     report_every: float = 3.0
-    #: Milliseconds that one batch should take.
+    #: Milliseconds that one batch should take while others are at work; four times as
+    #: long when nobody is.
     batch_ms: float = 5.0
     #: Share of the time spent in batches while others are at work.
     duty: float = 0.75

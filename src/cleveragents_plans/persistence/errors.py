@@ -22,8 +22,11 @@ class PlanNotFound(PlansError, LookupError):
     """
 
     def __init__(self, plan_id: str) -> None:
-        super().__init__(f"no plan {plan_id!r} is stored; list the plans to see which are")
+        super().__init__(plan_id)
         self.plan_id = plan_id
+
+    def __str__(self) -> str:
+        return f"no plan {self.plan_id!r} is stored; list the plans to see which are"
 
 
 class PlanAlreadyStored(PlansError):
@@ -35,8 +38,11 @@ class PlanAlreadyStored(PlansError):
     """
 
     def __init__(self, plan_id: str) -> None:
-        super().__init__(f"plan {plan_id} is stored already; use save() to store what became of it")
+        super().__init__(plan_id)
         self.plan_id = plan_id
+
+    def __str__(self) -> str:
+        return f"plan {self.plan_id} is stored already; use save() to store what became of it"
 
 
 class PlanChangedMeanwhile(PlansError):
@@ -49,12 +55,15 @@ class PlanChangedMeanwhile(PlansError):
     """
 
     def __init__(self, plan_id: str, read: object) -> None:
-        super().__init__(
-            f"plan {plan_id} was changed or deleted by somebody else since {read}; "
-            "read it again and repeat the step"
-        )
+        super().__init__(plan_id, read)
         self.plan_id = plan_id
         self.read = read
+
+    def __str__(self) -> str:
+        return (
+            f"plan {self.plan_id} was changed or deleted by somebody else since {self.read}; "
+            "read it again and repeat the step"
+        )
 
 
 class RootInUse(PlansError):
@@ -67,12 +76,15 @@ class RootInUse(PlansError):
     """
 
     def __init__(self, plan_id: str, named_by: int) -> None:
-        super().__init__(
-            f"plan {plan_id} is the root of {named_by} other plans; "
-            "delete_tree() deletes them all, or delete those first"
-        )
+        super().__init__(plan_id, named_by)
         self.plan_id = plan_id
         self.named_by = named_by
+
+    def __str__(self) -> str:
+        return (
+            f"plan {self.plan_id} is the root of {self.named_by} other plans; "
+            "delete_tree() deletes them all, or delete those first"
+        )
 
 
 class CorruptPlanRow(PlansError):
@@ -87,17 +99,20 @@ class CorruptPlanRow(PlansError):
     """
 
     def __init__(self, plan_id: object, column: str, found: object, expected: str) -> None:
-        text = repr(found)
-        if len(text) > 120:
-            text = f"{text[:117]}..."
-        super().__init__(
-            f"plan {plan_id!r} cannot be read: {column} holds {text}, expected {expected}; "
-            "repair the row or restore it from a backup"
-        )
+        super().__init__(plan_id, column, found, expected)
         self.plan_id = plan_id
         self.column = column
         self.found = found
         self.expected = expected
+
+    def __str__(self) -> str:
+        text = repr(self.found)
+        if len(text) > 120:
+            text = f"{text[:117]}..."
+        return (
+            f"plan {self.plan_id!r} cannot be read: {self.column} holds {text}, "
+            f"expected {self.expected}; repair the row or restore it from a backup"
+        )
 
 
 class NotARoot(PlansError):
@@ -110,12 +125,15 @@ class NotARoot(PlansError):
     """
 
     def __init__(self, plan_id: str, root_plan_id: str) -> None:
-        super().__init__(
-            f"plan {plan_id} is no root: its tree is that of {root_plan_id}; "
-            "name that one, or delete() the single plan"
-        )
+        super().__init__(plan_id, root_plan_id)
         self.plan_id = plan_id
         self.root_plan_id = root_plan_id
+
+    def __str__(self) -> str:
+        return (
+            f"plan {self.plan_id} is no root: its tree is that of {self.root_plan_id}; "
+            "name that one, or delete() the single plan"
+        )
 
 
 class RelatedPlanMissing(PlansError):
@@ -128,8 +146,12 @@ class RelatedPlanMissing(PlansError):
     """
 
     def __init__(self, plan_id: str, missing: str) -> None:
-        super().__init__(
-            f"plan {plan_id} belongs under plan {missing}, which is not stored; add that one first"
-        )
+        super().__init__(plan_id, missing)
         self.plan_id = plan_id
         self.missing = missing
+
+    def __str__(self) -> str:
+        return (
+            f"plan {self.plan_id} belongs under plan {self.missing}, which is not stored; "
+            "add that one first"
+        )

@@ -7,28 +7,29 @@ way out. So the ORM classes and the repository's bulk paths share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
-from cleveragents_plans.domain import (
-    DEFAULT_PROFILE_NAME,
-    Arguments,
-    AutomationProfileRef,
-    JsonObject,
-    Level,
-    NotJson,
-    Plan,
-    canonical_json,
+from cleveragents_plans.domain import Plan
+from cleveragents_plans.persistence.columns import (
+    Unreadable,
+    check_positions,
+    object_json,
+    profile_text,
+    read_arguments,
+    read_object,
+    read_profile,
+    read_texts,
+    read_time,
+    read_word,
+    texts_json,
+    time_text,
 )
 from cleveragents_plans.persistence.errors import CorruptPlanRow
 
 Row = dict[str, Any]
-
 
 _CHILD_TABLES = ("plan_projects", "plan_arguments", "plan_invariants")
 
@@ -61,15 +62,15 @@ def plan_row(plan: Plan) -> Row:
         "execution_actor": plan.execution_actor,
         "estimation_actor": plan.estimation_actor,
         "invariant_actor": plan.invariant_actor,
-        "automation_profile": _profile_text(
+        "automation_profile": profile_text(
             plan.automation_profile.profile_name, plan.automation_profile.provenance
         ),
         "changeset_id": plan.changeset_id,
         "decision_root_id": plan.decision_root_id,
-        "sandbox_refs_json": _texts_json(plan.sandbox_refs),
-        "validation_summary_json": _object_json(plan.validation_summary),
+        "sandbox_refs_json": texts_json(plan.sandbox_refs),
+        "validation_summary_json": object_json(plan.validation_summary),
         "error_message": plan.error_message,
-        "error_details_json": _object_json(plan.error_details),
+        "error_details_json": object_json(plan.error_details),
         "cost_actual_usd": plan.cost_actual_usd,
         "token_count_input": plan.token_count_input,
         "token_count_output": plan.token_count_output,
@@ -78,7 +79,7 @@ def plan_row(plan: Plan) -> Row:
         "last_checkpoint_id": plan.last_checkpoint_id,
         "reusable": plan.reusable,
         "read_only": plan.read_only,
-        "tags_json": _texts_json(plan.tags),
+        "tags_json": texts_json(plan.tags),
         "created_by": plan.created_by,
         "created_at": time_text(plan.created_at),
         "updated_at": time_text(plan.updated_at),
@@ -130,7 +131,7 @@ def read_plan(
     """
     try:
         for table, below in zip(_CHILD_TABLES, (projects, arguments, invariants), strict=True):
-            _check_positions(table, below)
+            check_positions(table, below)
         plan = Plan(
             identity={
                 "plan_id": row.plan_id,
@@ -143,20 +144,20 @@ def read_plan(
             action_name=row.action_name,
             description=row.description,
             definition_of_done=row.definition_of_done,
-            phase=_read_word("v3_plans.phase", row.phase),
-            processing_state=_read_word("v3_plans.processing_state", row.processing_state),
+            phase=read_word("v3_plans.phase", row.phase),
+            processing_state=read_word("v3_plans.processing_state", row.processing_state),
             strategy_actor=row.strategy_actor,
             execution_actor=row.execution_actor,
             estimation_actor=row.estimation_actor,
             invariant_actor=row.invariant_actor,
-            automation_profile=_read_profile(row.automation_profile),
+            automation_profile=read_profile(row.automation_profile),
             effective_profile_snapshot=row.effective_profile_snapshot,
             changeset_id=row.changeset_id,
             decision_root_id=row.decision_root_id,
-            sandbox_refs=_read_texts("sandbox_refs_json", row.sandbox_refs_json),
-            validation_summary=_read_object("validation_summary_json", row.validation_summary_json),
+            sandbox_refs=read_texts("sandbox_refs_json", row.sandbox_refs_json),
+            validation_summary=read_object("validation_summary_json", row.validation_summary_json),
             error_message=row.error_message,
-            error_details=_read_object("error_details_json", row.error_details_json),
+            error_details=read_object("error_details_json", row.error_details_json),
             cost_actual_usd=row.cost_actual_usd,
             token_count_input=row.token_count_input,
             token_count_output=row.token_count_output,
@@ -165,17 +166,17 @@ def read_plan(
             last_checkpoint_id=row.last_checkpoint_id,
             reusable=row.reusable,
             read_only=row.read_only,
-            tags=_read_texts("tags_json", row.tags_json),
+            tags=read_texts("tags_json", row.tags_json),
             created_by=row.created_by,
             execution_environment=row.execution_environment,
-            execution_env_priority=_read_word(
+            execution_env_priority=read_word(
                 "v3_plans.execution_env_priority", row.execution_env_priority
             ),
-            created_at=_read_time("created_at", row.created_at),
-            updated_at=_read_time("updated_at", row.updated_at),
+            created_at=read_time("created_at", row.created_at),
+            updated_at=read_time("updated_at", row.updated_at),
             completed_at=None
             if row.completed_at is None
-            else _read_time("completed_at", row.completed_at),
+            else read_time("completed_at", row.completed_at),
             project_links=[
                 {
                     "project_name": link.project_name,
@@ -184,16 +185,16 @@ def read_plan(
                 }
                 for link in projects
             ],
-            arguments=_read_arguments(arguments),
+            arguments=read_arguments(arguments),
             invariants=[
                 {
                     "text": invariant.text,
-                    "source": _read_word("plan_invariants.source", invariant.source),
+                    "source": read_word("plan_invariants.source", invariant.source),
                 }
                 for invariant in invariants
             ],
         )
-    except _Unreadable as unreadable:
+    except Unreadable as unreadable:
         raise CorruptPlanRow(row.plan_id, *unreadable.args) from unreadable.__cause__
     except ValidationError as error:
         raise CorruptPlanRow(row.plan_id, *_explained(error, row)) from error
@@ -202,135 +203,6 @@ def read_plan(
             found = getattr(row, column)
             raise CorruptPlanRow(row.plan_id, f"v3_plans.{column}", found, "a ULID in upper case")
     return plan
-
-
-def time_text(moment: datetime) -> str:
-    """Write *moment* as it is stored: in UTC, of fixed width, so that text order is time order."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-class _Unreadable(Exception):
-    """Carries the column, what was found and what was expected."""
-
-
-def _check_positions(table: str, rows: Sequence[Any]) -> None:
-    # Their order is what counts; a row may have been taken out.
-    for row in rows:
-        if type(row.position) is not int or row.position < 0:
-            raise _Unreadable(f"{table}.position", row.position, "an integer from 0")
-
-
-def _read_word(column: str, found: Any) -> Any:
-    # pydantic takes the bytes of a word, which SQLite can hold, for the word.
-    if isinstance(found, bytes):
-        raise _Unreadable(column, found, "a text")
-    return found
-
-
-def _read_time(column: str, text: Any) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-        # Only what would be written again just so: the optimistic check compares texts.
-        if time_text(moment) == text:
-            return moment
-    except (TypeError, ValueError):
-        pass
-    raise _Unreadable(f"v3_plans.{column}", text, "a time like 2026-03-14T00:05:32.000000+00:00")
-
-
-def _texts_json(texts: Sequence[str]) -> str | None:
-    return f"[{','.join(map(canonical_json, texts))}]" if texts else None
-
-
-def _read_texts(column: str, text: Any) -> tuple[str, ...]:
-    if text is None:
-        return ()
-    try:
-        found = from_json(_a_text(text))
-    except (TypeError, ValueError):
-        found = None
-    if isinstance(found, list) and all(isinstance(each, str) for each in found):
-        return tuple(found)
-    raise _Unreadable(f"v3_plans.{column}", text, "a JSON array of strings, or NULL")
-
-
-def _object_json(value: JsonObject | None) -> str | None:
-    return None if value is None else value.canonical
-
-
-def _read_object(column: str, text: Any) -> JsonObject | None:
-    if text is None:
-        return None
-    try:
-        return JsonObject.from_text(_a_text(text))
-    except (NotJson, TypeError) as error:
-        raise _Unreadable(f"v3_plans.{column}", text, "a JSON object, or NULL") from error
-
-
-def _read_arguments(rows: Iterable[Any]) -> Arguments:
-    pairs = [(row.name, row.value_json) for row in rows]
-    if not pairs:
-        return _NO_ARGUMENTS
-    try:
-        return Arguments.from_texts((_a_text(name), _a_text(text)) for name, text in pairs)
-    except (NotJson, TypeError) as error:
-        for name, text in pairs:
-            if not _is_argument("name", text):
-                raise _Unreadable("plan_arguments.value_json", text, "a JSON text") from error
-            if not _is_argument(name, "0"):
-                expected = "an argument name of 1 to 255 characters"
-                raise _Unreadable("plan_arguments.name", name, expected) from error
-        names = [name for name, _ in pairs]
-        raise _Unreadable("plan_arguments.name", names, "each name once") from error
-
-
-def _is_argument(name: Any, text: Any) -> bool:
-    try:
-        Arguments.from_texts([(_a_text(name), _a_text(text))])
-    except (NotJson, TypeError):
-        return False
-    return True
-
-
-def _a_text(found: Any) -> str:
-    # SQLite stores bytes in a column for text, and the JSON parser would take them.
-    if not isinstance(found, str):
-        raise TypeError(f"{type(found).__name__} is no text")
-    return found
-
-
-_NO_ARGUMENTS = Arguments()
-
-
-@lru_cache(maxsize=4096)
-def _profile_text(profile_name: str, provenance: Level | None) -> str:
-    if provenance is None and profile_name == DEFAULT_PROFILE_NAME:
-        return profile_name
-    return canonical_json({"profile_name": profile_name, "provenance": provenance})
-
-
-@lru_cache(maxsize=4096)
-def _read_profile(text: Any) -> AutomationProfileRef:
-    expected = 'a JSON object like {"profile_name": "trusted", "provenance": "plan"}, or a name'
-    try:
-        found = _json_or_bare_name(_a_text(text))
-        if isinstance(found, dict) and "profile_name" in found:
-            return AutomationProfileRef(**found)
-        if isinstance(found, str):
-            return AutomationProfileRef(profile_name=found)
-    except (TypeError, ValueError) as error:
-        raise _Unreadable("v3_plans.automation_profile", text, expected) from error
-    raise _Unreadable("v3_plans.automation_profile", text, expected)
-
-
-def _json_or_bare_name(text: str) -> Any:
-    try:
-        return from_json(text)
-    except ValueError:
-        # What begins like JSON, or is blank, is a broken value and no name.
-        if text.strip() != text or text[:1] in ("", "{", "[", '"'):
-            raise
-        return text
 
 
 #: Where the domain's fields are kept, as far as their names differ.

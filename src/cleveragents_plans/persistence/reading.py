@@ -29,8 +29,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, Plan, ProcessingState
+from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.errors import CorruptPlanRow, PlanChangedMeanwhile
-from cleveragents_plans.persistence.mapping import read_plan, time_text
+from cleveragents_plans.persistence.mapping import read_plan
 from cleveragents_plans.persistence.models import (
     LifecyclePlanModel,
     PlanArgumentModel,

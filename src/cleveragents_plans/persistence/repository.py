@@ -16,13 +16,14 @@ from sqlalchemy.orm.exc import StaleDataError
 from cleveragents_plans.domain import Plan, SnapshotIsFrozen
 from cleveragents_plans.persistence import reading
 from cleveragents_plans.persistence.base import Base
+from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.errors import (
     NotARoot,
     PlanChangedMeanwhile,
     PlanNotFound,
     RootInUse,
 )
-from cleveragents_plans.persistence.mapping import ChildRows, Row, child_rows, plan_row, time_text
+from cleveragents_plans.persistence.mapping import ChildRows, Row, child_rows, plan_row
 from cleveragents_plans.persistence.models import (
     LifecyclePlanModel,
     PlanArgumentModel,

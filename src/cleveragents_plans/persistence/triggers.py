@@ -10,42 +10,39 @@ from __future__ import annotations
 
 from sqlalchemy import DDL, FromClause, event
 
-ROOT_OF = """\
-CREATE OR REPLACE FUNCTION v3_plans_root_of(start varchar) RETURNS varchar
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-  at varchar; above varchar; root varchar; steps int;
-BEGIN
-  FOR attempt IN 1..20 LOOP
-    above := start; root := NULL; steps := 0;
-    WHILE root IS NULL LOOP
-      SELECT plan_id, parent_plan_id, root_plan_id INTO at, above, root
-        FROM v3_plans WHERE plan_id = above;
-      IF NOT FOUND THEN RETURN NULL; END IF;
-      IF root IS NULL AND above IS NULL THEN root := at; END IF;
-      steps := steps + 1;
-      IF steps > 100000 THEN RETURN NULL; END IF;  -- a cycle must not hang a client
-    END LOOP;
-    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
-    PERFORM 1 FROM v3_plans WHERE plan_id = root FOR KEY SHARE;
-    IF FOUND THEN RETURN root; END IF;
-  END LOOP;
-  RETURN NULL;
-END $$"""
-
+# Whoever writes to the table may have no right to read or lock it, or be shown a part of
+# its rows only: the functions run as the owner. Temporary tables of the same name come last.
+SEARCH_PATH = (
+    "SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
+)
 FILL = """\
 CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  at varchar; above varchar; root varchar; steps int; tries int := 0;
 BEGIN
-  IF new.root_plan_id IS NULL THEN
-    IF tg_op = 'UPDATE' AND old.root_plan_id IS NOT NULL THEN
-      new.root_plan_id := old.root_plan_id;
-    ELSIF new.parent_plan_id IS NULL THEN
-      new.root_plan_id := new.plan_id;
-    ELSE
-      new.root_plan_id := coalesce(v3_plans_root_of(new.parent_plan_id), new.plan_id);
-    END IF;
+  IF new.root_plan_id IS NULL AND tg_op = 'UPDATE' THEN
+    new.root_plan_id := old.root_plan_id;
   END IF;
+  WHILE new.root_plan_id IS NULL LOOP
+    at := new.plan_id; above := new.parent_plan_id; root := NULL; steps := 0;
+    -- A cycle must not hang a client.
+    WHILE root IS NULL AND above IS NOT NULL AND steps < 100000 LOOP
+      SELECT p.plan_id, p.parent_plan_id, r.plan_id INTO at, above, root
+        FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
+       WHERE p.plan_id = above;
+      EXIT WHEN NOT FOUND;
+      new.root_plan_id := coalesce(root, at);
+      steps := steps + 1;
+    END LOOP;
+    new.root_plan_id := coalesce(new.root_plan_id, new.plan_id);
+    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
+    PERFORM 1 FROM v3_plans WHERE plan_id = new.root_plan_id FOR KEY SHARE;
+    tries := tries + 1;
+    IF NOT FOUND AND new.root_plan_id <> new.plan_id AND tries < 20 THEN
+      new.root_plan_id := NULL;
+    END IF;
+  END LOOP;
   IF coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = '' THEN
     new.automation_profile := 'balanced';
   END IF;
@@ -62,10 +59,10 @@ FOR EACH ROW WHEN (
 
 def create_with(table: FromClause) -> None:
     """Let ``create_all`` create, and ``drop_all`` drop, the trigger along with *table*."""
-    for statement in (ROOT_OF, FILL, TRIGGER):
+    for statement in (SEARCH_PATH, FILL, TRIGGER):
         event.listen(table, "after_create", _on_postgresql(statement))
-    for function in ("v3_plans_fill()", "v3_plans_root_of(varchar)"):
-        event.listen(table, "after_drop", _on_postgresql(f"DROP FUNCTION IF EXISTS {function}"))
+    drop = _on_postgresql("DROP FUNCTION IF EXISTS v3_plans_fill()")
+    event.listen(table, "after_drop", drop)
 
 
 def _on_postgresql(statement: str) -> DDL:

@@ -76,7 +76,11 @@ def _parents_first(rows: Sequence[Row]) -> Sequence[Row]:
     if len(waiting) < len(rows):
         ((twice, _),) = Counter(row["plan_id"] for row in rows).most_common(1)
         raise PlanAlreadyStored(twice)
-    return [each for row in rows for each in _upwards(row, waiting)[::-1]]
+    roots = [row for row in rows if row["root_plan_id"] == row["plan_id"]]
+    for row in roots:
+        del waiting[row["plan_id"]]
+    below = [row for row in rows if row["plan_id"] in waiting]
+    return roots + [each for row in below for each in _upwards(row, waiting)[::-1]]
 
 
 def _upwards(row: Row | None, waiting: dict[str, Row]) -> Sequence[Row]:

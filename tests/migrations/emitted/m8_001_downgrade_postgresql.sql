@@ -10,10 +10,8 @@ DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans;
 
 DROP FUNCTION IF EXISTS v3_plans_fill();
 
-DROP FUNCTION IF EXISTS v3_plans_root_of(varchar);
-
 CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
   INSERT INTO v3_plans_snapshot_archive VALUES (new.plan_id, new.effective_profile_snapshot)
   ON CONFLICT (plan_id) DO UPDATE
@@ -30,7 +28,7 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   new.root_plan_id := CASE WHEN (new.parent_plan_id IS NULL AND new.root_plan_id = new.plan_id) THEN NULL ELSE new.root_plan_id END;
   new.automation_profile := CASE WHEN new.automation_profile = 'balanced' THEN NULL
-       WHEN (new.automation_profile ~ '^[A-Za-z_]' AND new.automation_profile !~ '["\\\x01-\x1f]') THEN '{"provenance": null, "profile_name": "' || new.automation_profile || '"}'
+       WHEN (new.automation_profile ~ '^[A-Za-z_][^"\\\x01-\x1f]*$') THEN '{ "profile_name": "' || new.automation_profile || '", "provenance": null }'
        ELSE new.automation_profile END;
   RETURN new;
 END $$;
@@ -41,6 +39,15 @@ FOR EACH ROW EXECUTE FUNCTION v3_plans_unfill();
 ALTER TABLE v3_plans ALTER COLUMN root_plan_id DROP NOT NULL;
 
 ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP NOT NULL;
+
+DO $$ DECLARE stand_in name; BEGIN
+  FOR stand_in IN SELECT conname FROM pg_constraint
+     WHERE conrelid = 'v3_plans'::regclass AND contype = 'c'
+       AND conname ~ '^becoming_not_null_[0-9]+$'
+  LOOP
+    EXECUTE format('ALTER TABLE v3_plans DROP CONSTRAINT %I', stand_in);
+  END LOOP;
+END $$;
 
 ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT;
 
@@ -53,12 +60,12 @@ ON CONFLICT (plan_id) DO UPDATE
 
 WITH batch AS MATERIALIZED (
   SELECT plan_id FROM v3_plans t
-   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND ((t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) OR (t.automation_profile ~ '^[A-Za-z_]' AND t.automation_profile !~ '["\\\x01-\x1f]')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
+   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND ((t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) OR (t.automation_profile ~ '^[A-Za-z_][^"\\\x01-\x1f]*$')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE v3_plans t SET
   root_plan_id = CASE WHEN (t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) THEN NULL ELSE t.root_plan_id END,
   automation_profile = CASE WHEN t.automation_profile = 'balanced' THEN NULL
-       WHEN (t.automation_profile ~ '^[A-Za-z_]' AND t.automation_profile !~ '["\\\x01-\x1f]') THEN '{"provenance": null, "profile_name": "' || t.automation_profile || '"}'
+       WHEN (t.automation_profile ~ '^[A-Za-z_][^"\\\x01-\x1f]*$') THEN '{ "profile_name": "' || t.automation_profile || '", "provenance": null }'
        ELSE t.automation_profile END
 FROM batch WHERE t.plan_id = batch.plan_id;
 

@@ -54,9 +54,8 @@ CREATE TABLE v3_plans (
 );
 
 INSERT OR ABORT INTO main."v3_plans" (rowid, "plan_id", "parent_plan_id", "root_plan_id", "attempt", "namespaced_name", "namespace", "action_name", "description", "definition_of_done", "phase", "processing_state", "strategy_actor", "execution_actor", "estimation_actor", "invariant_actor", "automation_profile", "changeset_id", "decision_root_id", "sandbox_refs_json", "validation_summary_json", "error_message", "error_details_json", "cost_actual_usd", "token_count_input", "token_count_output", "reversion_count", "last_completed_step", "last_checkpoint_id", "reusable", "read_only", "tags_json", "created_by", "created_at", "updated_at", "completed_at", "execution_environment", "execution_env_priority") SELECT old.rowid, old."plan_id", old."parent_plan_id", (CASE WHEN old.parent_plan_id IS NULL THEN nullif(old.root_plan_id, old.plan_id) ELSE old.root_plan_id END), old."attempt", old."namespaced_name", old."namespace", old."action_name", old."description", old."definition_of_done", old."phase", old."processing_state", old."strategy_actor", old."execution_actor", old."estimation_actor", old."invariant_actor", (CASE WHEN old.automation_profile = 'balanced' THEN NULL
-     WHEN old.automation_profile GLOB '[A-Za-z_]*'
-      AND old.automation_profile NOT GLOB '*["\' || char(1) || '-' || char(31) || ']*'
-     THEN '{"provenance": null, "profile_name": "' || old.automation_profile || '"}'
+     WHEN (old.automation_profile GLOB '[A-Za-z_]*' AND old.automation_profile NOT GLOB '*["\' || char(1) || '-' || char(31) || ']*')
+     THEN '{ "profile_name": "' || old.automation_profile || '", "provenance": null }'
      ELSE old.automation_profile END), old."changeset_id", old."decision_root_id", old."sandbox_refs_json", old."validation_summary_json", old."error_message", old."error_details_json", old."cost_actual_usd", old."token_count_input", old."token_count_output", old."reversion_count", old."last_completed_step", old."last_checkpoint_id", old."reusable", old."read_only", old."tags_json", old."created_by", old."created_at", old."updated_at", old."completed_at", old."execution_environment", old."execution_env_priority" FROM main._rebuild_1 AS old NOT INDEXED;
 
 DROP TABLE main._rebuild_1;

@@ -12,42 +12,37 @@ DROP FUNCTION IF EXISTS v3_plans_keep();
 
 ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
 
+ALTER TABLE v3_plans ALTER COLUMN effective_profile_snapshot SET DEFAULT '{}';
+
 ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced';
 
-CREATE OR REPLACE FUNCTION v3_plans_root_of(start varchar) RETURNS varchar
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
-DECLARE
-  at varchar; above varchar; root varchar; steps int;
-BEGIN
-  FOR attempt IN 1..20 LOOP
-    above := start; root := NULL; steps := 0;
-    WHILE root IS NULL LOOP
-      SELECT plan_id, parent_plan_id, root_plan_id INTO at, above, root
-        FROM v3_plans WHERE plan_id = above;
-      IF NOT FOUND THEN RETURN NULL; END IF;
-      IF root IS NULL AND above IS NULL THEN root := at; END IF;
-      steps := steps + 1;
-      IF steps > 100000 THEN RETURN NULL; END IF;  -- a cycle must not hang a client
-    END LOOP;
-    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
-    PERFORM 1 FROM v3_plans WHERE plan_id = root FOR KEY SHARE;
-    IF FOUND THEN RETURN root; END IF;
-  END LOOP;
-  RETURN NULL;
-END $$;
-
 CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+  at varchar; above varchar; root varchar; steps int; tries int := 0;
 BEGIN
-  IF new.root_plan_id IS NULL THEN
-    IF tg_op = 'UPDATE' AND old.root_plan_id IS NOT NULL THEN
-      new.root_plan_id := old.root_plan_id;
-    ELSIF new.parent_plan_id IS NULL THEN
-      new.root_plan_id := new.plan_id;
-    ELSE
-      new.root_plan_id := coalesce(v3_plans_root_of(new.parent_plan_id), new.plan_id);
-    END IF;
+  IF new.root_plan_id IS NULL AND tg_op = 'UPDATE' THEN
+    new.root_plan_id := old.root_plan_id;
   END IF;
+  WHILE new.root_plan_id IS NULL LOOP
+    at := new.plan_id; above := new.parent_plan_id; root := NULL; steps := 0;
+    -- A cycle must not hang a client.
+    WHILE root IS NULL AND above IS NOT NULL AND steps < 100000 LOOP
+      SELECT p.plan_id, p.parent_plan_id, r.plan_id INTO at, above, root
+        FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
+       WHERE p.plan_id = above;
+      EXIT WHEN NOT FOUND;
+      new.root_plan_id := coalesce(root, at);
+      steps := steps + 1;
+    END LOOP;
+    new.root_plan_id := coalesce(new.root_plan_id, new.plan_id);
+    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
+    PERFORM 1 FROM v3_plans WHERE plan_id = new.root_plan_id FOR KEY SHARE;
+    tries := tries + 1;
+    IF NOT FOUND AND new.root_plan_id <> new.plan_id AND tries < 20 THEN
+      new.root_plan_id := NULL;
+    END IF;
+  END LOOP;
   IF coalesce(btrim(new.automation_profile, E' \t\n\r\f\x0B'), '') = '' THEN
     new.automation_profile := 'balanced';
   END IF;
@@ -60,17 +55,21 @@ FOR EACH ROW WHEN (
   OR coalesce(btrim(new.automation_profile, E' \t\n\r\f\x0B'), '') = ''
 ) EXECUTE FUNCTION v3_plans_fill();
 
+CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive (plan_id VARCHAR(26) NOT NULL PRIMARY KEY, effective_profile_snapshot TEXT NOT NULL);
+
 WITH RECURSIVE batch AS MATERIALIZED (
   SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
-   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.root_plan_id IS NULL OR coalesce(btrim(t.automation_profile, E' \t\n\r\f\x0B'), '') = '' OR starts_with(t.automation_profile, '{"provenance": null, "profile_name": "')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
+   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.root_plan_id IS NULL OR coalesce(btrim(t.automation_profile, E' \t\n\r\f\x0B'), '') = '' OR (starts_with(t.automation_profile, '{ "profile_name": "') AND t.automation_profile ~ '^\{ "profile_name": "[A-Za-z_][^"\\\x01-\x1f]*", "provenance": null \}$')
+OR t.effective_profile_snapshot IS NULL) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
 ), up (plan_id, at, above, root, steps) AS (
   SELECT plan_id, plan_id, parent_plan_id, root_plan_id, 0 FROM batch
   UNION ALL
-  SELECT up.plan_id, p.plan_id, p.parent_plan_id, p.root_plan_id, up.steps + 1
+  SELECT up.plan_id, p.plan_id, p.parent_plan_id, r.plan_id, up.steps + 1
     FROM up JOIN v3_plans p ON p.plan_id = up.above
+    LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
    WHERE up.root IS NULL AND up.steps < 100000
 ), found AS MATERIALIZED (
-  SELECT DISTINCT ON (plan_id) plan_id, coalesce(root, at) AS root FROM up
+  SELECT DISTINCT ON (plan_id) plan_id, coalesce(root, at) AS root, steps FROM up
    ORDER BY plan_id, steps DESC
 ), kept AS MATERIALIZED (
   SELECT plan_id FROM v3_plans WHERE plan_id IN (SELECT root FROM found)
@@ -80,14 +79,14 @@ UPDATE v3_plans t SET
   root_plan_id = found.root,
   automation_profile = CASE
     WHEN coalesce(btrim(t.automation_profile, E' \t\n\r\f\x0B'), '') = '' THEN 'balanced'
-    WHEN starts_with(t.automation_profile, '{"provenance": null, "profile_name": "')
-    THEN substr(t.automation_profile, 39,
-                length(t.automation_profile) - 40)
-    ELSE t.automation_profile END
+    WHEN (starts_with(t.automation_profile, '{ "profile_name": "') AND t.automation_profile ~ '^\{ "profile_name": "[A-Za-z_][^"\\\x01-\x1f]*", "provenance": null \}$')
+    THEN substr(t.automation_profile, 20,
+                length(t.automation_profile) - 42)
+    ELSE t.automation_profile END,
+  effective_profile_snapshot = coalesce(t.effective_profile_snapshot, '{}')
 FROM found
-WHERE t.plan_id = found.plan_id AND (found.root IN (SELECT plan_id FROM kept)) IS TRUE;
-
-CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive (plan_id VARCHAR(26) NOT NULL PRIMARY KEY, effective_profile_snapshot TEXT NOT NULL);
+WHERE t.plan_id = found.plan_id AND found.steps < 100000
+  AND (t.root_plan_id IS NOT NULL OR (found.root IN (SELECT plan_id FROM kept)) IS TRUE);
 
 DROP TABLE v3_plans_snapshot_archive;
 

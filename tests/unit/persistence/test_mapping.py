@@ -24,7 +24,8 @@ from cleveragents_plans.domain import (
     SnapshotIsFrozen,
 )
 from cleveragents_plans.persistence import CorruptPlanRow
-from cleveragents_plans.persistence.mapping import child_rows, plan_row, read_plan, time_text
+from cleveragents_plans.persistence.columns import time_text
+from cleveragents_plans.persistence.mapping import child_rows, plan_row, read_plan
 from support.plans import NOON, a_plan, any_plan, ulid
 
 A, B, C = (ulid(number) for number in (1, 2, 3))

@@ -1,0 +1,167 @@
+"""
+How single columns are written and read, where they hold another form than the domain.
+
+What cannot be read raises `Unreadable`; the mapping knows which plan it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from pydantic_core import from_json
+
+from cleveragents_plans.domain import (
+    DEFAULT_PROFILE_NAME,
+    Arguments,
+    AutomationProfileRef,
+    JsonObject,
+    Level,
+    NotJson,
+    canonical_json,
+)
+
+
+def time_text(moment: datetime) -> str:
+    """Write *moment* as it is stored: in UTC, of fixed width, so that text order is time order."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+class Unreadable(Exception):
+    """
+    A column cannot be read.
+
+    Its arguments are the column, what was found and what was expected.
+    """
+
+
+def check_positions(table: str, rows: Sequence[Any]) -> None:
+    """Refuse child rows whose positions are no positions."""
+    # Their order is what counts; a row may have been taken out.
+    for row in rows:
+        if type(row.position) is not int or row.position < 0:
+            raise Unreadable(f"{table}.position", row.position, "an integer from 0")
+
+
+def read_word(column: str, found: Any) -> Any:
+    """Pass on the word that was *found*, for the domain to read."""
+    # pydantic takes the bytes of a word, which SQLite can hold, for the word.
+    if isinstance(found, bytes):
+        raise Unreadable(column, found, "a text")
+    return found
+
+
+def read_time(column: str, text: Any) -> datetime:
+    """Read a time, in just the form that `time_text` writes."""
+    try:
+        moment = datetime.fromisoformat(text)
+        # Only what would be written again just so: the optimistic check compares texts.
+        if time_text(moment) == text:
+            return moment
+    except (TypeError, ValueError):
+        pass
+    raise Unreadable(f"v3_plans.{column}", text, "a time like 2026-03-14T00:05:32.000000+00:00")
+
+
+def texts_json(texts: Sequence[str]) -> str | None:
+    """Write *texts* as a JSON array; none at all as NULL."""
+    return f"[{','.join(map(canonical_json, texts))}]" if texts else None
+
+
+def read_texts(column: str, text: Any) -> tuple[str, ...]:
+    """Read a JSON array of strings."""
+    if text is None:
+        return ()
+    try:
+        found = from_json(_a_text(text))
+    except (TypeError, ValueError):
+        found = None
+    if isinstance(found, list) and all(isinstance(each, str) for each in found):
+        return tuple(found)
+    raise Unreadable(f"v3_plans.{column}", text, "a JSON array of strings, or NULL")
+
+
+def object_json(value: JsonObject | None) -> str | None:
+    """Write a JSON object in its canonical form."""
+    return None if value is None else value.canonical
+
+
+def read_object(column: str, text: Any) -> JsonObject | None:
+    """Read a JSON object."""
+    if text is None:
+        return None
+    try:
+        return JsonObject.from_text(_a_text(text))
+    except (NotJson, TypeError) as error:
+        raise Unreadable(f"v3_plans.{column}", text, "a JSON object, or NULL") from error
+
+
+def read_arguments(rows: Iterable[Any]) -> Arguments:
+    """Read the rows of ``plan_arguments``, in their order."""
+    pairs = [(row.name, row.value_json) for row in rows]
+    if not pairs:
+        return _NO_ARGUMENTS
+    try:
+        return Arguments.from_texts((_a_text(name), _a_text(text)) for name, text in pairs)
+    except (NotJson, TypeError) as error:
+        for name, text in pairs:
+            if not _is_argument("name", text):
+                raise Unreadable("plan_arguments.value_json", text, "a JSON text") from error
+            if not _is_argument(name, "0"):
+                expected = "an argument name of 1 to 255 characters"
+                raise Unreadable("plan_arguments.name", name, expected) from error
+        names = [name for name, _ in pairs]
+        raise Unreadable("plan_arguments.name", names, "each name once") from error
+
+
+def _is_argument(name: Any, text: Any) -> bool:
+    try:
+        Arguments.from_texts([(_a_text(name), _a_text(text))])
+    except (NotJson, TypeError):
+        return False
+    return True
+
+
+def _a_text(found: Any) -> str:
+    # SQLite stores bytes in a column for text, and the JSON parser would take them.
+    if not isinstance(found, str):
+        raise TypeError(f"{type(found).__name__} is no text")
+    return found
+
+
+_NO_ARGUMENTS = Arguments()
+
+
+@lru_cache(maxsize=4096)
+def profile_text(profile_name: str, provenance: Level | None) -> str:
+    """Write which profile a plan has: as an object, but the default as a bare word."""
+    if provenance is None and profile_name == DEFAULT_PROFILE_NAME:
+        return profile_name
+    return canonical_json({"profile_name": profile_name, "provenance": provenance})
+
+
+@lru_cache(maxsize=4096)
+def read_profile(text: Any) -> AutomationProfileRef:
+    """Read which profile a plan has: an object, a bare name, or a JSON string."""
+    expected = 'a JSON object like {"profile_name": "trusted", "provenance": "plan"}, or a name'
+    try:
+        found = _json_or_bare_name(_a_text(text))
+        if isinstance(found, dict) and "profile_name" in found:
+            return AutomationProfileRef(**found)
+        if isinstance(found, str):
+            return AutomationProfileRef(profile_name=found)
+    except (TypeError, ValueError) as error:
+        raise Unreadable("v3_plans.automation_profile", text, expected) from error
+    raise Unreadable("v3_plans.automation_profile", text, expected)
+
+
+def _json_or_bare_name(text: str) -> Any:
+    try:
+        return from_json(text)
+    except ValueError:
+        # What begins like JSON, or is blank, is a broken value and no name.
+        if text.strip() != text or text[:1] in ("", "{", "[", '"'):
+            raise
+        return text

@@ -1,0 +1,249 @@
+"""PostgreSQL as administrators set it up: roles, policies and limits that get in the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.util import CommandError
+from sqlalchemy import Engine, NullPool, event, make_url
+
+from cleveragents_plans import open_engine
+from support import postgres
+from support.databases import empty_database, migrate, roll_back
+from support.rows import database_hash, schema_dump
+
+FORMER = "m4_003_plan_env_columns"
+ROLE = "plans_clerk"
+PLAN = (
+    "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
+    " VALUES ('{}', {}, 'local/tidy', '', '')"
+)
+
+
+def run(url: str, *statements: str) -> list[tuple]:
+    with open_engine(url, poolclass=NullPool).begin() as connection:
+        for statement in statements:
+            result = connection.exec_driver_sql(statement)
+        return [tuple(row) for row in result] if result.returns_rows else []
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    with empty_database("postgresql-18", tmp_path) as url:
+        yield url
+
+
+@pytest.fixture
+def clerk(url: str) -> Iterator[str]:
+    """A role that owns nothing; the URL by which it connects."""
+    run(url, f"CREATE ROLE {ROLE} LOGIN")
+    yield make_url(url).set(username=ROLE).render_as_string()
+    run(url, f"DROP OWNED BY {ROLE} CASCADE", f"DROP ROLE {ROLE}")
+
+
+def test_limits_that_are_set_for_the_database_do_not_break_a_run(url: str):
+    migrate(url, FORMER)
+    rows = ", ".join(f"('{n:06}', 'a', '', '')" for n in range(20_000))
+    run(url, f"INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at) VALUES {rows}")
+    name = make_url(url).database
+    for setting in (
+        "statement_timeout = '20ms'",
+        "transaction_timeout = '250ms'",
+        "idle_in_transaction_session_timeout = '50ms'",
+        "lock_timeout = '1ms'",
+        "default_transaction_isolation = 'serializable'",
+    ):
+        run(url, f'ALTER DATABASE "{name}" SET {setting}')
+
+    migrate(url, "head")
+    roll_back(url, FORMER)
+    migrate(url, "head")
+
+    assert run(url, "SELECT count(*) FROM v3_plans WHERE root_plan_id = plan_id") == [(20_000,)]
+
+
+def test_plans_that_arrive_while_the_lock_is_waited_for_are_not_dropped(url: str):
+    migrate(url, "a5_004_spec_aligned_plans")
+    name = make_url(url).database
+    run(url, f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'")
+    client = open_engine(url, poolclass=NullPool).connect()
+    waited = []
+
+    def commit_when_waited_for(_connection, _cursor, statement, *_):
+        # Between the look at the rows and the lock, somebody's plan is committed.
+        if statement.startswith("LOCK TABLE") and "NOWAIT" in statement and not waited:
+            waited.append(statement)
+            client.commit()
+
+    client.exec_driver_sql(PLAN.format("01", "NULL"))
+    event.listen(Engine, "before_cursor_execute", commit_when_waited_for)
+    try:
+        with pytest.raises(CommandError, match="holds rows"):
+            roll_back(url, "base")
+    finally:
+        event.remove(Engine, "before_cursor_execute", commit_when_waited_for)
+        client.close()
+
+    assert waited
+    assert run(url, "SELECT plan_id FROM v3_plans") == [("01",)]
+
+
+def test_rows_that_a_policy_hides_are_not_taken_for_rows_that_do_not_exist(url: str, clerk: str):
+    migrate(url, "head")
+    run(
+        url,
+        PLAN.format("01", "NULL"),
+        'UPDATE v3_plans SET effective_profile_snapshot = \'{"name":"x"}\'',
+        f"GRANT ALL ON SCHEMA public TO {ROLE}",
+        f"ALTER TABLE v3_plans OWNER TO {ROLE}",
+        f"ALTER FUNCTION v3_plans_fill() OWNER TO {ROLE}",
+        f"ALTER TABLE alembic_version OWNER TO {ROLE}",
+        "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE v3_plans FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY nobody ON v3_plans USING (false)",
+    )
+    before = database_hash(url)["v3_plans"]
+
+    with pytest.raises(CommandError, match="row-level security"):
+        roll_back(clerk, FORMER)
+    with pytest.raises(CommandError, match="row-level security"):
+        roll_back(clerk, "base")
+
+    assert database_hash(url)["v3_plans"] == before
+
+
+def test_a_client_that_may_only_insert_and_read_is_filled_in_for(url: str, clerk: str):
+    run(url, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
+    migrate(url, "head")
+    run(url, f"GRANT SELECT, INSERT ON v3_plans TO {ROLE}")
+
+    run(clerk, PLAN.format("01", "NULL"), PLAN.format("02", "'01'"), PLAN.format("03", "'02'"))
+
+    roots = run(url, "SELECT plan_id, root_plan_id FROM v3_plans ORDER BY 1")
+    assert roots == [("01", "01"), ("02", "01"), ("03", "01")]
+
+
+def test_a_temporary_table_of_the_same_name_does_not_mislead_the_trigger(url: str):
+    migrate(url, "head")
+
+    run(
+        url,
+        PLAN.format("01", "NULL"),
+        "CREATE TEMP TABLE v3_plans (plan_id text, parent_plan_id text, root_plan_id text)",
+        "INSERT INTO pg_temp.v3_plans VALUES ('01', NULL, 'nonsense')",
+        PLAN.replace("v3_plans", "public.v3_plans").format("02", "'01'"),
+    )
+
+    assert run(url, "SELECT root_plan_id FROM v3_plans WHERE plan_id = '02'") == [("01",)]
+
+
+def test_who_does_not_own_the_table_is_told_in_one_line(url: str, clerk: str):
+    migrate(url, FORMER)
+    run(url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")
+
+    with pytest.raises(CommandError, match="refused `") as refused:
+        migrate(clerk, "head")
+
+    assert "\n" not in str(refused.value)
+    assert run(url, "SELECT version_num FROM alembic_version") == [(FORMER,)]
+
+
+@pytest.mark.parametrize("server", list(postgres.binaries()))
+def test_a_stand_in_that_an_interrupted_upgrade_left_goes_with_the_downgrade(
+    server: str, tmp_path: Path
+):
+    with empty_database(server, tmp_path) as url:
+        migrate(url, FORMER)
+        former = schema_dump(url)
+        migrate(url, "head")
+        run(
+            url,
+            PLAN.format("01", "NULL"),
+            "ALTER TABLE v3_plans ADD CONSTRAINT becoming_not_null_16"
+            " CHECK (automation_profile IS NOT NULL) NOT VALID",
+        )
+
+        roll_back(url, FORMER)
+        run(url, PLAN.format("02", "NULL"))
+
+        assert schema_dump(url) == former
+
+
+def test_a_snapshot_column_of_another_shape_ends_as_ours(url: str):
+    migrate(url, "head")
+    wanted = schema_dump(url)
+    roll_back(url, FORMER)
+    run(
+        url,
+        "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT",
+        PLAN.format("01", "NULL"),
+    )
+
+    migrate(url, "head")
+
+    assert schema_dump(url) == wanted
+    assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [("{}",)]
+
+
+def test_somebody_who_looks_at_the_marker_or_the_archive_does_not_hold_a_run_up_for_ever(url: str):
+    migrate(url, FORMER)
+    run(url, "CREATE TABLE evolution_marker (revision text PRIMARY KEY, down_revision text,"
+             " direction text NOT NULL, started_at timestamptz NOT NULL)")  # fmt: skip
+    with open_engine(url, poolclass=NullPool).connect() as client:
+        client.exec_driver_sql("SELECT * FROM evolution_marker").all()
+
+        migrate(url, "head")
+
+        assert client.exec_driver_sql("SELECT count(*) FROM evolution_marker").scalar() == 0
+    roll_back(url, FORMER)
+    assert "evolution_marker" not in {entry[1] for entry in schema_dump(url)}
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-18"])
+def test_ctrl_c_is_answered_with_one_line_and_the_run_can_be_repeated(engine: str, tmp_path: Path):
+    with empty_database(engine, tmp_path) as url:
+        migrate(url, FORMER)
+        blocker = open_engine(url, poolclass=NullPool).connect()
+        lock = "SELECT 1" if engine == "sqlite" else "LOCK TABLE v3_plans"
+        blocker.exec_driver_sql(lock)  # the run waits, and is interrupted there
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cleveragents_plans.cli", "upgrade", "--url", url],
+            stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ},
+        )  # fmt: skip
+        assert process.stderr is not None
+        process.stderr.readline()
+        time.sleep(2)
+
+        process.send_signal(signal.SIGINT)
+        told = process.communicate(timeout=60)[1]
+        blocker.close()
+        migrate(url, "head")
+
+        assert process.returncode == 130, told
+        assert "Traceback" not in told
+        assert "interrupted; to go on, run the same command again" in told
+
+
+def test_a_commit_that_fails_is_not_called_a_success(url: str):
+    migrate(url, FORMER)
+    run(
+        url,
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN RAISE EXCEPTION 'not today'; END$$",
+        "CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON alembic_version"
+        " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+
+    with pytest.raises(CommandError, match="refused `COMMIT`: not today"):
+        migrate(url, "head")
+    run(url, "DROP TRIGGER refuse ON alembic_version")
+    migrate(url, "head")
+
+    assert run(url, "SELECT version_num FROM alembic_version") == [("m8_001_align_plans_schema",)]

@@ -1,0 +1,44 @@
+"""Errors carry their facts, and say what to do."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from cleveragents_plans.domain import PlansError
+from cleveragents_plans.persistence import (
+    CorruptPlanRow,
+    PlanAlreadyStored,
+    PlanChangedMeanwhile,
+    PlanNotFound,
+    RootInUse,
+)
+from cleveragents_plans.persistence.errors import NotARoot, RelatedPlanMissing
+
+ERRORS = [
+    (PlanNotFound("A"), "list the plans"),
+    (PlanAlreadyStored("A"), "use save"),
+    (PlanChangedMeanwhile("A", "then"), "read it again"),
+    (RootInUse("A", 2), "delete_tree"),
+    (CorruptPlanRow("A", "v3_plans.phase", "x", "a phase"), "repair the row"),
+    (NotARoot("A", "B"), "name that one"),
+    (RelatedPlanMissing("A", "B"), "add that one first"),
+]
+
+
+@pytest.mark.parametrize(("error", "advice"), ERRORS, ids=lambda each: type(each).__name__)
+def test_an_error_names_the_plan_and_says_what_to_do(error, advice):
+    assert isinstance(error, PlansError)
+    assert error.plan_id == "A"
+    assert advice in str(error)
+    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("error", "advice"), ERRORS, ids=lambda each: type(each).__name__)
+def test_an_error_can_be_pickled(error, advice):
+    again = pickle.loads(pickle.dumps(error))
+
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
