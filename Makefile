@@ -66,7 +66,11 @@ faults: $(VENV)/dev.installed  ## kills, crowds, restarts, full disks: minutes
 bench-migration: $(VENV)/dev.installed  ## naive migration against ours; PLANS=1000000
 	@$(BIN)/python benchmarks/migration.py --plans $(or $(PLANS),200000)
 
-bench-mapping: $(VENV)/dev.installed  ## reading and writing plans against the bare driver
+$(VENV)/bench.installed: $(VENV)/dev.installed
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $@
+
+bench-mapping: $(VENV)/bench.installed  ## reading and writing plans against the bare driver
 	@$(BIN)/python benchmarks/mapping.py --plans $(or $(PLANS),10000)
 
 wheel: $(VENV)/dev.installed  ## build the wheel, chain included

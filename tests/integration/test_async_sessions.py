@@ -6,21 +6,17 @@ import asyncio
 
 import pytest
 from sqlalchemy import Engine
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from cleveragents_plans import Plan, PlanRepository
 from cleveragents_plans.domain import BUILT_IN
 from cleveragents_plans.persistence import PlanChangedMeanwhile
 from support.plans import a_plan, ulid
 
-pytest.importorskip("greenlet")
-asyncio_extension = pytest.importorskip("sqlalchemy.ext.asyncio")
-
 DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+psycopg_async"}
 
 
 def test_plans_are_added_read_saved_and_deleted_behind_an_async_session(engine: Engine):
-    if engine.dialect.name == "sqlite":
-        pytest.importorskip("aiosqlite")
     url = engine.url.set(drivername=DRIVERS[engine.dialect.name])
     plan = a_plan(
         effective_profile_snapshot=BUILT_IN["balanced"].snapshot(),
@@ -29,8 +25,8 @@ def test_plans_are_added_read_saved_and_deleted_behind_an_async_session(engine: 
     )
 
     async def work() -> tuple[Plan, Plan]:
-        asynchronous = asyncio_extension.create_async_engine(url)
-        async with asyncio_extension.AsyncSession(asynchronous) as session:
+        asynchronous = create_async_engine(url)
+        async with AsyncSession(asynchronous) as session:
             await session.run_sync(lambda session: PlanRepository(session).add(plan))
             await session.commit()
             saved = await session.run_sync(

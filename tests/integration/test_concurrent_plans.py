@@ -15,10 +15,18 @@ from sqlalchemy.orm import Session, selectinload
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.domain import BUILT_IN, PlanIdentity
 from cleveragents_plans.persistence import PlanChangedMeanwhile, RootInUse, open_engine, read_only
-from support.databases import migrate
+from support.databases import ENGINES, migrate
 from support.plans import a_plan, ulid
 
 SNAPSHOT = BUILT_IN["balanced"].snapshot()
+
+#: SQLite has one writer at a time, and one isolation level: nothing of this can happen there.
+postgresql_only = pytest.mark.parametrize(
+    "migrated_engine",
+    [name for name in ENGINES if name != "sqlite"],
+    indirect=True,
+    scope="session",
+)
 
 
 def root(number: int = 1, **fields: object) -> Plan:
@@ -105,9 +113,8 @@ def test_no_update_of_many_processes_is_lost(engine, stored):
     assert sum(won for won, _ in counted) == 32
 
 
+@postgresql_only
 def test_of_two_who_read_the_same_plan_only_one_can_save(engine, stored):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("writers wait for each other from the beginning on SQLite")
     with Session(engine) as first, Session(engine) as second:
         one, two = (PlanRepository(each).get(ulid(1)) for each in (first, second))
         saved = PlanRepository(first).save(one.begin())
@@ -121,10 +128,9 @@ def test_of_two_who_read_the_same_plan_only_one_can_save(engine, stored):
         assert PlanRepository(session).get(ulid(1)) == saved
 
 
+@postgresql_only
 @pytest.mark.parametrize("act", [lambda r, p: r.save(p.cancel()), lambda r, p: r.delete(p)])
 def test_a_save_that_had_to_wait_for_another_is_refused(engine, stored, act):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("writers wait for each other from the beginning on SQLite")
     with Session(engine) as first, Session(engine) as second:
         saved = PlanRepository(first).save(stored.begin())
         waiting = ThreadPoolExecutor(1)
@@ -140,11 +146,10 @@ def test_a_save_that_had_to_wait_for_another_is_refused(engine, stored, act):
         assert PlanRepository(session).get(ulid(1)) == saved
 
 
+@postgresql_only
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 @pytest.mark.parametrize("act", [lambda r, p: r.save(p.cancel()), lambda r, p: r.delete(p)])
 def test_a_serialization_failure_is_a_plan_that_changed_meanwhile(engine, stored, level, act):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has one isolation level")
     strict = engine.execution_options(isolation_level=level)
     with Session(strict) as session:
         repository = PlanRepository(session)
@@ -163,9 +168,8 @@ def test_a_serialization_failure_is_a_plan_that_changed_meanwhile(engine, stored
         assert PlanRepository(session).get(ulid(1)) == saved
 
 
+@postgresql_only
 def test_a_plan_that_is_added_to_a_tree_while_its_root_is_deleted_is_not_lost(engine, stored):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("writers wait for each other from the beginning on SQLite")
     with Session(engine) as first, Session(engine) as second:
         PlanRepository(first).add(child(2, stored))
         pool = ThreadPoolExecutor(2)
@@ -179,9 +183,8 @@ def test_a_plan_that_is_added_to_a_tree_while_its_root_is_deleted_is_not_lost(en
         assert error.named_by == 1
 
 
+@postgresql_only
 def test_a_plan_that_is_added_to_a_tree_while_it_is_deleted_is_not_lost(engine, stored):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("writers wait for each other from the beginning on SQLite")
     with Session(engine) as first, Session(engine) as second:
         PlanRepository(first).add(child(2, stored))
         pool = ThreadPoolExecutor(1)
@@ -267,9 +270,8 @@ def test_a_plan_that_is_written_while_it_is_read_is_read_in_one_piece(engine, st
         assert plan == stored
 
 
+@postgresql_only
 def test_a_plan_that_is_deleted_while_it_is_read_is_not_there(engine, stored):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("a reader sees one state on SQLite")
     with Session(engine) as session, session.begin():
         PlanRepository(session).add(root(2))
     reader, writer = engine.execution_options(), open_engine(engine.url)
@@ -286,9 +288,8 @@ def test_a_plan_that_is_deleted_while_it_is_read_is_not_there(engine, stored):
     assert plans == (root(2),)
 
 
+@postgresql_only
 def test_a_plan_that_leaves_the_filter_while_it_is_read_is_not_listed(engine, stored):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("a reader sees one state on SQLite")
     reader, writer = engine.execution_options(), open_engine(engine.url)
 
     def begin() -> None:
@@ -301,9 +302,8 @@ def test_a_plan_that_leaves_the_filter_while_it_is_read_is_not_listed(engine, st
     writer.dispose()
 
 
+@postgresql_only
 def test_a_plan_that_is_written_faster_than_it_is_read_is_given_up(engine, stored):
-    if engine.dialect.name == "sqlite":
-        pytest.skip("a reader sees one state on SQLite")
     reader, writer = engine.execution_options(), open_engine(engine.url)
 
     def touch() -> None:

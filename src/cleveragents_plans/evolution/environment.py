@@ -55,7 +55,9 @@ class DatabaseRefused(EvolutionError):
 
     def __init__(self, target: str, error: DBAPIError) -> None:
         self.target = target
-        self.reason = " ".join(str(error.orig).split())[:300]
+        # The driver's whole text may quote the row: what plans hold is not for logs.
+        said = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+        self.reason = " ".join(str(said or error.orig).split())[:300]
         statement = " ".join((error.statement or "COMMIT").split())[:80]
         super().__init__(
             f"{target} refused `{statement}`: {self.reason}; the step that failed was taken back: "

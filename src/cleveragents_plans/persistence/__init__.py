@@ -10,9 +10,11 @@ from cleveragents_plans.persistence.engine import (
 from cleveragents_plans.persistence.errors import (
     CorruptPlanRow,
     DatabaseUrlError,
+    NotARoot,
     PlanAlreadyStored,
     PlanChangedMeanwhile,
     PlanNotFound,
+    RelatedPlanMissing,
     RootInUse,
 )
 from cleveragents_plans.persistence.models import (
@@ -21,13 +23,15 @@ from cleveragents_plans.persistence.models import (
     PlanInvariantModel,
     PlanProjectModel,
 )
-from cleveragents_plans.persistence.repository import PlanRepository
+from cleveragents_plans.persistence.repository import Page, PlanRepository
 
 __all__ = [
     "Base",
     "CorruptPlanRow",
     "DatabaseUrlError",
     "LifecyclePlanModel",
+    "NotARoot",
+    "Page",
     "PlanAlreadyStored",
     "PlanArgumentModel",
     "PlanChangedMeanwhile",
@@ -35,6 +39,7 @@ __all__ = [
     "PlanNotFound",
     "PlanProjectModel",
     "PlanRepository",
+    "RelatedPlanMissing",
     "RootInUse",
     "database_url",
     "open_engine",
