@@ -36,7 +36,7 @@ upgrade: $(VENV)/run.installed  ## bring the database (DATABASE_URL, else sqlite
 
 test: $(VENV)/dev.installed  ## every test, on SQLite and on real PostgreSQL servers
 	@$(BIN)/coverage erase
-	@$(BIN)/pytest --cov --cov-report=
+	@$(BIN)/pytest -n 3 --dist loadfile --cov --cov-report=
 	@$(BIN)/behave --format progress
 	@$(BIN)/behave --format progress -D engine=postgresql-18
 	@$(BIN)/robot --console dotted --outputdir build/robot/sqlite robot

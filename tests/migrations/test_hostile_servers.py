@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -215,7 +214,9 @@ def test_ctrl_c_is_answered_with_one_line_and_the_run_can_be_repeated(engine: st
         blocker.exec_driver_sql(lock)  # the run waits, and is interrupted there
         process = subprocess.Popen(
             [sys.executable, "-m", "cleveragents_plans.cli", "upgrade", "--url", url],
-            stderr=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ},
+            stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            # Who runs the tests in the background has switched Ctrl-C off for them.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         assert process.stderr is not None
         process.stderr.readline()

@@ -15,6 +15,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
 from cleveragents_plans.evolution import backfill, locks, marker, not_null
+from cleveragents_plans.evolution.environment import connected
 from cleveragents_plans.evolution.errors import clear_errors
 from cleveragents_plans.evolution.migration_lock import migration_lock
 from cleveragents_plans.evolution.settings import Settings
@@ -33,7 +34,7 @@ else:
     engine = create_engine(attributes["url"], poolclass=NullPool)
     with (
         clear_errors("the toy database"),
-        engine.connect() as connection,
+        connected(engine, "the toy database") as connection,
         migration_lock(connection, Settings.of(context)),
     ):
         context.configure(connection=connection, **options)

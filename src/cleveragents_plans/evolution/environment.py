@@ -29,6 +29,7 @@ from cleveragents_plans.evolution.errors import (
     MigrationLockNotObtained,
     NoConnection,
     clear_errors,
+    clear_opening,
 )
 from cleveragents_plans.evolution.marker import continue_interrupted
 from cleveragents_plans.evolution.migration_lock import migration_lock
@@ -91,7 +92,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
     if engine.dialect.name == "sqlite":
         _refuse_unfit_file(engine.url, target, command, changes)
     told = ""
-    with _speaking(), _in_one_line(target), _connected(engine, target) as connection:
+    with _speaking(), _in_one_line(target), connected(engine, target) as connection:
         if not changes:
             connection.execution_options(read_only=True)
             _configure(connection, metadata)
@@ -253,11 +254,15 @@ def _writing(connection: Connection, limit: float) -> Iterator[None]:
 
 
 @contextmanager
-def _connected(engine: Engine, target: str) -> Iterator[Connection]:
-    try:
+def connected(engine: Engine, target: str) -> Iterator[Connection]:
+    """
+    Connect to *engine*, which is called *target* in messages.
+
+    Raises:
+        NoConnection: That is not possible.
+    """
+    with clear_opening(target):
         connection = engine.connect()
-    except DBAPIError as error:
-        raise NoConnection.of(target, error, lost=False) from error
     with connection:
         yield connection
 

@@ -199,6 +199,22 @@ class NoConnection(EvolutionError):
 
 
 @contextmanager
+def clear_opening(target: str) -> Iterator[None]:
+    """
+    Turn a connection that cannot be made into one line.
+
+    *target* is what to call the database, without a password.
+
+    Raises:
+        NoConnection: The connection cannot be made.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise NoConnection.of(target, error, lost=False) from error
+
+
+@contextmanager
 def clear_errors(target: str = "the database") -> Iterator[None]:
     """
     Turn a connection that is lost into one line; other errors pass.

@@ -13,6 +13,7 @@ from cleveragents_plans.evolution.errors import (
     MigrationLockNotObtained,
     NoConnection,
     clear_errors,
+    clear_opening,
     sqlstate,
 )
 from cleveragents_plans.evolution.waiting import Blocker
@@ -93,7 +94,7 @@ def test_a_lost_connection_without_words_has_a_reason_too():
     ],
 )
 def test_a_password_is_never_shown(message):
-    with pytest.raises(NoConnection) as told, clear_errors():
+    with pytest.raises(NoConnection) as told, clear_opening("the server"):
         raise OperationalError(None, None, Exception(message))
 
     assert "secret" not in str(told.value)
@@ -103,7 +104,7 @@ def test_a_password_is_never_shown(message):
 def test_a_database_that_cannot_be_opened_is_one_line():
     engine = create_engine("sqlite:////nowhere/at/all.db")
 
-    with pytest.raises(NoConnection, match="unable to open") as told, clear_errors("the file"):
+    with pytest.raises(NoConnection, match="unable to open") as told, clear_opening("the file"):
         engine.connect()
 
     assert str(told.value).startswith("the file cannot be opened")
