@@ -106,26 +106,20 @@ def _downgrade_sqlite() -> None:
     )
 
 
-# Most children find their root with their parent; only the others walk. A root that does
-# not exist, where no foreign key has seen to it, is none to hand down.
+# The walk ends at the first ancestor that has a root, at the top, or below a parent that is
+# missing. A root that does not exist, where no foreign key has seen to it, is none.
 SQLITE_ROOT = """\
-CASE WHEN old.root_plan_id IS NOT NULL THEN old.root_plan_id
-     WHEN old.parent_plan_id IS NULL THEN old.plan_id
-     ELSE coalesce(
-  (SELECT coalesce(r.plan_id, CASE WHEN p.parent_plan_id IS NULL THEN p.plan_id END)
-     FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
-    WHERE p.plan_id = old.parent_plan_id),
-  (WITH RECURSIVE up (steps, at, above, root) AS (
-     SELECT 0, p.plan_id, p.parent_plan_id, r.plan_id
-       FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
-      WHERE p.plan_id = old.parent_plan_id
+coalesce(old.root_plan_id, CASE WHEN old.parent_plan_id IS NULL THEN old.plan_id END,
+  (WITH RECURSIVE up (at, above, root, steps) AS (
+     SELECT old.plan_id, old.parent_plan_id, NULL, 0
      UNION ALL
-     SELECT steps + 1, p.plan_id, p.parent_plan_id, r.plan_id
-       FROM up JOIN v3_plans p ON p.plan_id = up.above
+     SELECT p.plan_id, p.parent_plan_id, coalesce(
+              r.plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
+                              WHEN p.parent_plan_id IS NULL THEN p.plan_id END), steps + 1
+       FROM up LEFT JOIN v3_plans p ON p.plan_id = up.above
        LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
       WHERE up.root IS NULL AND up.steps < 100000)
-   SELECT coalesce(root, at) FROM up ORDER BY steps DESC LIMIT 1),
-  old.plan_id) END"""
+   SELECT root FROM up WHERE root IS NOT NULL LIMIT 1))"""
 
 # A bare name is what starts like one and has nothing in it that JSON would escape.
 SQLITE_BARE = (
@@ -218,7 +212,7 @@ def _downgrade_postgresql() -> None:
 NAME = r'[A-Za-z_][^"\\\x01-\x1f]*'
 BLANK = "coalesce(btrim({}.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = ''"
 
-# The walk ends at the first ancestor that has a root, at the top, or where a parent is
+# The walk ends at the first ancestor that has a root, at the top, or below a parent that is
 # missing; a root that does not exist, where no foreign key has seen to it, is none. The
 # root is locked as the foreign key would lock it, so that it stays; rows and roots that
 # others hold are left for a later pass. IS TRUE makes the last subquery a hash table; as a
@@ -235,15 +229,18 @@ WITH RECURSIVE batch AS MATERIALIZED (
   SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
    WHERE {{batch}} AND ({INCOMPLETE}) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
 ), up (plan_id, at, above, root, steps) AS (
-  SELECT plan_id, plan_id, parent_plan_id, root_plan_id, 0 FROM batch
+  SELECT plan_id, plan_id, parent_plan_id, CAST(coalesce(
+           root_plan_id, CASE WHEN parent_plan_id IS NULL THEN plan_id END) AS text), 0
+    FROM batch
   UNION ALL
-  SELECT up.plan_id, p.plan_id, p.parent_plan_id, r.plan_id, up.steps + 1
-    FROM up JOIN v3_plans p ON p.plan_id = up.above
+  SELECT up.plan_id, p.plan_id, p.parent_plan_id, CAST(coalesce(
+           r.plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
+                           WHEN p.parent_plan_id IS NULL THEN p.plan_id END) AS text), steps + 1
+    FROM up LEFT JOIN v3_plans p ON p.plan_id = up.above
     LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
    WHERE up.root IS NULL AND up.steps < 100000
 ), found AS MATERIALIZED (
-  SELECT DISTINCT ON (plan_id) plan_id, coalesce(root, at) AS root, steps FROM up
-   ORDER BY plan_id, steps DESC
+  SELECT plan_id, root FROM up WHERE root IS NOT NULL
 ), kept AS MATERIALIZED (
   SELECT plan_id FROM v3_plans WHERE plan_id IN (SELECT root FROM found)
    ORDER BY plan_id FOR KEY SHARE SKIP LOCKED
@@ -258,7 +255,7 @@ UPDATE v3_plans t SET
     ELSE t.automation_profile END,
   effective_profile_snapshot = coalesce(t.effective_profile_snapshot, '{{}}')
 FROM found
-WHERE t.plan_id = found.plan_id AND found.steps < 100000
+WHERE t.plan_id = found.plan_id
   AND (t.root_plan_id IS NOT NULL OR (found.root IN (SELECT plan_id FROM kept)) IS TRUE)"""
 
 # Archived snapshots of plans that were deleted meanwhile go with them.

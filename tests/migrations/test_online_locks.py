@@ -40,7 +40,7 @@ def columns(url):
 
 def test_the_statements_run_and_commit_before_the_revision_ends(url):
     with revision(url) as op:
-        op.short_lock("toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy ADD b int")
+        op.short_lock("toy", "ALTER TABLE toy ADD a int -- a word", "ALTER TABLE toy ADD b int")
 
         assert columns(url) == ["id", "word", "a", "b"]
 

@@ -23,6 +23,7 @@ from cleveragents_plans.evolution.online import (
     qualified,
     require_postgresql,
     run,
+    script,
     session,
     transaction,
     write_sql,
@@ -86,8 +87,7 @@ class ShortLockOp(MigrateOperation):
 def _short_lock(operations: Operations, lock: ShortLockOp) -> None:
     context = require_postgresql(operations, "short_lock")
     if context.as_sql:
-        for statement in lock.statements:
-            write_sql(context, statement)
+        write_sql(context, *lock.statements)
         return
     settings = Settings.of(context.environment_context)
     with online(operations) as connection:
@@ -108,8 +108,8 @@ def run_under_lock(
     def attempt() -> None:
         with transaction(connection):
             _take(connection, table, patience)
-            for statement in statements:
-                run(connection, statement)
+            # In one round trip: clients wait until the last statement is done.
+            run(connection, script(*statements))
 
     # A lock is released when its commit is on disk, unless that is not waited for. The
     # version that is written at the end waits for all of it.

@@ -73,12 +73,21 @@ def run(
     return connection.exec_driver_sql(sql, dict(parameters))
 
 
-def write_sql(context: MigrationContext, sql: str) -> None:
-    """Write *sql* into the offline script, character by character."""
-    text = sql.strip().rstrip(";")
+def script(*statements: str) -> str:
+    """Put *statements* one after the other, character by character."""
+    return "\n".join(map(_ended, statements))
+
+
+def _ended(statement: str) -> str:
+    text = statement.strip().rstrip(";")
     # A semicolon behind a trailing comment would be part of it.
-    end = "\n;" if "--" in text.rsplit("\n", 1)[-1] else ";"
-    context.impl.static_output(text + end)
+    return text + ("\n;" if "--" in text.rsplit("\n", 1)[-1] else ";")
+
+
+def write_sql(context: MigrationContext, *statements: str) -> None:
+    """Write *statements* into the offline script, character by character."""
+    for statement in statements:
+        context.impl.static_output(_ended(statement))
 
 
 def qualified(dialect: Dialect, table: str, schema: str | None) -> str:

@@ -9,6 +9,7 @@ from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection, inspect, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.online import session
 
 log = logging.getLogger("alembic.evolution")
 
@@ -74,7 +75,7 @@ def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
     connection = operations.get_bind()
     if not inspect(connection).has_table(look.table):
         return  # a step before this one is to create it
-    members = [row[0] for row in connection.execute(text(_MEMBERS.format(**names)))]
+    members = _members(connection, names)
     if members:
         raise CycleFound(look.table, look.parent, _cycles(connection, members, names))
     dangling = connection.execute(text(_DANGLING.format(**names))).all()
@@ -86,6 +87,15 @@ def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
             look.table,
             ", ".join(f"{row.key} (parent {row.parent})" for row in dangling),
         )
+
+
+def _members(connection: Connection, names: dict[str, str]) -> list[str]:
+    query = text(_MEMBERS.format(**names))
+    if connection.dialect.name != "postgresql":
+        return list(connection.execute(query).scalars())
+    # A hash or merge join would read the whole table again for every level of the walk.
+    with session(connection, enable_hashjoin="off", enable_mergejoin="off"):
+        return list(connection.execute(query).scalars())
 
 
 def _cycles(connection: Connection, members: list[str], names: dict[str, str]) -> list[list[str]]:
@@ -104,16 +114,16 @@ def _cycles(connection: Connection, members: list[str], names: dict[str, str]) -
     return cycles
 
 
-# In every cycle at least one row has a key that is not larger than its parent's,
-# whatever the order; so only walks from such rows need be made. Most rows are younger
-# than their parents, and their ULIDs larger: usually there is nothing to walk.
+# The walk that starts at the smallest key of a cycle meets larger keys only, until it is
+# back. So only rows with a parent that is not smaller start one, and most of these end at
+# once: most rows are younger than their parents, and their ULIDs larger.
 # UNION, not UNION ALL: a walk that runs into a cycle which does not hold its start ends.
 _MEMBERS = """\
 WITH RECURSIVE walk (start, at) AS (
   SELECT {key}, {parent} FROM {t} WHERE {root} IS NULL AND {parent} >= {key}
   UNION
   SELECT walk.start, p.{parent} FROM walk JOIN {t} p ON p.{key} = walk.at
-   WHERE walk.at <> walk.start AND p.{root} IS NULL AND p.{parent} IS NOT NULL
+   WHERE walk.at > walk.start AND p.{root} IS NULL AND p.{parent} >= walk.start
 )
 SELECT start FROM walk WHERE at = start ORDER BY start"""
 

@@ -3,13 +3,10 @@ CREATE TABLE IF NOT EXISTS evolution_marker (revision text PRIMARY KEY, down_rev
 INSERT INTO evolution_marker VALUES ('<revision>', '<down>', '<direction>', now()) ON CONFLICT (revision) DO UPDATE SET direction = excluded.direction;
 
 ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
-
 CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive (plan_id VARCHAR(26) NOT NULL PRIMARY KEY, effective_profile_snapshot TEXT NOT NULL);
-
 DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans;
-
 DROP FUNCTION IF EXISTS v3_plans_fill();
-
+SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true);
 CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
@@ -18,11 +15,9 @@ BEGIN
     SET effective_profile_snapshot = excluded.effective_profile_snapshot;
   RETURN NULL;
 END $$;
-
 CREATE OR REPLACE TRIGGER v3_plans_keep
 AFTER INSERT OR UPDATE OF effective_profile_snapshot ON v3_plans
 FOR EACH ROW WHEN (new.effective_profile_snapshot <> '{}') EXECUTE FUNCTION v3_plans_keep();
-
 CREATE OR REPLACE FUNCTION v3_plans_unfill() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -32,14 +27,10 @@ BEGIN
        ELSE new.automation_profile END;
   RETURN new;
 END $$;
-
 CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW EXECUTE FUNCTION v3_plans_unfill();
-
 ALTER TABLE v3_plans ALTER COLUMN root_plan_id DROP NOT NULL;
-
 ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP NOT NULL;
-
 DO $$ DECLARE stand_in name; BEGIN
   FOR stand_in IN SELECT conname FROM pg_constraint
      WHERE conrelid = 'v3_plans'::regclass AND contype = 'c'
@@ -48,8 +39,7 @@ DO $$ DECLARE stand_in name; BEGIN
     EXECUTE format('ALTER TABLE v3_plans DROP CONSTRAINT %I', stand_in);
   END LOOP;
 END $$;
-
-ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT;
+ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT;;
 
 INSERT INTO v3_plans_snapshot_archive SELECT t.plan_id, t.effective_profile_snapshot FROM v3_plans t
  WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.effective_profile_snapshot <> '{}' AND NOT EXISTS (
@@ -70,18 +60,13 @@ UPDATE v3_plans t SET
 FROM batch WHERE t.plan_id = batch.plan_id;
 
 DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans;
-
 DROP FUNCTION IF EXISTS v3_plans_unfill();
-
 DROP TRIGGER IF EXISTS v3_plans_keep ON v3_plans;
-
 DROP FUNCTION IF EXISTS v3_plans_keep();
-
 ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot;
-
 DO $$ BEGIN
   IF NOT EXISTS (SELECT 1 FROM v3_plans_snapshot_archive) THEN DROP TABLE v3_plans_snapshot_archive; END IF;
-END $$;
+END $$;;
 
 DELETE FROM evolution_marker WHERE revision = '<revision>';
 

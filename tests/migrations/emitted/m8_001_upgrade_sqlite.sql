@@ -49,23 +49,17 @@ CREATE TABLE v3_plans (
 	CONSTRAINT ck_v3_plans_last_completed_step CHECK (last_completed_step >= -1)
 );
 
-INSERT OR ABORT INTO main."v3_plans" (rowid, "plan_id", "parent_plan_id", "root_plan_id", "attempt", "namespaced_name", "namespace", "action_name", "description", "definition_of_done", "phase", "processing_state", "strategy_actor", "execution_actor", "estimation_actor", "invariant_actor", "automation_profile", "changeset_id", "decision_root_id", "sandbox_refs_json", "validation_summary_json", "error_message", "error_details_json", "cost_actual_usd", "token_count_input", "token_count_output", "reversion_count", "last_completed_step", "last_checkpoint_id", "reusable", "read_only", "tags_json", "created_by", "created_at", "updated_at", "completed_at", "execution_environment", "execution_env_priority") SELECT old.rowid, old."plan_id", old."parent_plan_id", (CASE WHEN old.root_plan_id IS NOT NULL THEN old.root_plan_id
-     WHEN old.parent_plan_id IS NULL THEN old.plan_id
-     ELSE coalesce(
-  (SELECT coalesce(r.plan_id, CASE WHEN p.parent_plan_id IS NULL THEN p.plan_id END)
-     FROM _rebuild_1 p LEFT JOIN _rebuild_1 r ON r.plan_id = p.root_plan_id
-    WHERE p.plan_id = old.parent_plan_id),
-  (WITH RECURSIVE up (steps, at, above, root) AS (
-     SELECT 0, p.plan_id, p.parent_plan_id, r.plan_id
-       FROM _rebuild_1 p LEFT JOIN _rebuild_1 r ON r.plan_id = p.root_plan_id
-      WHERE p.plan_id = old.parent_plan_id
+INSERT OR ABORT INTO main."v3_plans" (rowid, "plan_id", "parent_plan_id", "root_plan_id", "attempt", "namespaced_name", "namespace", "action_name", "description", "definition_of_done", "phase", "processing_state", "strategy_actor", "execution_actor", "estimation_actor", "invariant_actor", "automation_profile", "changeset_id", "decision_root_id", "sandbox_refs_json", "validation_summary_json", "error_message", "error_details_json", "cost_actual_usd", "token_count_input", "token_count_output", "reversion_count", "last_completed_step", "last_checkpoint_id", "reusable", "read_only", "tags_json", "created_by", "created_at", "updated_at", "completed_at", "execution_environment", "execution_env_priority") SELECT old.rowid, old."plan_id", old."parent_plan_id", (coalesce(old.root_plan_id, CASE WHEN old.parent_plan_id IS NULL THEN old.plan_id END,
+  (WITH RECURSIVE up (at, above, root, steps) AS (
+     SELECT old.plan_id, old.parent_plan_id, NULL, 0
      UNION ALL
-     SELECT steps + 1, p.plan_id, p.parent_plan_id, r.plan_id
-       FROM up JOIN _rebuild_1 p ON p.plan_id = up.above
+     SELECT p.plan_id, p.parent_plan_id, coalesce(
+              r.plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
+                              WHEN p.parent_plan_id IS NULL THEN p.plan_id END), steps + 1
+       FROM up LEFT JOIN _rebuild_1 p ON p.plan_id = up.above
        LEFT JOIN _rebuild_1 r ON r.plan_id = p.root_plan_id
       WHERE up.root IS NULL AND up.steps < 100000)
-   SELECT coalesce(root, at) FROM up ORDER BY steps DESC LIMIT 1),
-  old.plan_id) END), old."attempt", old."namespaced_name", old."namespace", old."action_name", old."description", old."definition_of_done", old."phase", old."processing_state", old."strategy_actor", old."execution_actor", old."estimation_actor", old."invariant_actor", (CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = ''
+   SELECT root FROM up WHERE root IS NOT NULL LIMIT 1))), old."attempt", old."namespaced_name", old."namespace", old."action_name", old."description", old."definition_of_done", old."phase", old."processing_state", old."strategy_actor", old."execution_actor", old."estimation_actor", old."invariant_actor", (CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = ''
      THEN 'balanced'
      WHEN substr(old.automation_profile, 1, 19) = '{ "profile_name": "'
       AND (substr(old.automation_profile, 20, length(old.automation_profile) - 42) GLOB '[A-Za-z_]*' AND substr(old.automation_profile, 20, length(old.automation_profile) - 42) NOT GLOB '*["\' || char(1) || '-' || char(31) || ']*')
