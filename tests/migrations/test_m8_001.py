@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,22 @@ def test_a_cycle_stops_the_upgrade_before_anything_is_changed_and_is_named(forme
     assert (database_hash(former.url), schema_dump(former.url)) == (rows, schema)
 
 
+@pytest.mark.parametrize("order", [*permutations((A, B, C, D))], ids="-".join)
+def test_a_cycle_is_found_whatever_the_order_of_its_keys(former: Database, order: tuple[str, ...]):
+    former.plan(E)
+    for plan in (A, B, C, D):
+        former.plan(plan, parent=E)
+    for plan, parent in pairwise((*order[1:], order[1])):
+        former.run(f"UPDATE v3_plans SET parent_plan_id = '{parent}' WHERE plan_id = '{plan}'")
+    former.run(f"UPDATE v3_plans SET parent_plan_id = '{order[1]}' WHERE plan_id = '{order[0]}'")
+
+    with pytest.raises(CommandError, match="own ancestors") as refused:
+        former.upgrade()
+
+    found = set(str(refused.value).replace(";", " ").split())
+    assert found & {*order, E} == {*order[1:]}
+
+
 def test_a_plan_that_is_its_own_parent_is_a_cycle(former: Database):
     former.plan(A)
     former.run("UPDATE v3_plans SET parent_plan_id = plan_id")
@@ -224,6 +241,25 @@ def test_a_root_that_does_not_exist_is_kept_and_not_handed_down(former: Database
 
     assert former.column("root_plan_id") == {A: E, B: A, C: E}
     assert former.column("automation_profile") == {A: "ci", B: "balanced", C: "balanced"}
+
+
+def test_a_plan_whose_ancestors_go_round_with_a_root_that_does_not_exist_stops_the_upgrade(
+    tmp_path: Path,
+):
+    with empty_database("sqlite", tmp_path) as url:
+        migrate(url, FORMER)
+        former = Database(url)
+        former.plan(A, root=E)
+        former.plan(B, root=E, parent=A)
+        former.plan(C, parent=B)
+        former.run(f"UPDATE v3_plans SET parent_plan_id = '{B}' WHERE plan_id = '{A}'")
+        rows = database_hash(url)
+
+        with pytest.raises(CommandError, match=r"root_plan_id.*nothing was changed") as refused:
+            former.upgrade()
+
+        assert "\n" not in str(refused.value)
+        assert database_hash(url) == rows
 
 
 def test_gaps_are_forbidden_afterwards_and_allowed_again_after_a_rollback(former: Database):
