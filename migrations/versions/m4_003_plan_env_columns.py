@@ -4,8 +4,8 @@ Say where a plan is to be executed
 Why:    a plan may ask for an execution environment, as a fallback or as an override.
 Rows:   plans stored so far asked for none: both columns are NULL.
 Undo:   drops both columns and what they hold; the plans stay.
-Locks:  ACCESS EXCLUSIVE on v3_plans for two changes of the catalog and one scan for the
-        CHECK of the new column.
+Locks:  PostgreSQL: ACCESS EXCLUSIVE on v3_plans for changes of the catalog only, some
+        milliseconds; the scan for the CHECK stops neither readers nor writers.
 
 Revision: m4_003_plan_env_columns, after a5_004_spec_aligned_plans
 """
@@ -20,26 +20,36 @@ branch_labels = None
 depends_on = None
 
 
+CHECK = (
+    "CONSTRAINT ck_v3_plans_execution_env_priority"
+    " CHECK (execution_env_priority IN ('fallback', 'override'))"
+)
+
+
 def upgrade() -> None:
-    """Add both columns; SQLite takes the CHECK only as a part of the column."""
-    _alter(
-        "ALTER TABLE v3_plans ADD COLUMN execution_environment VARCHAR(255)",
-        "ALTER TABLE v3_plans ADD COLUMN execution_env_priority VARCHAR(20)"
-        " CONSTRAINT ck_v3_plans_execution_env_priority"
-        " CHECK (execution_env_priority IN ('fallback', 'override'))",
+    """Add both columns and the CHECK of one."""
+    if op.get_context().dialect.name == "sqlite":
+        # It has one lock, which the whole run holds, and takes a CHECK only with its column.
+        op.execute("ALTER TABLE v3_plans ADD COLUMN execution_environment VARCHAR(255)")
+        op.execute(f"ALTER TABLE v3_plans ADD COLUMN execution_env_priority VARCHAR(20) {CHECK}")
+        return
+    op.short_lock(
+        "v3_plans",
+        "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_environment VARCHAR(255)",
+        "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_env_priority VARCHAR(20)",
+        # It may be there, of a run that was interrupted.
+        "ALTER TABLE v3_plans DROP CONSTRAINT IF EXISTS ck_v3_plans_execution_env_priority",
+        f"ALTER TABLE v3_plans ADD {CHECK} NOT VALID",
     )
+    op.validate_constraint("v3_plans", "ck_v3_plans_execution_env_priority")
 
 
 def downgrade() -> None:
     """Take both columns away again."""
-    _alter(
+    statements = (
         "ALTER TABLE v3_plans DROP COLUMN execution_env_priority",
         "ALTER TABLE v3_plans DROP COLUMN execution_environment",
     )
-
-
-def _alter(*statements: str) -> None:
-    # SQLite has one lock, and the whole run holds it already.
     if op.get_context().dialect.name == "sqlite":
         for statement in statements:
             op.execute(statement)

@@ -26,23 +26,54 @@ Revision: m8_001_align_plans_schema, after m4_003_plan_env_columns
 from alembic import op
 from sqlalchemy import inspect
 
-from cleveragents_plans.evolution import allow_null
+from cleveragents_plans.evolution import (
+    Archive,
+    Fill,
+    Tree,
+    allow_null,
+    create_trigger,
+    drop_trigger,
+    fill_trigger,
+    root_in_copy,
+)
 
 revision = "m8_001_align_plans_schema"
 down_revision = "m4_003_plan_env_columns"
 branch_labels = None
 depends_on = None
 
-ARCHIVE = "v3_plans_snapshot_archive"
-CREATE_ARCHIVE = (
-    f"CREATE TABLE IF NOT EXISTS {ARCHIVE} (plan_id VARCHAR(26) NOT NULL PRIMARY KEY,"
-    " effective_profile_snapshot TEXT NOT NULL)"
+PLANS = Tree("v3_plans", key="plan_id", parent="parent_plan_id", root="root_plan_id")
+SNAPSHOTS = Archive(
+    "v3_plans_snapshot_archive",
+    table="v3_plans",
+    key="plan_id",
+    column="effective_profile_snapshot",
+    nothing="'{}'",
+)
+# While an upgrade runs and afterwards, and for the length of a downgrade.
+FILL, UNFILL, KEEP = "v3_plans_fill", "v3_plans_unfill", "v3_plans_keep"
+
+SNAPSHOT = "TEXT DEFAULT '{}' NOT NULL"
+ADD_SNAPSHOT = (
+    f"ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot {SNAPSHOT}"
 )
 
 
 def look_before_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
-    op.look_at_tree("v3_plans", key="plan_id", parent="parent_plan_id", root="root_plan_id")
+    op.look_at_tree(PLANS)
+    _look_before_writing("'balanced'")
+
+
+def look_before_downgrade() -> None:
+    """Refuse before the first step of a longer way down is taken."""
+    op.look_before_dropping("v3_plans", "effective_profile_snapshot", ours=(KEEP,))
+    _look_before_writing(None)
+
+
+def _look_before_writing(profile: str | None) -> None:
+    values = {"root_plan_id": None, "automation_profile": profile}
+    op.look_before_writing("v3_plans", key="plan_id", values=values, ours=(FILL, UNFILL, KEEP))
 
 
 def upgrade() -> None:
@@ -57,248 +88,185 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Go back to what the former release can read; keep the snapshots aside."""
+    look_before_downgrade()
     if op.get_context().dialect.name == "sqlite":
         _downgrade_sqlite()
     else:
         _downgrade_postgresql()
 
 
-# How another bare name than 'balanced' is written for the former release, which reads
-# JSON only: with spaces that nobody else writes, so that the way back is known.
-HEAD, TAIL = '{ "profile_name": "', '", "provenance": null }'
-
-
 def _upgrade_sqlite() -> None:
-    archived = inspect(op.get_bind()).has_table(ARCHIVE)
+    tables = inspect(op.get_bind())
+    archived = tables.has_table(SNAPSHOTS.name)
+    snapshot = {column["name"] for column in tables.get_columns("v3_plans")} & {SNAPSHOTS.column}
+    root, functions = root_in_copy(PLANS)
     op.rebuild_table(
         "v3_plans",
-        add={"effective_profile_snapshot": "TEXT DEFAULT '{}' NOT NULL"},
-        set_not_null=("root_plan_id", "automation_profile"),
-        set_default={"automation_profile": "'balanced'"},
+        add={SNAPSHOTS.column: SNAPSHOT} if not snapshot else {},
+        set_not_null=("root_plan_id", "automation_profile", *snapshot),
+        set_default={"automation_profile": "'balanced'", **dict.fromkeys(snapshot, "'{}'")},
         values={
-            "root_plan_id": SQLITE_ROOT,
-            "automation_profile": SQLITE_PROFILE,
-            **({"effective_profile_snapshot": SQLITE_SNAPSHOT} if archived else {}),
+            "root_plan_id": root,
+            "automation_profile": _present_profile("old", SQLITE),
+            **({SNAPSHOTS.column: SNAPSHOTS.value_in_copy()} if archived else {}),
         },
+        functions=functions,
     )
     if archived:
-        op.execute(f"DROP TABLE {ARCHIVE}")
+        op.execute(f"DROP TABLE {SNAPSHOTS.name}")
 
 
 def _downgrade_sqlite() -> None:
-    op.execute(CREATE_ARCHIVE)
-    op.execute(
-        f"INSERT OR REPLACE INTO {ARCHIVE} SELECT plan_id, effective_profile_snapshot"
-        " FROM v3_plans WHERE effective_profile_snapshot <> '{}'"
-    )
-    if not op.get_bind().exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {ARCHIVE})").scalar():
-        op.execute(f"DROP TABLE {ARCHIVE}")
+    op.set_aside(SNAPSHOTS)
     op.rebuild_table(
         "v3_plans",
         drop=("effective_profile_snapshot",),
         drop_not_null=("root_plan_id", "automation_profile"),
         drop_default=("automation_profile",),
         values={
-            "root_plan_id": "CASE WHEN old.parent_plan_id IS NULL"
-            " THEN nullif(old.root_plan_id, old.plan_id) ELSE old.root_plan_id END",
-            "automation_profile": SQLITE_FORMER_PROFILE,
+            "root_plan_id": _former_root("old"),
+            "automation_profile": _former_profile("old", SQLITE),
         },
     )
-
-
-# The walk ends at the first ancestor that has a root, at the top, or below a parent that is
-# missing. A root that does not exist, where no foreign key has seen to it, is none.
-SQLITE_ROOT = """\
-coalesce(old.root_plan_id, CASE WHEN old.parent_plan_id IS NULL THEN old.plan_id END,
-  (WITH RECURSIVE up (at, above, root, steps) AS (
-     SELECT old.plan_id, old.parent_plan_id, NULL, 0
-     UNION ALL
-     SELECT p.plan_id, p.parent_plan_id, coalesce(
-              r.plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
-                              WHEN p.parent_plan_id IS NULL THEN p.plan_id END), steps + 1
-       FROM up LEFT JOIN v3_plans p ON p.plan_id = up.above
-       LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
-      WHERE up.root IS NULL AND up.steps < 100000)
-   SELECT root FROM up WHERE root IS NOT NULL LIMIT 1))"""
-
-# A bare name is what starts like one and has nothing in it that JSON would escape.
-SQLITE_BARE = (
-    "({0} GLOB '[A-Za-z_]*' AND {0} NOT GLOB '*[\"\\' || char(1) || '-' || char(31) || ']*')"
-)
-SQLITE_NAME = (
-    f"substr(old.automation_profile, {len(HEAD) + 1},"
-    f" length(old.automation_profile) - {len(HEAD) + len(TAIL)})"
-)
-SQLITE_PROFILE = f"""\
-CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = ''
-     THEN 'balanced'
-     WHEN substr(old.automation_profile, 1, {len(HEAD)}) = '{HEAD}'
-      AND {SQLITE_BARE.format(SQLITE_NAME)}
-      AND '{HEAD}' || {SQLITE_NAME} || '{TAIL}' = old.automation_profile
-     THEN {SQLITE_NAME}
-     ELSE old.automation_profile END"""
-SQLITE_FORMER_PROFILE = f"""\
-CASE WHEN old.automation_profile = 'balanced' THEN NULL
-     WHEN {SQLITE_BARE.format("old.automation_profile")}
-     THEN '{HEAD}' || old.automation_profile || '{TAIL}'
-     ELSE old.automation_profile END"""
-
-
-SQLITE_SNAPSHOT = f"""\
-coalesce((SELECT a.effective_profile_snapshot FROM {ARCHIVE} a WHERE a.plan_id = old.plan_id),
-         '{{}}')"""
 
 
 def _upgrade_postgresql() -> None:
     op.mark_begin(revision, down_revision, "upgrade")
     op.short_lock(
         "v3_plans",
-        *DROP_UNFILL,  # of a downgrade that was interrupted
-        "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS"
-        " effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL",
+        *drop_trigger("v3_plans", UNFILL),  # of a downgrade that was interrupted
+        *drop_trigger("v3_plans", KEEP),
+        ADD_SNAPSHOT,
         # It may be there already, in another shape.
         "ALTER TABLE v3_plans ALTER COLUMN effective_profile_snapshot SET DEFAULT '{}'",
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
-        SEARCH_PATH,
-        FILL,
-        FILL_TRIGGER,
-        CREATE_ARCHIVE,
+        *fill_trigger(PLANS, FILL, also={"automation_profile": Fill(_is_blank, _balanced)}),
+        *SNAPSHOTS.create(),
     )
     _fill()
-    op.backfill(
-        ARCHIVE, key="plan_id", needs="TRUE", update=RESTORE, label="snapshots", vacuum="v3_plans"
+    op.put_back(SNAPSHOTS)
+    op.set_not_null(
+        "v3_plans", "root_plan_id", "automation_profile", SNAPSHOTS.column, refill=_fill
     )
-    op.short_lock(ARCHIVE, f"DROP TABLE {ARCHIVE}")
-    for column in ("root_plan_id", "automation_profile", "effective_profile_snapshot"):
-        op.set_not_null("v3_plans", column, refill=_fill)
     op.mark_end(revision)
 
 
 def _fill() -> None:
-    op.backfill(
-        "v3_plans", key="plan_id", needs=INCOMPLETE, update=COMPLETE, label="roots and profiles"
+    op.fill_roots(
+        PLANS,
+        also={
+            "automation_profile": Fill(
+                lambda row: f"{_is_blank(row)} OR {_is_wrapped(row)}",
+                lambda row: _present_profile(row, POSTGRESQL),
+            ),
+            SNAPSHOTS.column: Fill(lambda row: f"{row}.{SNAPSHOTS.column} IS NULL", _nothing),
+        },
+        label="roots and profiles",
     )
 
 
 def _downgrade_postgresql() -> None:
     op.mark_begin(revision, down_revision, "downgrade")
+    # What is written behind its back takes the former form, too, and no snapshot is missed.
+    unfill = (
+        f"BEGIN\n  new.root_plan_id := {_former_root('new')};\n"
+        f"  new.automation_profile := {_former_profile('new', POSTGRESQL)};\n  RETURN new;\nEND"
+    )
     op.short_lock(
         "v3_plans",
-        # An upgrade that was interrupted early has no column yet.
-        "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS"
-        " effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL",
-        CREATE_ARCHIVE,
-        *DROP_FILL,
-        SEARCH_PATH,
-        KEEP,
-        KEEP_TRIGGER,
-        UNFILL,
-        UNFILL_TRIGGER,
+        ADD_SNAPSHOT,  # an upgrade that was interrupted early has no column yet
+        *SNAPSHOTS.create(),
+        *drop_trigger("v3_plans", FILL),
+        *SNAPSHOTS.keep_trigger(KEEP),
+        *create_trigger("v3_plans", UNFILL, "BEFORE INSERT OR UPDATE", unfill),
         *allow_null("v3_plans", "root_plan_id", "automation_profile"),
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT",
     )
-    op.backfill("v3_plans", key="plan_id", needs=UNARCHIVED, update=TO_ARCHIVE, label="snapshots")
+    op.set_aside(SNAPSHOTS)
     op.backfill("v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
     op.short_lock(
         "v3_plans",
-        *DROP_UNFILL,
+        *drop_trigger("v3_plans", UNFILL),
+        *drop_trigger("v3_plans", KEEP),
         "ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot",
-        DROP_EMPTY_ARCHIVE,
     )
+    op.drop_if_empty(SNAPSHOTS)
     op.mark_end(revision)
 
 
-# What a bare name is: it starts like one and has nothing in it that JSON would escape.
-NAME = r'[A-Za-z_][^"\\\x01-\x1f]*'
-BLANK = "coalesce(btrim({}.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = ''"
-
-# The walk ends at the first ancestor that has a root, at the top, or below a parent that is
-# missing; a root that does not exist, where no foreign key has seen to it, is none. The
-# root is locked as the foreign key would lock it, so that it stays; rows and roots that
-# others hold are left for a later pass. IS TRUE makes the last subquery a hash table; as a
-# join it would be gone through again for every row.
-OF_ROLLBACK = (
-    f"(starts_with(t.automation_profile, '{HEAD}')"
-    f" AND t.automation_profile ~ '^\\{HEAD}{NAME}{TAIL[:-1]}\\}}$')"
-)
-INCOMPLETE = f"""\
-t.root_plan_id IS NULL OR {BLANK.format("t")} OR {OF_ROLLBACK}
-OR t.effective_profile_snapshot IS NULL"""
-COMPLETE = f"""\
-WITH RECURSIVE batch AS MATERIALIZED (
-  SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
-   WHERE {{batch}} AND ({INCOMPLETE}) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
-), up (plan_id, at, above, root, steps) AS (
-  SELECT plan_id, plan_id, parent_plan_id, CAST(coalesce(
-           root_plan_id, CASE WHEN parent_plan_id IS NULL THEN plan_id END) AS text), 0
-    FROM batch
-  UNION ALL
-  SELECT up.plan_id, p.plan_id, p.parent_plan_id, CAST(coalesce(
-           r.plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
-                           WHEN p.parent_plan_id IS NULL THEN p.plan_id END) AS text), steps + 1
-    FROM up LEFT JOIN v3_plans p ON p.plan_id = up.above
-    LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
-   WHERE up.root IS NULL AND up.steps < 100000
-), found AS MATERIALIZED (
-  SELECT plan_id, root FROM up WHERE root IS NOT NULL
-), kept AS MATERIALIZED (
-  SELECT plan_id FROM v3_plans WHERE plan_id IN (SELECT root FROM found)
-   ORDER BY plan_id FOR KEY SHARE SKIP LOCKED
-)
-UPDATE v3_plans t SET
-  root_plan_id = found.root,
-  automation_profile = CASE
-    WHEN {BLANK.format("t")} THEN 'balanced'
-    WHEN {OF_ROLLBACK}
-    THEN substr(t.automation_profile, {len(HEAD) + 1},
-                length(t.automation_profile) - {len(HEAD) + len(TAIL)})
-    ELSE t.automation_profile END,
-  effective_profile_snapshot = coalesce(t.effective_profile_snapshot, '{{}}')
-FROM found
-WHERE t.plan_id = found.plan_id
-  AND (t.root_plan_id IS NOT NULL OR (found.root IN (SELECT plan_id FROM kept)) IS TRUE)"""
-
-# Archived snapshots of plans that were deleted meanwhile go with them.
-RESTORE = f"""\
-WITH taken AS (
-  DELETE FROM {ARCHIVE} t WHERE {{batch}} RETURNING plan_id, effective_profile_snapshot
-), restored AS (
-  UPDATE v3_plans p SET effective_profile_snapshot = taken.effective_profile_snapshot
-    FROM taken WHERE p.plan_id = taken.plan_id AND p.effective_profile_snapshot = '{{}}'
-)
-SELECT plan_id FROM taken"""
-
-UNARCHIVED = f"""\
-t.effective_profile_snapshot <> '{{}}' AND NOT EXISTS (
-  SELECT 1 FROM {ARCHIVE} a WHERE a.plan_id = t.plan_id
-     AND a.effective_profile_snapshot = t.effective_profile_snapshot)"""
-TO_ARCHIVE = f"""\
-INSERT INTO {ARCHIVE} SELECT t.plan_id, t.effective_profile_snapshot FROM v3_plans t
- WHERE {{batch}} AND ({UNARCHIVED}) ORDER BY t.plan_id
-ON CONFLICT (plan_id) DO UPDATE
-  SET effective_profile_snapshot = excluded.effective_profile_snapshot"""
+# Profiles. The former release reads JSON only: another bare name than 'balanced' is written
+# for it as an object, with spaces that nobody else writes, so that the way back is known.
+HEAD, TAIL = '{ "profile_name": "', '", "provenance": null }'
 
 
-def _former_root(row: str) -> str:
-    return f"CASE WHEN {_of_root_plan(row)} THEN NULL ELSE {row}.root_plan_id END"
+# What an engine says of the expression {0}: that it is blank; that it is no JSON, and has
+# nothing in it that JSON would escape.
+POSTGRESQL = {
+    "blank": r"btrim(coalesce({0}, ''), E' \t\n\r\f\x0B') = ''",
+    "bare": r"""({0} ~ '^[^][{{"\\\x01-\x20][^"\\\x01-\x1f]*$'"""
+    r" AND {0} !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')",
+    "greatest": "greatest",
+}
+SQLITE = {
+    "blank": "trim(coalesce({0}, ''), char(32, 9, 10, 11, 12, 13)) = ''",
+    "bare": "({0} >= '!' AND substr({0}, 1, 1) NOT IN ('[', ']', '{{')"
+    " AND {0} NOT GLOB '*[\"\\' || char(1) || '-' || char(31) || ']*'"
+    " AND {0} NOT IN ('true', 'false', 'null')"
+    " AND NOT (ltrim({0}, '-') GLOB '[0-9]*' AND {0} NOT GLOB '*[^0-9.eE+-]*'))",
+    "greatest": "max",
+}
 
 
-def _former_profile(row: str) -> str:
-    return f"""\
-CASE WHEN {row}.automation_profile = 'balanced' THEN NULL
-       WHEN {_bare(row)} THEN '{HEAD}' || {row}.automation_profile || '{TAIL}'
-       ELSE {row}.automation_profile END"""
+def _is_blank(row: str) -> str:
+    return POSTGRESQL["blank"].format(f"{row}.automation_profile")
 
 
-def _of_root_plan(row: str) -> str:
+def _balanced(_row: str) -> str:
+    return "'balanced'"
+
+
+def _nothing(_row: str) -> str:
+    return "'{}'"
+
+
+def _name(row: str, sql: dict[str, str]) -> str:
+    found, around = f"{row}.automation_profile", len(HEAD + TAIL)
+    return f"substr({found}, {len(HEAD) + 1}, {sql['greatest']}(length({found}) - {around}, 0))"
+
+
+def _is_wrapped(row: str, sql: dict[str, str] = POSTGRESQL) -> str:
+    found, name = f"{row}.automation_profile", _name(row, sql)
+    return (
+        f"(substr({found}, 1, {len(HEAD)}) = '{HEAD}' AND {sql['bare'].format(name)}"
+        f" AND '{HEAD}' || {name} || '{TAIL}' = {found})"
+    )
+
+
+def _present_profile(row: str, sql: dict[str, str]) -> str:
+    found = f"{row}.automation_profile"
+    return (
+        f"CASE WHEN {sql['blank'].format(found)} THEN 'balanced'\n"
+        f"     WHEN {_is_wrapped(row, sql)}\n     THEN {_name(row, sql)} ELSE {found} END"
+    )
+
+
+def _former_profile(row: str, sql: dict[str, str]) -> str:
+    found = f"{row}.automation_profile"
+    return (
+        f"CASE WHEN {found} = 'balanced' THEN NULL\n     WHEN {sql['bare'].format(found)}\n"
+        f"     THEN '{HEAD}' || {found} || '{TAIL}' ELSE {found} END"
+    )
+
+
+def _is_root(row: str) -> str:
     return f"({row}.parent_plan_id IS NULL AND {row}.root_plan_id = {row}.plan_id)"
 
 
-def _bare(row: str) -> str:
-    return f"({row}.automation_profile ~ '^{NAME}$')"
+def _former_root(row: str) -> str:
+    return f"CASE WHEN {_is_root(row)} THEN NULL ELSE {row}.root_plan_id END"
 
 
-FILLED = f"{_of_root_plan('t')} OR {_bare('t')}"
+FILLED = f"{_is_root('t')} OR {POSTGRESQL['bare'].format('t.automation_profile')}"
 EMPTY = f"""\
 WITH batch AS MATERIALIZED (
   SELECT plan_id FROM v3_plans t
@@ -306,93 +274,5 @@ WITH batch AS MATERIALIZED (
 )
 UPDATE v3_plans t SET
   root_plan_id = {_former_root("t")},
-  automation_profile = {_former_profile("t")}
+  automation_profile = {_former_profile("t", POSTGRESQL)}
 FROM batch WHERE t.plan_id = batch.plan_id"""
-
-# Fills in what the former release leaves out, for as long as one of its processes may run.
-# Whoever writes to the table may have no right to read or lock it, or be shown a part of
-# its rows only: the functions run as the owner. Temporary tables of the same name come last.
-SEARCH_PATH = (
-    "SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true)"
-)
-FILL = """\
-CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-DECLARE
-  at varchar; above varchar; root varchar; steps int; tries int := 0;
-BEGIN
-  IF new.root_plan_id IS NULL AND tg_op = 'UPDATE' THEN
-    new.root_plan_id := old.root_plan_id;
-  END IF;
-  WHILE new.root_plan_id IS NULL LOOP
-    at := new.plan_id; above := new.parent_plan_id; root := NULL; steps := 0;
-    -- A cycle must not hang a client.
-    WHILE root IS NULL AND above IS NOT NULL AND steps < 100000 LOOP
-      SELECT p.plan_id, p.parent_plan_id, r.plan_id INTO at, above, root
-        FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
-       WHERE p.plan_id = above;
-      EXIT WHEN NOT FOUND;
-      new.root_plan_id := coalesce(root, at);
-      steps := steps + 1;
-    END LOOP;
-    new.root_plan_id := coalesce(new.root_plan_id, new.plan_id);
-    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
-    PERFORM 1 FROM v3_plans WHERE plan_id = new.root_plan_id FOR KEY SHARE;
-    tries := tries + 1;
-    IF NOT FOUND AND new.root_plan_id <> new.plan_id AND tries < 20 THEN
-      new.root_plan_id := NULL;
-    END IF;
-  END LOOP;
-  IF coalesce(btrim(new.automation_profile, E' \\t\\n\\r\\f\\x0B'), '') = '' THEN
-    new.automation_profile := 'balanced';
-  END IF;
-  RETURN new;
-END $$"""
-FILL_TRIGGER = f"""\
-CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans
-FOR EACH ROW WHEN (
-  new.root_plan_id IS NULL
-  OR {BLANK.format("new")}
-) EXECUTE FUNCTION v3_plans_fill()"""
-
-# For the length of a downgrade: what is written behind its back takes the former form
-# too, and no snapshot is missed.
-UNFILL = f"""\
-CREATE OR REPLACE FUNCTION v3_plans_unfill() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
-BEGIN
-  new.root_plan_id := {_former_root("new")};
-  new.automation_profile := {_former_profile("new")};
-  RETURN new;
-END $$"""
-UNFILL_TRIGGER = """\
-CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON v3_plans
-FOR EACH ROW EXECUTE FUNCTION v3_plans_unfill()"""
-KEEP = f"""\
-CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
-BEGIN
-  INSERT INTO {ARCHIVE} VALUES (new.plan_id, new.effective_profile_snapshot)
-  ON CONFLICT (plan_id) DO UPDATE
-    SET effective_profile_snapshot = excluded.effective_profile_snapshot;
-  RETURN NULL;
-END $$"""
-KEEP_TRIGGER = """\
-CREATE OR REPLACE TRIGGER v3_plans_keep
-AFTER INSERT OR UPDATE OF effective_profile_snapshot ON v3_plans
-FOR EACH ROW WHEN (new.effective_profile_snapshot <> '{}') EXECUTE FUNCTION v3_plans_keep()"""
-
-DROP_FILL = (
-    "DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans",
-    "DROP FUNCTION IF EXISTS v3_plans_fill()",
-)
-DROP_UNFILL = (
-    "DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans",
-    "DROP FUNCTION IF EXISTS v3_plans_unfill()",
-    "DROP TRIGGER IF EXISTS v3_plans_keep ON v3_plans",
-    "DROP FUNCTION IF EXISTS v3_plans_keep()",
-)
-DROP_EMPTY_ARCHIVE = f"""\
-DO $$ BEGIN
-  IF NOT EXISTS (SELECT 1 FROM {ARCHIVE}) THEN DROP TABLE {ARCHIVE}; END IF;
-END $$"""

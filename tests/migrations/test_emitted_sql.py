@@ -58,12 +58,13 @@ def recorded() -> Iterator[list[str]]:
 def test_m8_001_sends_what_it_was_released_with(engine: str, direction: str, tmp_path: Path):
     with empty_database(engine, tmp_path) as url:
         write_former_release(url, plans=200, seed=1)
-        if direction == "downgrade":
-            migrate(url, "head")
-            with open_engine(url, poolclass=NullPool).begin() as connection:
-                connection.exec_driver_sql(
-                    'UPDATE v3_plans SET effective_profile_snapshot = \'{"name":"x"}\''
-                )
+        migrate(url, "head")
+        with open_engine(url, poolclass=NullPool).begin() as connection:
+            connection.exec_driver_sql(
+                'UPDATE v3_plans SET effective_profile_snapshot = \'{"name":"x"}\''
+            )
+        if direction == "upgrade":
+            roll_back(url, FORMER)
 
         with recorded() as statements:
             migrate(url, "head") if direction == "upgrade" else roll_back(url, FORMER)

@@ -8,12 +8,26 @@ from cleveragents_plans.evolution import (  # noqa: F401  imported to register t
     backfill,
     drop,
     locks,
+    looks,
     marker,
     not_null,
     rebuild,
-    trees,
 )
+from cleveragents_plans.evolution.archive import Archive
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.not_null import allow_null
+from cleveragents_plans.evolution.roots import Fill, fill_trigger, root_in_copy
+from cleveragents_plans.evolution.trees import Tree
+from cleveragents_plans.evolution.triggers import create_trigger, drop_trigger
 
-__all__ = ["EvolutionError", "allow_null"]
+__all__ = [
+    "Archive",
+    "EvolutionError",
+    "Fill",
+    "Tree",
+    "allow_null",
+    "create_trigger",
+    "drop_trigger",
+    "fill_trigger",
+    "root_in_copy",
+]

@@ -75,7 +75,9 @@ class ShortLockOp(MigrateOperation):
         No client waits for longer than 20 ms (50 ms once a minute has passed) and the
         statements themselves, however long it takes to get the lock; an ordinary
         autovacuum gives way. The statements are sent as they are written: ``%`` and
-        ``:name`` mean nothing. Offline they are written without the lock.
+        ``:name`` mean nothing. They run as the owner of *table*, and its schema is their
+        search path, so that what they make stands beside it and belongs to whom it does.
+        Offline they are written without the lock.
 
         Raises:
             LockNotObtained: Others were in the way for too long. Nothing was changed.
@@ -86,12 +88,12 @@ class ShortLockOp(MigrateOperation):
 @Operations.implementation_for(ShortLockOp)
 def _short_lock(operations: Operations, lock: ShortLockOp) -> None:
     context = require_postgresql(operations, "short_lock")
+    table = qualified(context.dialect, lock.table, lock.schema)
     if context.as_sql:
-        write_sql(context, *lock.statements)
+        write_sql(context, _REMEMBER_PATH, _beside(table), *lock.statements, _FORMER_PATH)
         return
     settings = Settings.of(context.environment_context)
     with online(operations) as connection:
-        table = qualified(connection.dialect, lock.table, lock.schema)
         run_under_lock(connection, table, lock.statements, settings)
 
 
@@ -107,6 +109,7 @@ def run_under_lock(
 
     def attempt() -> None:
         with transaction(connection):
+            run(connection, _beside(table))
             _take(connection, table, patience)
             # In one round trip: clients wait until the last statement is done.
             run(connection, script(*statements))
@@ -122,6 +125,24 @@ def run_under_lock(
         idle_in_transaction_session_timeout="5s",
     ):
         _with_patience(connection, table, attempt, patience, ANY_LOCK)
+
+
+def _beside(table: str) -> str:
+    # A superuser who migrates must not leave functions behind that run with those
+    # rights; and what the session has first in its search path may be another schema.
+    name = table.replace("'", "''")
+    return f"""\
+SELECT set_config('search_path', quote_ident(n.nspname) || ', pg_temp', true),
+       set_config('role', pg_get_userbyid(c.relowner), true)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = '{name}'::regclass"""
+
+
+_REMEMBER_PATH = "SELECT set_config('evolution.path', current_setting('search_path'), true)"
+_FORMER_PATH = (
+    "SELECT set_config('search_path', current_setting('evolution.path'), true),"
+    " set_config('role', 'none', true)"
+)
 
 
 def _with_patience(

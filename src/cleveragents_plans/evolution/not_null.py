@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from alembic.operations import MigrateOperation, Operations
@@ -31,13 +31,17 @@ _REFILLS = 5
 
 @Operations.register_operation("set_not_null")
 class SetNotNullOp(MigrateOperation):
-    """Forbid NULL in a column, without a scan under a strong lock."""
+    """Forbid NULL in columns, without a scan under a strong lock."""
 
     def __init__(
-        self, table: str, column: str, refill: Callable[[], Any] | None, schema: str | None
+        self,
+        table: str,
+        columns: Sequence[str],
+        refill: Callable[[], Any] | None,
+        schema: str | None,
     ) -> None:
         self.table = table
-        self.column = column
+        self.columns = columns
         self.refill = refill
         self.schema = schema
 
@@ -46,20 +50,19 @@ class SetNotNullOp(MigrateOperation):
         cls,
         operations: Operations,
         table: str,
-        column: str,
-        *,
+        *columns: str,
         refill: Callable[[], Any] | None = None,
         schema: str | None = None,
     ) -> None:
         """
-        Make *column* of *table* NOT NULL; the end is what NOT NULL in CREATE TABLE gives.
+        Make *columns* of *table* NOT NULL; the end is what NOT NULL in CREATE TABLE gives.
 
-        Strong locks are held for a moment (see ``short_lock``); the scan runs beside
-        readers and writers. It goes on from whatever an interrupted run left.
+        Strong locks are held for a moment (see ``short_lock``); one scan, for all of them,
+        runs beside readers and writers. It goes on from whatever an interrupted run left.
 
         Args:
             table: The table.
-            column: Its column, without NULLs by now.
+            columns: Its columns, without NULLs by now.
             refill: Called when the scan meets a NULL all the same; then it scans again.
             schema: The schema of *table*, if it is not on the search path.
 
@@ -67,7 +70,48 @@ class SetNotNullOp(MigrateOperation):
             NullsRemain: There is a NULL, and *refill* did not help.
             LockNotObtained: Others were in the way for too long.
         """
-        operations.invoke(cls(table, column, refill, schema))
+        operations.invoke(cls(table, columns, refill, schema))
+
+
+@Operations.register_operation("validate_constraint")
+class ValidateConstraintOp(MigrateOperation):
+    """Check the rows that were there before a constraint."""
+
+    def __init__(self, table: str, constraint: str, schema: str | None) -> None:
+        self.table = table
+        self.constraint = constraint
+        self.schema = schema
+
+    @classmethod
+    def validate_constraint(
+        cls, operations: Operations, table: str, constraint: str, *, schema: str | None = None
+    ) -> None:
+        """
+        Let PostgreSQL check that all rows of *table* obey a *constraint* that is NOT VALID.
+
+        SHARE UPDATE EXCLUSIVE for one scan: readers and writers go on.
+
+        Raises:
+            LockNotObtained: Others were in the way for too long.
+        """
+        operations.invoke(cls(table, constraint, schema))
+
+
+@Operations.implementation_for(ValidateConstraintOp)
+def _validate_constraint(operations: Operations, wanted: ValidateConstraintOp) -> None:
+    context = require_postgresql(operations, "validate_constraint")
+    quote = context.dialect.identifier_preparer.quote
+    table = qualified(context.dialect, wanted.table, wanted.schema)
+    statement = f"ALTER TABLE {table} VALIDATE CONSTRAINT {quote(wanted.constraint)}"
+    if context.as_sql:
+        write_sql(context, statement)
+        return
+    settings = Settings.of(context.environment_context)
+    with (
+        online(operations) as connection,
+        weak_lock_patience(connection, settings) as run_patiently,
+    ):
+        run_patiently(table, statement)
 
 
 @Operations.implementation_for(SetNotNullOp)
@@ -75,20 +119,36 @@ def _set_not_null(operations: Operations, wanted: SetNotNullOp) -> None:
     context = require_postgresql(operations, "set_not_null")
     quote = context.dialect.identifier_preparer.quote
     table = qualified(context.dialect, wanted.table, wanted.schema)
-    column = quote(wanted.column)
     if context.as_sql:
         # One scan under the lock that the script holds anyway, on every version.
-        write_sql(context, f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL")
+        write_sql(
+            context,
+            _in_one(table, [f"ALTER COLUMN {quote(c)} SET NOT NULL" for c in wanted.columns]),
+        )
         return
     settings = Settings.of(context.environment_context)
     with online(operations) as connection:
         version = settings.assume_server_version or _major(connection)
-        while (state := _state(connection, table, wanted.column)).unfinished:
-            if state.to_validate:
-                _validate(connection, table, state.to_validate, wanted, settings)
-            else:
-                statements = _statements(state, table, column, version)
+        while True:
+            states = [_state(connection, table, column) for column in wanted.columns]
+            statements = [
+                statement
+                for column, state in zip(wanted.columns, states, strict=True)
+                for statement in _statements(state, table, quote(column), version)
+            ]
+            if statements:
                 run_under_lock(connection, table, statements, settings)
+                continue
+            names = {state.to_validate: c for state, c in zip(states, wanted.columns, strict=True)}
+            names.pop(None, None)
+            if not names:
+                return
+            _validate(connection, table, names, wanted, settings)
+
+
+def _in_one(table: str, changes: Iterable[str]) -> str:
+    """Make the *changes* in one statement, so that the rows are gone through once."""
+    return f"ALTER TABLE {table} {', '.join(changes)}"
 
 
 def allow_null(table: str, *columns: str) -> tuple[str, ...]:
@@ -131,10 +191,6 @@ class _State(NamedTuple):
         return self.is_not_null and (self.constraint is None or self.constraint_valid)
 
     @property
-    def unfinished(self) -> bool:
-        return not self.done or self.check_there
-
-    @property
     def to_validate(self) -> str | None:
         if self.done:
             return None
@@ -144,9 +200,12 @@ class _State(NamedTuple):
 
 
 def _statements(state: _State, table: str, column: str, version: float) -> list[str]:
+    """Say what changes the catalogue only, and is to be done before the next look at it."""
     drop = f"ALTER TABLE {table} DROP CONSTRAINT {state.check}"
     if state.done:
-        return [drop]
+        return [drop] if state.check_there else []
+    if state.to_validate:
+        return []
     if state.check_there:
         # Two statements: in one, PostgreSQL would scan, for the CHECK that spares the
         # scan would be gone by then.
@@ -160,12 +219,16 @@ def _statements(state: _State, table: str, column: str, version: float) -> list[
 
 
 def _validate(
-    connection: Connection, table: str, name: str, wanted: SetNotNullOp, settings: Settings
+    connection: Connection,
+    table: str,
+    names: Mapping[str | None, str],
+    wanted: SetNotNullOp,
+    settings: Settings,
 ) -> None:
-    quoted = connection.dialect.identifier_preparer.quote(name)
-    statement = f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted}"
+    quote = connection.dialect.identifier_preparer.quote
+    statement = _in_one(table, [f"VALIDATE CONSTRAINT {quote(str(name))}" for name in names])
     refills = _REFILLS if wanted.refill else 0
-    log.info("checking that %s.%s has no NULL", table, wanted.column)
+    log.info("checking that %s has no NULL in %s", table, " and ".join(names.values()))
     while True:
         try:
             with weak_lock_patience(connection, settings) as run_patiently:
@@ -173,10 +236,12 @@ def _validate(
         except DBAPIError as error:
             if sqlstate(error) not in _NULL_FOUND:
                 raise
+            said: Any = getattr(error.orig, "diag", None)
+            column = said.column_name or names.get(said.constraint_name, "?")
             if not wanted.refill or not refills:
-                raise NullsRemain(table, wanted.column) from error
+                raise NullsRemain(table, column) from error
         refills -= 1
-        log.warning("%s.%s has a NULL; filling in again", table, wanted.column)
+        log.warning("%s.%s has a NULL; filling in again", table, column)
         wanted.refill()
 
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import count, pairwise
+from typing import Any
 
 from alembic.operations import MigrateOperation, Operations
 
@@ -36,6 +37,9 @@ from cleveragents_plans.evolution.sqlite_state import Change, Column, TableState
 
 log = logging.getLogger("alembic.evolution")
 
+#: Makes a function of SQL; it takes as many arguments as that has.
+MakeFunction = Callable[[Any, str], Callable[..., Any]]
+
 
 @Operations.register_operation("rebuild_table")
 class RebuildTableOp(MigrateOperation):
@@ -52,6 +56,7 @@ class RebuildTableOp(MigrateOperation):
         set_default: Mapping[str, str],
         drop_default: Collection[str],
         values: Mapping[str, str],
+        functions: Mapping[str, MakeFunction],
     ) -> None:
         self.table = table
         self.add = add
@@ -61,6 +66,7 @@ class RebuildTableOp(MigrateOperation):
         self.set_default = set_default
         self.drop_default = drop_default
         self.values = {fold(column): sql for column, sql in values.items()}
+        self.functions = functions
 
     @classmethod
     def rebuild_table(
@@ -75,6 +81,7 @@ class RebuildTableOp(MigrateOperation):
         set_default: Mapping[str, str] | None = None,
         drop_default: Collection[str] = (),
         values: Mapping[str, str] | None = None,
+        functions: Mapping[str, MakeFunction] | None = None,
     ) -> None:
         """
         Copy *table* once, changing its columns on the way; whatever is not named stays.
@@ -98,6 +105,8 @@ class RebuildTableOp(MigrateOperation):
             values: What the copy writes into a column, as an expression that
                 ``SELECT <expression> FROM <table> AS old`` would understand beforehand,
                 subqueries included.
+            functions: What *values* may call besides what SQLite has: each is made from the
+                connection of the driver and the name by which the old rows can be read.
 
         Raises:
             RebuildRefused: It cannot be done, or would lose something.
@@ -112,6 +121,7 @@ class RebuildTableOp(MigrateOperation):
                 set_default=set_default or {},
                 drop_default=drop_default,
                 values=values or {},
+                functions=functions or {},
             )
         )
 
@@ -194,8 +204,9 @@ def _replace(
         table.run(f"ALTER TABLE main.{quote(table.name)} RENAME TO {aside}")
     with table.refusing("making the new table"):
         table.run(statements[1].text)
-    with table.refusing("copying the rows"):
+    with table.refusing("copying the rows"), table.functions(rebuild.functions, aside):
         copy_rows(table, aside, statements, generated, rebuild.values)
+    with table.refusing("dropping the old table"):
         table.run(f"DROP TABLE main.{aside}")
         restore_sequence(table, sequence)
     times.append(time.monotonic())

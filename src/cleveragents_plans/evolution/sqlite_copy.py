@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,20 @@ class SqliteTable:
             yield
         finally:
             self.run(f"PRAGMA main.{name} = {former or 0}")
+
+    @contextmanager
+    def functions(
+        self, made: Mapping[str, Callable[[Any, str], Callable[..., Any]]], old: str
+    ) -> Iterator[None]:
+        """Let statements call functions that read the rows of the table *old*."""
+        driver: Any = self.connection.connection.driver_connection
+        for name, make in made.items():
+            driver.create_function(name, -1, make(driver, old))
+        try:
+            yield
+        finally:
+            for name in made:
+                driver.create_function(name, -1, None)
 
 
 def copy_rows(

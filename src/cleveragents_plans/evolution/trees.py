@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection, inspect, text
@@ -14,6 +15,19 @@ from cleveragents_plans.evolution.online import session
 log = logging.getLogger("alembic.evolution")
 
 _LISTED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A table whose rows name their parent and, once it is known, the root of their tree."""
+
+    table: str
+    #: Its primary key, and the columns that hold the keys of parent and root.
+    key: str
+    parent: str
+    root: str
+    #: The type of these columns on PostgreSQL, without a length.
+    type: str = "text"
 
 
 class CycleFound(EvolutionError):
@@ -41,18 +55,13 @@ class CycleFound(EvolutionError):
 class LookAtTreeOp(MigrateOperation):
     """Refuse a table in which a row needs a root and cannot have one."""
 
-    def __init__(self, table: str, *, key: str, parent: str, root: str) -> None:
-        self.table = table
-        self.key = key
-        self.parent = parent
-        self.root = root
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
 
     @classmethod
-    def look_at_tree(
-        cls, operations: Operations, table: str, *, key: str, parent: str, root: str
-    ) -> None:
+    def look_at_tree(cls, operations: Operations, tree: Tree) -> None:
         """
-        Walk up the *parent* links of every row of *table* whose *root* is NULL.
+        Walk up the parent links of every row of *tree* that has no root.
 
         Rows whose walk ends at a row with a root, at a row without parent, or at a
         parent that does not exist, are fine; the last kind is reported by a warning.
@@ -63,28 +72,28 @@ class LookAtTreeOp(MigrateOperation):
         Raises:
             CycleFound: A row without root is its own ancestor.
         """
-        operations.invoke(cls(table, key=key, parent=parent, root=root))
+        operations.invoke(cls(tree))
 
 
 @Operations.implementation_for(LookAtTreeOp)
 def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
-    names = {"t": look.table, "key": look.key, "parent": look.parent, "root": look.root}
+    names = asdict(look.tree)
     if operations.get_context().as_sql:
         operations.execute(_OFFLINE.format(**names, members=_MEMBERS.format(**names)))
         return
     connection = operations.get_bind()
-    if not inspect(connection).has_table(look.table):
+    if not inspect(connection).has_table(look.tree.table):
         return  # a step before this one is to create it
     members = _members(connection, names)
     if members:
-        raise CycleFound(look.table, look.parent, _cycles(connection, members, names))
+        raise CycleFound(look.tree.table, look.tree.parent, _cycles(connection, members, names))
     dangling = connection.execute(text(_DANGLING.format(**names))).all()
     if dangling:
         log.warning(
             "%d rows of %s name a parent that does not exist, %s; "
             "the highest ancestor that exists is taken as the root",
             dangling[0].total,
-            look.table,
+            look.tree.table,
             ", ".join(f"{row.key} (parent {row.parent})" for row in dangling),
         )
 
@@ -99,7 +108,7 @@ def _members(connection: Connection, names: dict[str, str]) -> list[str]:
 
 
 def _cycles(connection: Connection, members: list[str], names: dict[str, str]) -> list[list[str]]:
-    parent_of = text("SELECT {parent} FROM {t} WHERE {key} = :key".format(**names))
+    parent_of = text("SELECT {parent} FROM {table} WHERE {key} = :key".format(**names))
     cycles: list[list[str]] = []
     seen: set[str] = set()
     for member in members:
@@ -120,17 +129,17 @@ def _cycles(connection: Connection, members: list[str], names: dict[str, str]) -
 # UNION, not UNION ALL: a walk that runs into a cycle which does not hold its start ends.
 _MEMBERS = """\
 WITH RECURSIVE walk (start, at) AS (
-  SELECT {key}, {parent} FROM {t} WHERE {root} IS NULL AND {parent} >= {key}
+  SELECT {key}, {parent} FROM {table} WHERE {root} IS NULL AND {parent} >= {key}
   UNION
-  SELECT walk.start, p.{parent} FROM walk JOIN {t} p ON p.{key} = walk.at
+  SELECT walk.start, p.{parent} FROM walk JOIN {table} p ON p.{key} = walk.at
    WHERE walk.at > walk.start AND p.{root} IS NULL AND p.{parent} >= walk.start
 )
 SELECT start FROM walk WHERE at = start ORDER BY start"""
 
 _DANGLING = f"""\
-SELECT {{key}} AS key, {{parent}} AS parent, count(*) OVER () AS total FROM {{t}} t
+SELECT {{key}} AS key, {{parent}} AS parent, count(*) OVER () AS total FROM {{table}} t
  WHERE {{root}} IS NULL AND {{parent}} IS NOT NULL
-   AND NOT EXISTS (SELECT 1 FROM {{t}} p WHERE p.{{key}} = t.{{parent}})
+   AND NOT EXISTS (SELECT 1 FROM {{table}} p WHERE p.{{key}} = t.{{parent}})
  ORDER BY {{key}} LIMIT {_LISTED}"""
 
 _OFFLINE = """\
@@ -139,7 +148,7 @@ DECLARE found text;
 BEGIN
   SELECT string_agg(start, ', ') INTO found FROM ({members}) AS members;
   IF found IS NOT NULL THEN
-    RAISE EXCEPTION 'rows of {t} are their own ancestors and have no root, among them: %', found
+    RAISE EXCEPTION 'rows of {table} are their own ancestors and have no root, among them: %', found
       USING HINT = 'set {parent} of one row in each cycle to its true parent or to NULL';
   END IF;
 END $look$"""

@@ -3,30 +3,32 @@ CREATE TABLE IF NOT EXISTS evolution_marker (revision text PRIMARY KEY, down_rev
 INSERT INTO evolution_marker VALUES ('<revision>', '<down>', '<direction>', now()) ON CONFLICT (revision) DO UPDATE SET direction = excluded.direction;
 
 ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
-CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive (plan_id VARCHAR(26) NOT NULL PRIMARY KEY, effective_profile_snapshot TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WITH NO DATA;
+CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);
 DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans;
 DROP FUNCTION IF EXISTS v3_plans_fill();
-SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true);
 CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
   INSERT INTO v3_plans_snapshot_archive VALUES (new.plan_id, new.effective_profile_snapshot)
-  ON CONFLICT (plan_id) DO UPDATE
-    SET effective_profile_snapshot = excluded.effective_profile_snapshot;
+  ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot;
   RETURN NULL;
-END $$;
-CREATE OR REPLACE TRIGGER v3_plans_keep
-AFTER INSERT OR UPDATE OF effective_profile_snapshot ON v3_plans
-FOR EACH ROW WHEN (new.effective_profile_snapshot <> '{}') EXECUTE FUNCTION v3_plans_keep();
+END
+$$;
+CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot ON v3_plans
+FOR EACH ROW WHEN (
+  new.effective_profile_snapshot <> '{}'
+) EXECUTE FUNCTION v3_plans_keep();
 CREATE OR REPLACE FUNCTION v3_plans_unfill() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
   new.root_plan_id := CASE WHEN (new.parent_plan_id IS NULL AND new.root_plan_id = new.plan_id) THEN NULL ELSE new.root_plan_id END;
   new.automation_profile := CASE WHEN new.automation_profile = 'balanced' THEN NULL
-       WHEN (new.automation_profile ~ '^[A-Za-z_][^"\\\x01-\x1f]*$') THEN '{ "profile_name": "' || new.automation_profile || '", "provenance": null }'
-       ELSE new.automation_profile END;
+     WHEN (new.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND new.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')
+     THEN '{ "profile_name": "' || new.automation_profile || '", "provenance": null }' ELSE new.automation_profile END;
   RETURN new;
-END $$;
+END
+$$;
 CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW EXECUTE FUNCTION v3_plans_unfill();
 ALTER TABLE v3_plans ALTER COLUMN root_plan_id DROP NOT NULL;
@@ -45,25 +47,25 @@ INSERT INTO v3_plans_snapshot_archive SELECT t.plan_id, t.effective_profile_snap
  WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.effective_profile_snapshot <> '{}' AND NOT EXISTS (
   SELECT 1 FROM v3_plans_snapshot_archive a WHERE a.plan_id = t.plan_id
      AND a.effective_profile_snapshot = t.effective_profile_snapshot)) ORDER BY t.plan_id
-ON CONFLICT (plan_id) DO UPDATE
-  SET effective_profile_snapshot = excluded.effective_profile_snapshot;
+ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot;
 
 WITH batch AS MATERIALIZED (
   SELECT plan_id FROM v3_plans t
-   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND ((t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) OR (t.automation_profile ~ '^[A-Za-z_][^"\\\x01-\x1f]*$')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
+   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND ((t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) OR (t.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE v3_plans t SET
   root_plan_id = CASE WHEN (t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) THEN NULL ELSE t.root_plan_id END,
   automation_profile = CASE WHEN t.automation_profile = 'balanced' THEN NULL
-       WHEN (t.automation_profile ~ '^[A-Za-z_][^"\\\x01-\x1f]*$') THEN '{ "profile_name": "' || t.automation_profile || '", "provenance": null }'
-       ELSE t.automation_profile END
+     WHEN (t.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')
+     THEN '{ "profile_name": "' || t.automation_profile || '", "provenance": null }' ELSE t.automation_profile END
 FROM batch WHERE t.plan_id = batch.plan_id;
 
 DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans;
 DROP FUNCTION IF EXISTS v3_plans_unfill();
 DROP TRIGGER IF EXISTS v3_plans_keep ON v3_plans;
 DROP FUNCTION IF EXISTS v3_plans_keep();
-ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot;
+ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot;;
+
 DO $$ BEGIN
   IF NOT EXISTS (SELECT 1 FROM v3_plans_snapshot_archive) THEN DROP TABLE v3_plans_snapshot_archive; END IF;
 END $$;;

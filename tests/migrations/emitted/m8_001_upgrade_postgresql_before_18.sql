@@ -9,93 +9,107 @@ DROP FUNCTION IF EXISTS v3_plans_keep();
 ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
 ALTER TABLE v3_plans ALTER COLUMN effective_profile_snapshot SET DEFAULT '{}';
 ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced';
-SELECT set_config('search_path', current_setting('search_path') || ', pg_temp', true);
 CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+<<fill>>
 DECLARE
-  at varchar; above varchar; root varchar; steps int; tries int := 0;
+  at v3_plans.plan_id%TYPE; above v3_plans.parent_plan_id%TYPE; root v3_plans.root_plan_id%TYPE;
+  steps int; tries int := 0;
 BEGIN
   IF new.root_plan_id IS NULL AND tg_op = 'UPDATE' THEN
     new.root_plan_id := old.root_plan_id;
   END IF;
   WHILE new.root_plan_id IS NULL LOOP
-    at := new.plan_id; above := new.parent_plan_id; root := NULL; steps := 0;
+    fill.at := new.plan_id; fill.above := new.parent_plan_id; fill.root := NULL; fill.steps := 0;
     -- A cycle must not hang a client.
-    WHILE root IS NULL AND above IS NOT NULL AND steps < 100000 LOOP
-      SELECT p.plan_id, p.parent_plan_id, r.plan_id INTO at, above, root
+    WHILE fill.root IS NULL AND fill.above IS NOT NULL AND fill.steps < 100000 LOOP
+      SELECT p.plan_id, p.parent_plan_id, r.plan_id INTO fill.at, fill.above, fill.root
         FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
-       WHERE p.plan_id = above;
+       WHERE p.plan_id = fill.above;
       EXIT WHEN NOT FOUND;
-      new.root_plan_id := coalesce(root, at);
-      steps := steps + 1;
+      new.root_plan_id := coalesce(fill.root, fill.at);
+      fill.steps := fill.steps + 1;
     END LOOP;
     new.root_plan_id := coalesce(new.root_plan_id, new.plan_id);
     -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
-    PERFORM 1 FROM v3_plans WHERE plan_id = new.root_plan_id FOR KEY SHARE;
-    tries := tries + 1;
-    IF NOT FOUND AND new.root_plan_id <> new.plan_id AND tries < 20 THEN
+    PERFORM 1 FROM v3_plans p WHERE p.plan_id = new.root_plan_id FOR KEY SHARE;
+    fill.tries := fill.tries + 1;
+    IF NOT FOUND AND new.root_plan_id <> new.plan_id AND fill.tries < 20 THEN
       new.root_plan_id := NULL;
     END IF;
   END LOOP;
-  IF coalesce(btrim(new.automation_profile, E' \t\n\r\f\x0B'), '') = '' THEN
+  IF btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B') = '' THEN
     new.automation_profile := 'balanced';
   END IF;
   RETURN new;
-END $$;
+END
+$$;
 CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW WHEN (
   new.root_plan_id IS NULL
-  OR coalesce(btrim(new.automation_profile, E' \t\n\r\f\x0B'), '') = ''
+  OR btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B') = ''
 ) EXECUTE FUNCTION v3_plans_fill();
-CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive (plan_id VARCHAR(26) NOT NULL PRIMARY KEY, effective_profile_snapshot TEXT NOT NULL);;
+CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WITH NO DATA;
+CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);;
 
 WITH RECURSIVE batch AS MATERIALIZED (
   SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
-   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.root_plan_id IS NULL OR coalesce(btrim(t.automation_profile, E' \t\n\r\f\x0B'), '') = '' OR (starts_with(t.automation_profile, '{ "profile_name": "') AND t.automation_profile ~ '^\{ "profile_name": "[A-Za-z_][^"\\\x01-\x1f]*", "provenance": null \}$')
+   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.root_plan_id IS NULL
+OR btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') = '' OR (substr(t.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$') AND '{ "profile_name": "' || substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) || '", "provenance": null }' = t.automation_profile)
 OR t.effective_profile_snapshot IS NULL) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
-), up (plan_id, at, above, root, steps) AS (
-  SELECT plan_id, plan_id, parent_plan_id, CAST(coalesce(
-           root_plan_id, CASE WHEN parent_plan_id IS NULL THEN plan_id END) AS text), 0
-    FROM batch
+), up (id, at, above, root, steps) AS (
+  SELECT b.plan_id, b.plan_id, b.parent_plan_id, CAST(coalesce(
+           b.root_plan_id, CASE WHEN b.parent_plan_id IS NULL THEN b.plan_id END) AS text), 0
+    FROM batch b
   UNION ALL
-  SELECT up.plan_id, p.plan_id, p.parent_plan_id, CAST(coalesce(
+  SELECT up.id, p.plan_id, p.parent_plan_id, CAST(coalesce(
            r.plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
-                           WHEN p.parent_plan_id IS NULL THEN p.plan_id END) AS text), steps + 1
+                         WHEN p.parent_plan_id IS NULL THEN p.plan_id END) AS text), up.steps + 1
     FROM up LEFT JOIN v3_plans p ON p.plan_id = up.above
     LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
    WHERE up.root IS NULL AND up.steps < 100000
 ), found AS MATERIALIZED (
-  SELECT plan_id, root FROM up WHERE root IS NOT NULL
+  SELECT up.id, up.root FROM up WHERE up.root IS NOT NULL
 ), kept AS MATERIALIZED (
-  SELECT plan_id FROM v3_plans WHERE plan_id IN (SELECT root FROM found)
+  SELECT plan_id FROM v3_plans WHERE plan_id IN (SELECT found.root FROM found)
    ORDER BY plan_id FOR KEY SHARE SKIP LOCKED
 )
 UPDATE v3_plans t SET
   root_plan_id = found.root,
-  automation_profile = CASE
-    WHEN coalesce(btrim(t.automation_profile, E' \t\n\r\f\x0B'), '') = '' THEN 'balanced'
-    WHEN (starts_with(t.automation_profile, '{ "profile_name": "') AND t.automation_profile ~ '^\{ "profile_name": "[A-Za-z_][^"\\\x01-\x1f]*", "provenance": null \}$')
-    THEN substr(t.automation_profile, 20,
-                length(t.automation_profile) - 42)
-    ELSE t.automation_profile END,
-  effective_profile_snapshot = coalesce(t.effective_profile_snapshot, '{}')
+  automation_profile = CASE WHEN btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') = '' OR (substr(t.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$') AND '{ "profile_name": "' || substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) || '", "provenance": null }' = t.automation_profile)
+    THEN CASE WHEN btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') = '' THEN 'balanced'
+     WHEN (substr(t.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$') AND '{ "profile_name": "' || substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) || '", "provenance": null }' = t.automation_profile)
+     THEN substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ELSE t.automation_profile END ELSE t.automation_profile END,
+  effective_profile_snapshot = CASE WHEN t.effective_profile_snapshot IS NULL
+    THEN '{}' ELSE t.effective_profile_snapshot END
 FROM found
-WHERE t.plan_id = found.plan_id
+WHERE t.plan_id = found.id
   AND (t.root_plan_id IS NOT NULL OR (found.root IN (SELECT plan_id FROM kept)) IS TRUE);
+
+WITH held AS MATERIALIZED (
+  SELECT p.plan_id FROM v3_plans p WHERE p.plan_id IN (
+           SELECT t.plan_id FROM v3_plans_snapshot_archive t WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>'))
+   ORDER BY p.plan_id FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+  DELETE FROM v3_plans_snapshot_archive t
+   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND ((t.plan_id IN (SELECT held.plan_id FROM held)) IS TRUE
+     OR NOT EXISTS (SELECT 1 FROM v3_plans p WHERE p.plan_id = t.plan_id))
+  RETURNING t.plan_id, t.effective_profile_snapshot
+), restored AS (
+  UPDATE v3_plans p SET effective_profile_snapshot = taken.effective_profile_snapshot
+    FROM taken WHERE p.plan_id = taken.plan_id AND p.effective_profile_snapshot = '{}'
+)
+SELECT taken.plan_id FROM taken;
 
 DROP TABLE v3_plans_snapshot_archive;;
 
-ALTER TABLE v3_plans ADD CONSTRAINT becoming_not_null_3 CHECK (root_plan_id IS NOT NULL) NOT VALID;;
-
-ALTER TABLE v3_plans VALIDATE CONSTRAINT becoming_not_null_3;
-
-ALTER TABLE v3_plans ALTER COLUMN root_plan_id SET NOT NULL;
-ALTER TABLE v3_plans DROP CONSTRAINT becoming_not_null_3;;
-
+ALTER TABLE v3_plans ADD CONSTRAINT becoming_not_null_3 CHECK (root_plan_id IS NOT NULL) NOT VALID;
 ALTER TABLE v3_plans ADD CONSTRAINT becoming_not_null_16 CHECK (automation_profile IS NOT NULL) NOT VALID;;
 
-ALTER TABLE v3_plans VALIDATE CONSTRAINT becoming_not_null_16;
+ALTER TABLE v3_plans VALIDATE CONSTRAINT becoming_not_null_3, VALIDATE CONSTRAINT becoming_not_null_16;
 
+ALTER TABLE v3_plans ALTER COLUMN root_plan_id SET NOT NULL;
+ALTER TABLE v3_plans DROP CONSTRAINT becoming_not_null_3;
 ALTER TABLE v3_plans ALTER COLUMN automation_profile SET NOT NULL;
 ALTER TABLE v3_plans DROP CONSTRAINT becoming_not_null_16;;
 

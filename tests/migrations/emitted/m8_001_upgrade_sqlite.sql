@@ -49,28 +49,16 @@ CREATE TABLE v3_plans (
 	CONSTRAINT ck_v3_plans_last_completed_step CHECK (last_completed_step >= -1)
 );
 
-INSERT OR ABORT INTO main."v3_plans" (rowid, "plan_id", "parent_plan_id", "root_plan_id", "attempt", "namespaced_name", "namespace", "action_name", "description", "definition_of_done", "phase", "processing_state", "strategy_actor", "execution_actor", "estimation_actor", "invariant_actor", "automation_profile", "changeset_id", "decision_root_id", "sandbox_refs_json", "validation_summary_json", "error_message", "error_details_json", "cost_actual_usd", "token_count_input", "token_count_output", "reversion_count", "last_completed_step", "last_checkpoint_id", "reusable", "read_only", "tags_json", "created_by", "created_at", "updated_at", "completed_at", "execution_environment", "execution_env_priority") SELECT old.rowid, old."plan_id", old."parent_plan_id", (coalesce(old.root_plan_id, CASE WHEN old.parent_plan_id IS NULL THEN old.plan_id END,
-  (WITH RECURSIVE up (at, above, root, steps) AS (
-     SELECT old.plan_id, old.parent_plan_id, NULL, 0
-     UNION ALL
-     SELECT p.plan_id, p.parent_plan_id, coalesce(
-              r.plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
-                              WHEN p.parent_plan_id IS NULL THEN p.plan_id END), steps + 1
-       FROM up LEFT JOIN _rebuild_1 p ON p.plan_id = up.above
-       LEFT JOIN _rebuild_1 r ON r.plan_id = p.root_plan_id
-      WHERE up.root IS NULL AND up.steps < 100000)
-   SELECT root FROM up WHERE root IS NOT NULL LIMIT 1))), old."attempt", old."namespaced_name", old."namespace", old."action_name", old."description", old."definition_of_done", old."phase", old."processing_state", old."strategy_actor", old."execution_actor", old."estimation_actor", old."invariant_actor", (CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = ''
-     THEN 'balanced'
-     WHEN substr(old.automation_profile, 1, 19) = '{ "profile_name": "'
-      AND (substr(old.automation_profile, 20, length(old.automation_profile) - 42) GLOB '[A-Za-z_]*' AND substr(old.automation_profile, 20, length(old.automation_profile) - 42) NOT GLOB '*["\' || char(1) || '-' || char(31) || ']*')
-      AND '{ "profile_name": "' || substr(old.automation_profile, 20, length(old.automation_profile) - 42) || '", "provenance": null }' = old.automation_profile
-     THEN substr(old.automation_profile, 20, length(old.automation_profile) - 42)
-     ELSE old.automation_profile END), old."changeset_id", old."decision_root_id", old."sandbox_refs_json", old."validation_summary_json", old."error_message", old."error_details_json", old."cost_actual_usd", old."token_count_input", old."token_count_output", old."reversion_count", old."last_completed_step", old."last_checkpoint_id", old."reusable", old."read_only", old."tags_json", old."created_by", old."created_at", old."updated_at", old."completed_at", old."execution_environment", old."execution_env_priority" FROM main._rebuild_1 AS old NOT INDEXED;
+INSERT OR ABORT INTO main."v3_plans" (rowid, "plan_id", "parent_plan_id", "root_plan_id", "attempt", "namespaced_name", "namespace", "action_name", "description", "definition_of_done", "phase", "processing_state", "strategy_actor", "execution_actor", "estimation_actor", "invariant_actor", "automation_profile", "changeset_id", "decision_root_id", "sandbox_refs_json", "validation_summary_json", "error_message", "error_details_json", "cost_actual_usd", "token_count_input", "token_count_output", "reversion_count", "last_completed_step", "last_checkpoint_id", "reusable", "read_only", "tags_json", "created_by", "created_at", "updated_at", "completed_at", "execution_environment", "execution_env_priority", "effective_profile_snapshot") SELECT old.rowid, old."plan_id", old."parent_plan_id", (coalesce(old.root_plan_id, CASE WHEN old.parent_plan_id IS NULL THEN old.plan_id ELSE CAST(tree_root(CAST(old.plan_id AS BLOB), CAST(old.parent_plan_id AS BLOB)) AS TEXT) END)), old."attempt", old."namespaced_name", old."namespace", old."action_name", old."description", old."definition_of_done", old."phase", old."processing_state", old."strategy_actor", old."execution_actor", old."estimation_actor", old."invariant_actor", (CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = '' THEN 'balanced'
+     WHEN (substr(old.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(old.automation_profile, 20, max(length(old.automation_profile) - 42, 0)) >= '!' AND substr(substr(old.automation_profile, 20, max(length(old.automation_profile) - 42, 0)), 1, 1) NOT IN ('[', ']', '{') AND substr(old.automation_profile, 20, max(length(old.automation_profile) - 42, 0)) NOT GLOB '*["\' || char(1) || '-' || char(31) || ']*' AND substr(old.automation_profile, 20, max(length(old.automation_profile) - 42, 0)) NOT IN ('true', 'false', 'null') AND NOT (ltrim(substr(old.automation_profile, 20, max(length(old.automation_profile) - 42, 0)), '-') GLOB '[0-9]*' AND substr(old.automation_profile, 20, max(length(old.automation_profile) - 42, 0)) NOT GLOB '*[^0-9.eE+-]*')) AND '{ "profile_name": "' || substr(old.automation_profile, 20, max(length(old.automation_profile) - 42, 0)) || '", "provenance": null }' = old.automation_profile)
+     THEN substr(old.automation_profile, 20, max(length(old.automation_profile) - 42, 0)) ELSE old.automation_profile END), old."changeset_id", old."decision_root_id", old."sandbox_refs_json", old."validation_summary_json", old."error_message", old."error_details_json", old."cost_actual_usd", old."token_count_input", old."token_count_output", old."reversion_count", old."last_completed_step", old."last_checkpoint_id", old."reusable", old."read_only", old."tags_json", old."created_by", old."created_at", old."updated_at", old."completed_at", old."execution_environment", old."execution_env_priority", (coalesce((SELECT a.effective_profile_snapshot FROM v3_plans_snapshot_archive a WHERE a.plan_id = old.plan_id), '{}')) FROM main._rebuild_1 AS old NOT INDEXED;
 
 DROP TABLE main._rebuild_1;
 
 CREATE INDEX ix_v3_plans_root_plan_id ON v3_plans (root_plan_id);
 
 CREATE INDEX ix_v3_plans_action_name ON v3_plans (action_name);
+
+DROP TABLE v3_plans_snapshot_archive;
 
 UPDATE alembic_version SET version_num='m8_001_align_plans_schema' WHERE alembic_version.version_num = 'm4_003_plan_env_columns';

@@ -1,0 +1,196 @@
+"""Keep the values of a column while the column itself is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alembic.operations import MigrateOperation, Operations
+
+from cleveragents_plans.evolution.backfill import BackfillOp
+from cleveragents_plans.evolution.locks import ShortLockOp
+from cleveragents_plans.evolution.triggers import create_trigger
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """
+    A table for the values of one column, by the key of their rows.
+
+    It has no foreign key: making one would lock the other table. Values of rows that are
+    deleted meanwhile go when the others are put back.
+    """
+
+    name: str
+    table: str
+    key: str
+    column: str
+    #: A literal: the value that says nothing, which is not kept.
+    nothing: str
+
+    def create(self) -> tuple[str, str]:
+        """Give the statements of a `short_lock` on PostgreSQL that make it, if it is not there."""
+        # AS takes over types and collations, without which no index would help.
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.name} AS"
+            f" SELECT {self.key}, {self.column} FROM {self.table} WITH NO DATA",
+            f"CREATE UNIQUE INDEX IF NOT EXISTS uq_{self.name}_{self.key}"
+            f" ON {self.name} ({self.key})",
+        )
+
+    def keep_trigger(self, name: str) -> tuple[str, str]:
+        """Give the statements of a trigger that keeps what is written behind our back."""
+        body = f"""\
+BEGIN
+  INSERT INTO {self.name} VALUES (new.{self.key}, new.{self.column})
+  {self._on_conflict};
+  RETURN NULL;
+END"""
+        event = f"AFTER INSERT OR UPDATE OF {self.column}"
+        when = f"new.{self.column} <> {self.nothing}"
+        return create_trigger(self.table, name, event, body, when=when, as_owner=True)
+
+    def value_in_copy(self) -> str:
+        """Give the value of the column for ``rebuild_table`` on SQLite, once there are values."""
+        return (
+            f"coalesce((SELECT a.{self.column} FROM {self.name} a"
+            f" WHERE a.{self.key} = old.{self.key}), {self.nothing})"
+        )
+
+    @property
+    def _on_conflict(self) -> str:
+        return f"ON CONFLICT ({self.key}) DO UPDATE SET {self.column} = excluded.{self.column}"
+
+    @property
+    def _set_aside(self) -> str:
+        return f"""\
+INSERT INTO {self.name} SELECT t.{self.key}, t.{self.column} FROM {self.table} t
+ WHERE {{batch}} AND ({self._not_aside}) ORDER BY t.{self.key}
+{self._on_conflict}"""
+
+    @property
+    def _not_aside(self) -> str:
+        return f"""\
+t.{self.column} <> {self.nothing} AND NOT EXISTS (
+  SELECT 1 FROM {self.name} a WHERE a.{self.key} = t.{self.key}
+     AND a.{self.column} = t.{self.column})"""
+
+    @property
+    def _put_back(self) -> str:
+        t, key, column = self.table, self.key, self.column
+        return f"""\
+WITH held AS MATERIALIZED (
+  SELECT p.{key} FROM {t} p WHERE p.{key} IN (
+           SELECT t.{key} FROM {self.name} t WHERE {{batch}})
+   ORDER BY p.{key} FOR NO KEY UPDATE SKIP LOCKED
+), taken AS (
+  DELETE FROM {self.name} t
+   WHERE {{batch}} AND ((t.{key} IN (SELECT held.{key} FROM held)) IS TRUE
+     OR NOT EXISTS (SELECT 1 FROM {t} p WHERE p.{key} = t.{key}))
+  RETURNING t.{key}, t.{column}
+), restored AS (
+  UPDATE {t} p SET {column} = taken.{column}
+    FROM taken WHERE p.{key} = taken.{key} AND p.{column} = {self.nothing}
+)
+SELECT taken.{key} FROM taken"""
+
+    @property
+    def _drop_if_empty(self) -> str:
+        return f"""\
+DO $$ BEGIN
+  IF NOT EXISTS (SELECT 1 FROM {self.name}) THEN DROP TABLE {self.name}; END IF;
+END $$"""
+
+
+@Operations.register_operation("set_aside")
+class SetAsideOp(MigrateOperation):
+    """Copy the values of a column into their archive."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+
+    @classmethod
+    def set_aside(cls, operations: Operations, archive: Archive) -> None:
+        """
+        Copy every value that says something into *archive*.
+
+        On PostgreSQL in batches that wait for nobody, into a table that has been made;
+        it may be done again. On SQLite the table is made, unless there is nothing to keep.
+        """
+        operations.invoke(cls(archive))
+
+
+@Operations.register_operation("put_back")
+class PutBackOp(MigrateOperation):
+    """Write archived values into their column again, and drop the archive."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+
+    @classmethod
+    def put_back(cls, operations: Operations, archive: Archive) -> None:
+        """
+        Write archived values where there is none, on PostgreSQL, and drop *archive*.
+
+        In batches that leave rows which others hold for a later pass; then ACCESS
+        EXCLUSIVE on the archive for a moment.
+        """
+        operations.invoke(cls(archive))
+
+
+@Operations.register_operation("drop_if_empty")
+class DropIfEmptyOp(MigrateOperation):
+    """Drop an archive that keeps nothing."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+
+    @classmethod
+    def drop_if_empty(cls, operations: Operations, archive: Archive) -> None:
+        """Drop *archive* on PostgreSQL if it is empty; ACCESS EXCLUSIVE on it for a moment."""
+        operations.invoke(cls(archive))
+
+
+@Operations.implementation_for(SetAsideOp)
+def _set_aside(operations: Operations, wanted: SetAsideOp) -> None:
+    archive = wanted.archive
+    if operations.get_context().dialect.name != "sqlite":
+        _backfill(operations, archive, archive.table, archive._not_aside, archive._set_aside)
+        return
+    operations.execute(
+        f"CREATE TABLE IF NOT EXISTS {archive.name}"
+        f" ({archive.key} TEXT NOT NULL PRIMARY KEY, {archive.column} TEXT NOT NULL)"
+    )
+    operations.execute(
+        f"INSERT OR REPLACE INTO {archive.name} SELECT {archive.key}, {archive.column}"
+        f" FROM {archive.table} WHERE {archive.column} <> {archive.nothing}"
+    )
+    kept = operations.get_bind().exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {archive.name})")
+    if not kept.scalar_one():
+        operations.execute(f"DROP TABLE {archive.name}")
+
+
+@Operations.implementation_for(PutBackOp)
+def _put_back(operations: Operations, wanted: PutBackOp) -> None:
+    archive = wanted.archive
+    _backfill(operations, archive, archive.name, "TRUE", archive._put_back)
+    operations.invoke(ShortLockOp(archive.name, [f"DROP TABLE {archive.name}"], schema=None))
+
+
+@Operations.implementation_for(DropIfEmptyOp)
+def _drop_if_empty(operations: Operations, wanted: DropIfEmptyOp) -> None:
+    archive = wanted.archive
+    operations.invoke(ShortLockOp(archive.name, [archive._drop_if_empty], schema=None))
+
+
+def _backfill(operations: Operations, archive: Archive, over: str, needs: str, sql: str) -> None:
+    operations.invoke(
+        BackfillOp(
+            over,
+            key=archive.key,
+            needs=needs,
+            update=sql,
+            label=f"{archive.column}, archived",
+            schema=None,
+            vacuum=archive.table if over == archive.name else archive.name,
+        )
+    )

@@ -1,0 +1,211 @@
+"""Look at a PostgreSQL table for what would stop a revision half way, before it begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.online import qualified, run
+
+log = logging.getLogger("alembic.evolution")
+
+_LISTED = 5
+
+
+class CheckInTheWay(EvolutionError):
+    """
+    A CHECK would refuse what is to be written.
+
+    Attributes:
+        table: The table.
+        constraint: The CHECK.
+    """
+
+    def __init__(self, table: str, constraint: str, found: str, then: str) -> None:
+        super().__init__(
+            f"the CHECK {constraint} of {table} {found}; {then}, then run the same command "
+            "again; nothing was changed"
+        )
+        self.table = table
+        self.constraint = constraint
+
+
+class ColumnInUse(EvolutionError):
+    """
+    Something else is made from a column that is to be dropped.
+
+    Attributes:
+        table: The table.
+        column: The column.
+        users: What depends on it.
+    """
+
+    def __init__(self, table: str, column: str, users: list[str]) -> None:
+        super().__init__(
+            f"{', '.join(users)} depend on {table}.{column}, which this step would drop; drop "
+            "them first and make them again afterwards; nothing was changed"
+        )
+        self.table = table
+        self.column = column
+        self.users = users
+
+
+@Operations.register_operation("look_before_writing")
+class LookBeforeWritingOp(MigrateOperation):
+    """Refuse a table in which the rows cannot be written."""
+
+    def __init__(
+        self, table: str, key: str, values: Mapping[str, str | None], ours: Sequence[str]
+    ) -> None:
+        self.table = table
+        self.key = key
+        self.values = values
+        self.ours = ours
+
+    @classmethod
+    def look_before_writing(
+        cls,
+        operations: Operations,
+        table: str,
+        *,
+        key: str,
+        values: Mapping[str, str | None],
+        ours: Sequence[str] = (),
+    ) -> None:
+        """
+        Find out whether all rows of *table* can be written on PostgreSQL; change nothing.
+
+        A CHECK that is NOT VALID refuses the next UPDATE of each row that breaks it, and
+        another may refuse what is to be written. Triggers that would fire are named in a
+        warning. Reads only: ACCESS SHARE for one scan for each CHECK that is NOT VALID.
+        On SQLite, and offline, it does nothing.
+
+        Args:
+            table: The table.
+            key: Its primary key, to name rows by.
+            values: The columns that are to be written, and the literal that most rows get,
+                if there is one.
+            ours: Triggers that the revision makes itself.
+
+        Raises:
+            CheckInTheWay: A CHECK would refuse a row.
+        """
+        operations.invoke(cls(table, key, values, ours))
+
+
+@Operations.register_operation("look_before_dropping")
+class LookBeforeDroppingOp(MigrateOperation):
+    """Refuse to drop a column that something is made from."""
+
+    def __init__(self, table: str, column: str, ours: Sequence[str]) -> None:
+        self.table = table
+        self.column = column
+        self.ours = ours
+
+    @classmethod
+    def look_before_dropping(
+        cls, operations: Operations, table: str, column: str, *, ours: Sequence[str] = ()
+    ) -> None:
+        """
+        Find out whether *column* of *table* can be dropped on PostgreSQL; change nothing.
+
+        The triggers *ours* go before it. On SQLite, and offline, it does nothing.
+
+        Raises:
+            ColumnInUse: A view, or something else that would not go with it, needs it.
+        """
+        operations.invoke(cls(table, column, ours))
+
+
+@Operations.implementation_for(LookBeforeWritingOp)
+def _look_before_writing(operations: Operations, look: LookBeforeWritingOp) -> None:
+    connection = _connection(operations)
+    if connection is None:
+        return
+    table = qualified(connection.dialect, look.table, None)
+    key = connection.dialect.identifier_preparer.quote(look.key)
+    for name, check in _rows(connection, _NOT_VALID, table):
+        query = f"SELECT {key} FROM {table} WHERE NOT ({check}) LIMIT {_LISTED}"
+        broken = [str(found) for (found,) in run(connection, query)]
+        if broken:
+            raise CheckInTheWay(
+                table,
+                name,
+                f"is NOT VALID, and rows break it, such as {', '.join(broken)}",
+                "mend these rows, or drop it",
+            )
+    planned = {column: value for column, value in look.values.items() if value is not None}
+    columns = ", ".join(f"{value} AS {column}" for column, value in planned.items())
+    for name, check in _rows(connection, _ONLY_OF, table, columns=list(planned)):
+        query = f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"
+        if run(connection, query).scalar_one():
+            shown = ", ".join(f"{column} = {value}" for column, value in planned.items())
+            raise CheckInTheWay(table, name, f"would refuse {shown}", "let it pass, or drop it")
+    written = {"columns": list(look.values), "ours": list(look.ours)}
+    triggers = [name for (name,) in _rows(connection, _TRIGGERS, table, **written)]
+    if triggers:
+        log.warning(
+            "%s has triggers that will fire for every row that is written: %s; if they must "
+            "not, disable them for the time of this run",
+            table,
+            ", ".join(triggers),
+        )
+
+
+@Operations.implementation_for(LookBeforeDroppingOp)
+def _look_before_dropping(operations: Operations, look: LookBeforeDroppingOp) -> None:
+    connection = _connection(operations)
+    if connection is None:
+        return
+    table = qualified(connection.dialect, look.table, None)
+    found = _rows(connection, _USERS, table, column=look.column, ours=list(look.ours))
+    if found:
+        raise ColumnInUse(look.table, look.column, [name for (name,) in found])
+
+
+def _connection(operations: Operations) -> Connection | None:
+    context = operations.get_context()
+    on_server = context.dialect.name == "postgresql" and not context.as_sql
+    return context.connection if on_server else None
+
+
+def _rows(connection: Connection, query: str, table: str, **values: Any) -> list[Any]:
+    # A table that a step before this one is to create is not there yet: no rows.
+    return list(run(connection, query, {"table": table, **values}))
+
+
+_NOT_VALID = """\
+SELECT conname, pg_get_expr(conbin, conrelid) FROM pg_constraint
+ WHERE conrelid = to_regclass(%(table)s) AND contype = 'c' AND NOT convalidated
+   AND conname !~ '^becoming_not_null_[0-9]+$' ORDER BY conname"""
+
+_ONLY_OF = """\
+SELECT c.conname, pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
+ WHERE c.conrelid = to_regclass(%(table)s) AND c.contype = 'c' AND c.conkey <@ ARRAY(
+         SELECT a.attnum FROM pg_attribute a
+          WHERE a.attrelid = c.conrelid AND a.attname = ANY(%(columns)s)) ORDER BY c.conname"""
+
+# On UPDATE (16), of any column or of one that is written.
+_TRIGGERS = """\
+SELECT t.tgname FROM pg_trigger t
+ WHERE t.tgrelid = to_regclass(%(table)s) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+   AND t.tgtype & 16 <> 0 AND t.tgname <> ALL(%(ours)s) AND (t.tgattr::text = '' OR EXISTS (
+         SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid
+            AND a.attnum = ANY(t.tgattr) AND a.attname = ANY(%(columns)s)))
+ ORDER BY t.tgname"""
+
+_USERS = """\
+SELECT DISTINCT CASE WHEN r.oid IS NULL THEN pg_describe_object(d.classid, d.objid, d.objsubid)
+                     ELSE 'view ' || r.ev_class::regclass::text END
+  FROM pg_depend d
+  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+  LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+  LEFT JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
+ WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%(table)s)
+   AND a.attname = %(column)s AND d.deptype = 'n'
+   AND (t.tgname = ANY(%(ours)s)) IS NOT TRUE ORDER BY 1"""

@@ -1,0 +1,236 @@
+"""
+The root of each row of a tree that is kept as parent links, where nobody wrote it down.
+
+A walk goes up from a row. It ends at the first ancestor that has a root, at the top, or
+below a parent that is missing; a root that does not exist, where no foreign key has seen
+to it, is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from alembic.operations import MigrateOperation, Operations
+
+from cleveragents_plans.evolution.backfill import BackfillOp
+from cleveragents_plans.evolution.trees import Tree
+from cleveragents_plans.evolution.triggers import OfRow, create_trigger
+
+#: A cycle must not hang anybody.
+_MOST_STEPS = 100_000
+#: So many rows a `RootFinder` remembers; some 10 MB.
+_REMEMBERED = 50_000
+
+
+class Fill(NamedTuple):
+    """What else a row may lack."""
+
+    #: True for a row that lacks it.
+    needs: OfRow
+    #: What it gets.
+    value: OfRow
+
+
+@Operations.register_operation("fill_roots")
+class FillRootsOp(MigrateOperation):
+    """Write the root of every row that has none."""
+
+    def __init__(self, tree: Tree, also: Mapping[str, Fill], label: str | None) -> None:
+        self.tree = tree
+        self.also = also
+        self.label = label
+
+    @classmethod
+    def fill_roots(
+        cls,
+        operations: Operations,
+        tree: Tree,
+        *,
+        also: Mapping[str, Fill] | None = None,
+        label: str | None = None,
+    ) -> int:
+        """
+        Give every row of *tree* that has no root the root of its tree, on PostgreSQL.
+
+        One UPDATE for a row, in batches: see ``backfill``. A root is locked as the foreign
+        key would lock it, so that it stays; rows and roots that others hold are left for a
+        later pass. What a row costs is the number of its ancestors without a root.
+
+        Args:
+            tree: The table and its columns.
+            also: What else is filled in on the way, by the name of the column.
+            label: What to call it in messages.
+
+        Returns:
+            How many rows were written; 0 offline.
+
+        Raises:
+            BackfillStuck: Rows that need it could not be written for too long.
+        """
+        written: int = operations.invoke(cls(tree, also or {}, label))
+        return written
+
+
+@Operations.implementation_for(FillRootsOp)
+def _fill_roots(operations: Operations, fill: FillRootsOp) -> int:
+    tree = fill.tree
+    lacking = [f"t.{tree.root} IS NULL", *(one.needs("t") for one in fill.also.values())]
+    needs = "\nOR ".join(lacking)
+    values = {name: _value(name, one) for name, one in fill.also.items()}
+    written: int = operations.invoke(
+        BackfillOp(
+            tree.table,
+            key=tree.key,
+            needs=needs,
+            update=_update(tree, needs, values),
+            label=fill.label,
+            schema=None,
+            vacuum=None,
+        )
+    )
+    return written
+
+
+def _value(column: str, fill: Fill) -> str:
+    return f"CASE WHEN {fill.needs('t')}\n    THEN {fill.value('t')} ELSE t.{column} END"
+
+
+def _update(tree: Tree, needs: str, values: Mapping[str, str]) -> str:
+    t, key, parent, root = tree.table, tree.key, tree.parent, tree.root
+    also = "".join(f",\n  {column} = {value}" for column, value in values.items())
+    # IS TRUE makes the last subquery a hash table; as a join it would be gone through
+    # again for every row.
+    return f"""\
+WITH RECURSIVE batch AS MATERIALIZED (
+  SELECT {key}, {parent}, {root} FROM {t} t
+   WHERE {{batch}} AND ({needs}) ORDER BY {key} FOR NO KEY UPDATE SKIP LOCKED
+), up (id, at, above, root, steps) AS (
+  SELECT b.{key}, b.{key}, b.{parent}, CAST(coalesce(
+           b.{root}, CASE WHEN b.{parent} IS NULL THEN b.{key} END) AS {tree.type}), 0
+    FROM batch b
+  UNION ALL
+  SELECT up.id, p.{key}, p.{parent}, CAST(coalesce(
+           r.{key}, CASE WHEN p.{key} IS NULL THEN up.at
+                         WHEN p.{parent} IS NULL THEN p.{key} END) AS {tree.type}), up.steps + 1
+    FROM up LEFT JOIN {t} p ON p.{key} = up.above
+    LEFT JOIN {t} r ON r.{key} = p.{root}
+   WHERE up.root IS NULL AND up.steps < {_MOST_STEPS}
+), found AS MATERIALIZED (
+  SELECT up.id, up.root FROM up WHERE up.root IS NOT NULL
+), kept AS MATERIALIZED (
+  SELECT {key} FROM {t} WHERE {key} IN (SELECT found.root FROM found)
+   ORDER BY {key} FOR KEY SHARE SKIP LOCKED
+)
+UPDATE {t} t SET
+  {root} = found.root{also}
+FROM found
+WHERE t.{key} = found.id
+  AND (t.{root} IS NOT NULL OR (found.root IN (SELECT {key} FROM kept)) IS TRUE)"""
+
+
+def fill_trigger(tree: Tree, name: str, *, also: Mapping[str, Fill]) -> tuple[str, str]:
+    """
+    Give the statements, for a `short_lock`, of a trigger that writers need to notice nothing.
+
+    On PostgreSQL it fills in the root that an INSERT or an UPDATE leaves out, and what is
+    in *also*. A client pays for it with one look-up for each ancestor without a root; the
+    root that is found is locked as the foreign key would lock it.
+
+    Args:
+        tree: The table and its columns.
+        name: What to call the trigger and its function.
+        also: What else is filled in, by the name of the column.
+    """
+    t, key, parent, root = tree.table, tree.key, tree.parent, tree.root
+    others = "".join(
+        f"  IF {one.needs('new')} THEN\n    new.{column} := {one.value('new')};\n  END IF;\n"
+        for column, one in also.items()
+    )
+    # The label keeps the variables apart from columns of the same name.
+    body = f"""\
+<<fill>>
+DECLARE
+  at {t}.{key}%TYPE; above {t}.{parent}%TYPE; root {t}.{root}%TYPE;
+  steps int; tries int := 0;
+BEGIN
+  IF new.{root} IS NULL AND tg_op = 'UPDATE' THEN
+    new.{root} := old.{root};
+  END IF;
+  WHILE new.{root} IS NULL LOOP
+    fill.at := new.{key}; fill.above := new.{parent}; fill.root := NULL; fill.steps := 0;
+    -- A cycle must not hang a client.
+    WHILE fill.root IS NULL AND fill.above IS NOT NULL AND fill.steps < {_MOST_STEPS} LOOP
+      SELECT p.{key}, p.{parent}, r.{key} INTO fill.at, fill.above, fill.root
+        FROM {t} p LEFT JOIN {t} r ON r.{key} = p.{root}
+       WHERE p.{key} = fill.above;
+      EXIT WHEN NOT FOUND;
+      new.{root} := coalesce(fill.root, fill.at);
+      fill.steps := fill.steps + 1;
+    END LOOP;
+    new.{root} := coalesce(new.{root}, new.{key});
+    -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
+    PERFORM 1 FROM {t} p WHERE p.{key} = new.{root} FOR KEY SHARE;
+    fill.tries := fill.tries + 1;
+    IF NOT FOUND AND new.{root} <> new.{key} AND fill.tries < 20 THEN
+      new.{root} := NULL;
+    END IF;
+  END LOOP;
+{others}  RETURN new;
+END"""
+    when = "\n  OR ".join([f"new.{root} IS NULL", *(one.needs("new") for one in also.values())])
+    return create_trigger(t, name, "BEFORE INSERT OR UPDATE", body, when=when, as_owner=True)
+
+
+class RootFinder:
+    """
+    The function of SQLite that finds the root of a row, for one copy of its table.
+
+    A function in SQL, because a recursive query for each row takes longer than the copy
+    itself. It remembers what it met, so that most rows cost one look-up or none.
+    """
+
+    def __init__(self, tree: Tree, connection: Any, table: str) -> None:
+        self._run = connection.cursor().execute
+        self._known: dict[bytes, bytes] = {}
+        # As bytes, because SQLite keeps texts that are none to Python.
+        self._above = (
+            f"SELECT CAST(p.{tree.parent} AS BLOB), CAST(r.{tree.key} AS BLOB) FROM {table} p"
+            f" LEFT JOIN {table} r ON r.{tree.key} = p.{tree.root}"
+            f" WHERE p.{tree.key} = CAST(? AS TEXT)"
+        )
+
+    def __call__(self, at: bytes, above: bytes | None) -> bytes | None:
+        """Give the root of the row *at*, whose parent is *above*; None where there is none."""
+        root: bytes | None = None
+        passed: list[bytes] = []
+        while root is None and above is not None and len(passed) < _MOST_STEPS:
+            root = self._known.get(above)
+            if root is None:
+                row = self._run(self._above, (above,)).fetchone()
+                if row is None:
+                    above = None
+                else:
+                    passed.append(above)
+                    at, (above, root) = above, row
+        if root is None and above is None:
+            root = at
+        if root is not None:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            self._known.update(dict.fromkeys(passed, root))
+        return root
+
+
+def root_in_copy(tree: Tree) -> tuple[str, dict[str, Callable[[Any, str], RootFinder]]]:
+    """
+    Give the value of the root for ``rebuild_table`` on SQLite, and the function in it.
+
+    Rows that have a root keep it.
+    """
+    key, parent = (f"old.{name}" for name in (tree.key, tree.parent))
+    value = (
+        f"coalesce(old.{tree.root}, CASE WHEN {parent} IS NULL THEN {key} ELSE"
+        f" CAST(tree_root(CAST({key} AS BLOB), CAST({parent} AS BLOB)) AS TEXT) END)"
+    )
+    return value, {"tree_root": lambda connection, table: RootFinder(tree, connection, table)}
