@@ -143,6 +143,41 @@ def test_a_temporary_table_of_the_same_name_does_not_mislead_the_trigger(url: st
     assert run(url, "SELECT root_plan_id FROM v3_plans WHERE plan_id = '02'") == [("01",)]
 
 
+def test_what_a_superuser_migrates_belongs_to_the_owner_of_the_plans(url: str, clerk: str):
+    migrate(clerk_owns(url), FORMER)
+    run(url, *OWNED)
+
+    migrate(url, "head")
+    run(
+        url,
+        PLAN.format("01", "NULL"),
+        "UPDATE v3_plans SET effective_profile_snapshot = '[1]'",
+    )
+    owner = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'v3_plans_fill'"
+    assert run(url, owner) == [(ROLE,)]
+    roll_back(url, FORMER)
+    migrate(clerk, "head")
+    roll_back(clerk, FORMER)
+    migrate(url, "head")
+
+    assert run(url, owner) == [(ROLE,)]
+    assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [("[1]",)]
+
+
+OWNED = [
+    f"ALTER TABLE {table} OWNER TO {ROLE}"
+    for table in (
+        *("v3_plans", "plan_projects", "plan_arguments", "plan_invariants"),
+        "alembic_version",
+    )
+]
+
+
+def clerk_owns(url: str) -> str:
+    run(url, f"GRANT ALL ON SCHEMA public TO {ROLE}")
+    return url
+
+
 def test_who_does_not_own_the_table_is_told_in_one_line(url: str, clerk: str):
     migrate(url, FORMER)
     run(url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")

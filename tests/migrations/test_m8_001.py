@@ -131,6 +131,15 @@ def test_a_missing_or_blank_profile_becomes_the_default(former: Database, blank:
         "{broken",
         "12",
         "π 100%",
+        "élan",
+        "3strikes",
+        "-x",
+        "12 x",
+        "true",
+        "-1.5e3",
+        "[1",
+        "a\tb",
+        "e",
     ],
 )
 def test_any_other_profile_is_kept_up_down_and_up_again(former: Database, found: str):
@@ -148,7 +157,9 @@ def test_any_other_profile_is_kept_up_down_and_up_again(former: Database, found:
 def test_the_former_release_can_read_every_profile_after_a_rollback(former: Database):
     former.plan(A)
     former.plan(B, profile='{"profile_name": "ci", "provenance": "plan"}')
-    former.plan(C, profile="trusted")
+    names = ("trusted", "élan", "3strikes", "-x", "true enough", "π 100%")
+    for number, name in enumerate(names, 10):
+        former.plan(plan_id(number), profile=name)
 
     former.upgrade()
     former.downgrade()
@@ -160,7 +171,10 @@ def test_the_former_release_can_read_every_profile_after_a_rollback(former: Data
     assert found == {
         A: None,
         B: {"profile_name": "ci", "provenance": "plan"},
-        C: {"profile_name": "trusted", "provenance": None},
+        **{
+            plan_id(number): {"profile_name": name, "provenance": None}
+            for number, name in enumerate(names, 10)
+        },
     }
 
 

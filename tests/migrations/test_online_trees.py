@@ -1,0 +1,153 @@
+"""Roots are found, and values kept aside, in any table that is a tree."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine, event
+
+from cleveragents_plans.evolution import Archive, Fill, Tree, drop_trigger, fill_trigger
+from support.online import client, revision, script
+
+NODES = Tree("node", key="id", parent="up", root="top", type="bigint")
+WORDS = Archive("node_words", table="node", key="id", column="word", nothing="''")
+WORD = {"word": Fill(lambda row: f"{row}.word IS NULL", lambda _row: "'100%'")}
+
+
+@pytest.fixture
+def url(postgresql_url):
+    with client(postgresql_url) as connection:
+        connection.execute(
+            "CREATE TABLE node (id bigint PRIMARY KEY, up bigint REFERENCES node,"
+            " top bigint REFERENCES node, word text)"
+        )
+        # 1 <- 2 <- 3 ... <- 100, and 1000 <- 101, whose parent is younger.
+        connection.execute(
+            "INSERT INTO node SELECT g, nullif(g - 1, 0) FROM generate_series(1, 100) g"
+        )
+        connection.execute(
+            "INSERT INTO node VALUES (1000, NULL, NULL, 'mine'), (101, 1000, NULL, NULL)"
+        )
+    return postgresql_url
+
+
+def rows(url, query):
+    with client(url) as connection:
+        return connection.execute(query.encode()).fetchall()
+
+
+ROOTS = "SELECT top, count(*), min(id), max(id) FROM node GROUP BY top ORDER BY 1"
+
+
+def test_every_row_gets_the_root_of_its_tree_in_one_update_with_what_else_it_lacks(url):
+    with revision(url) as op:
+        assert op.fill_roots(NODES, also=WORD) == 102
+
+    assert rows(url, ROOTS) == [(1, 100, 1, 100), (1000, 2, 101, 1000)]
+    assert rows(url, "SELECT word, count(*) FROM node GROUP BY 1 ORDER BY 1") == [
+        ("100%", 101),
+        ("mine", 1),
+    ]
+    with revision(url) as op:
+        assert op.fill_roots(NODES, also=WORD) == 0
+
+
+def test_offline_the_script_finds_the_same_roots(url):
+    with script() as (op, written):
+        op.fill_roots(NODES, also=WORD)
+
+    with client(url) as connection:
+        connection.execute(written.getvalue().encode())
+    assert rows(url, ROOTS) == [(1, 100, 1, 100), (1000, 2, 101, 1000)]
+
+
+def test_the_trigger_finds_the_root_for_whoever_leaves_it_out(url):
+    with revision(url) as op:
+        op.short_lock("node", *fill_trigger(NODES, "node_fill", also=WORD))
+
+    with client(url) as connection:
+        connection.execute("INSERT INTO node (id, up) VALUES (2000, 100), (2001, NULL)")
+        connection.execute("UPDATE node SET word = NULL WHERE id = 101")
+    found = "SELECT id, top, word FROM node WHERE id IN (101, 2000, 2001) ORDER BY id"
+    assert rows(url, found) == [
+        (101, 1000, "100%"),
+        (2000, 1, "100%"),
+        (2001, 2001, "100%"),
+    ]
+    with revision(url) as op:
+        op.short_lock("node", *drop_trigger("node", "node_fill"))
+    assert rows(url, "SELECT count(*) FROM pg_proc WHERE proname = 'node_fill'") == [(0,)]
+
+
+def test_values_wait_in_the_archive_and_come_back(url):
+    with client(url) as connection:
+        connection.execute("UPDATE node SET word = CASE WHEN id < 51 THEN 'w' || id ELSE '' END")
+    before = rows(url, "SELECT id, word FROM node ORDER BY 1")
+
+    with revision(url) as op:
+        op.short_lock("node", *WORDS.create(), *WORDS.keep_trigger("node_keep"))
+        op.set_aside(WORDS)
+        op.set_aside(WORDS)  # as a run that was interrupted does
+        with client(url) as connection:
+            connection.execute("UPDATE node SET word = 'late' WHERE id = 60")
+        op.short_lock("node", *drop_trigger("node", "node_keep"))
+    assert rows(url, "SELECT count(*) FROM node_words") == [(51,)]
+    with client(url) as connection:
+        connection.execute("UPDATE node SET word = '' WHERE id <> 7")
+        connection.execute("UPDATE node SET word = 'newer' WHERE id = 7")
+        connection.execute("INSERT INTO node_words VALUES (5000, 'of a row that is gone')")
+    with revision(url) as op:
+        op.put_back(WORDS)
+
+    wanted = dict(before) | {60: "late", 7: "newer"}
+    assert dict(rows(url, "SELECT id, word FROM node")) == wanted
+    assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(True,)]
+
+
+def test_an_archive_goes_only_when_it_is_empty(url):
+    with revision(url) as op:
+        op.short_lock("node", *WORDS.create())
+        with client(url) as connection:
+            connection.execute("INSERT INTO node_words VALUES (1, 'x')")
+        op.drop_if_empty(WORDS)
+        assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(False,)]
+        with client(url) as connection:
+            connection.execute("DELETE FROM node_words")
+        op.drop_if_empty(WORDS)
+
+    assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(True,)]
+
+
+def test_one_scan_is_enough_for_several_columns(url):
+    sent = []
+
+    def record(_connection, _cursor, sql, *_):
+        sent.append(sql)
+
+    event.listen(Engine, "before_cursor_execute", record)
+    try:
+        with revision(url) as op:
+            op.fill_roots(NODES, also=WORD)
+            op.set_not_null("node", "top", "word")
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
+
+    assert sum("VALIDATE CONSTRAINT" in sql for sql in sent) == 1
+    assert rows(
+        url,
+        "SELECT attname, attnotnull FROM pg_attribute WHERE attrelid = 'node'::regclass"
+        " AND attname IN ('top', 'word') ORDER BY 1",
+    ) == [("top", True), ("word", True)]
+
+
+def test_a_constraint_is_checked_beside_writers_and_a_row_that_breaks_it_is_told(url):
+    with client(url) as connection:
+        connection.execute("ALTER TABLE node ADD CONSTRAINT positive CHECK (id > 0) NOT VALID")
+        connection.execute("ALTER TABLE node ADD CONSTRAINT small CHECK (id < 10) NOT VALID")
+
+    with revision(url) as op:
+        op.validate_constraint("node", "positive")
+        with pytest.raises(Exception, match="small"):
+            op.validate_constraint("node", "small")
+
+    valid = "SELECT convalidated FROM pg_constraint WHERE conname IN ('positive', 'small')"
+    assert sorted(rows(url, valid)) == [(False,), (True,)]
