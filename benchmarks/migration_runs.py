@@ -33,8 +33,11 @@ SERVER = {
     "synchronous_commit": "on",
     "shared_buffers": "512MB",
     "max_wal_size": "4GB",
+    "min_wal_size": "4GB",
     "autovacuum": "on",
 }
+#: Files of the write-ahead log that such a server has in stock after some days of use.
+_LOG_FILES = 4096 // 16
 
 # The most there can be to do: what the former release knew of roots and profiles is lost.
 NOTHING_KNOWN = "UPDATE v3_plans SET root_plan_id = NULL, automation_profile = NULL"
@@ -142,6 +145,7 @@ class PostgresBench:
         small = max(plans // 10, 1)
         self._template("small", small)
         self._template("large", plans)
+        self._stock_log_files()
         with self._copy("small") as url:
             small_seconds = alembic(url, "upgrade", "head").seconds
         with self._copy("large") as url:
@@ -159,6 +163,8 @@ class PostgresBench:
             self._said("no migration", usual)
             up = watch(url, load, lambda: alembic(url, "upgrade", "head").seconds - fixed)
             self._said("upgrade", up)
+            with connected(url) as connection:
+                connection.execute("CHECKPOINT")
             down = watch(url, load, lambda: alembic(url, "downgrade", FORMER).seconds - fixed)
             self._said("downgrade", down)
         with self._copy("large") as url:
@@ -189,6 +195,14 @@ class PostgresBench:
         with connected(url) as connection:
             connection.execute(NOTHING_KNOWN)
             connection.execute("VACUUM (FULL, ANALYZE)")
+
+    def _stock_log_files(self) -> None:
+        # A server that is new has to fill each file with zeros first, while all wait.
+        with connected(self.server.url()) as connection:
+            for _ in range(_LOG_FILES):
+                connection.execute("SELECT pg_logical_emit_message(false, 'stock', '')")
+                connection.execute("SELECT pg_switch_wal()")
+            connection.execute("CHECKPOINT")
 
     @contextmanager
     def _copy(self, template: str) -> Iterator[str]:

