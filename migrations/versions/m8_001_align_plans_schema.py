@@ -98,18 +98,23 @@ def downgrade() -> None:
 def _upgrade_sqlite() -> None:
     tables = inspect(op.get_bind())
     archived = tables.has_table(SNAPSHOTS.name)
-    snapshot = {column["name"] for column in tables.get_columns("v3_plans")} & {SNAPSHOTS.column}
+    # It may be there already, in another shape.
+    present = any(c["name"] == SNAPSHOTS.column for c in tables.get_columns("v3_plans"))
     root, functions = root_in_copy(PLANS)
+    values = {"root_plan_id": root, "automation_profile": _present_profile("old", SQLITE)}
+    if archived:
+        values[SNAPSHOTS.column] = SNAPSHOTS.value_in_copy()
+    elif present:
+        values[SNAPSHOTS.column] = f"coalesce(old.{SNAPSHOTS.column}, '{{}}')"
     op.rebuild_table(
         "v3_plans",
-        add={SNAPSHOTS.column: SNAPSHOT} if not snapshot else {},
-        set_not_null=("root_plan_id", "automation_profile", *snapshot),
-        set_default={"automation_profile": "'balanced'", **dict.fromkeys(snapshot, "'{}'")},
-        values={
-            "root_plan_id": root,
-            "automation_profile": _present_profile("old", SQLITE),
-            **({SNAPSHOTS.column: SNAPSHOTS.value_in_copy()} if archived else {}),
+        add={} if present else {SNAPSHOTS.column: SNAPSHOT},
+        set_not_null=("root_plan_id", "automation_profile", *[SNAPSHOTS.column] * present),
+        set_default={
+            "automation_profile": "'balanced'",
+            **({SNAPSHOTS.column: "'{}'"} if present else {}),
         },
+        values=values,
         functions=functions,
     )
     if archived:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.util import CommandError
 from sqlalchemy import NullPool, make_url
+from sqlalchemy.exc import IntegrityError
 
 from cleveragents_plans import open_engine
 from support.databases import ENGINES, empty_database, migrate, roll_back
@@ -317,3 +318,27 @@ def test_ids_of_another_type_and_collation_find_their_snapshots_by_an_index(post
     migrate(postgresql_url, "head")
     kept = "SELECT count(*) FROM v3_plans WHERE effective_profile_snapshot = '[1]'"
     assert run(postgresql_url, kept) == [(10,)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_snapshot_column_of_another_shape_ends_as_ours(engine: str, tmp_path: Path):
+    with empty_database(engine, tmp_path) as url:
+        migrate(url, "head")
+        wanted = schema_dump(url)
+        roll_back(url, FORMER)
+        run(
+            url,
+            "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT",
+            "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at)"
+            " VALUES ('01', 'a', '', '')",
+        )
+
+        migrate(url, "head")
+
+        found, expected = dict.fromkeys(schema_dump(url)), dict.fromkeys(wanted)
+        if engine == "sqlite":  # where a text says the same in another order of words
+            found, expected = ([entry[:3] for entry in dump] for dump in (found, expected))
+        assert found == expected
+        assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [("{}",)]
+        with pytest.raises(IntegrityError):
+            run(url, "UPDATE v3_plans SET effective_profile_snapshot = NULL")

@@ -210,22 +210,6 @@ def test_a_stand_in_that_an_interrupted_upgrade_left_goes_with_the_downgrade(
         assert schema_dump(url) == former
 
 
-def test_a_snapshot_column_of_another_shape_ends_as_ours(url: str):
-    migrate(url, "head")
-    wanted = schema_dump(url)
-    roll_back(url, FORMER)
-    run(
-        url,
-        "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT",
-        PLAN.format("01", "NULL"),
-    )
-
-    migrate(url, "head")
-
-    assert schema_dump(url) == wanted
-    assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [("{}",)]
-
-
 def test_somebody_who_looks_at_the_marker_or_the_archive_does_not_hold_a_run_up_for_ever(url: str):
     migrate(url, FORMER)
     run(url, "CREATE TABLE evolution_marker (revision text PRIMARY KEY, down_revision text,"
