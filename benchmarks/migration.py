@@ -11,12 +11,9 @@ markers, a picture of the clients' waits beside it.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +21,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import migration_sqlite  # noqa: E402
+import page  # noqa: E402
 from client_waits import CLIENTS, LONG_MS, Watched  # noqa: E402
 from migration_runs import OnPostgres, PostgresBench  # noqa: E402
 from support.postgres import binaries  # noqa: E402
 from waits_picture import Panel, picture  # noqa: E402
 
-PAGE, PICTURE = "benchmarks.md", "benchmarks-waits.svg"
-BEGIN, END = "<!-- migration: begin -->", "<!-- migration: end -->"
+PICTURE = "benchmarks-waits.svg"
+PACKAGES = ("sqlalchemy", "alembic", "psycopg")
 
 
 class Line(NamedTuple):
@@ -43,7 +41,7 @@ class Line(NamedTuple):
     met: bool | None = None
 
     def __str__(self) -> str:
-        met = "" if self.met is None else "yes" if self.met else "**no**"
+        met = "" if self.met is None else page.met(self.met)
         return f"| {self.what} | {self.naive} | {self.ours} | {self.goal} | {met} |"
 
 
@@ -159,16 +157,6 @@ def _ms(seen: Watched) -> str:
     )
 
 
-def machine() -> str:
-    """Say what the figures were measured on; nothing that names the machine."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    packages = (f"{name} {version(name)}" for name in ("sqlalchemy", "alembic", "psycopg"))
-    return (
-        f"{platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
-        f"Python {platform.python_version()}, {', '.join(packages)}"
-    )
-
-
 def panels(found: OnPostgres) -> list[Panel]:
     """Choose what the picture shows."""
     return [
@@ -179,20 +167,6 @@ def panels(found: OnPostgres) -> list[Panel]:
     ]
 
 
-def put_between_markers(page: str, text: str) -> str:
-    """
-    Replace what stands between the markers of *page*.
-
-    Raises:
-        ValueError: A marker is missing.
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"expected the lines {BEGIN} and {END} in {PAGE}; add them, or use --out")
-    return f"{before}{begin}\n{text}\n{end}{after}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write the page and the picture."""
     known = ["sqlite", *binaries()]
@@ -201,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--engines", default="sqlite,postgresql-18", help=f"of {', '.join(known)}")
     parser.add_argument("--load", type=float, default=500, help="statements a second, all clients")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "docs", help=f"where {PAGE} is, or is to be"
+        "--out", type=Path, default=ROOT / "docs", help=f"where {page.PAGE} is, or is to be"
     )
     options = parser.parse_args(arguments)
     engines = options.engines.split(",")
@@ -210,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     sections = [
         f"{options.plans:,} plans, {CLIENTS} clients that send {options.load:g} statements a "
-        f"second; {machine()}.\n"
+        f"second; {page.machine(PACKAGES)}.\n"
     ]
     for engine in engines:
         if engine == "sqlite":
@@ -225,10 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             (options.out / PICTURE).write_text(picture(panels(found)), encoding="utf-8")
     text = "\n".join(sections)
     print(text)
-    page = options.out / PAGE
-    options.out.mkdir(parents=True, exist_ok=True)
-    former = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-    page.write_text(put_between_markers(former, text), encoding="utf-8")
+    page.write(options.out, "migration", text)
 
 
 def _say(line: str) -> None:
