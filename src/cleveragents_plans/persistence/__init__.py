@@ -3,6 +3,7 @@
 from cleveragents_plans.persistence.base import Base
 from cleveragents_plans.persistence.engine import (
     database_url,
+    open_async_engine,
     open_engine,
     read_only,
     without_password,
@@ -10,6 +11,7 @@ from cleveragents_plans.persistence.engine import (
 from cleveragents_plans.persistence.errors import (
     CorruptPlanRow,
     DatabaseUrlError,
+    ForeignKeysOff,
     NotARoot,
     PlanAlreadyStored,
     PlanChangedMeanwhile,
@@ -29,6 +31,7 @@ __all__ = [
     "Base",
     "CorruptPlanRow",
     "DatabaseUrlError",
+    "ForeignKeysOff",
     "LifecyclePlanModel",
     "NotARoot",
     "Page",
@@ -42,6 +45,7 @@ __all__ = [
     "RelatedPlanMissing",
     "RootInUse",
     "database_url",
+    "open_async_engine",
     "open_engine",
     "read_only",
     "without_password",

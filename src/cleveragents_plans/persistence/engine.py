@@ -1,5 +1,5 @@
 """
-Engines on which a transaction is a transaction, SQLite included.
+Engines on which a transaction is a transaction, SQLite included, with and without asyncio.
 
 Python's SQLite driver begins transactions by itself, late, and lets DDL escape
 them. The listeners here take that over: what SQLAlchemy calls a transaction is
@@ -8,7 +8,9 @@ one, from its first statement to its last.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -17,15 +19,30 @@ from sqlalchemy.pool import NullPool
 
 from cleveragents_plans.persistence.errors import DatabaseUrlError
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
 #: How long a SQLite connection waits for another's write, in seconds.
 BUSY_TIMEOUT = 30.0
 
+_SQLITE, _POSTGRESQL = "sqlite", "postgresql+psycopg"
+# The drivers of asyncio too, so that one URL serves the application and its migration.
 _DRIVERS = {
-    "sqlite": "sqlite",
-    "sqlite+pysqlite": "sqlite",
-    "postgres": "postgresql+psycopg",
-    "postgresql": "postgresql+psycopg",
-    "postgresql+psycopg": "postgresql+psycopg",
+    "sqlite": _SQLITE,
+    "sqlite+pysqlite": _SQLITE,
+    "sqlite+aiosqlite": _SQLITE,
+    "postgres": _POSTGRESQL,
+    "postgresql": _POSTGRESQL,
+    "postgresql+psycopg": _POSTGRESQL,
+    "postgresql+psycopg_async": _POSTGRESQL,
+}
+# psycopg goes by one name for both.
+_ASYNC_DRIVERS = {_SQLITE: "sqlite+aiosqlite", _POSTGRESQL: _POSTGRESQL}
+#: What to install for a driver, or for asyncio, where a module of this name is missing.
+_INSTALLED_BY = {
+    "psycopg": "'cleveragents-plans[postgresql]'",
+    "aiosqlite": "aiosqlite",
+    "greenlet": "'sqlalchemy[asyncio]'",
 }
 _FORMS = "sqlite:///plans.db or postgresql://user:password@host/database"
 
@@ -34,7 +51,8 @@ def database_url(text: str | URL) -> URL:
     """
     Read *text* as the URL of a database that plans can live in.
 
-    ``postgres://`` and ``postgresql://`` both mean PostgreSQL through psycopg 3.
+    ``postgres://`` and ``postgresql://`` both mean PostgreSQL through psycopg 3. The names
+    of the drivers of asyncio are read as well, and mean the same database.
 
     Raises:
         DatabaseUrlError: It is no URL, or names an engine other than SQLite and
@@ -84,30 +102,71 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
     Raises:
         DatabaseUrlError: *url* cannot be used, or its driver is not installed.
     """
-    target = database_url(url)
     if migrating:
         options.setdefault("poolclass", NullPool)
-    if target.get_backend_name() == "sqlite":
-        options["connect_args"] = {"timeout": BUSY_TIMEOUT, **options.get("connect_args", {})}
+    target = database_url(url)
+    engine = _created(create_engine, target, options)
+    _listen(engine, _migrating_connection if migrating else _connection)
+    return engine
+
+
+def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
+    """
+    Create an engine for ``AsyncSession``, on which all holds that `open_engine` says.
+
+    SQLite is reached through aiosqlite, PostgreSQL through psycopg 3.
+
+    Args:
+        url: Where the plans live, in any form that `database_url` reads.
+        options: Further arguments of `sqlalchemy.ext.asyncio.create_async_engine`.
+
+    Raises:
+        DatabaseUrlError: *url* cannot be used, or what it takes is not installed.
+    """
+    target = database_url(url)
     try:
-        engine = create_engine(target, **options)
+        # SQLAlchemy does without it until a statement is sent, or cannot even be imported,
+        # according to its version.
+        import_module("greenlet")
+        from sqlalchemy.ext.asyncio import create_async_engine
+    except ImportError:
+        raise _not_installed("greenlet") from None
+    target = target.set(drivername=_ASYNC_DRIVERS[target.drivername])
+    engine = _created(create_async_engine, target, options)
+    _listen(engine.sync_engine, _connection)
+    return engine
+
+
+_AnyEngine = TypeVar("_AnyEngine", Engine, "AsyncEngine")
+
+
+def _created(create: Callable[..., _AnyEngine], target: URL, options: dict[str, Any]) -> _AnyEngine:
+    if target.get_backend_name() == "sqlite":
+        given = options.get("connect_args", {})
+        options = {**options, "connect_args": {"timeout": BUSY_TIMEOUT, **given}}
+    try:
+        return create(target, **options)
     except ModuleNotFoundError as missing:
-        raise DatabaseUrlError(
-            f"the module {missing.name!r} is not installed; "
-            "run: pip install 'cleveragents-plans[postgresql]'"
-        ) from None
+        raise _not_installed(missing.name) from None
     except (ArgumentError, NoSuchModuleError, TypeError) as error:
         raise DatabaseUrlError(
             f"the database URL has parts that its driver refuses ({type(error).__name__}); "
             f"expected {_FORMS}"
         ) from None
-    if target.get_backend_name() == "sqlite":
-        event.listen(engine, "connect", _migrating_connection if migrating else _connection)
+
+
+def _not_installed(module: str | None) -> DatabaseUrlError:
+    package = _INSTALLED_BY.get(module or "", module)
+    return DatabaseUrlError(f"the module {module!r} is not installed; run: pip install {package}")
+
+
+def _listen(engine: Engine, connected: Callable[[Any, object], None]) -> None:
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", connected)
         event.listen(engine, "begin", _begin)
-    return engine
 
 
-def read_only(engine: Engine) -> Engine:
+def read_only(engine: _AnyEngine) -> _AnyEngine:
     """
     Give a view of *engine* for transactions that only read.
 
@@ -119,16 +178,23 @@ def read_only(engine: Engine) -> Engine:
 
 def _connection(driver_connection: Any, _record: object) -> None:
     driver_connection.isolation_level = None
-    driver_connection.execute("PRAGMA foreign_keys = ON")
-    driver_connection.execute("PRAGMA journal_mode = WAL")
+    _send(driver_connection, "PRAGMA foreign_keys = ON")
+    _send(driver_connection, "PRAGMA journal_mode = WAL")
     # In WAL mode NORMAL loses no consistency, at most the last commits at a power
     # cut; plans are not to lose even those.
-    driver_connection.execute("PRAGMA synchronous = FULL")
+    _send(driver_connection, "PRAGMA synchronous = FULL")
 
 
 def _migrating_connection(driver_connection: Any, _record: object) -> None:
     driver_connection.isolation_level = None
-    driver_connection.execute("PRAGMA foreign_keys = OFF")
+    _send(driver_connection, "PRAGMA foreign_keys = OFF")
+
+
+def _send(driver_connection: Any, statement: str) -> None:
+    # Through a cursor: what SQLAlchemy shows of a connection of asyncio has no more.
+    cursor = driver_connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
 
 
 def _begin(connection: Connection) -> None:

@@ -13,6 +13,17 @@ class DatabaseUrlError(PlansError, ValueError):
     """
 
 
+class ForeignKeysOff(PlansError):
+    """A SQLite connection does not keep foreign keys, so that rows would lose their plan."""
+
+    def __str__(self) -> str:
+        return (
+            "this SQLite connection does not keep foreign keys (PRAGMA foreign_keys is 0), and "
+            "rows would be left that belong to no plan; open the database by open_engine() or "
+            "open_async_engine()"
+        )
+
+
 class PlanNotFound(PlansError, LookupError):
     """
     No plan has this id.

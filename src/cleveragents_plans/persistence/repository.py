@@ -31,6 +31,7 @@ from cleveragents_plans.persistence.models import (
     PlanProjectModel,
 )
 from cleveragents_plans.persistence.reading import PLANS, Filters, OnCorrupt
+from cleveragents_plans.persistence.sessions import check_foreign_keys
 from cleveragents_plans.persistence.writing import insert_plans
 
 _BATCH = 1000
@@ -54,10 +55,14 @@ class PlanRepository:
     The plans behind one session.
 
     It never commits and never rolls back: what a method did becomes lasting when the
-    caller commits the session, and a method that raises leaves nothing behind.
+    caller commits the session, and a method that raises leaves nothing behind. A SQLite
+    connection must keep foreign keys, as those of `open_engine` do: the methods that add and
+    delete plans refuse one that does not (`ForeignKeysOff`).
 
-    With an ``AsyncSession`` each call goes through ``run_sync``, as in
-    ``await session.run_sync(lambda session: PlanRepository(session).get(plan_id))``.
+    With an ``AsyncSession`` on `open_async_engine` each call goes through ``run_sync``, as in
+    ``await session.run_sync(lambda session: PlanRepository(session).get(plan_id))``. What
+    `stream` returns asks the database while it is gone through, which is not allowed outside
+    of ``run_sync``: there, page with `list` instead.
     """
 
     def __init__(self, session: Session) -> None:
@@ -87,6 +92,7 @@ class PlanRepository:
         Raises:
             As `add`.
         """
+        check_foreign_keys(self._session)
         added = 0
         remaining = iter(plans)
         with self._session.begin_nested():
@@ -146,6 +152,7 @@ class PlanRepository:
             RootInUse: Other plans name it as their root.
             PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
         """
+        check_foreign_keys(self._session)
         row = self._stored(plan)
         self._refuse_root_in_use(plan.plan_id)
         try:
@@ -166,6 +173,7 @@ class PlanRepository:
             NotARoot: The plan belongs to the tree of another root.
             RootInUse: Somebody added a plan to the tree meanwhile.
         """
+        check_foreign_keys(self._session)
         root_id = root_plan_id.upper()
         found = self._session.scalar(select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == root_id))
         if found is None:

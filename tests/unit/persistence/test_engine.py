@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from sqlalchemy import text
 
-from cleveragents_plans.persistence import DatabaseUrlError, database_url, open_engine, read_only
+from cleveragents_plans.persistence import (
+    DatabaseUrlError,
+    database_url,
+    open_async_engine,
+    open_engine,
+    read_only,
+)
 
 
 @pytest.mark.parametrize(
@@ -13,9 +21,11 @@ from cleveragents_plans.persistence import DatabaseUrlError, database_url, open_
     [
         ("sqlite:///plans.db", "sqlite"),
         ("sqlite+pysqlite:///plans.db", "sqlite"),
+        ("sqlite+aiosqlite:///plans.db", "sqlite"),
         ("postgres://u@h/d", "postgresql+psycopg"),
         ("postgresql://u@h/d", "postgresql+psycopg"),
         ("postgresql+psycopg://u@h/d", "postgresql+psycopg"),
+        ("postgresql+psycopg_async://u@h/d", "postgresql+psycopg"),
     ],
 )
 def test_a_url_leads_to_one_driver_per_engine(given, driver):
@@ -39,6 +49,29 @@ def test_another_engine_is_refused():
 def test_parts_that_the_driver_refuses_are_refused():
     with pytest.raises(DatabaseUrlError, match="parts that its driver refuses"):
         open_engine("sqlite://user:secret@host/plans.db")
+
+
+@pytest.mark.parametrize(
+    ("opened", "url", "module", "package"),
+    [
+        (open_engine, "postgresql://u@h/d", "psycopg", r"'cleveragents-plans\[postgresql\]'"),
+        (open_async_engine, "postgresql://u@h/d", "psycopg", r"'cleveragents-plans\[postgresql\]'"),
+        (open_async_engine, "sqlite:///plans.db", "aiosqlite", "aiosqlite"),
+        (open_async_engine, "sqlite:///plans.db", "greenlet", r"'sqlalchemy\[asyncio\]'"),
+    ],
+)
+def test_a_driver_that_is_missing_is_named_with_what_to_install(
+    monkeypatch, opened, url, module, package
+):
+    monkeypatch.setitem(sys.modules, module, None)
+
+    with pytest.raises(DatabaseUrlError, match=f"'{module}' is not installed; .* {package}$"):
+        opened(url)
+
+
+def test_another_driver_for_asyncio_is_refused():
+    with pytest.raises(DatabaseUrlError, match=r"'postgresql\+asyncpg', which is not supported"):
+        open_async_engine("postgresql+asyncpg://u@h/d")
 
 
 def test_a_connection_keeps_foreign_keys_and_a_write_ahead_log(sqlite_url):
