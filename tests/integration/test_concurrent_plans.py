@@ -147,6 +147,41 @@ def test_a_save_that_had_to_wait_for_another_is_refused(engine, stored, act):
 
 
 @postgresql_only
+@pytest.mark.parametrize("loaded", [False, True], ids=["afresh", "with loaded children"])
+def test_a_delete_waits_for_a_save_without_a_deadlock(engine, stored, loaded):
+    saver, updated, go_on = open_engine(engine.url), threading.Event(), threading.Event()
+
+    def pause(_1, _2, statement, *_):
+        if statement.startswith("UPDATE v3_plans"):
+            updated.set()
+            go_on.wait(30)
+
+    def save() -> Plan:
+        with Session(saver) as session, session.begin():
+            return PlanRepository(session).save(stored.evolve(arguments={"b": 2}))
+
+    def delete() -> None:
+        with Session(engine) as session, session.begin():
+            if loaded:
+                _kept = session.scalars(select(LifecyclePlanModel).options(selectinload("*"))).all()
+            PlanRepository(session).delete(stored)
+
+    event.listen(saver, "after_cursor_execute", pause)
+    with ThreadPoolExecutor(2) as pool:
+        saving = pool.submit(save)
+        updated.wait(30)
+        deleting = pool.submit(delete)
+        wait_until_blocked(engine)
+        go_on.set()
+        saved = saving.result(timeout=30)
+        assert isinstance(deleting.exception(timeout=30), PlanChangedMeanwhile)
+    saver.dispose()
+
+    with Session(engine) as session:
+        assert PlanRepository(session).get(ulid(1)) == saved
+
+
+@postgresql_only
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 @pytest.mark.parametrize("act", [lambda r, p: r.save(p.cancel()), lambda r, p: r.delete(p)])
 def test_a_serialization_failure_is_a_plan_that_changed_meanwhile(engine, stored, level, act):

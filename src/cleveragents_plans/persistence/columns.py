@@ -7,7 +7,7 @@ What cannot be read raises `Unreadable`; the mapping knows which plan it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -27,6 +27,16 @@ from cleveragents_plans.domain import (
 def time_text(moment: datetime) -> str:
     """Write *moment* as it is stored: in UTC, of fixed width, so that text order is time order."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def later_than(read: datetime) -> datetime:
+    """
+    Give the time of a write: now, but later than *read* by a microsecond at least.
+
+    Raises:
+        OverflowError: *read* is the last time that there is.
+    """
+    return max(datetime.now(UTC), read + timedelta(microseconds=1))
 
 
 class Unreadable(Exception):

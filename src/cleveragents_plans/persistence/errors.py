@@ -77,6 +77,27 @@ class PlanChangedMeanwhile(PlansError):
         )
 
 
+class NoLaterVersion(PlansError):
+    """
+    A plan cannot be written, as its ``updated_at`` leaves no later one.
+
+    Attributes:
+        plan_id: The plan.
+        read: Its ``updated_at``, which is the last time that there is.
+    """
+
+    def __init__(self, plan_id: str, read: object) -> None:
+        super().__init__(plan_id, read)
+        self.plan_id = plan_id
+        self.read = read
+
+    def __str__(self) -> str:
+        return (
+            f"plan {self.plan_id} cannot be written: its updated_at is {self.read}, and each "
+            "write needs a later one; correct updated_at in its row"
+        )
+
+
 class RootInUse(PlansError):
     """
     A root cannot be deleted while other plans name it.

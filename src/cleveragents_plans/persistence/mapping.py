@@ -8,6 +8,7 @@ way out. So the ORM classes and the repository's bulk paths share it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -16,6 +17,7 @@ from cleveragents_plans.domain import Plan
 from cleveragents_plans.persistence.columns import (
     Unreadable,
     check_positions,
+    later_than,
     object_json,
     profile_text,
     read_arguments,
@@ -27,7 +29,7 @@ from cleveragents_plans.persistence.columns import (
     texts_json,
     time_text,
 )
-from cleveragents_plans.persistence.errors import CorruptPlanRow
+from cleveragents_plans.persistence.errors import CorruptPlanRow, NoLaterVersion
 
 Row = dict[str, Any]
 
@@ -203,6 +205,22 @@ def read_plan(
             found = getattr(row, column)
             raise CorruptPlanRow(row.plan_id, f"v3_plans.{column}", found, "a ULID in upper case")
     return plan
+
+
+def next_version(plan_id: str, updated_at: str) -> datetime:
+    """
+    Give the ``updated_at`` of a write to the plan that has *updated_at* in its row.
+
+    Raises:
+        CorruptPlanRow: What is there is no time.
+        NoLaterVersion: It is the last time that there is.
+    """
+    try:
+        return later_than(read_time("updated_at", updated_at))
+    except Unreadable as unreadable:
+        raise CorruptPlanRow(plan_id, *unreadable.args) from None
+    except OverflowError:
+        raise NoLaterVersion(plan_id, updated_at) from None
 
 
 #: Where the domain's fields are kept, as far as their names differ.

@@ -18,6 +18,7 @@ from sqlalchemy import (
     UniqueConstraint,
     event,
     false,
+    inspect,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
@@ -25,6 +26,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from cleveragents_plans.domain import DEFAULT_PROFILE_NAME, Plan, SnapshotIsFrozen
 from cleveragents_plans.persistence import mapping, triggers
 from cleveragents_plans.persistence.base import Base
+from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.types import REAL_NUMBER, FoundBoolean
 
 
@@ -34,6 +36,10 @@ class LifecyclePlanModel(Base):
 
     Attributes hold what the columns hold, text for JSON and times; `to_domain` reads them.
     What was not loaded with the row raises when it is touched: no query is hidden.
+
+    A flush that changes a column, or puts rows into `projects`, `arguments` or `invariants` or
+    takes them out, moves `updated_at` on, unless the writer set it: whoever read the plan before
+    is told. Rows of the child tables that are edited by themselves do not move it.
     """
 
     __tablename__ = "v3_plans"
@@ -123,7 +129,7 @@ class LifecyclePlanModel(Base):
         ),
     )
     # The specification's optimistic check: an UPDATE names the updated_at that was read.
-    # Who writes sets the new one (version_id_generator False).
+    # Its next value is not SQLAlchemy's to make: the repository's, or that of the event below.
     __mapper_args__ = {"version_id_col": updated_at, "version_id_generator": False}  # noqa: RUF012  SQLAlchemy's own spelling
 
     @classmethod
@@ -213,3 +219,11 @@ def _keep_snapshot(row: LifecyclePlanModel, new: str, old: Any, _initiator: obje
     # symbols then) can be given one.
     if isinstance(old, str) and new != old:
         raise SnapshotIsFrozen(row.plan_id)
+
+
+@event.listens_for(LifecyclePlanModel, "before_update", propagate=True)
+def _move_version(_mapper: object, _connection: object, row: LifecyclePlanModel) -> None:
+    # A writer who leaves updated_at alone would not be seen by those who check it.
+    changed = {each.key for each in inspect(row).attrs if each.history.has_changes()}
+    if changed and "updated_at" not in changed:
+        row.updated_at = time_text(mapping.next_version(row.plan_id, row.updated_at))

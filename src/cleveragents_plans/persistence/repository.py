@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any, NamedTuple, Unpack
 
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import Session, aliased, selectinload
+from sqlalchemy.orm import Session, aliased, load_only, selectinload
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.exc import StaleDataError
+from sqlalchemy.orm.interfaces import ORMOption
 
 from cleveragents_plans.domain import Plan, SnapshotIsFrozen
 from cleveragents_plans.persistence import reading
@@ -23,7 +24,13 @@ from cleveragents_plans.persistence.errors import (
     PlanNotFound,
     RootInUse,
 )
-from cleveragents_plans.persistence.mapping import ChildRows, Row, child_rows, plan_row
+from cleveragents_plans.persistence.mapping import (
+    ChildRows,
+    Row,
+    child_rows,
+    next_version,
+    plan_row,
+)
 from cleveragents_plans.persistence.models import (
     LifecyclePlanModel,
     PlanArgumentModel,
@@ -37,6 +44,11 @@ from cleveragents_plans.persistence.writing import insert_plans
 _BATCH = 1000
 _NOT_SERIALIZABLE = "40001"
 _CHILD_MODELS: tuple[type[Base], ...] = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
+_PLACE_AND_VERSION = load_only(
+    LifecyclePlanModel.parent_plan_id,
+    LifecyclePlanModel.root_plan_id,
+    LifecyclePlanModel.updated_at,
+)
 _WITH_CHILDREN = tuple(
     selectinload(getattr(LifecyclePlanModel, relation)) for relation in ChildRows._fields
 )
@@ -124,24 +136,15 @@ class PlanRepository:
                 Nothing of this write is kept.
             SnapshotIsFrozen: Its snapshot is another than the stored one.
         """
-        row = self._stored(plan)
+        row = self._stored(plan, *_WITH_CHILDREN)
         if row.effective_profile_snapshot != plan.effective_profile_snapshot:
             raise SnapshotIsFrozen(plan.plan_id)
-        later = max(datetime.now(UTC), plan.updated_at + timedelta(microseconds=1))
-        children = child_rows(plan)
+        later = time_text(next_version(plan.plan_id, row.updated_at))
         with self._losing(plan):
-            for column, value in {**plan_row(plan), "updated_at": time_text(later)}.items():
+            for column, value in {**plan_row(plan), "updated_at": later}.items():
                 setattr(row, column, value)
             self._session.flush()
-            for relation, model, wanted in zip(
-                ChildRows._fields, _CHILD_MODELS, children, strict=True
-            ):
-                if _as_rows(getattr(row, relation)) != wanted:
-                    # Replaced as a whole: aliases and names may change places.
-                    setattr(row, relation, [])
-                    self._session.flush()
-                    setattr(row, relation, [model(**each) for each in wanted])
-            self._session.flush()
+            self._replace_children(row, child_rows(plan))
         return row.to_domain()
 
     def delete(self, plan: Plan) -> None:
@@ -153,7 +156,9 @@ class PlanRepository:
             PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
         """
         check_foreign_keys(self._session)
-        row = self._stored(plan)
+        # Without its children: those that are loaded would be deleted before the plan, which
+        # whoever saves it locks first. The database deletes them after it.
+        row = self._stored(plan, _PLACE_AND_VERSION)
         self._refuse_root_in_use(plan.plan_id)
         try:
             with self._losing(plan):
@@ -304,9 +309,11 @@ class PlanRepository:
             rows.append(at)
         return query, rows
 
-    def _stored(self, plan: Plan) -> LifecyclePlanModel:
+    def _stored(self, plan: Plan, *options: ORMOption) -> LifecyclePlanModel:
+        # What the session has not sent yet is a write as well: it is not dropped, but counts.
+        self._session.flush()
         row = self._session.get(
-            LifecyclePlanModel, plan.plan_id, options=_WITH_CHILDREN, populate_existing=True
+            LifecyclePlanModel, plan.plan_id, options=options, populate_existing=True
         )
         read = time_text(plan.updated_at)
         place = (plan.parent_plan_id, plan.root_plan_id)
@@ -314,6 +321,21 @@ class PlanRepository:
         if row is None or row.updated_at != read or (row.parent_plan_id, row.root_plan_id) != place:
             raise PlanChangedMeanwhile(plan.plan_id, read)
         return row
+
+    def _replace_children(self, row: LifecyclePlanModel, children: ChildRows) -> None:
+        every = zip(ChildRows._fields, _CHILD_MODELS, children, strict=True)
+        changed = [each for each in every if _as_rows(getattr(row, each[0])) != each[2]]
+        # Replaced as a whole: aliases and names may change places. And one by one, since a
+        # change to the row's own lists would move its version once more.
+        for relation, _, _ in changed:
+            for each in getattr(row, relation):
+                self._session.delete(each)
+        self._session.flush()
+        for relation, model, wanted in changed:
+            models = [model(**each) for each in wanted]
+            self._session.add_all(models)
+            set_committed_value(row, relation, models)
+        self._session.flush()
 
     @contextmanager
     def _losing(self, plan: Plan) -> Iterator[None]:

@@ -9,6 +9,9 @@ import pytest
 from cleveragents_plans.domain import PlansError
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
+    DatabaseUrlError,
+    ForeignKeysOff,
+    NoLaterVersion,
     PlanAlreadyStored,
     PlanChangedMeanwhile,
     PlanNotFound,
@@ -20,6 +23,7 @@ ERRORS = [
     (PlanNotFound("A"), "list the plans"),
     (PlanAlreadyStored("A"), "use save"),
     (PlanChangedMeanwhile("A", "then"), "read it again"),
+    (NoLaterVersion("A", "then"), "correct updated_at"),
     (RootInUse("A", 2), "delete_tree"),
     (CorruptPlanRow("A", "v3_plans.phase", "x", "a phase"), "repair the row"),
     (NotARoot("A", "B"), "name that one"),
@@ -35,8 +39,12 @@ def test_an_error_names_the_plan_and_says_what_to_do(error, advice):
     assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize(("error", "advice"), ERRORS, ids=lambda each: type(each).__name__)
-def test_an_error_can_be_pickled(error, advice):
+@pytest.mark.parametrize(
+    "error",
+    [*(error for error, _ in ERRORS), ForeignKeysOff(), DatabaseUrlError("no")],
+    ids=lambda each: type(each).__name__,
+)
+def test_an_error_can_be_pickled(error):
     again = pickle.loads(pickle.dumps(error))
 
     assert type(again) is type(error)

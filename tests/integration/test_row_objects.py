@@ -1,0 +1,182 @@
+"""Row objects and the repository, side by side on the same plans."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session, selectinload
+
+from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
+from cleveragents_plans.domain import BUILT_IN
+from cleveragents_plans.persistence import (
+    CorruptPlanRow,
+    NoLaterVersion,
+    PlanArgumentModel,
+    PlanChangedMeanwhile,
+)
+from cleveragents_plans.persistence.columns import time_text
+from support.plans import NOON, a_plan, ulid
+
+RELATIONS = [each.class_attribute for each in LifecyclePlanModel.__mapper__.relationships]
+LAST = datetime.max.replace(tzinfo=UTC)
+
+
+def a_full_plan(number: int = 1, **fields: object) -> Plan:
+    known = {
+        "effective_profile_snapshot": BUILT_IN["balanced"].snapshot(),
+        "project_links": [{"project_name": "p", "alias": "a"}],
+        "arguments": {"a": 1},
+        "invariants": [{"text": "dry"}],
+    }
+    return a_plan(number, **{**known, **fields})
+
+
+@pytest.fixture
+def plan(repository: PlanRepository) -> Plan:
+    return repository.add(a_full_plan())
+
+
+def row_of(session: Session, number: int = 1) -> LifecyclePlanModel:
+    row = session.get(LifecyclePlanModel, ulid(number), options=map(selectinload, RELATIONS))
+    assert row is not None
+    return row
+
+
+# The version moves
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: setattr(row, "description", "mine"),
+        lambda row: setattr(row, "projects", []),
+        lambda row: row.invariants.clear(),
+        lambda row: row.arguments.append(
+            PlanArgumentModel(plan_id=ulid(1), position=1, name="b", value_json="2")
+        ),
+    ],
+    ids=["a column", "a new list", "a list that is emptied", "a list that grows"],
+)
+def test_a_write_through_a_row_object_is_seen_by_whoever_read_the_plan(
+    repository, session, plan, change
+):
+    change(row_of(session))
+    session.flush()
+    written = repository.get(plan.plan_id)
+
+    for lose in (repository.save, repository.delete):
+        with pytest.raises(PlanChangedMeanwhile):
+            lose(plan)
+
+    assert repository.get(plan.plan_id) == written != plan
+    assert plan.updated_at < written.updated_at <= datetime.now(UTC)
+
+
+def test_a_row_object_loses_against_a_save(engine, repository, session, plan):
+    session.commit()
+    with Session(engine, expire_on_commit=False) as other:
+        row = row_of(other)
+        other.commit()
+        saved = repository.save(plan.begin())
+        session.commit()
+
+        row.description = "mine"
+        with pytest.raises(Exception, match="0 were matched"):
+            other.flush()
+
+    assert repository.get(plan.plan_id) == saved
+
+
+def test_a_version_from_the_future_moves_by_a_microsecond(repository, session):
+    future = datetime.now(UTC) + timedelta(days=400)
+    repository.add(a_full_plan(updated_at=future))
+
+    row_of(session).description = "mine"
+    session.flush()
+
+    assert repository.get(ulid(1)).updated_at == future + timedelta(microseconds=1)
+
+
+def test_a_version_that_the_writer_sets_is_kept(repository, session, plan):
+    row = row_of(session)
+    row.description, row.updated_at = "mine", time_text(NOON + timedelta(days=1))
+    session.flush()
+
+    assert repository.get(plan.plan_id).updated_at == NOON + timedelta(days=1)
+
+
+def test_what_did_not_change_is_no_write(repository, session, plan):
+    row = row_of(session)
+    row.description = row.description + ""
+    row.arguments = [*row.arguments]
+    session.flush()
+
+    assert repository.get(plan.plan_id) == plan
+
+
+def test_a_child_row_that_is_edited_by_itself_does_not_move_the_version(repository, session, plan):
+    row_of(session).arguments[0].value_json = "2"
+    session.flush()
+
+    assert repository.get(plan.plan_id) == plan.evolve(arguments={"a": 2})
+
+
+def test_a_version_that_is_no_time_is_named(repository, session, plan):
+    session.execute(text("UPDATE v3_plans SET updated_at = 'yesterday'"))
+    row_of(session).description = "mine"
+
+    with pytest.raises(CorruptPlanRow, match=r"v3_plans\.updated_at holds 'yesterday'"):
+        session.flush()
+
+
+def test_the_last_time_there_is_leaves_no_later_version(repository, session):
+    plan = repository.add(a_full_plan(updated_at=LAST))
+
+    with pytest.raises(NoLaterVersion, match="correct updated_at in its row") as caught:
+        repository.save(plan.begin())
+
+    assert caught.value.plan_id == plan.plan_id
+    assert repository.get(plan.plan_id) == plan
+    row_of(session).description = "mine"
+    with pytest.raises(NoLaterVersion):
+        session.flush()
+
+
+# What the session has not sent yet
+
+
+@pytest.mark.parametrize("autoflush", [True, False])
+def test_an_edit_that_was_not_sent_yet_counts_as_a_write(engine, autoflush):
+    with Session(engine, autoflush=autoflush) as session:
+        repository = PlanRepository(session)
+        plan = repository.add(a_full_plan())
+        row_of(session).description = "mine"
+
+        with pytest.raises(PlanChangedMeanwhile):
+            repository.save(plan.begin())
+
+        assert repository.get(plan.plan_id).description == "mine"
+
+
+@pytest.mark.parametrize("autoflush", [True, False])
+def test_a_row_that_was_not_sent_yet_can_be_saved_and_deleted(engine, autoflush):
+    with Session(engine, autoflush=autoflush) as session:
+        repository = PlanRepository(session)
+        plan = a_full_plan()
+        session.add(LifecyclePlanModel.from_domain(plan))
+
+        saved = repository.save(plan.evolve(arguments={"b": 2}).begin())
+
+        assert repository.get(plan.plan_id) == saved
+        repository.delete(saved)
+        assert repository.list().plans == ()
+
+
+def test_a_row_object_tells_what_was_saved(repository, session, plan):
+    row = row_of(session)
+
+    saved = repository.save(plan.evolve(arguments={"b": 2, "a": 1}, project_links=[]))
+
+    assert row.to_domain() == saved == repository.get(plan.plan_id)
