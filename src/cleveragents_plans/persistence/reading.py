@@ -33,13 +33,12 @@ from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.errors import CorruptPlanRow, PlanChangedMeanwhile
 from cleveragents_plans.persistence.mapping import read_plan
 from cleveragents_plans.persistence.models import (
-    LifecyclePlanModel,
     PlanArgumentModel,
     PlanInvariantModel,
     PlanProjectModel,
 )
+from cleveragents_plans.persistence.sessions import PLANS, connection_of, execute, on_postgresql
 
-PLANS = LifecyclePlanModel.__table__
 CHILDREN = (
     PlanProjectModel.__table__,
     PlanArgumentModel.__table__,
@@ -141,7 +140,7 @@ def plans(
 
 def _changed(session: Session, rows: Sequence[Row[Any]]) -> set[str]:
     """Tell which *rows* were written or deleted since; on SQLite a transaction sees one state."""
-    if session.get_bind().dialect.name != "postgresql":
+    if not on_postgresql(session):
         return set()
     wanted = among(session, PLANS.c.plan_id, [row.plan_id for row in rows])
     now = {*_all(session, select(PLANS.c.plan_id, PLANS.c.updated_at).where(wanted))}
@@ -157,7 +156,7 @@ def rows_of(session: Session, query: Select[Any]) -> Sequence[Row[Any]]:
 
 def among(session: Session, column: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
     """Say that *column* is one of *ids*, as one parameter: there may be tens of thousands."""
-    if session.get_bind().dialect.name == "postgresql":
+    if on_postgresql(session):
         return column == any_(bindparam(None, list(ids), type_=ARRAY(Text)))
     values = func.json_each(json.dumps([each for each in ids if isinstance(each, str)]))
     return column.in_(select(values.table_valued("value").c.value))
@@ -175,16 +174,16 @@ def _by_plan(session: Session, table: Any, ids: Sequence[str]) -> dict[str, list
 
 def _all(session: Session, query: Select[Any]) -> Sequence[Row[Any]]:
     try:
-        return session.execute(query).all()
+        return execute(session, query).all()
     except OperationalError as error:
         # A SQLite text may hold bytes that are no text, and one of them would hide all
         # rows. Read again, such bytes as lone surrogates: no plan can hold those.
         if "decode to UTF-8" not in str(error.orig):
             raise
-    driver: Any = session.connection().connection.driver_connection
+    driver: Any = connection_of(session).connection.driver_connection
     former, driver.text_factory = driver.text_factory, _escaped
     try:
-        return session.execute(query).all()
+        return execute(session, query).all()
     finally:
         driver.text_factory = former
 

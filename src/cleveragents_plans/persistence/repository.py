@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, Unpack
 
-from sqlalchemy import Select, delete, func, select
-from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import Session, aliased, load_only, selectinload
-from sqlalchemy.orm.attributes import set_committed_value
-from sqlalchemy.orm.exc import StaleDataError
-from sqlalchemy.orm.interfaces import ORMOption
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, aliased
 
-from cleveragents_plans.domain import Plan, SnapshotIsFrozen
-from cleveragents_plans.persistence import reading
-from cleveragents_plans.persistence.base import Base
-from cleveragents_plans.persistence.columns import time_text
-from cleveragents_plans.persistence.errors import (
-    NotARoot,
-    PlanChangedMeanwhile,
-    PlanNotFound,
-    RootInUse,
-)
-from cleveragents_plans.persistence.mapping import (
-    ChildRows,
-    Row,
-    child_rows,
-    next_version,
-    plan_row,
-)
-from cleveragents_plans.persistence.models import (
-    LifecyclePlanModel,
-    PlanArgumentModel,
-    PlanInvariantModel,
-    PlanProjectModel,
-)
-from cleveragents_plans.persistence.reading import PLANS, Filters, OnCorrupt
-from cleveragents_plans.persistence.sessions import check_foreign_keys
+from cleveragents_plans.domain import Plan
+from cleveragents_plans.persistence import changing, reading
+from cleveragents_plans.persistence.errors import PlanNotFound
+from cleveragents_plans.persistence.reading import Filters, OnCorrupt
+from cleveragents_plans.persistence.sessions import PLANS, check_foreign_keys
 from cleveragents_plans.persistence.writing import insert_plans
 
 _BATCH = 1000
-_NOT_SERIALIZABLE = "40001"
-_CHILD_MODELS: tuple[type[Base], ...] = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
-_PLACE_AND_VERSION = load_only(
-    LifecyclePlanModel.parent_plan_id,
-    LifecyclePlanModel.root_plan_id,
-    LifecyclePlanModel.updated_at,
-)
-_WITH_CHILDREN = tuple(
-    selectinload(getattr(LifecyclePlanModel, relation)) for relation in ChildRows._fields
-)
 
 
 class Page(NamedTuple):
@@ -136,67 +101,34 @@ class PlanRepository:
                 Nothing of this write is kept.
             SnapshotIsFrozen: Its snapshot is another than the stored one.
         """
-        row = self._stored(plan, *_WITH_CHILDREN)
-        if row.effective_profile_snapshot != plan.effective_profile_snapshot:
-            raise SnapshotIsFrozen(plan.plan_id)
-        later = time_text(next_version(plan.plan_id, row.updated_at))
-        with self._losing(plan):
-            for column, value in {**plan_row(plan), "updated_at": later}.items():
-                setattr(row, column, value)
-            self._session.flush()
-            self._replace_children(row, child_rows(plan))
-        return row.to_domain()
+        return changing.save_plan(self._session, plan)
 
     def delete(self, plan: Plan) -> None:
         """
         Delete one plan that was read before; its children are detached and keep their root.
 
+        The database looks for its children through the whole table, as `parent_plan_id` has no
+        index. Where that takes too long, an operator may create one.
+
         Raises:
             RootInUse: Other plans name it as their root.
             PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
         """
-        check_foreign_keys(self._session)
-        # Without its children: those that are loaded would be deleted before the plan, which
-        # whoever saves it locks first. The database deletes them after it.
-        row = self._stored(plan, _PLACE_AND_VERSION)
-        self._refuse_root_in_use(plan.plan_id)
-        try:
-            with self._losing(plan):
-                self._session.delete(row)
-                self._session.flush()
-        except IntegrityError:
-            # Somebody has added a plan under it since it was counted.
-            self._refuse_root_in_use(plan.plan_id)
-            raise
+        changing.delete_plan(self._session, plan)
 
     def delete_tree(self, root_plan_id: str) -> int:
         """
         Delete a root and every plan that names it as its root; return how many.
+
+        The database looks for the children of each of them as `delete` says: the time grows
+        with the plans of the tree times all plans of the table.
 
         Raises:
             PlanNotFound: There is no such plan.
             NotARoot: The plan belongs to the tree of another root.
             RootInUse: Somebody added a plan to the tree meanwhile.
         """
-        check_foreign_keys(self._session)
-        root_id = root_plan_id.upper()
-        found = self._session.scalar(select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == root_id))
-        if found is None:
-            raise PlanNotFound(root_plan_id)
-        if found != root_id:
-            raise NotARoot(root_id, found)
-        named = LifecyclePlanModel.root_plan_id == root_id
-        itself = LifecyclePlanModel.plan_id == root_id
-        try:
-            with self._session.begin_nested():
-                # SQLite refuses to delete a root in one statement with those that name it.
-                return sum(
-                    self._session.execute(delete(LifecyclePlanModel).where(condition)).rowcount  # type: ignore[attr-defined]
-                    for condition in (named & ~itself, itself)
-                )
-        except IntegrityError:
-            self._refuse_root_in_use(root_id)
-            raise
+        return changing.delete_tree(self._session, root_plan_id.upper())
 
     def children(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
         """List the plans in the plan's own tree whose parent it is, oldest first."""
@@ -308,56 +240,3 @@ class PlanRepository:
         while at := found.pop(at.parent_plan_id, None):
             rows.append(at)
         return query, rows
-
-    def _stored(self, plan: Plan, *options: ORMOption) -> LifecyclePlanModel:
-        # What the session has not sent yet is a write as well: it is not dropped, but counts.
-        self._session.flush()
-        row = self._session.get(
-            LifecyclePlanModel, plan.plan_id, options=options, populate_existing=True
-        )
-        read = time_text(plan.updated_at)
-        place = (plan.parent_plan_id, plan.root_plan_id)
-        # A plan whose parent was deleted is another one too, though nobody wrote to it.
-        if row is None or row.updated_at != read or (row.parent_plan_id, row.root_plan_id) != place:
-            raise PlanChangedMeanwhile(plan.plan_id, read)
-        return row
-
-    def _replace_children(self, row: LifecyclePlanModel, children: ChildRows) -> None:
-        every = zip(ChildRows._fields, _CHILD_MODELS, children, strict=True)
-        changed = [each for each in every if _as_rows(getattr(row, each[0])) != each[2]]
-        # Replaced as a whole: aliases and names may change places. And one by one, since a
-        # change to the row's own lists would move its version once more.
-        for relation, _, _ in changed:
-            for each in getattr(row, relation):
-                self._session.delete(each)
-        self._session.flush()
-        for relation, model, wanted in changed:
-            models = [model(**each) for each in wanted]
-            self._session.add_all(models)
-            set_committed_value(row, relation, models)
-        self._session.flush()
-
-    @contextmanager
-    def _losing(self, plan: Plan) -> Iterator[None]:
-        try:
-            with self._session.begin_nested():
-                yield
-        except (StaleDataError, OperationalError) as error:
-            # A transaction stricter than READ COMMITTED hears of the other write in this way.
-            failure = getattr(error, "orig", None)
-            if failure is not None and getattr(failure, "sqlstate", None) != _NOT_SERIALIZABLE:
-                raise
-            raise PlanChangedMeanwhile(plan.plan_id, time_text(plan.updated_at)) from None
-
-    def _refuse_root_in_use(self, plan_id: str) -> None:
-        others = (PLANS.c.root_plan_id == plan_id, PLANS.c.plan_id != plan_id)
-        named_by = self._session.scalar(select(func.count()).where(*others))
-        if named_by:
-            raise RootInUse(plan_id, named_by)
-
-
-def _as_rows(models: Iterable[Base]) -> Sequence[Row]:
-    return [
-        {column.key: getattr(model, column.key) for column in model.__table__.columns}
-        for model in models
-    ]

@@ -20,7 +20,8 @@ from sqlalchemy.orm import Session
 from cleveragents_plans.domain import Plan, resolve
 from cleveragents_plans.persistence.errors import PlanAlreadyStored, RelatedPlanMissing
 from cleveragents_plans.persistence.mapping import Row, child_rows, plan_row
-from cleveragents_plans.persistence.reading import CHILDREN, PLANS, among
+from cleveragents_plans.persistence.reading import CHILDREN, among
+from cleveragents_plans.persistence.sessions import PLANS, connection_of, execute
 
 _RELATED = ("parent_plan_id", "root_plan_id")
 
@@ -49,7 +50,10 @@ def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
 def _insert(session: Session, table: Any, rows: Sequence[Row]) -> None:
     if not rows:
         return
-    connection = session.connection()
+    connection = connection_of(session)
+    if connection.get_execution_options().get("schema_translate_map"):
+        connection.execute(insert(table), rows)
+        return
     # The values are plain; looking each of them over again would take as long as storing it.
     statement, in_order = _insert_statement(table, connection.dialect)
     connection.exec_driver_sql(statement, list(map(in_order, rows) if in_order else rows))
@@ -95,7 +99,7 @@ def _explain_refusal(session: Session, rows: Sequence[Row]) -> None:
     ids = {row["plan_id"] for row in rows}
     related = {row[name] for row in rows for name in _RELATED}
     query = select(PLANS.c.plan_id).where(among(session, PLANS.c.plan_id, ids | related))
-    stored = set(session.scalars(query))
+    stored = {*execute(session, query).scalars()}
     for row in rows:
         if row["plan_id"] in stored:
             raise PlanAlreadyStored(row["plan_id"]) from None

@@ -1,0 +1,182 @@
+"""
+Stored plans that are saved or deleted, by whoever read them as they are now.
+
+Row objects are used here: their version counter is the optimistic check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session, load_only, selectinload
+from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.exc import StaleDataError
+from sqlalchemy.orm.interfaces import ORMOption
+
+from cleveragents_plans.domain import Plan, SnapshotIsFrozen
+from cleveragents_plans.persistence.base import Base
+from cleveragents_plans.persistence.columns import time_text
+from cleveragents_plans.persistence.errors import (
+    NotARoot,
+    PlanChangedMeanwhile,
+    PlanNotFound,
+    RootInUse,
+)
+from cleveragents_plans.persistence.mapping import (
+    ChildRows,
+    Row,
+    child_rows,
+    next_version,
+    plan_row,
+)
+from cleveragents_plans.persistence.models import (
+    LifecyclePlanModel,
+    PlanArgumentModel,
+    PlanInvariantModel,
+    PlanProjectModel,
+)
+from cleveragents_plans.persistence.sessions import PLANS, check_foreign_keys, execute
+
+_NOT_SERIALIZABLE = "40001"
+_CHILD_MODELS: tuple[type[Base], ...] = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
+_PLACE_AND_VERSION = load_only(
+    LifecyclePlanModel.parent_plan_id,
+    LifecyclePlanModel.root_plan_id,
+    LifecyclePlanModel.updated_at,
+)
+_WITH_CHILDREN = tuple(
+    selectinload(getattr(LifecyclePlanModel, relation)) for relation in ChildRows._fields
+)
+
+
+def save_plan(session: Session, plan: Plan) -> Plan:
+    """
+    Store what became of *plan*; give it as it is stored.
+
+    Raises:
+        PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+        NoLaterVersion: Its `updated_at` is the last time that there is.
+        SnapshotIsFrozen: Its snapshot is another than the stored one.
+    """
+    row = _stored(session, plan, *_WITH_CHILDREN)
+    if row.effective_profile_snapshot != plan.effective_profile_snapshot:
+        raise SnapshotIsFrozen(plan.plan_id)
+    later = time_text(next_version(plan.plan_id, row.updated_at))
+    with _losing(session, plan):
+        for column, value in {**plan_row(plan), "updated_at": later}.items():
+            setattr(row, column, value)
+        session.flush()
+        _replace_children(session, row, child_rows(plan))
+    return row.to_domain()
+
+
+def delete_plan(session: Session, plan: Plan) -> None:
+    """
+    Delete *plan*; the database deletes its child rows and detaches the plans under it.
+
+    Raises:
+        RootInUse: Other plans name it as their root.
+        PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+    """
+    check_foreign_keys(session)
+    # Without its children: those that are loaded would be deleted before the plan, which
+    # whoever saves it locks first.
+    row = _stored(session, plan, _PLACE_AND_VERSION)
+    _refuse_root_in_use(session, plan.plan_id)
+    try:
+        with _losing(session, plan):
+            session.delete(row)
+            session.flush()
+    except IntegrityError:
+        # Somebody has added a plan under it since it was counted.
+        _refuse_root_in_use(session, plan.plan_id)
+        raise
+
+
+def delete_tree(session: Session, root_plan_id: str) -> int:
+    """
+    Delete a root and every plan that names it; give how many.
+
+    Raises:
+        PlanNotFound: There is no such plan.
+        NotARoot: The plan belongs to the tree of another root.
+        RootInUse: Somebody added a plan to the tree meanwhile.
+    """
+    check_foreign_keys(session)
+    session.flush()
+    look = select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == root_plan_id)
+    found = execute(session, look).scalar()
+    if found is None:
+        raise PlanNotFound(root_plan_id)
+    if found != root_plan_id:
+        raise NotARoot(root_plan_id, found)
+    named = LifecyclePlanModel.root_plan_id == root_plan_id
+    itself = LifecyclePlanModel.plan_id == root_plan_id
+    try:
+        with session.begin_nested():
+            # SQLite refuses to delete a root in one statement with those that name it.
+            return sum(
+                session.execute(delete(LifecyclePlanModel).where(condition)).rowcount  # type: ignore[attr-defined]
+                for condition in (named & ~itself, itself)
+            )
+    except IntegrityError:
+        _refuse_root_in_use(session, root_plan_id)
+        raise
+
+
+def _refuse_root_in_use(session: Session, plan_id: str) -> None:
+    others = (PLANS.c.root_plan_id == plan_id, PLANS.c.plan_id != plan_id)
+    named_by = execute(session, select(func.count()).where(*others)).scalar()
+    if named_by:
+        raise RootInUse(plan_id, named_by)
+
+
+def _stored(session: Session, plan: Plan, *options: ORMOption) -> LifecyclePlanModel:
+    # What the session has not sent yet is a write as well: it is not dropped, but counts.
+    session.flush()
+    row = session.get(LifecyclePlanModel, plan.plan_id, options=options, populate_existing=True)
+    read = time_text(plan.updated_at)
+    place = (plan.parent_plan_id, plan.root_plan_id)
+    # A plan whose parent was deleted is another one too, though nobody wrote to it.
+    if row is None or row.updated_at != read or (row.parent_plan_id, row.root_plan_id) != place:
+        raise PlanChangedMeanwhile(plan.plan_id, read)
+    return row
+
+
+def _replace_children(session: Session, row: LifecyclePlanModel, children: ChildRows) -> None:
+    every = zip(ChildRows._fields, _CHILD_MODELS, children, strict=True)
+    changed = [each for each in every if _as_rows(getattr(row, each[0])) != each[2]]
+    # Replaced as a whole: aliases and names may change places. And one by one, since a
+    # change to the row's own lists would move its version once more.
+    for relation, _, _ in changed:
+        for each in getattr(row, relation):
+            session.delete(each)
+    session.flush()
+    for relation, model, wanted in changed:
+        models = [model(**each) for each in wanted]
+        session.add_all(models)
+        set_committed_value(row, relation, models)
+    session.flush()
+
+
+def _as_rows(models: Iterable[Base]) -> Sequence[Row]:
+    return [
+        {column.key: getattr(model, column.key) for column in model.__table__.columns}
+        for model in models
+    ]
+
+
+@contextmanager
+def _losing(session: Session, plan: Plan) -> Iterator[None]:
+    try:
+        with session.begin_nested():
+            yield
+    except (StaleDataError, OperationalError) as error:
+        # A transaction stricter than READ COMMITTED hears of the other write in this way.
+        failure = getattr(error, "orig", None)
+        if failure is not None and getattr(failure, "sqlstate", None) != _NOT_SERIALIZABLE:
+            raise
+        raise PlanChangedMeanwhile(plan.plan_id, time_text(plan.updated_at)) from None

@@ -1,0 +1,109 @@
+"""The repository works on a session whatever it is bound to, and however it is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
+
+from cleveragents_plans import Base, Plan, PlanRepository
+from cleveragents_plans.domain import BUILT_IN, PlanIdentity
+from support.databases import ENGINES
+from support.plans import a_plan, ulid
+
+TABLES = ("v3_plans", "plan_projects", "plan_arguments", "plan_invariants")
+
+
+def root(number: int = 1, **fields: object) -> Plan:
+    known = {
+        "effective_profile_snapshot": BUILT_IN["balanced"].snapshot(),
+        "project_links": [{"project_name": "p"}],
+        "arguments": {"a": 1},
+        "invariants": [{"text": "dry"}],
+    }
+    return a_plan(number, **{**known, **fields})
+
+
+def child(number: int, parent: Plan) -> Plan:
+    place = {"parent_plan_id": parent.plan_id, "root_plan_id": parent.root_plan_id}
+    return root(number, identity=PlanIdentity(plan_id=ulid(number), **place))
+
+
+def use_everything(repository: PlanRepository) -> None:
+    """Call every method, and check what it gives."""
+    top = repository.add(root(1))
+    middle, bottom = child(2, top), child(3, child(2, top))
+    assert repository.add_all([middle, bottom]) == 2
+    assert repository.get(ulid(2)) == middle
+    assert repository.tree(ulid(1)) == (top, middle, bottom)
+    assert repository.children(ulid(1)) == (middle,)
+    assert repository.ancestors(ulid(3)) == (middle, top)
+    assert repository.depth(ulid(3)) == 2
+    assert repository.list(project="p", limit=2).next == ulid(2)
+    saved = repository.save(middle.evolve(arguments={"b": 2}, project_links=[]).begin())
+    assert [*repository.stream()] == [top, saved, bottom]
+    repository.delete(saved)
+    assert repository.get(ulid(3)).is_detached
+    assert repository.delete_tree(ulid(1)) == 2
+    assert repository.list() == ((), None)
+
+
+@pytest.mark.parametrize("every", [[Base], Base.metadata.tables.values()], ids=["base", "tables"])
+def test_a_session_may_have_several_engines(engine, every):
+    with Session(binds=dict.fromkeys(every, engine)) as session:
+        use_everything(PlanRepository(session))
+
+
+def test_a_session_may_be_bound_to_a_connection(engine):
+    with engine.connect() as connection, Session(connection) as session:
+        use_everything(PlanRepository(session))
+
+
+@pytest.mark.parametrize("settings", [{"autoflush": False}, {"expire_on_commit": False}], ids=str)
+def test_a_session_may_be_set_up_otherwise(engine, settings):
+    with Session(engine, **settings) as session:
+        use_everything(PlanRepository(session))
+        session.commit()
+        use_everything(PlanRepository(session))
+
+
+@pytest.fixture
+def tenant(engine: Engine) -> Iterator[Engine]:
+    """An engine that finds the plans in another schema, of the same tables."""
+    with engine.begin() as connection:
+        connection.execute(text("CREATE SCHEMA tenant"))
+    translated = engine.execution_options(schema_translate_map={None: "tenant"})
+    Base.metadata.create_all(translated)
+    yield translated
+    with engine.begin() as connection:
+        connection.execute(text("DROP SCHEMA tenant CASCADE"))
+
+
+@pytest.mark.parametrize(
+    "migrated_engine",
+    [name for name in ENGINES if name != "sqlite"],
+    indirect=True,
+    scope="session",
+)
+def test_plans_are_put_and_found_in_the_schema_that_the_engine_names(engine, tenant):
+    with Session(tenant) as session:
+        use_everything(PlanRepository(session))
+        PlanRepository(session).add(root())
+        session.commit()
+
+    with engine.connect() as connection:
+        for schema, rows in (("public", 0), ("tenant", 1)):
+            found = [
+                connection.scalar(text(f"SELECT count(*) FROM {schema}.{table}"))
+                for table in TABLES
+            ]
+            assert found == [rows] * 4
+
+
+def test_the_schema_that_holds_the_tables_anyway_can_be_named(engine):
+    schema = "main" if engine.dialect.name == "sqlite" else "public"
+    named = engine.execution_options(schema_translate_map={None: schema})
+    with Session(named) as session:
+        use_everything(PlanRepository(session))
