@@ -19,6 +19,7 @@ from cleveragents_plans.domain import (
     ProcessingState,
     ProjectLink,
     SnapshotIsFrozen,
+    SnapshotUnreadable,
     UnknownProfile,
 )
 from cleveragents_plans.persistence import (
@@ -96,6 +97,20 @@ def test_a_plan_without_a_snapshot_and_of_an_unknown_profile_is_refused(reposito
     with pytest.raises(UnknownProfile, match="balanced"):
         repository.add(a_plan(automation_profile=AutomationProfileRef(profile_name="mine")))
 
+    assert count(session) == 0
+
+
+def test_a_snapshot_that_is_empty_in_other_words_is_no_snapshot_either(repository):
+    stored = repository.add(a_plan(effective_profile_snapshot=" { } "))
+
+    assert stored.effective_profile == BUILT_IN["balanced"]
+
+
+def test_a_snapshot_that_describes_no_profile_is_not_added(repository, session):
+    with pytest.raises(SnapshotUnreadable, match=f"snapshot of plan {ulid(2)}") as caught:
+        repository.add_all([root(1), root(2, effective_profile_snapshot='{"edit_code":1.0}')])
+
+    assert caught.value.plan_id == ulid(2)
     assert count(session) == 0
 
 
@@ -305,7 +320,7 @@ def test_children_that_did_not_change_are_not_written_again(repository, session)
 
 def test_another_snapshot_is_not_saved(repository):
     read = repository.add(root())
-    other = root(effective_profile_snapshot='{"name":"x"}', updated_at=read.updated_at)
+    other = root(effective_profile_snapshot=BUILT_IN["ci"].snapshot(), updated_at=read.updated_at)
 
     with pytest.raises(SnapshotIsFrozen):
         repository.save(other)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session, defer, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
-from cleveragents_plans.domain import BUILT_IN
+from cleveragents_plans.domain import BUILT_IN, SnapshotIsFrozen
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
     NoLaterVersion,
@@ -180,3 +180,55 @@ def test_a_row_object_tells_what_was_saved(repository, session, plan):
     saved = repository.save(plan.evolve(arguments={"b": 2, "a": 1}, project_links=[]))
 
     assert row.to_domain() == saved == repository.get(plan.plan_id)
+
+
+# The snapshot is frozen
+
+
+OTHER = '{"name":"mine"}'
+
+
+def as_it_was_read(session: Session) -> LifecyclePlanModel:
+    return row_of(session)
+
+
+def expired(session: Session) -> LifecyclePlanModel:
+    row = row_of(session)
+    session.expire(row)
+    return row
+
+
+def deferred(session: Session) -> LifecyclePlanModel:
+    session.expunge_all()
+    snapshot = LifecyclePlanModel.effective_profile_snapshot
+    return session.scalars(select(LifecyclePlanModel).options(defer(snapshot))).one()
+
+
+def exchange(row: LifecyclePlanModel) -> None:
+    row.effective_profile_snapshot = OTHER
+
+
+def take_out(row: LifecyclePlanModel) -> None:
+    del row.effective_profile_snapshot
+
+
+@pytest.mark.parametrize("change", [exchange, take_out])
+@pytest.mark.parametrize("found", [as_it_was_read, expired, deferred])
+def test_the_snapshot_of_a_stored_row_is_never_exchanged(repository, session, plan, found, change):
+    row = found(session)
+
+    with pytest.raises(SnapshotIsFrozen, match=plan.plan_id):
+        change(row)
+
+    session.flush()
+    assert repository.get(plan.plan_id) == plan
+
+
+def test_a_row_that_is_merged_brings_no_other_snapshot(repository, session, plan):
+    row_of(session)
+    other = LifecyclePlanModel.from_domain(a_full_plan(effective_profile_snapshot=OTHER))
+
+    with pytest.raises(SnapshotIsFrozen, match=plan.plan_id):
+        session.merge(other)
+
+    assert repository.get(plan.plan_id) == plan

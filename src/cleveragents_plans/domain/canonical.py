@@ -16,7 +16,7 @@ from typing import Any, Self, TypeAlias
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema, from_json
 
-from cleveragents_plans.domain.errors import NotJson
+from cleveragents_plans.domain.errors import NotJson, shown
 
 #: What can be read out of a `JsonObject`: arrays as tuples, objects as `JsonObject`.
 JsonValue: TypeAlias = "bool | int | float | str | tuple[JsonValue, ...] | JsonObject | None"
@@ -243,7 +243,7 @@ def _plain(value: Any, path: str, depth: int) -> Any:
 
 def _key(name: object, path: str) -> str:
     if not isinstance(name, str):
-        raise NotJson(path, f"the key {name!r}", "keys that are text")
+        raise NotJson(path, f"the key {shown(name)}", "keys that are text")
     return _text(name, path)
 
 
@@ -268,5 +268,4 @@ def _frozen(value: Any) -> JsonValue:
 
 
 def _described(value: object) -> str:
-    shown = ascii(value)
-    return f"{type(value).__name__} {shown if len(shown) <= 60 else shown[:60] + '…'}"
+    return f"{type(value).__name__} {shown(value)}"

@@ -8,8 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from reprlib import Repr
 
 from cleveragents_plans.domain.enums import Level, Phase, ProcessingState
+
+# Stops within what is deep, long or refers to itself; a plain repr does not.
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxlevel = 3
+_SHORT.fillvalue = "…"
+
+
+def shown(value: object) -> str:
+    """Write *value* for a message: in one line, not too long, whatever it is."""
+    try:
+        text = _SHORT.repr(value)
+    except Exception:
+        # Python writes no integer of more than 4300 digits, and a repr can be anybody's.
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 160 else f"{text[:160]}…"
 
 
 class PlansError(Exception):
@@ -85,16 +102,20 @@ class SnapshotIsFrozen(PlansError, AttributeError):
 
 
 class SnapshotUnreadable(PlansError, ValueError):
-    """A plan's snapshot is a JSON object, but not one that describes a profile."""
+    """A snapshot is text, but describes no profile; *plan_id* is None if it is no plan's yet."""
 
-    def __init__(self, snapshot: str, reason: str) -> None:
-        super().__init__(snapshot, reason)
+    def __init__(self, snapshot: str, reason: str, plan_id: str | None = None) -> None:
+        super().__init__(snapshot, reason, plan_id)
         self.snapshot = snapshot
         self.reason = reason
+        self.plan_id = plan_id
 
     def __str__(self) -> str:
-        shown = self.snapshot if len(self.snapshot) <= 80 else f"{self.snapshot[:80]}…"
-        return f"the snapshot {shown!r} describes no automation profile: {self.reason}"
+        whose = f" of plan {self.plan_id}" if self.plan_id else ""
+        return (
+            f"effective_profile_snapshot{whose} describes no automation profile: {self.reason};"
+            f" found {shown(self.snapshot)}"
+        )
 
 
 class UnknownProfile(PlansError, LookupError):

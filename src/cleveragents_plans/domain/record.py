@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StrictBool, field_validator, model_v
 
 from cleveragents_plans.domain.canonical import Arguments, JsonObject
 from cleveragents_plans.domain.enums import EnvironmentPriority, Phase, ProcessingState
-from cleveragents_plans.domain.errors import SnapshotIsFrozen
+from cleveragents_plans.domain.errors import SnapshotIsFrozen, SnapshotUnreadable
 from cleveragents_plans.domain.lifecycle import (
     FINAL_STATES,
     MOST_REVERSIONS,
@@ -167,10 +167,19 @@ class PlanRecord(Value):
         Raises:
             SnapshotUnreadable: The snapshot is a JSON object that describes no profile.
         """
-        return _profile_in(self.effective_profile_snapshot)
+        try:
+            return _profile_in(self.effective_profile_snapshot)
+        except SnapshotUnreadable as error:
+            raise SnapshotUnreadable(error.snapshot, error.reason, self.plan_id) from error
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Copy as pydantic does, without checks, but never with another snapshot."""
+        """
+        Copy, with *update* checked as in a new plan, but never with another snapshot.
+
+        Raises:
+            SnapshotIsFrozen: *update* has another snapshot.
+            pydantic.ValidationError: The copy would not be a valid plan.
+        """
         self._keep_snapshot(update or {})
         return super().model_copy(update=update, deep=deep)
 

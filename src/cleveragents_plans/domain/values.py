@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from secrets import randbits
 from threading import Lock
 from time import time_ns
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -147,6 +147,22 @@ class Value(BaseModel):
     """A value that is checked when it is made and never changes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """
+        Copy, with *update* checked as in a new value, unlike what pydantic does.
+
+        Raises:
+            pydantic.ValidationError: The copy would not be valid.
+        """
+        copied = super().model_copy(deep=deep)
+        return type(self)(**{**dict(copied), **update}) if update else copied
+
+    def copy(  # type: ignore[override]  # parts of a value are none
+        self, *, update: Mapping[str, Any] | None = None, deep: bool = False
+    ) -> Self:
+        """Copy as `model_copy` does, under pydantic's old name for it."""
+        return self.model_copy(update=update, deep=deep)
 
 
 class PlanIdentity(Value):

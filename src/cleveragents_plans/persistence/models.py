@@ -221,6 +221,15 @@ def _keep_snapshot(row: LifecyclePlanModel, new: str, old: Any, _initiator: obje
         raise SnapshotIsFrozen(row.plan_id)
 
 
+@event.listens_for(
+    LifecyclePlanModel.effective_profile_snapshot, "remove", active_history=True, propagate=True
+)
+def _keep_snapshot_in_place(row: LifecyclePlanModel, old: Any, _initiator: object) -> None:
+    # Or else one that was taken out could be replaced.
+    if isinstance(old, str):
+        raise SnapshotIsFrozen(row.plan_id)
+
+
 @event.listens_for(LifecyclePlanModel, "before_update", propagate=True)
 def _move_version(_mapper: object, _connection: object, row: LifecyclePlanModel) -> None:
     # A writer who leaves updated_at alone would not be seen by those who check it.

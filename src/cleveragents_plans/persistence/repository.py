@@ -55,6 +55,7 @@ class PlanRepository:
             PlanAlreadyStored: Its id is taken.
             RelatedPlanMissing: Its parent or its root is not stored.
             UnknownProfile: It has no snapshot, and its profile is not a built-in one.
+            SnapshotUnreadable: It has a snapshot that describes no profile.
         """
         self.add_all([plan])
         return self.get(plan.plan_id)

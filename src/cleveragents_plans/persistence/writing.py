@@ -34,6 +34,7 @@ def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
         PlanAlreadyStored: An id is taken.
         RelatedPlanMissing: A parent or a root is not stored.
         UnknownProfile: A plan has no snapshot, and its profile is not a built-in one.
+        SnapshotUnreadable: A plan has a snapshot that describes no profile.
     """
     rows = [_with_snapshot(plan) for plan in plans]
     children = [child_rows(plan) for plan in plans]
@@ -69,7 +70,7 @@ def _insert_statement(
 
 def _with_snapshot(plan: Plan) -> Row:
     row = plan_row(plan)
-    if row["effective_profile_snapshot"] == "{}":
+    if plan.effective_profile is None:
         profile = resolve(plan=plan.automation_profile.profile_name).profile
         row["effective_profile_snapshot"] = profile.snapshot()
     return row

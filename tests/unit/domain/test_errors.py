@@ -16,6 +16,7 @@ from cleveragents_plans.domain import (
     StepNotAllowed,
     UnknownProfile,
 )
+from cleveragents_plans.domain.errors import shown
 
 EACH = [
     NotJson("$.a", "nan", "a finite number"),
@@ -23,6 +24,7 @@ EACH = [
     NotEditable(["phase", "attempt"]),
     SnapshotIsFrozen("01J"),
     SnapshotUnreadable('{"a":1}', "name: Field required"),
+    SnapshotUnreadable('{"a":1}', "name: Field required", "01J"),
     UnknownProfile("trustd", ["manual", "trusted"], Level.PROJECT),
     ProfileNameTaken("manual"),
     BadProfileFile("profiles.yaml", "broken YAML"),
@@ -55,5 +57,23 @@ def test_a_refused_step_in_a_final_state_says_so():
     assert "allowed here: nothing, this state is final" in str(refused)
 
 
-def test_a_long_snapshot_is_cut_short_in_its_message():
-    assert len(str(SnapshotUnreadable('{"a":"' + "x" * 500 + '"}', "why"))) < 160
+def test_a_snapshot_that_cannot_be_read_is_named_with_its_plan_and_column():
+    assert str(SnapshotUnreadable('{"a":1}', "name: Field required", "01J")) == (
+        "effective_profile_snapshot of plan 01J describes no automation profile:"
+        " name: Field required; found '{\"a\":1}'"
+    )
+
+
+ENDLESS: list[object] = []
+ENDLESS.append(ENDLESS)
+
+
+@pytest.mark.parametrize(
+    "found",
+    ['{"a":"' + "x" * 500 + '"}', b"{}", 3, None, 10**5000, "\ud800", ENDLESS, [[[[[1]]]]] * 99],
+    ids=lambda found: type(found).__name__,
+)
+def test_whatever_was_found_is_shown_in_one_short_line(found):
+    for error in (SnapshotUnreadable(found, "why"), NotJson("$", shown(found), "text")):
+        assert len(str(error)) < 260
+        assert str(error).isprintable()

@@ -229,8 +229,9 @@ def test_a_snapshot_is_kept_byte_for_byte():
 def test_a_snapshot_that_describes_no_profile_can_be_kept_but_not_read():
     plan = a_plan(effective_profile_snapshot='{"some":"thing"}')
 
-    with pytest.raises(SnapshotUnreadable, match="name: Field required"):
+    with pytest.raises(SnapshotUnreadable, match="name: Field required") as caught:
         _ = plan.effective_profile
+    assert caught.value.plan_id == plan.plan_id
 
 
 @pytest.mark.parametrize(
@@ -238,9 +239,10 @@ def test_a_snapshot_that_describes_no_profile_can_be_kept_but_not_read():
     [
         lambda plan: plan.evolve(effective_profile_snapshot="{}"),
         lambda plan: plan.model_copy(update={"effective_profile_snapshot": "{}"}),
+        lambda plan: plan.copy(update={"effective_profile_snapshot": "{}"}),
         lambda plan: setattr(plan, "effective_profile_snapshot", "{}"),
     ],
-    ids=["evolve", "model_copy", "assignment"],
+    ids=["evolve", "model_copy", "copy", "assignment"],
 )
 def test_a_snapshot_is_never_exchanged(change):
     plan = a_plan(effective_profile_snapshot=SNAPSHOT)
@@ -262,6 +264,19 @@ def test_the_same_snapshot_is_no_change():
 def test_any_other_field_is_frozen_as_well():
     with pytest.raises(ValidationError, match="frozen"):
         a_plan().description = "other"
+
+
+@pytest.mark.parametrize("copied", [Plan.model_copy, Plan.copy])
+def test_a_copy_is_checked_like_a_new_plan(copied):
+    plan = a_plan()
+
+    assert copied(plan, update={"description": "new"}) == plan.evolve(description="new")
+    assert copied(plan, deep=True) == plan
+    for wrong in ({"description": 5}, {"processing_state": "applied"}, {"colour": "red"}):
+        with pytest.raises(ValidationError, match=r"valid string|apply phase only|not permitted"):
+            copied(plan, update=wrong)
+    with pytest.raises(ValidationError, match="ULID"):
+        copied(plan.identity, update={"plan_id": "1"})
 
 
 # -- create
