@@ -8,10 +8,12 @@ travels in the wheel.
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from alembic import __version__ as alembic_version
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
@@ -53,11 +55,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.command == "downgrade":
             command.downgrade(config, given.revision, sql=given.sql)
         else:
-            command.current(config)
+            _current(config, given.check_heads)
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 1
     return 0
+
+
+def _current(config: Config, check_heads: bool) -> None:
+    if not check_heads:
+        command.current(config)
+    elif "check_heads" in inspect.signature(command.current).parameters:
+        command.current(config, check_heads=True)
+    else:
+        raise CommandError(
+            f"--check-heads needs Alembic 1.17.1 or newer, and {alembic_version} is installed; "
+            "install a newer one"
+        )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +95,10 @@ def _parser() -> argparse.ArgumentParser:
         migrating.add_argument(
             "--sql", action="store_true", help="write the SQL instead (PostgreSQL only)"
         )
-    commands.add_parser("current", parents=[shared], help="say at which revision it is")
+    current = commands.add_parser("current", parents=[shared], help="say at which revision it is")
+    current.add_argument(
+        "--check-heads", action="store_true", help="fail unless that is the newest, and whole"
+    )
     return parser
 
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic.util import CommandError
 from sqlalchemy import NullPool, create_engine, text
 
+from cleveragents_plans.cli import main
 from support.databases import ENGINES, migrate, roll_back
-from support.faults import FORMER, NEW, Migration, Models, State, models, points, spread
+from support.faults import FORMER, NEW, Migration, Models, State, execute, models, points, spread
 from support.online import client
 
 PLANS = 3_000
@@ -129,6 +131,63 @@ def test_a_killed_run_is_taken_back_by_the_opposite_command(
         go(url, BACK[goal])
         former_release_works(url)
         assert State.of(url) == model.states[start]
+
+
+@pytest.mark.parametrize("engine", SERVERS[:1])
+def test_a_refused_command_leaves_a_killed_run_where_it_was(
+    tmp_path: Path, engine: str, capfd: pytest.CaptureFixture[str]
+):
+    model = models(engine, PLANS)
+    with model.copy("former", tmp_path) as url:
+        assert kill(url, NEW, "ADD COLUMN")
+        killed = State.of(url)
+
+        with pytest.raises(CommandError, match=r"this step would drop.*nothing was changed"):
+            roll_back(url, "base")
+
+        assert State.of(url) == killed
+        assert main(["current", "--url", url]) == 0
+        assert capfd.readouterr().out.strip() == FORMER
+        go(url, NEW)
+        assert State.of(url) == model.states["new"]
+
+
+@pytest.mark.parametrize("engine", SERVERS[:1])
+def test_nor_does_a_look_that_refuses_the_way_back_set_the_version(tmp_path: Path, engine: str):
+    model = models(engine, PLANS)
+    with model.copy("new", tmp_path) as url:
+        assert kill(url, FORMER, "DROP COLUMN")
+        execute(
+            url,
+            "UPDATE v3_plans SET parent_plan_id = plan_id, root_plan_id = NULL"
+            " WHERE plan_id = (SELECT max(plan_id) FROM v3_plans)",
+        )
+        killed = State.of(url)
+
+        with pytest.raises(CommandError, match=r"their own ancestors.*nothing was changed"):
+            migrate(url, "head")
+
+        assert State.of(url) == killed
+
+
+@pytest.mark.parametrize("engine", SERVERS[:1])
+def test_between_two_versions_nothing_passes_as_up_to_date(
+    tmp_path: Path,
+    engine: str,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+):
+    with models(engine, PLANS).copy("new", tmp_path) as url:
+        assert main(["current", "--check-heads", "--url", url]) == 0
+        assert kill(url, FORMER, "DROP COLUMN")
+        capfd.readouterr()
+
+        assert main(["current", "--check-heads", "--url", url]) == 1
+        told = capfd.readouterr()
+        assert f"error: the downgrade of {NEW} was interrupted" in told.err
+        assert told.out == ""
+        assert main(["current", "--url", url]) == 0
+        assert f"the downgrade of {NEW} was interrupted" in caplog.text
 
 
 @pytest.mark.parametrize("engine", SERVERS[:1])

@@ -178,6 +178,27 @@ def test_current_says_where_the_database_is(migrated_url: str, capfd: pytest.Cap
     assert capfd.readouterr().out.strip() == f"{HEAD} (head)"
 
 
+def test_current_can_be_asked_whether_that_is_the_newest(
+    empty_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(empty_url, "m4_003_plan_env_columns")
+    assert main(["current", "--check-heads", "--url", empty_url]) == 1
+    assert "not on all head revisions" in capfd.readouterr().err
+
+    migrate(empty_url, "head")
+    assert main(["current", "--check-heads", "--url", empty_url]) == 0
+
+
+def test_an_alembic_that_cannot_be_asked_is_told_in_one_line(
+    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    migrate(sqlite_url, "head")
+    monkeypatch.setattr("alembic.command.current", lambda config, verbose=False: None)
+
+    assert main(["current", "--check-heads", "--url", sqlite_url]) == 1
+    assert "--check-heads needs Alembic 1.17.1 or newer" in capfd.readouterr().err
+
+
 def test_alembic_itself_prints_one_line_too(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", "-x", "url=mysql://h/d",

@@ -136,6 +136,28 @@ def test_other_commands_are_let_through_with_a_warning(folder, postgresql_url, c
     assert f"the downgrade of {MIDDLE} was interrupted" in caplog.text
 
 
+@pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
+def test_between_two_versions_it_is_at_no_head(folder, postgresql_url, direction):
+    chain = interrupted(folder, postgresql_url, direction)
+    command.stamp(chain, "head")
+
+    with pytest.raises(InterruptedRun, match=f"the {direction} of {MIDDLE} was interrupted"):
+        command.current(chain, check_heads=True)
+
+
+@pytest.mark.parametrize(
+    ("direction", "onward", "back"),
+    [
+        ("upgrade", f"upgrade {MIDDLE}", f"downgrade {FIRST}"),
+        ("downgrade", f"downgrade {FIRST}", f"upgrade {MIDDLE}"),
+    ],
+)
+def test_the_way_on_and_the_way_back_are_told_apart(direction, onward, back):
+    told = str(InterruptedRun(MIDDLE, FIRST, direction))
+
+    assert f"`alembic {onward}` to complete it or `alembic {back}` to take it back" in told
+
+
 def test_it_can_be_interrupted_again_on_the_way_back(folder, postgresql_url):
     chain = interrupted(folder, postgresql_url, "downgrade")
     with pytest.raises(Stopped):

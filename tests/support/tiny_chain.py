@@ -27,7 +27,7 @@ options = {
 }
 if context.is_offline_mode():
     context.configure(dialect_name="postgresql", literal_binds=True, **options)
-    marker.continue_interrupted(context.get_context())
+    marker.starting_point(context.get_context())
     with context.begin_transaction():
         context.run_migrations()
 else:
@@ -38,7 +38,7 @@ else:
         migration_lock(connection, Settings.of(context)),
     ):
         context.configure(connection=connection, **options)
-        marker.continue_interrupted(context.get_context())
+        marker.go_from(context.get_context(), marker.starting_point(context.get_context()))
         with context.begin_transaction():
             context.run_migrations()
 """

@@ -31,7 +31,7 @@ from cleveragents_plans.evolution.errors import (
     clear_errors,
     clear_opening,
 )
-from cleveragents_plans.evolution.marker import continue_interrupted
+from cleveragents_plans.evolution.marker import go_from, starting_point
 from cleveragents_plans.evolution.migration_lock import migration_lock
 from cleveragents_plans.evolution.settings import Settings
 
@@ -97,7 +97,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
             connection.execution_options(read_only=True)
             _configure(connection, metadata)
             _known_heads()
-            continue_interrupted(context.get_context())
+            starting_point(context.get_context())
             with context.begin_transaction():
                 context.run_migrations()
         elif engine.dialect.name == "sqlite":
@@ -163,10 +163,13 @@ def _run(connection: Connection, metadata: MetaData) -> str:
     before = _known_heads()
     if connection.in_transaction() and connection.dialect.name != "sqlite":
         connection.rollback()  # Alembic must own every transaction from here on.
-    continue_interrupted(migration)
-    steps = _look_ahead(migration)
+    start = starting_point(migration)
+    # The first step looks by itself when it begins; if the version must be set for it to
+    # begin, that is too late.
+    steps = _look_ahead(migration, start, past=1 if start == before else 0)
     if connection.dialect.name != "sqlite":
         connection.rollback()
+    go_from(migration, start)
     with context.begin_transaction():
         context.run_migrations()
     after = _known_heads()
@@ -175,17 +178,17 @@ def _run(connection: Connection, metadata: MetaData) -> str:
     return f"{_named(before)} -> {_named(after)}"
 
 
-def _look_ahead(migration: MigrationContext) -> int:
+def _look_ahead(migration: MigrationContext, start: tuple[str, ...], *, past: int) -> int:
     """
-    Let every step after the first refuse before the first one is taken; count the steps.
+    Let every step from *start* refuse before the first one is taken; count the steps.
 
     A revision says what it would refuse in ``look_before_upgrade`` and
-    ``look_before_downgrade``; the first step looks by itself when it begins.
+    ``look_before_downgrade``. The first *past* steps are not asked.
     """
     find_steps: Any = migration._migrations_fn
-    steps = list(find_steps(migration.get_current_heads(), migration))
+    steps = list(find_steps(start, migration))
     with Operations.context(migration):
-        for step in steps[1:]:
+        for step in steps[past:]:
             if not isinstance(step, RevisionStep):  # a stamp
                 continue
             direction = "upgrade" if step.is_upgrade else "downgrade"

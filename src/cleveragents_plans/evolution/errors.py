@@ -157,7 +157,7 @@ class NullsRemain(EvolutionError):
 
 class InterruptedRun(EvolutionError):
     """
-    A revision was interrupted, and the command would leave it half done.
+    A revision was interrupted, and the command does not complete it or take it back.
 
     Attributes:
         revision: The revision that is half done.
@@ -165,10 +165,12 @@ class InterruptedRun(EvolutionError):
     """
 
     def __init__(self, revision: str, down_revision: str | None, direction: str) -> None:
+        ways = [f"upgrade {revision}", f"downgrade {down_revision or 'base'}"]
+        onward, back = ways if direction == "upgrade" else reversed(ways)
         super().__init__(
-            f"the {direction} of {revision} was interrupted, and this command would leave it half "
-            f"done; first run `alembic upgrade {revision}` to complete it or "
-            f"`alembic downgrade {down_revision or 'base'}` to take it back"
+            f"the {direction} of {revision} was interrupted: the database is between two versions, "
+            f"and this command leaves it there; run `alembic {onward}` to complete it or "
+            f"`alembic {back}` to take it back"
         )
         self.revision = revision
         self.direction = direction

@@ -8,6 +8,7 @@ find nothing to do on a schema that is half taken back.
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -163,51 +164,78 @@ def read_marker(connection: Connection, schema: str | None = None) -> Marker | N
     return Marker(*row) if row else None
 
 
-def continue_interrupted(context: MigrationContext) -> None:
+def starting_point(context: MigrationContext) -> tuple[str, ...]:
     """
-    Let the command that is about to run go on with an interrupted revision.
+    Tell from which version the command that is about to run goes on; change nothing.
 
-    Called under the migration lock, after ``configure()`` and before ``run_migrations()``.
-    If the command would not touch that revision from where the version table says the
-    database is, but would from the other end of it, the version is set to that end: the
-    revision does what is missing, whichever way it goes.
+    Called after ``configure()``, under the migration lock if the command changes anything.
+    That is the version that is stored, unless a revision was interrupted which the command
+    would touch from the other end of it only: then it is that end, where `go_from` sets
+    the version before the first step.
 
     Raises:
-        InterruptedRun: The command is an upgrade or a downgrade that goes elsewhere.
+        InterruptedRun: The command goes elsewhere, or asks whether the database is at a
+            head (``current --check-heads``): between two versions it is at none.
     """
+    heads = context.get_current_heads()
     connection = context.connection
     if context.as_sql or context.dialect.name != "postgresql" or connection is None:
-        return
+        return heads
     marker = read_marker(connection, context.version_table_schema)
-    heads = context.get_current_heads()
     connection.rollback()
     if marker is None:
-        return
+        return heads
 
+    interrupted = InterruptedRun(marker.revision, marker.down_revision, marker.direction)
     command = getattr(context._migrations_fn, "__name__", "")
     if command not in ("upgrade", "downgrade"):
+        if _asks_for_the_head(context):
+            raise interrupted
         log.warning(
             "the %s of %s was interrupted: the database is between two versions until "
             "`alembic upgrade` or `alembic downgrade` has been run",
             marker.direction,
             marker.revision,
         )
-        return
+        return heads
     if _would_run(context, heads, marker):
         log.info("going on with %s, whose %s was interrupted", marker.revision, marker.direction)
-        return
+        return heads
     other = _other_end(heads, marker)
     if other is None or not _would_run(context, other, marker):
-        raise InterruptedRun(marker.revision, marker.down_revision, marker.direction)
+        raise interrupted
     log.info(
-        "the %s of %s was interrupted; this command takes it the other way, so the version is "
-        "set from %s to %s first",
+        "the %s of %s was interrupted, and this command takes it the other way",
         marker.direction,
         marker.revision,
-        ", ".join(heads) or "base",
-        ", ".join(other) or "base",
     )
-    _set_version(context, connection, set(heads) - set(other), set(other) - set(heads))
+    return other
+
+
+def go_from(context: MigrationContext, start: tuple[str, ...]) -> None:
+    """
+    Set the version to what `starting_point` gave, in a transaction of its own.
+
+    Called when nothing can refuse the command any more, before ``run_migrations()``.
+    """
+    heads = context.get_current_heads()
+    connection = context.connection
+    if context.as_sql or connection is None or set(start) == set(heads):
+        return
+    connection.rollback()
+    log.info("the version is set from %s to %s first", *map(_shown, (heads, start)))
+    _set_version(context, connection, set(heads) - set(start), set(start) - set(heads))
+
+
+def _asks_for_the_head(context: MigrationContext) -> bool:
+    # Alembic (from 1.17.1) compares the heads in the function that it hands to env.py, and
+    # says nowhere else that it will.
+    asked = inspect.getclosurevars(context._migrations_fn).nonlocals  # type: ignore[arg-type]
+    return bool(asked.get("check_heads"))
+
+
+def _shown(heads: tuple[str, ...]) -> str:
+    return ", ".join(heads) or "base"
 
 
 def _would_run(context: MigrationContext, heads: tuple[str, ...], marker: Marker) -> bool:
