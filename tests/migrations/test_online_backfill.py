@@ -9,6 +9,7 @@ import signal
 import time
 
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import BackfillStuck, WrongDialect
@@ -42,6 +43,13 @@ def url(postgresql_url):
             f"INSERT INTO toy SELECT lpad(g::text, 9, '0') FROM generate_series(1, {ROWS}) g"
         )
     return postgresql_url
+
+
+@pytest.fixture
+def other(url):
+    """A client that locks something."""
+    with client(url, autocommit=False) as other:
+        yield other
 
 
 def test_every_row_that_needs_it_is_written_once(url):
@@ -81,8 +89,7 @@ def test_the_session_is_left_as_it_was(url):
         assert op.get_bind().exec_driver_sql("SHOW lock_timeout").scalar() == "0"
 
 
-def test_rows_that_others_lock_are_left_for_a_later_pass(url, caplog):
-    other = client(url, autocommit=False)
+def test_rows_that_others_lock_are_left_for_a_later_pass(url, other, caplog):
     other.execute("SELECT 1 FROM toy WHERE id BETWEEN '000000500' AND '000000599' FOR UPDATE")
 
     def let_go():
@@ -98,11 +105,131 @@ def test_rows_that_others_lock_are_left_for_a_later_pass(url, caplog):
     assert f"pid {other.info.backend_pid}" in caplog.text
     assert "100 rows of toy are locked by others" in caplog.text
     assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS
-    other.close()
 
 
-def test_a_statement_that_cannot_skip_waits_for_no_client_either(url):
-    other = client(url, autocommit=False)
+def rows_read(url):
+    """How often a row of the table was read so far."""
+    query = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'toy'"
+    with client(url) as connection:
+        # Sessions that have ended tell what they read a moment later.
+        connection.execute("SELECT pg_stat_force_next_flush(), pg_sleep(0.5)")
+        return connection.execute(query).fetchone()[0]
+
+
+def test_for_the_sake_of_one_row_the_table_is_not_read_over_and_over(url, other):
+    with client(url) as connection:
+        connection.execute("ALTER TABLE toy SET (autovacuum_enabled = off)")
+    other.execute("SELECT 1 FROM toy WHERE id = '000001500' FOR UPDATE")
+    before = rows_read(url)
+
+    def let_go():
+        time.sleep(6)
+        other.rollback()
+
+    with meanwhile(let_go), revision(url) as op:
+        assert fill(op) == ROWS
+
+    # Counted at both ends, looked at, locked, joined and written, and a batch once more.
+    assert rows_read(url) - before < 12 * ROWS
+
+
+def test_who_comes_in_behind_the_pass_is_done_too(url, other):
+    other.execute("SELECT 1 FROM toy WHERE id = '000003000' FOR UPDATE")
+
+    def come_in_behind():
+        time.sleep(1)
+        other.execute("INSERT INTO toy VALUES ('000000000'), ('000001500a')")
+        other.commit()
+
+    with meanwhile(come_in_behind), revision(url) as op:
+        assert fill(op) == ROWS + 2
+
+
+def test_rows_that_are_locked_everywhere_are_remembered_in_bounded_memory(url, other):
+    with client(url) as connection:
+        connection.execute("INSERT INTO toy SELECT 'x' || g FROM generate_series(1, 30000) g")
+    other.execute("SELECT 1 FROM toy WHERE right(id, 1) = '7' FOR UPDATE")
+
+    def let_go():
+        time.sleep(2)
+        other.rollback()
+
+    # Batches of a handful, so that nearly each of them misses a row.
+    with meanwhile(let_go), revision(url, batch_ms=0.001, rows_per_second=0) as op:
+        assert fill(op) == ROWS + 30_000
+
+    assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS + 30_000
+
+
+def test_who_locks_the_table_that_is_written_to_is_named_too(url, other, caplog):
+    with client(url) as connection:
+        connection.execute("CREATE TABLE source AS SELECT id FROM toy")
+        connection.execute("ALTER TABLE source ADD PRIMARY KEY (id)")
+    other.execute("SELECT 1 FROM toy WHERE id = '000000500' FOR UPDATE")
+
+    def let_go():
+        time.sleep(2)
+        other.rollback()
+
+    update = """\
+WITH b AS (SELECT id FROM toy WHERE id IN (SELECT id FROM source t WHERE {batch})
+            FOR UPDATE SKIP LOCKED),
+     w AS (UPDATE toy SET writes = writes + 1 FROM b WHERE b.id = toy.id RETURNING toy.id)
+DELETE FROM source s USING w WHERE s.id = w.id"""
+    with caplog.at_level(logging.WARNING), meanwhile(let_go), revision(url, report_every=0.5) as op:
+        done = op.backfill("source", key="id", needs="TRUE", update=update, vacuum="toy")
+
+    assert done == ROWS
+    assert f"pid {other.info.backend_pid}" in caplog.text
+
+
+def test_a_long_vacuum_is_told(url, caplog):
+    name = make_url(url).database
+    with client(url) as connection:
+        connection.execute(
+            "INSERT INTO toy SELECT lpad(g::text, 9, '0') FROM generate_series(10001, 17000) g"
+        )
+        connection.execute(f'ALTER DATABASE "{name}" SET vacuum_cost_delay = 10'.encode())
+        connection.execute(f'ALTER DATABASE "{name}" SET vacuum_cost_limit = 1'.encode())
+
+    with caplog.at_level(logging.INFO), revision(url, report_every=0.1) as op:
+        fill(op)
+
+    assert "vacuuming toy (0:00 gone)" in caplog.text
+
+
+def test_what_is_quick_is_not_told(url, caplog):
+    with caplog.at_level(logging.INFO), revision(url) as op:
+        fill(op)
+
+    assert [text for text in caplog.messages if "gone)" in text] == []
+
+
+def test_rows_that_need_nothing_are_counted_when_they_are_passed(url, caplog):
+    with client(url) as connection:
+        connection.execute("UPDATE toy SET word = 'mine' WHERE id > '000000010'")
+
+    with caplog.at_level(logging.INFO), revision(url) as op:
+        fill(op)
+
+    assert f"10 of 10 rows (100 %), {ROWS - 10:,} others need nothing, " in caplog.text
+
+
+def test_a_long_count_is_told(url, caplog):
+    with client(url) as connection:
+        connection.execute(
+            "CREATE FUNCTION slow(text) RETURNS boolean LANGUAGE plpgsql STABLE AS"
+            " $$ BEGIN PERFORM pg_sleep(CASE WHEN $1 = '000000001' THEN 0.5 ELSE 0 END);"
+            " RETURN true; END $$"
+        )
+
+    with caplog.at_level(logging.INFO), revision(url, report_every=0.2) as op:
+        fill(op, needs=f"slow(t.id) AND ({NEEDS})", label="filling in")
+
+    assert "filling in: counting the rows of toy that need it (0:00 gone)" in caplog.text
+
+
+def test_a_statement_that_cannot_skip_waits_for_no_client_either(url, other):
     other.execute("SELECT 1 FROM toy WHERE id = '000000500' FOR UPDATE")
 
     def let_go():
@@ -112,7 +239,6 @@ def test_a_statement_that_cannot_skip_waits_for_no_client_either(url):
     with meanwhile(let_go), revision(url) as op:
         update = "UPDATE toy t SET word = 'x', writes = writes + 1 WHERE {batch} AND word IS NULL"
         assert fill(op, update=update) == ROWS
-    other.close()
 
 
 def test_it_gives_up_on_rows_that_stay_locked_and_names_them(url):

@@ -174,6 +174,29 @@ def test_a_session_that_bars_the_gate_is_named_too(url):
     assert [blocker.mode for blocker in given_up.value.blockers] == ["ShareUpdateExclusiveLock"]
 
 
+def test_a_prepared_transaction_that_is_in_the_way_is_named_with_the_way_to_end_it(url):
+    with client(url) as other:
+        # Subtransactions have ids of their own, which name nothing.
+        other.execute("BEGIN")
+        other.execute("UPDATE toy SET word = 'x' WHERE id = 1")
+        other.execute("SAVEPOINT s")
+        other.execute("UPDATE toy SET word = 'x' WHERE id = 2")
+        other.execute("PREPARE TRANSACTION 'lost one'")
+        try:
+            with (
+                pytest.raises(LockNotObtained, match="ROLLBACK PREPARED") as given_up,
+                revision(url, lock_wait=0.2) as op,
+            ):
+                op.short_lock("toy", "ALTER TABLE toy ADD a int")
+        finally:
+            other.execute("ROLLBACK PREPARED 'lost one'")
+
+    (blocker,) = given_up.value.blockers
+    assert (blocker.pid, blocker.query, blocker.mode) == (None, "lost one", "RowExclusiveLock")
+    assert blocker.age is not None
+    assert 0 <= blocker.age < 60
+
+
 def test_while_it_waits_at_the_gate_readers_and_writers_go_on(url):
     with (
         client(url, autocommit=False) as other,

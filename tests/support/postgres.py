@@ -29,6 +29,7 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "max_connections": "200",
     "max_wal_size": "4GB",
+    "max_prepared_transactions": "4",
     "timezone": "UTC",
 }
 

@@ -7,6 +7,7 @@ hardly feel it; what others lock is left for a later pass.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,8 @@ from cleveragents_plans.evolution.online import (
     write_sql,
 )
 from cleveragents_plans.evolution.pace import Pace, Throttle
-from cleveragents_plans.evolution.progress import Progress
+from cleveragents_plans.evolution.progress import Progress, saying
+from cleveragents_plans.evolution.ranges import KeyRange, Missed
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.waiting import Patience, blockers
 
@@ -165,58 +167,68 @@ class _Run:
         patience = Patience.for_locks(self.settings)
         with Progress(self.wanted.label, left) as progress:
             while left:
-                before = self.written
-                self._pass(progress)
+                missed = self._pass([KeyRange()], progress)
+                patience.restart()
+                while missed.ranges:
+                    before = self.written
+                    missed = self._pass(missed.ranges, progress)
+                    if self.written > before:
+                        patience.restart()
+                    elif missed.ranges:
+                        self._wait(missed, patience, progress)
+                # Rows may have come in behind the pass.
                 left = self._left()
-                if self.written > before:
-                    patience.restart()
-                elif left:
-                    self._wait(left, patience, progress)
         return self.written
 
-    def _pass(self, progress: Progress) -> None:
-        for after, keys, last in self._looks():
-            while keys:
-                size = min(self.batch.size, len(keys))
-                # The end of what was looked at is as good as the last row in it, and
-                # leaves no gap that is read twice.
-                to = keys[size - 1] if size < len(keys) else last
-                done = self._batch(after, to)
-                self.written += done
-                progress.tick(done)
-                after, keys = to, keys[size:]
-                self._vacuum_when_due()
+    def _pass(self, ranges: list[KeyRange], progress: Progress) -> Missed:
+        missed = Missed()
+        for among in ranges:
+            for rest, keys in self._looks(among, progress):
+                while keys:
+                    size = min(self.batch.size, len(keys))
+                    # The end of what was looked at is as good as the last row in it, and
+                    # leaves no gap that is read twice.
+                    high = keys[size - 1] if size < len(keys) else rest.high
+                    done = self._batch(rest._replace(high=high))
+                    if done < size:
+                        missed.add(keys[:size], size - done)
+                    self.written += done
+                    progress.tick(done)
+                    rest, keys = KeyRange(high, rest.high), keys[size:]
+                    self._vacuum_when_due()
+        return missed
 
-    def _looks(self) -> Iterator[tuple[Any, list[Any], Any]]:
+    def _looks(self, among: KeyRange, progress: Progress) -> Iterator[tuple[KeyRange, list[Any]]]:
         # Each look goes on where the last one ended, over a bounded number of rows: the
         # cost is one walk over the index, whether all rows need to be done or none.
-        after: Any = None
         while True:
             size = self.look.size
             query = f"""\
 WITH w AS MATERIALIZED (
   SELECT {self.key} AS k, ({_literally(self.wanted.needs)}) AS n FROM {self.table} t
-   WHERE {self._above(after)} ORDER BY {self.key} LIMIT {size})
-(SELECT k, true FROM w WHERE n ORDER BY k)
+   WHERE {among.condition(self.key)} ORDER BY {self.key} LIMIT {size})
+(SELECT k, NULL FROM w WHERE n ORDER BY k)
 UNION ALL
-(SELECT k, false FROM w ORDER BY k DESC LIMIT 1)"""
+(SELECT k, (SELECT count(*) FROM w) FROM w ORDER BY k DESC LIMIT 1)"""
             begun = time.monotonic()
-            rows = run(self.connection, query, {"after": after}).all()
+            rows = run(self.connection, query, among.parameters).all()
             seconds = time.monotonic() - begun
             self.look.took(size, seconds)
             self.throttle.rest(seconds, 0)
             if not rows:
                 return
-            last = rows[-1][0]
-            yield after, [row[0] for row in rows[:-1]], last
-            after = last
+            *needy, (last, looked_at) = rows
+            # What is gone over again was counted the first time.
+            progress.passed(looked_at - len(needy) if among.high is None else 0)
+            yield among._replace(high=last), [row[0] for row in needy]
+            among = KeyRange(last, among.high)
 
-    def _batch(self, after: Any, to: Any) -> int:
-        condition = f"({self._above(after)} AND {self.key} <= %(to)s)"
+    def _batch(self, batch: KeyRange) -> int:
+        condition = f"({batch.condition(self.key)})"
         sql = _literally(self.wanted.update).replace("{batch}", condition)
         for _ in range(_TRIES):
             begun = time.monotonic()
-            done = self._try(sql, {"after": after, "to": to})
+            done = self._try(sql, batch.parameters)
             seconds = time.monotonic() - begun
             self.throttle.rest(seconds, done or 0)
             if done is not None:
@@ -234,14 +246,11 @@ UNION ALL
                 raise
             return None
 
-    def _above(self, after: Any) -> str:
-        return "TRUE" if after is None else f"{self.key} > %(after)s"
-
     def _left(self) -> int:
-        rows, left = run(
-            self.connection,
-            f"SELECT count(*), count(*) FILTER (WHERE {self.wanted.needs}) FROM {self.table} t",
-        ).one()
+        query = f"SELECT count(*), count(*) FILTER (WHERE {self.wanted.needs}) FROM {self.table} t"
+        what = f"{self.wanted.label}: counting the rows of {self.table} that need it"
+        with saying(what, self.settings.report_every):
+            rows, left = run(self.connection, query).one()
         self.vacuum_after = max(rows // _VACUUM_SHARE, _VACUUM_AT_LEAST)
         return int(left)
 
@@ -249,23 +258,25 @@ UNION ALL
         if self.written >= self.next_vacuum:
             self.next_vacuum = self.written + self.vacuum_after
             # Not done, if an index is locked just now; the next one does it.
-            self._try(f"VACUUM (TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED) {self.written_to}")
+            with saying(f"vacuuming {self.written_to}", self.settings.report_every):
+                self._try(f"VACUUM (TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED) {self.written_to}")
 
-    def _wait(self, left: int, patience: Patience, progress: Progress) -> None:
+    def _wait(self, missed: Missed, patience: Patience, progress: Progress) -> None:
         spoke = patience.time_to_speak()
         if spoke or patience.left <= 0:
-            found = blockers(self.connection, self.table, ANY_LOCK)
+            found = blockers(self.connection, [self.table, self.written_to], ANY_LOCK)
             if patience.left <= 0:
-                raise BackfillStuck(self.table, left, self._some_keys(), patience.waited, found)
+                keys = self._some_keys(missed, progress)
+                raise BackfillStuck(self.table, missed.rows, keys, patience.waited, found)
             progress.say(
-                f"{left} rows of {self.table} are locked by others since {patience.waited:.0f} s; "
-                f"perhaps by: {listed(found)}"
+                f"{missed.rows} rows of {self.table} are locked by others since "
+                f"{patience.waited:.0f} s; perhaps by: {listed(found)}"
             )
         time.sleep(min(0.5, max(patience.left, 0)))
 
-    def _some_keys(self) -> list[Any]:
-        query = f"SELECT {self.key} FROM {self.table} t WHERE {self.wanted.needs} LIMIT 3"
-        return list(run(self.connection, query).scalars())
+    def _some_keys(self, missed: Missed, progress: Progress) -> list[Any]:
+        looks = (look for among in missed.ranges for look in self._looks(among, progress))
+        return list(itertools.islice((key for _, keys in looks for key in keys), 3))
 
 
 def _literally(sql: str) -> str:

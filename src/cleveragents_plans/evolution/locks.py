@@ -159,7 +159,7 @@ def _with_patience(
         except DBAPIError as error:
             if sqlstate(error) not in IN_THE_WAY:
                 raise
-        seen = blockers(connection, table, modes) or seen
+        seen = blockers(connection, [table], modes) or seen
         if patience.left <= 0:
             raise LockNotObtained(table, patience.waited, seen)
         if patience.time_to_speak():

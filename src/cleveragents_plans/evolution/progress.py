@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -13,6 +16,30 @@ log = logging.getLogger("alembic.evolution")
 _BAR = 30
 _REDRAW_EVERY = 0.1
 _LOG_EVERY = 5.0
+
+
+@contextmanager
+def saying(what: str, every: float) -> Iterator[None]:
+    """
+    Log, every so many seconds, that *what* is under way: one statement that may be long.
+
+    What is quick is not mentioned.
+    """
+    over = threading.Event()
+    begun = time.monotonic()
+
+    def speak() -> None:
+        while not over.wait(every):
+            _clear_line(sys.stderr)
+            log.info("%s (%s gone)", what, _clock(time.monotonic() - begun))
+
+    speaker = threading.Thread(target=speak, daemon=True)
+    speaker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        speaker.join()
 
 
 class Progress:
@@ -29,6 +56,7 @@ class Progress:
         self.label = label
         self.total = total
         self.done = 0
+        self._passed = 0
         self._stream = stream or sys.stderr
         self._bar = self._stream.isatty()
         self._every = _REDRAW_EVERY if self._bar else every
@@ -48,14 +76,20 @@ class Progress:
     def tick(self, rows: int) -> None:
         """Count *rows* more, and show how far it is when it is time to."""
         self.done += rows
+        self._show_when_due()
+
+    def passed(self, rows: int) -> None:
+        """Count *rows* that were looked at and need nothing, and show likewise."""
+        self._passed += rows
+        self._show_when_due()
+
+    def _show_when_due(self) -> None:
         if time.monotonic() - self._shown >= self._every:
             self._show()
 
     def say(self, message: str) -> None:
         """Log *message* as a warning, on a line of its own."""
-        if self._bar:
-            self._stream.write("\r\x1b[K")
-            self._stream.flush()
+        _clear_line(self._stream)
         log.warning("%s", message)
 
     def _show(self, *, last: bool = False) -> None:
@@ -76,10 +110,17 @@ class Progress:
         total = max(self.total, self.done)
         share = 100 * self.done / total if total else 100.0
         left = _clock((total - self.done) / rate) if rate else "unknown"
+        passed = f"{self._passed:,} others need nothing, " if self._passed else ""
         return (
-            f"{self.done:,} of {total:,} rows ({share:.0f} %), {rate:,.0f} rows/s, "
+            f"{self.done:,} of {total:,} rows ({share:.0f} %), {passed}{rate:,.0f} rows/s, "
             f"{_clock(seconds)} gone, {left} left"
         )
+
+
+def _clear_line(stream: TextIO) -> None:
+    if stream.isatty():
+        stream.write("\r\x1b[K")
+        stream.flush()
 
 
 def _clock(seconds: float) -> str:

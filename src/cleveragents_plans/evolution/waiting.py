@@ -72,26 +72,30 @@ class Blocker:
         return f"pid {self.pid}{who} ({self.state or 'state hidden'}{age}, {self.mode}){query}"
 
 
-def blockers(connection: Connection, table: str, modes: Sequence[str]) -> list[Blocker]:
+def blockers(connection: Connection, tables: Sequence[str], modes: Sequence[str]) -> list[Blocker]:
     """
-    Find who else holds one of the lock *modes* on *table*, the longest first.
+    Find who else holds one of the lock *modes* on one of the *tables*, the longest first.
 
     Asked of ``pg_locks``: ``pg_blocking_pids`` is empty once our own attempt has timed out.
     """
-    rows = run(connection, _BLOCKERS, {"table": table, "modes": list(modes)})
+    rows = run(connection, _BLOCKERS, {"tables": list(tables), "modes": list(modes)})
     return [Blocker(*row) for row in rows]
 
 
+# A prepared transaction has no process; of its locks, the one on its own id names it.
 _BLOCKERS = """\
+WITH held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
 SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.application_name),
        extract(epoch FROM clock_timestamp()
                - min(coalesce(a.xact_start, p.prepared, a.backend_start)))::float8 AS age,
        left(regexp_replace(min(coalesce(p.gid, a.query)), '\\s+', ' ', 'g'), 80)
-  FROM pg_locks l
+  FROM held l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
-  LEFT JOIN pg_prepared_xacts p ON l.pid IS NULL AND l.virtualtransaction = '-1/' || p.transaction
- WHERE l.granted AND l.locktype = 'relation' AND l.mode = ANY(%(modes)s)
-   AND l.relation = to_regclass(%(table)s)
+  LEFT JOIN held own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+    AND own.virtualtransaction = l.virtualtransaction
+  LEFT JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
+ WHERE l.locktype = 'relation' AND l.mode = ANY(%(modes)s)
+   AND l.relation IN (SELECT to_regclass(name) FROM unnest(CAST(%(tables)s AS text[])) name)
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
    AND l.pid IS DISTINCT FROM pg_backend_pid()
  GROUP BY l.pid, l.virtualtransaction

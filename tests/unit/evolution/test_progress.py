@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from io import StringIO
 
 import pytest
 
-from cleveragents_plans.evolution.progress import Progress
+from cleveragents_plans.evolution.progress import Progress, saying
 
 
 class Terminal(StringIO):
@@ -67,6 +68,33 @@ def test_without_a_row_the_time_left_is_not_known(caplog):
 
     assert "0 of 5 rows (0 %)" in caplog.text
     assert "unknown left" in caplog.text
+
+
+def test_rows_that_need_nothing_keep_it_moving(caplog):
+    with (
+        caplog.at_level(logging.INFO),
+        Progress("x", 5, stream=StringIO(), every=0) as progress,
+    ):
+        progress.passed(2_000)
+        progress.passed(0)
+
+    assert caplog.messages[1].startswith("x: 0 of 5 rows (0 %), 2,000 others need nothing, ")
+
+
+def test_what_is_long_is_said_now_and_then(caplog):
+    with caplog.at_level(logging.INFO), saying("counting", 0.1):
+        time.sleep(0.35)
+    time.sleep(0.15)
+
+    assert caplog.messages[0] == "counting (0:00 gone)"
+    assert len(caplog.messages) in (2, 3)
+
+
+def test_what_is_quick_is_not_mentioned(caplog):
+    with caplog.at_level(logging.INFO), saying("counting", 10):
+        pass
+
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize("stream", [StringIO(), Terminal()])
