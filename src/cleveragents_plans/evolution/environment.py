@@ -24,8 +24,8 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from cleveragents_plans.evolution.errors import (
-    AGAIN,
     EvolutionError,
+    Interrupted,
     MigrationLockNotObtained,
     NoConnection,
     clear_errors,
@@ -33,37 +33,10 @@ from cleveragents_plans.evolution.errors import (
 )
 from cleveragents_plans.evolution.marker import go_from, starting_point
 from cleveragents_plans.evolution.migration_lock import migration_lock
+from cleveragents_plans.evolution.refused import DatabaseRefused
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
-
-
-class Interrupted(EvolutionError):
-    """Somebody pressed Ctrl-C."""
-
-    def __init__(self) -> None:
-        super().__init__(f"interrupted; to go on, {AGAIN}")
-
-
-class DatabaseRefused(EvolutionError):
-    """
-    The database refused a statement that the chain counted on.
-
-    Attributes:
-        target: What the database is called.
-        reason: What it said, on one line.
-    """
-
-    def __init__(self, target: str, error: DBAPIError) -> None:
-        self.target = target
-        # The driver's whole text may quote the row: what plans hold is not for logs.
-        said = getattr(getattr(error.orig, "diag", None), "message_primary", None)
-        self.reason = " ".join(str(said or error.orig).split())[:300]
-        statement = " ".join((error.statement or "COMMIT").split())[:80]
-        super().__init__(
-            f"{target} refused `{statement}`: {self.reason}; the step that failed was taken back: "
-            "remove the cause and run the same command again"
-        )
 
 
 def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:

@@ -20,6 +20,13 @@ class EvolutionError(CommandError):
     """A migration was refused or given up; Alembic's command line prints its one line."""
 
 
+class Interrupted(EvolutionError):
+    """Somebody pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__(f"interrupted; to go on, {AGAIN}")
+
+
 class WrongDialect(EvolutionError):
     """
     An operation was asked for on a database that it is not for.

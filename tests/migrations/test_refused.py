@@ -1,0 +1,101 @@
+"""When the database refuses, the statement that it refused is named, and no row is shown."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.refused import DatabaseRefused
+from support.databases import migrate, roll_back
+from support.online import client, revision
+
+FORMER = "m4_003_plan_env_columns"
+
+
+def refusal(url: str, *statements: str) -> str:
+    """What is told when *statements* are run under a short lock."""
+    with client(url) as connection:
+        connection.execute("CREATE TABLE toy (id int PRIMARY KEY, word text)")
+        connection.execute("INSERT INTO toy VALUES (1, 'secret')")
+        connection.execute("CREATE VIEW seen AS SELECT word FROM toy")
+    with pytest.raises(DBAPIError) as refused, revision(url) as op:
+        op.short_lock("toy", *statements)
+    told = str(DatabaseRefused("shop", refused.value))
+    assert "\n" not in told
+    assert "secret" not in told
+    return told
+
+
+def test_of_several_statements_the_one_that_the_server_points_at_is_named(postgresql_url: str):
+    told = refusal(
+        postgresql_url,
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; SELECT 2 $$",
+        "COMMENT ON TABLE toy IS 'one; two' -- three; four",
+        "ALTER TABLE toy ADD a no_such_type",
+        "ALTER TABLE toy ADD b int",
+    )
+
+    assert 'shop refused `ALTER TABLE toy ADD a no_such_type`: type "no_such_type"' in told
+
+
+def test_where_it_points_at_none_the_likeliest_is_named_with_what_depends_on_it(
+    postgresql_url: str,
+):
+    told = refusal(
+        postgresql_url,
+        "ALTER TABLE toy ADD a int",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT id FROM toy; SELECT 2 $$",
+        "ALTER TABLE toy DROP COLUMN word",
+        "ALTER TABLE toy ADD b int",
+    )
+
+    assert "one of 4 statements, probably `ALTER TABLE toy DROP COLUMN word`" in told
+    assert "(view seen depends on column word of table toy)" in told
+
+
+def test_what_a_block_ran_is_named(postgresql_url: str):
+    told = refusal(
+        postgresql_url,
+        "ALTER TABLE toy ADD a int",
+        "DO $$ BEGIN EXECUTE 'ALTER TABLE toy DROP CONSTRAINT no_such'; END $$",
+    )
+
+    assert "refused `ALTER TABLE toy DROP CONSTRAINT no_such`" in told
+
+
+def test_what_a_clients_function_ran_is_not_shown(postgresql_url: str):
+    with client(postgresql_url) as connection:
+        connection.execute(
+            "CREATE FUNCTION leak() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN EXECUTE 'SELECT 1 / 0, ' || quote_literal(new.word); END $$"
+        )
+
+    told = refusal(
+        postgresql_url,
+        "CREATE TRIGGER leak BEFORE UPDATE ON toy FOR EACH ROW EXECUTE FUNCTION leak()",
+        "UPDATE toy SET id = 2",
+    )
+
+    assert "one of 2 statements" in told
+
+
+def test_a_row_that_breaks_a_rule_is_not_shown(postgresql_url: str):
+    told = refusal(postgresql_url, "UPDATE toy SET id = NULL")
+
+    assert "refused `UPDATE toy SET id = NULL`: null value in column" in told
+
+
+def test_a_view_that_stops_the_downgrade_is_named(postgresql_url: str):
+    migrate(postgresql_url, "head")
+    with client(postgresql_url) as connection:
+        connection.execute("CREATE VIEW report AS SELECT * FROM v3_plans")
+
+    with pytest.raises(DatabaseRefused) as refused:
+        roll_back(postgresql_url, FORMER)
+
+    told = str(refused.value)
+    assert "probably `ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot`" in told
+    assert "view report depends on column effective_profile_snapshot" in told
+    with client(postgresql_url) as connection:
+        connection.execute("DROP VIEW report")
+    roll_back(postgresql_url, FORMER)
