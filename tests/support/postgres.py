@@ -15,7 +15,10 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -84,6 +87,27 @@ class PostgresServer:
             self.stop("immediate")
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    @contextmanager
+    def replica(self) -> Iterator[PostgresServer]:
+        """Attach a hot standby, which follows until the block ends."""
+        standby = object.__new__(PostgresServer)
+        standby.binaries, standby.version, standby._user = self.binaries, self.version, self._user
+        standby.folder = Path(tempfile.mkdtemp(prefix="pg"))
+        if self._user is not None:
+            shutil.chown(standby.folder, self._user)
+        try:
+            standby._run(
+                "pg_basebackup", "-h", str(self.folder), "-U", "postgres", "-R", "-c", "fast"
+            )
+            with (standby.data / "postgresql.conf").open("a") as conf:
+                conf.write("listen_addresses = ''\n")
+                conf.write(f"unix_socket_directories = '{standby.folder}'\n")
+            standby.start()
+            self.wait_for("SELECT FROM pg_stat_replication WHERE state = 'streaming'")
+            yield standby
+        finally:
+            standby.close()
+
     def create_database(self, template: str | None = None) -> str:
         """Create a database (a copy of *template*, if given) and return its URL."""
         name = f"test_{uuid.uuid4().hex[:12]}"
@@ -94,6 +118,17 @@ class PostgresServer:
         """Drop the database that *url* names, clients and all."""
         name = make_url(url).database
         self.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+    def wait_for(self, query: str) -> None:
+        """Wait until *query* gives a row."""
+        until = time.monotonic() + 30
+        with psycopg.connect(
+            f"host={self.folder} user=postgres dbname=postgres", autocommit=True
+        ) as connection:
+            while connection.execute(query.encode()).fetchone() is None:
+                if time.monotonic() > until:
+                    raise RuntimeError(f"no row came from: {query}")
+                time.sleep(0.05)
 
     def execute(self, sql: str) -> None:
         """Run one statement outside any transaction, as the superuser."""

@@ -34,6 +34,7 @@ from cleveragents_plans.evolution.errors import (
 from cleveragents_plans.evolution.marker import go_from, starting_point
 from cleveragents_plans.evolution.migration_lock import migration_lock
 from cleveragents_plans.evolution.refused import DatabaseRefused
+from cleveragents_plans.evolution.server import refuse_old_server, settle, warn_of_replicas
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
@@ -66,6 +67,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
         _refuse_unfit_file(engine.url, target, command, changes)
     told = ""
     with _speaking(), _in_one_line(target), connected(engine, target) as connection:
+        refuse_old_server(connection, target)
         if not changes:
             connection.execution_options(read_only=True)
             _configure(connection, metadata)
@@ -77,7 +79,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
             with _writing(connection, settings.migration_lock_wait):
                 told = _run(connection, metadata)
         else:
-            _settle(connection)
+            settle(connection)
             with migration_lock(connection, settings):
                 told = _run(connection, metadata)
     if told:
@@ -141,6 +143,8 @@ def _run(connection: Connection, metadata: MetaData) -> str:
     # begin, that is too late.
     steps = _look_ahead(migration, start, past=1 if start == before else 0)
     if connection.dialect.name != "sqlite":
+        if steps and _command() != "do_stamp":
+            warn_of_replicas(connection)
         connection.rollback()
     go_from(migration, start)
     with context.begin_transaction():
@@ -241,29 +245,6 @@ def connected(engine: Engine, target: str) -> Iterator[Connection]:
         connection = engine.connect()
     with connection:
         yield connection
-
-
-def _settle(connection: Connection) -> None:
-    """
-    Let the session depend on nothing that was set for the role or the database.
-
-    A time limit would break the run at the same place each time. A snapshot that is older
-    than a lock would show rows as they were before it. Rows that a policy hides would be
-    taken for rows that do not exist: the server is to raise an error instead.
-    """
-    wanted = {
-        "statement_timeout": "0",
-        "transaction_timeout": "0",
-        "idle_in_transaction_session_timeout": "0",
-        "lock_timeout": "10s",
-        "default_transaction_isolation": "read committed",
-        "default_transaction_deferrable": "off",
-        "row_security": "off",
-    }
-    known = connection.exec_driver_sql("SELECT name FROM pg_settings").scalars()
-    for name in wanted.keys() & set(known):
-        connection.exec_driver_sql(f"SELECT set_config('{name}', '{wanted[name]}', false)")
-    connection.commit()
 
 
 @contextmanager

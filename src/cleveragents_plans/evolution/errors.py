@@ -111,6 +111,23 @@ class MigrationLockNotObtained(EvolutionError):
         self.holders = tuple(holders)
 
 
+class SessionNotOurs(EvolutionError):
+    """
+    Transactions on one connection are in different sessions of the server.
+
+    Attributes:
+        lock: What was taken in a session and is not held in the next one.
+    """
+
+    def __init__(self, lock: str) -> None:
+        super().__init__(
+            f"{lock} was obtained, and the next transaction did not have it: a pooler gives each "
+            "transaction another session (pgbouncer in transaction mode?); expected one session "
+            "for the whole run: connect to the server directly; nothing was changed"
+        )
+        self.lock = lock
+
+
 class BackfillStuck(EvolutionError):
     """
     Rows still need to be written, and none could be for too long.

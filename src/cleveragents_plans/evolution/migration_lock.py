@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cleveragents_plans.evolution.errors import (
     MigrationLockNotObtained,
+    SessionNotOurs,
     TransactionNotOurs,
     WrongDialect,
     listed,
@@ -30,6 +31,7 @@ _KEY = int.from_bytes(
     hashlib.sha256(b"cleveragents_plans.evolution.migration_lock").digest()[:8], "big", signed=True
 )
 _POLL_SECONDS = 0.5
+_SESSIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,12 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
 
     The lock belongs to the session, so it holds through every transaction and goes when
     the connection dies; a pooler that gives each transaction another session (pgbouncer
-    in transaction mode) cannot be used. The connection is handed over, and left, in no
-    transaction and at its own isolation level.
+    in transaction mode) cannot be used, and is refused when it shows. The connection is
+    handed over, and left, in no transaction and at its own isolation level.
 
     Raises:
         MigrationLockNotObtained: Another process had it for too long.
+        SessionNotOurs: The next transaction was in another session.
         TransactionNotOurs: The connection was in a transaction.
         WrongDialect: The database is not PostgreSQL.
     """
@@ -75,7 +78,7 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
             if not connection.closed and not connection.invalidated:
                 connection.rollback()
                 with _autocommit(connection):
-                    run(connection, "SELECT pg_advisory_unlock(%(key)s)", {"key": _KEY})
+                    _give_back(connection)
 
 
 def _obtain(connection: Connection, settings: Settings) -> None:
@@ -86,7 +89,11 @@ def _obtain(connection: Connection, settings: Settings) -> None:
     while True:
         got = run(connection, "SELECT pg_try_advisory_lock(%(key)s)", {"key": _KEY}).scalar_one()
         if got:
-            return
+            # Each statement is a transaction of its own.
+            if run(connection, _HELD_BY_US, _key()).scalar_one():
+                return
+            _give_back_somewhere(connection)
+            raise SessionNotOurs(_NAME)
         if patience.left <= 0:
             raise MigrationLockNotObtained(_NAME, patience.waited, _holders(connection))
         if patience.time_to_speak() or not said:
@@ -99,10 +106,23 @@ def _obtain(connection: Connection, settings: Settings) -> None:
         time.sleep(min(_POLL_SECONDS, max(patience.left, 0)))
 
 
+def _give_back(connection: Connection) -> bool:
+    query = "SELECT pg_advisory_unlock(%(key)s)"
+    return bool(run(connection, query, {"key": _KEY}).scalar_one())
+
+
+def _give_back_somewhere(connection: Connection) -> None:
+    # The lock would stay in a session of the pooler's; with luck that one comes round again.
+    any(_give_back(connection) for _ in range(_SESSIONS))
+
+
 def _holders(connection: Connection) -> list[Holder]:
+    return [Holder(*row) for row in run(connection, _HOLDERS, _key())]
+
+
+def _key() -> dict[str, int]:
     unsigned = _KEY % 2**64
-    key = {"high": unsigned >> 32, "low": unsigned & 0xFFFFFFFF}
-    return [Holder(*row) for row in run(connection, _HOLDERS, key)]
+    return {"high": unsigned >> 32, "low": unsigned & 0xFFFFFFFF}
 
 
 @contextmanager
@@ -118,9 +138,14 @@ def _autocommit(connection: Connection) -> Iterator[None]:
             connection.execution_options(isolation_level=former)
 
 
-_HOLDERS = """\
-SELECT l.pid, a.application_name, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS OF')
-  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE l.granted AND l.locktype = 'advisory' AND l.objsubid = 1
+_LOCK = """\
+l.granted AND l.locktype = 'advisory' AND l.objsubid = 1
    AND l.classid = %(high)s::oid AND l.objid = %(low)s::oid
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+_HOLDERS = f"""\
+SELECT l.pid, a.application_name, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS OF')
+  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+ WHERE {_LOCK}"""
+
+_HELD_BY_US = f"SELECT EXISTS (SELECT FROM pg_locks l WHERE {_LOCK} AND l.pid = pg_backend_pid())"
