@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -144,24 +145,40 @@ def test_a_temporary_table_of_the_same_name_does_not_mislead_the_trigger(url: st
 
 
 def test_what_a_superuser_migrates_belongs_to_the_owner_of_the_plans(url: str, clerk: str):
-    migrate(clerk_owns(url), FORMER)
+    run(url, f"GRANT ALL ON SCHEMA public TO {ROLE}")
+    migrate(url, FORMER)
     run(url, *OWNED)
+    owner = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'v3_plans_fill'"
 
     migrate(url, "head")
+    assert run(url, owner) == [(ROLE,)]
     run(
         url,
         PLAN.format("01", "NULL"),
         "UPDATE v3_plans SET effective_profile_snapshot = '[1]'",
     )
-    owner = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'v3_plans_fill'"
-    assert run(url, owner) == [(ROLE,)]
     roll_back(url, FORMER)
     migrate(clerk, "head")
     roll_back(clerk, FORMER)
-    migrate(url, "head")
+    with dying_at("VALIDATE CONSTRAINT"), pytest.raises(RuntimeError):
+        migrate(url, "head")
+    migrate(clerk, "head")
 
     assert run(url, owner) == [(ROLE,)]
     assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [("[1]",)]
+
+
+@contextmanager
+def dying_at(words: str) -> Iterator[None]:
+    def die(_connection, _cursor, statement, *_):
+        if words in statement:
+            raise RuntimeError(words)
+
+    event.listen(Engine, "before_cursor_execute", die)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", die)
 
 
 OWNED = [
@@ -171,11 +188,6 @@ OWNED = [
         "alembic_version",
     )
 ]
-
-
-def clerk_owns(url: str) -> str:
-    run(url, f"GRANT ALL ON SCHEMA public TO {ROLE}")
-    return url
 
 
 def test_who_does_not_own_the_table_is_told_in_one_line(url: str, clerk: str):

@@ -55,6 +55,9 @@ _LOOK_MS = 20.0
 # Every batch costs something by itself, so those are longer that nobody can wait for.
 # Whoever comes meanwhile waits for no longer than one of them.
 _ALONE = 4
+# Without the exclusive lock that cutting off empty pages takes, and without workers, who
+# would take the processors from clients.
+_VACUUM = "TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED, PARALLEL 0"
 _VACUUM_SHARE = 10
 _VACUUM_AT_LEAST = 5000
 
@@ -259,7 +262,7 @@ UNION ALL
             self.next_vacuum = self.written + self.vacuum_after
             # Not done, if an index is locked just now; the next one does it.
             with saying(f"vacuuming {self.written_to}", self.settings.report_every):
-                self._try(f"VACUUM (TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED) {self.written_to}")
+                self._try(f"VACUUM ({_VACUUM}) {self.written_to}")
 
     def _wait(self, missed: Missed, patience: Patience, progress: Progress) -> None:
         spoke = patience.time_to_speak()

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import LockNotObtained, listed, sqlstate
 from cleveragents_plans.evolution.online import (
+    beside,
     online,
     qualified,
     require_postgresql,
@@ -90,7 +91,7 @@ def _short_lock(operations: Operations, lock: ShortLockOp) -> None:
     context = require_postgresql(operations, "short_lock")
     table = qualified(context.dialect, lock.table, lock.schema)
     if context.as_sql:
-        write_sql(context, _REMEMBER_PATH, _beside(table), *lock.statements, _FORMER_PATH)
+        write_sql(context, _REMEMBER_PATH, beside(table), *lock.statements, _FORMER_PATH)
         return
     settings = Settings.of(context.environment_context)
     with online(operations) as connection:
@@ -109,7 +110,7 @@ def run_under_lock(
 
     def attempt() -> None:
         with transaction(connection):
-            run(connection, _beside(table))
+            run(connection, beside(table))
             _take(connection, table, patience)
             # In one round trip: clients wait until the last statement is done.
             run(connection, script(*statements))
@@ -125,17 +126,6 @@ def run_under_lock(
         idle_in_transaction_session_timeout="5s",
     ):
         _with_patience(connection, table, attempt, patience, ANY_LOCK)
-
-
-def _beside(table: str) -> str:
-    # A superuser who migrates must not leave functions behind that run with those
-    # rights; and what the session has first in its search path may be another schema.
-    name = table.replace("'", "''")
-    return f"""\
-SELECT set_config('search_path', quote_ident(n.nspname) || ', pg_temp', true),
-       set_config('role', pg_get_userbyid(c.relowner), true)
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.oid = '{name}'::regclass"""
 
 
 _REMEMBER_PATH = "SELECT set_config('evolution.path', current_setting('search_path'), true)"

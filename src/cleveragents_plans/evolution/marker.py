@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import InterruptedRun, TransactionNotOurs, sqlstate
 from cleveragents_plans.evolution.online import (
+    beside,
     in_autocommit,
     online,
     qualified,
@@ -106,6 +107,9 @@ def _mark_begin(operations: Operations, begin: MarkBeginOp) -> None:
         transaction(connection),
     ):
         name = _name(context)
+        # Whoever goes on with the revision, or takes it back, may be another role.
+        versions = (context.version_table, context.version_table_schema)
+        run(connection, beside(qualified(context.dialect, *versions)))
         run(
             connection,
             f"CREATE TABLE IF NOT EXISTS {name} (revision text PRIMARY KEY, down_revision text, "

@@ -96,6 +96,22 @@ def qualified(dialect: Dialect, table: str, schema: str | None) -> str:
     return f"{quote(schema)}.{quote(table)}" if schema else quote(table)
 
 
+def beside(table: str) -> str:
+    """
+    Give the statement after which what a transaction makes belongs to the owner of *table*.
+
+    Its search path becomes the schema of the table, which is named as in SQL. A superuser
+    who migrates must not leave functions behind that run with those rights; and what the
+    session has first in its search path may be another schema.
+    """
+    name = table.replace("'", "''")
+    return f"""\
+SELECT set_config('search_path', quote_ident(n.nspname) || ', pg_temp', true),
+       set_config('role', pg_get_userbyid(c.relowner), true)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.oid = to_regclass('{name}')"""
+
+
 @contextmanager
 def transaction(connection: Connection) -> Iterator[None]:
     """Hold one transaction on a *connection* that has none by itself."""
