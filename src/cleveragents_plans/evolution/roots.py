@@ -215,7 +215,7 @@ class RootFinder:
                     at, (above, root) = above, row
         if root is None and above is None:
             root = at
-        if root is not None:
+        if passed and root is not None:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
             self._known.update(dict.fromkeys(passed, root))

@@ -56,6 +56,16 @@ def test_a_row_is_looked_up_once_while_it_is_remembered(connection):
     assert len(asked) == 499
 
 
+def test_a_chain_that_is_longer_than_what_is_remembered_is_walked_once(connection, monkeypatch):
+    monkeypatch.setattr(roots, "_REMEMBERED", 10)
+    fill(connection, *((str(n), str(n - 1), None) for n in range(500, 0, -1)), ("0", None, None))
+    asked = []
+    connection.set_trace_callback(lambda sql: asked.append(sql) if "LEFT JOIN" in sql else None)
+
+    assert set(found(connection, RootFinder(NODES, connection, "node")).values()) == {"0"}
+    assert len(asked) == 500
+
+
 def test_what_is_remembered_is_bounded_and_roots_are_right_all_the_same(connection, monkeypatch):
     monkeypatch.setattr(roots, "_REMEMBERED", 10)
     fill(connection, ("0", None, None), *((str(n), str(n - 1), None) for n in range(1, 200)))
