@@ -16,6 +16,7 @@ from cleveragents_plans.domain.errors import (
     UnknownProfile,
 )
 from cleveragents_plans.domain.plan import Plan
+from cleveragents_plans.domain.profile_files import load_profiles
 from cleveragents_plans.domain.profiles import (
     BUILT_IN,
     DEFAULT_PROFILE_NAME,
@@ -23,7 +24,6 @@ from cleveragents_plans.domain.profiles import (
     AutomationProfileRef,
     ResolvedProfile,
     SafetyProfile,
-    load_profiles,
     resolve,
 )
 from cleveragents_plans.domain.values import Invariant, PlanIdentity, ProjectLink, new_ulid

@@ -207,10 +207,11 @@ def _parsed(text: str) -> dict[str, Any]:
 def _parsed_value(text: str, path: str) -> Any:
     try:
         data = from_json(text, allow_inf_nan=False)
+        suspect = _SUSPECT.search(text)
     except (TypeError, ValueError) as error:
         # A TypeError is a text that has no UTF-8 form, or is none.
         raise NotJson(path, f"{_described(text)} ({error})", "a JSON text") from error
-    if _SUSPECT.search(text):
+    if suspect:
         _plain(data, path, 0)
     return data
 

@@ -157,4 +157,5 @@ class BadProfileFile(PlansError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot read automation profiles from {self.path}: {self.reason}"
+        path = self.path if self.path.isprintable() else shown(self.path)
+        return f"cannot read automation profiles from {path}: {self.reason}"

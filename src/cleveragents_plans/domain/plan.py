@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
@@ -13,6 +13,7 @@ from cleveragents_plans.domain.profiles import (
     BUILT_IN,
     AutomationProfile,
     ResolvedProfile,
+    refuse_posing,
     resolve,
 )
 from cleveragents_plans.domain.record import PlanRecord
@@ -92,6 +93,7 @@ class Plan(PlanRecord):
         Raises:
             UnknownProfile: *profile* names no built-in profile.
             ProfileNameTaken: *profile* differs from the built-in one of its name.
+            TypeError: *namespaced_name* is no text, or *profile* is no choice of one.
             pydantic.ValidationError: A value cannot be a plan's.
         """
         name = full_name(namespaced_name)
@@ -156,7 +158,6 @@ class Plan(PlanRecord):
         self._check("spawn")
         now = _or_else(created_at, datetime.now(UTC))
         resolved = self._own_profile() if profile is None else _resolved(profile)
-        added = _invariants(invariants)
         return type(self)(
             identity=PlanIdentity(
                 plan_id=new_ulid() if plan_id is None else plan_id,
@@ -181,7 +182,7 @@ class Plan(PlanRecord):
             updated_at=now,
             project_links=self.project_links if project_links is None else _links(project_links),
             arguments=_or_else(arguments, {}),
-            invariants=tuple(dict.fromkeys((*self.invariants, *added))),
+            invariants=_added(self.invariants, _invariants(invariants)),
         )
 
     def begin(self) -> Self:
@@ -292,28 +293,34 @@ def _or_else(given: _T | None, otherwise: _T) -> _T:
 
 def _resolved(choice: ProfileChoice | None) -> ResolvedProfile:
     if isinstance(choice, ResolvedProfile):
+        refuse_posing(choice.profile)
         return choice
     if isinstance(choice, AutomationProfile):
         return resolve(plan=choice.name, known={choice.name: choice})
     return resolve(plan=choice)
 
 
-def _items(items: Iterable[Any]) -> Any:
-    # A lone text would fall apart into its characters; validation refuses it.
-    return items if isinstance(items, str) else tuple(items)
+def _items(items: Any, made: Callable[[Any], Any] = lambda one: one) -> Any:
+    # A lone text would fall apart into its characters, and a mapping into its keys; validation
+    # refuses them, and what has no items at all.
+    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
+        return items
+    return tuple(map(made, items))
 
 
 def _links(links: Iterable[ProjectLink | str]) -> Any:
-    return _items(
-        links
-        if isinstance(links, str)
-        else (ProjectLink(project_name=one) if isinstance(one, str) else one for one in links)
-    )
+    return _items(links, lambda one: ProjectLink(project_name=one) if isinstance(one, str) else one)
 
 
 def _invariants(invariants: Iterable[Invariant | str]) -> Any:
-    return _items(
-        invariants
-        if isinstance(invariants, str)
-        else (Invariant(text=one) if isinstance(one, str) else one for one in invariants)
-    )
+    return _items(invariants, lambda one: Invariant(text=one) if isinstance(one, str) else one)
+
+
+def _added(held: tuple[Invariant, ...], given: Any) -> Any:
+    if not isinstance(given, tuple):
+        return given  # for validation to refuse
+    kept = [*held]
+    for one in given:
+        if one not in kept:
+            kept.append(one)
+    return tuple(kept)

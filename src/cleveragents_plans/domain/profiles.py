@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Self
 
@@ -14,11 +12,11 @@ from pydantic import StrictBool, ValidationError
 from cleveragents_plans.domain.canonical import JsonObject, canonical_json
 from cleveragents_plans.domain.enums import Level
 from cleveragents_plans.domain.errors import (
-    BadProfileFile,
     NotJson,
     ProfileNameTaken,
     SnapshotUnreadable,
     UnknownProfile,
+    shown,
 )
 from cleveragents_plans.domain.values import Count, Label, Name, Text, Threshold, Usd, Value
 
@@ -75,7 +73,10 @@ class AutomationProfile(Value):
         Raises:
             ProfileNameTaken: The name is that of a built-in profile.
             pydantic.ValidationError: A field is missing, unknown or out of range.
+            TypeError: *fields* is no mapping.
         """
+        if not isinstance(fields, Mapping):
+            raise TypeError(f"fields is {shown(fields)}; expected a mapping of a profile's fields")
         profile = cls.model_validate(dict(fields))
         if profile.name in BUILT_IN:
             raise ProfileNameTaken(profile.name)
@@ -103,11 +104,16 @@ class AutomationProfile(Value):
         except NotJson as error:
             raise SnapshotUnreadable(text, str(error)) from error
         except ValidationError as error:
-            raise SnapshotUnreadable(text, _in_one_line(error)) from error
+            raise SnapshotUnreadable(text, in_one_line(error)) from error
 
     def snapshot(self) -> str:
-        """Write the whole profile, defaults included, as canonical JSON."""
-        return _snapshot(self)
+        """
+        Write the whole profile, defaults included, as canonical JSON.
+
+        Raises:
+            pydantic.ValidationError: The profile was built without validation, and is none.
+        """
+        return _snapshot(type(self).model_validate(self.model_dump(warnings=False)))
 
 
 #: The names of the eleven thresholds.
@@ -230,79 +236,67 @@ def resolve(
     """
     Find the profile that holds: the nearest level that names one, or else the default.
 
-    *known* are the profiles that may be named besides the built-in ones.
+    *known* are the profiles that may be named besides the built-in ones, each under its name.
 
     Raises:
         UnknownProfile: The name that holds is not known.
         ProfileNameTaken: *known* has another profile under a built-in name.
+        ValueError: *known* has a profile under another name than its own.
+        TypeError: A name is no text, or *known* has something else than profiles.
     """
-    everyone = dict(BUILT_IN)
-    for name, profile in known.items():
-        if everyone.setdefault(name, profile) != profile:
-            raise ProfileNameTaken(name)
-    named = zip(Level, (plan, action, project, global_), strict=True)
-    level, name = next(
-        ((level, name) for level, name in named if name is not None), (None, DEFAULT_PROFILE_NAME)
-    )
-    if name not in everyone:
-        raise UnknownProfile(name, everyone, level)
-    return ResolvedProfile(profile=everyone[name], provenance=level)
+    levels = dict(zip(Level, (plan, action, project, global_), strict=True))
+    for level, name in levels.items():
+        if not isinstance(name, str | None):
+            raise TypeError(f"the {level} level names {shown(name)}; expected a profile's name")
+    everyone = {**_checked(known), **BUILT_IN}
+    for level, name in levels.items():
+        if name is not None:
+            if name not in everyone:
+                raise UnknownProfile(name, everyone, level)
+            return ResolvedProfile(profile=everyone[name], provenance=level)
+    return ResolvedProfile(profile=BUILT_IN[DEFAULT_PROFILE_NAME])
 
 
-def load_profiles(path: str | Path) -> dict[str, AutomationProfile]:
+def refuse_posing(profile: AutomationProfile) -> None:
     """
-    Read custom profiles from a YAML or JSON file: one profile, or a list of them.
+    Refuse a profile that has the name of a built-in one, and says something else.
 
     Raises:
-        BadProfileFile: The file cannot be read, or holds something else.
-        ProfileNameTaken: A profile has the name of a built-in one.
+        ProfileNameTaken: It does.
     """
-    path = Path(path)
-    found = _decoded(path)
-    profiles: dict[str, AutomationProfile] = {}
-    for index, fields in enumerate(found if isinstance(found, list) else [found]):
-        place = f"profile {index + 1}"
-        if not isinstance(fields, dict):
-            raise BadProfileFile(str(path), f"{place} is {fields!r}, not a mapping of fields")
-        try:
-            profile = AutomationProfile.from_mapping(fields)
-        except ValidationError as error:
-            named = f"{place} ({fields.get('name', 'without a name')})"
-            raise BadProfileFile(str(path), f"{named}: {_in_one_line(error)}") from error
-        if profile.name in profiles:
-            raise BadProfileFile(str(path), f"{place} is a second {profile.name!r}")
-        profiles[profile.name] = profile
-    return profiles
+    if BUILT_IN.get(profile.name, profile) != profile:
+        raise ProfileNameTaken(profile.name)
 
 
-def _decoded(path: Path) -> Any:
-    if path.suffix not in {".json", ".yaml", ".yml"}:
-        raise BadProfileFile(str(path), "its name should end in .yaml, .yml or .json")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadProfileFile(str(path), str(error)) from error
-    if path.suffix == ".json":
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise BadProfileFile(str(path), f"broken JSON: {error}") from error
-    try:
-        import yaml
-    except ImportError as error:
-        reason = "YAML needs PyYAML: pip install 'cleveragents-plans[yaml]'"
-        raise BadProfileFile(str(path), reason) from error
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise BadProfileFile(str(path), f"broken YAML: {error}") from error
+def _checked(known: Mapping[str, AutomationProfile]) -> Mapping[str, AutomationProfile]:
+    if known is BUILT_IN:
+        return known
+    for name, profile in known.items():
+        if not isinstance(profile, AutomationProfile):
+            raise TypeError(f"known has {shown(profile)}; expected an AutomationProfile")
+        if name != profile.name:
+            raise ValueError(
+                f"known has the profile {profile.name!r} under the name {shown(name)};"
+                " put it under its own"
+            )
+        refuse_posing(profile)
+    return known
 
 
 def _only_known(model: type[Value], fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in model.model_fields}
 
 
-def _in_one_line(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+def in_one_line(error: ValidationError) -> str:
+    """Write what is wrong, field by field, cut to a few hundred characters."""
+    problems = error.errors(include_url=False, include_context=False, include_input=False)
+    text = "; ".join(
+        ": ".join(filter(None, (".".join(map(_part, each["loc"])), each["msg"])))
+        for each in problems
     )
+    return text if len(text) <= 400 else f"{text[:400]}…"
+
+
+def _part(part: int | str) -> str:
+    # Whatever stands in a file or in a row can be the name of a field.
+    return part if isinstance(part, str) and part.isidentifier() else shown(part)

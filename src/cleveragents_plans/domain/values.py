@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema
 
 from cleveragents_plans.domain.enums import Level
+from cleveragents_plans.domain.errors import shown
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _LARGEST_INTEGER = 2**31 - 1
@@ -210,7 +211,14 @@ class Invariant(Value):
 
 
 def full_name(name: str) -> str:
-    """Write out the namespace of *name*: `refactor-auth` is `local/refactor-auth`."""
+    """
+    Write out the namespace of *name*: `refactor-auth` is `local/refactor-auth`.
+
+    Raises:
+        TypeError: *name* is no text.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"the name is {shown(name)}; expected text like namespace/name")
     return name if "/" in name else f"local/{name}"
 
 

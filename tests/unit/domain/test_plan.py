@@ -2,6 +2,7 @@ import copy
 import json
 import pickle
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from cleveragents_plans.domain import (
     ProcessingState,
     ProfileNameTaken,
     ProjectLink,
+    ResolvedProfile,
     SnapshotIsFrozen,
     SnapshotUnreadable,
     StepNotAllowed,
@@ -351,10 +353,19 @@ def test_a_new_plan_takes_over_everything_that_is_given():
     )
 
 
+@pytest.mark.parametrize("make", [partial(Plan.create, "a"), Plan.create("a").spawn])
+@pytest.mark.parametrize("value", ["abc", b"abc", {"a": 1}, 5])
 @pytest.mark.parametrize("field", ["tags", "invariants", "project_links"])
-def test_a_lone_text_is_not_taken_for_many(field):
+def test_what_is_one_is_not_taken_for_many(make, field, value):
     with pytest.raises(ValidationError, match=f"{field}\n.*valid tuple"):
-        Plan.create("a", **{field: "abc"})
+        make(**{field: value})
+
+
+@pytest.mark.parametrize("name", [5, None, b"a"])
+def test_a_name_that_is_no_text_is_refused(name):
+    for make in (lambda: Plan.create(name), lambda: Plan.create("a", action_name=name or 0)):
+        with pytest.raises(TypeError, match=r"the name is .*; expected text like namespace/name"):
+            make()
 
 
 def custom_profile(**fields):
@@ -388,8 +399,33 @@ def test_a_new_plan_cannot_have_a_profile_that_does_not_exist():
 
 
 def test_a_new_plan_cannot_have_another_profile_under_a_built_in_name():
-    with pytest.raises(ProfileNameTaken):
-        Plan.create("a", profile=custom_profile(name="manual"))
+    posing = custom_profile(name="manual")
+
+    for choice in (posing, ResolvedProfile(profile=posing)):
+        with pytest.raises(ProfileNameTaken):
+            Plan.create("a", profile=choice)
+        with pytest.raises(ProfileNameTaken):
+            Plan.create("a").spawn(profile=choice)
+
+
+def test_a_child_keeps_what_a_built_in_profile_said_when_its_parent_was_created():
+    of_old = custom_profile(name="manual")
+    parent = a_plan(
+        effective_profile_snapshot=of_old.snapshot(), automation_profile={"profile_name": "manual"}
+    )
+
+    assert parent.spawn().effective_profile == of_old
+
+
+@pytest.mark.parametrize("wrong", [{"approve_plan": 7.0}, {"safety": 1}, {"name": "two words"}])
+def test_a_profile_that_was_not_checked_is_no_plans(wrong):
+    unchecked = AutomationProfile.model_construct(**{**dict(custom_profile()), **wrong})
+
+    for choice in (unchecked, ResolvedProfile.model_construct(profile=unchecked)):
+        with pytest.raises(ValidationError, match=next(iter(wrong))):
+            Plan.create("a", profile=choice)
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        custom_profile().model_copy(update=wrong)
 
 
 # -- spawn

@@ -1,6 +1,7 @@
 import json
 import sys
 from itertools import pairwise
+from traceback import format_exception
 
 import pytest
 from pydantic import ValidationError
@@ -133,7 +134,16 @@ def test_a_snapshot_of_another_release_is_read_on_the_safe_side():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"edit_code":1.0}', '{"name":"a","edit_code":2.0}', '{"name":"a","safety":1}'],
+    [
+        b"{}",
+        3,
+        "",
+        "[]",
+        "{",
+        '{"edit_code":1.0}',
+        '{"name":"a","edit_code":2.0}',
+        '{"name":"a","safety":1}',
+    ],
 )
 def test_a_snapshot_that_describes_no_profile_says_why(text):
     with pytest.raises(SnapshotUnreadable) as caught:
@@ -205,6 +215,29 @@ def test_known_profiles_cannot_hide_a_built_in_one():
         resolve(plan="auto", known={"trusted": other})
 
 
+def test_a_profile_is_known_under_its_own_name():
+    with pytest.raises(ValueError, match="profile 'trusted' under the name 'mine'"):
+        resolve(plan="mine", known={"mine": AutomationProfile(**custom(name="trusted"))})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"plan": 3}, "the plan level names 3; expected a profile's name"),
+        ({"global_": ["ci"]}, r"the global level names \['ci'\]"),
+        ({"known": {"mine": 5}}, "known has 5; expected an AutomationProfile"),
+    ],
+)
+def test_what_is_no_name_and_no_profile_is_refused(wrong, said):
+    with pytest.raises(TypeError, match=said):
+        resolve(**wrong)
+
+
+def test_fields_that_are_no_mapping_are_refused():
+    with pytest.raises(TypeError, match="fields is None; expected a mapping"):
+        AutomationProfile.from_mapping(None)
+
+
 def test_an_unknown_profile_is_an_error_that_lists_the_known_ones():
     with pytest.raises(UnknownProfile, match=r"did you mean 'trusted'\?") as caught:
         resolve(project="trustd", global_="manual")
@@ -252,11 +285,14 @@ def test_one_profile_is_read_from_yaml(tmp_path, suffix):
         ("a.json", "{", "broken JSON"),
         ("a.json", "3", "profile 1 is 3, not a mapping"),
         ("a.json", "[" * 100_000, "broken JSON"),
+        ("a.json", "1" * 5000, "broken JSON"),
+        ("a.json", '{"name": "a", "name": "b"}', "the key 'name' comes 2 times; write it once"),
+        ("a.json", '{"name": "m", "\\ud800": 1}', "unable to parse raw data"),
         ("a.yaml", "a: [", "broken YAML"),
         ("a.yaml", "", "profile 1 is None, not a mapping"),
         ("a.json", '{"edit_code": 1}', "without a name.*name: Field required"),
         ("a.json", json.dumps([custom(), custom()]), "profile 2 is a second 'night-shift'"),
-        ("a.json", json.dumps(custom(speed=1)), r"\(night-shift\): speed: Extra inputs"),
+        ("a.json", json.dumps(custom(speed=1)), r"\('night-shift'\): speed: Extra inputs"),
         ("a.json", json.dumps({**custom(), "edit_code": float("nan")}), "edit_code"),
     ],
     ids=lambda value: value[:20],
@@ -268,6 +304,88 @@ def test_a_bad_file_says_what_is_wrong_with_it(tmp_path, name, text, said):
     with pytest.raises(BadProfileFile, match=said) as caught:
         load_profiles(path)
     assert caught.value.path == str(path)
+
+
+YAML = "name: night-shift\n" + "".join(f"{name}: 0.5\n" for name in THRESHOLDS)
+# Nine names for ten of the one before are a thousand million items, if they are written out.
+BOMB = (
+    "["
+    + ", ".join(
+        f"&{name} [{', '.join([f'*{before}'] * 10) if before else 1}]"
+        for before, name in zip(["", *"abcdefgh"], "abcdefghi", strict=True)
+    )
+    + "]"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (YAML + "description: 2026-13-45", "'2026-13-45' in line 13, column 14 is no timestamp"),
+        (YAML + "description: !!int x", "'x' in line 13, column 14 is no int"),
+        (YAML + "description: !!float x", "'x' in line 13, column 14 is no float"),
+        (YAML + "description: !!bool foo", "'foo' in line 13, column 14 is no bool"),
+        (YAML + "description: !!timestamp x", "'x' in line 13, column 14 is no timestamp"),
+        (YAML + "description: " + "1" * 5000, "'111.*…1*' in line 13, column 14 is no int"),
+        (YAML + "description: [a]", "description: Input should be a valid string"),
+        (YAML + "edit_code: 0.0", "the key 'edit_code' comes 2 times; write it once"),
+        (YAML + "safety: {require_sandbox: true, require_sandbox: false}", "'require_sandbox' co"),
+        (YAML + "safety: []", "safety: Input should be a valid dictionary"),
+        (YAML + "? [a]\n: 2", "found unhashable key in line 13, column 3"),
+        (YAML + "1: 2", "1: Keys should be strings"),
+        (YAML + "---\n" + YAML, "expected a single document.*found another document in line 13"),
+        (YAML + "\0", "special characters are not allowed"),
+        (YAML + "more: &it [*it]", "more: Extra inputs are not permitted"),
+        ("[]", "it holds an empty list; expected a profile"),
+        ("- - " + "x" * 5000, r"profile 1 is \['x+…x+'\], not a mapping"),
+        ("&it [*it]", r"profile 1 is \[+…\]+, not a mapping"),
+        (BOMB, "profile 1 is .*, not a mapping"),
+        ("[" * 5000, "RecursionError"),
+        ("name: " + BOMB, "name: Input should be a valid string"),
+        ("name: " + "x" * 5000, r"profile 1 \('x+…x+'\): name: String should have at most 255"),
+    ],
+    ids=lambda value: value[-20:],
+)
+def test_yaml_that_is_no_profile_is_one_short_error(tmp_path, text, said):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+
+    with pytest.raises(BadProfileFile, match=said) as caught:
+        load_profiles(path)
+
+    assert len(caught.value.reason) < 700
+    assert str(caught.value).isprintable()
+    assert "".join(format_exception(caught.value)).count("Traceback") == 1
+
+
+def test_merged_keys_of_yaml_may_be_given_again(tmp_path):
+    path = tmp_path / "a.yaml"
+    indented = YAML.replace("\n", "\n  ")
+    path.write_text(f"- &base\n  {indented}\n- <<: *base\n  name: day-shift\n  edit_code: 0.0\n")
+
+    assert {name: each.edit_code for name, each in load_profiles(path).items()} == {
+        "night-shift": 0.5,
+        "day-shift": 0.0,
+    }
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(custom()), encoding="utf-8-sig")
+
+    assert [*load_profiles(path)] == ["night-shift"]
+
+
+@pytest.mark.parametrize("path", [None, 3, b"a.json"])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(TypeError, match="expected the path of a file"):
+        load_profiles(path)
+
+
+def test_a_path_that_cannot_be_one_is_a_bad_file():
+    with pytest.raises(BadProfileFile, match=r"from 'a\\x00.json': .*null") as caught:
+        load_profiles("a\0.json")
+    assert caught.value.path == "a\0.json"
 
 
 def test_a_file_that_is_missing_or_no_text_is_a_bad_file(tmp_path):
