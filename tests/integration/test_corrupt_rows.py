@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -160,7 +161,7 @@ def check(session: Session, table: str, column: str, shown: str) -> None:
         names = next((each for each in TOGETHER if column in each), {column})
         assert corrupt.column in {f"{table}.{name}" for name in names}, shown
         assert (corrupt.plan_id == MIDDLE) or (table, column) == ("v3_plans", "plan_id"), shown
-        assert corrupt.expected
+        assert re.match(r"an? |one of |each |text|another |true ", corrupt.expected), corrupt
         assert repr(corrupt.plan_id) in str(corrupt)
         assert corrupt.column in str(corrupt)
     for plan in read.values():
@@ -251,6 +252,77 @@ def test_the_error_says_what_was_found_and_what_to_do(broken: Session):
     assert (caught.value.plan_id, caught.value.found) == (MIDDLE, "yesterday")
     assert caught.value.expected == "a time like 2026-03-14T00:05:32.000000+00:00"
     assert "repair the row or restore it" in str(caught.value)
+
+
+SENTENCES = [
+    ("token_count_input", "-1", "-1, expected an integer from 0 to 2147483647, or NULL"),
+    ("attempt", "0", "0, expected an integer from 1 to 2147483647"),
+    ("reversion_count", "4", "4, expected an integer from 0 to 3"),
+    ("cost_actual_usd", "-1", r"-1\.0, expected a finite number from 0, or NULL"),
+    ("phase", "'Action'", "'Action', expected one of action, strategize, execute, apply"),
+    ("action_name", "'a b'", r"expected a name: \[\[server:\]namespace/\]name, of letters"),
+    ("namespace", "'a/b'", r"expected a namespace: \[server:\]namespace, of letters, digits, - "),
+    ("parent_plan_id", "'x'", "expected a ULID: 26 characters of Crockford base 32.*, or NULL"),
+    ("parent_plan_id", f"'{MIDDLE}'", f"another plan: plan {MIDDLE} cannot be its own parent"),
+    ("phase", "'execute'", "expected a state that goes with the phase: a plan is applied in the"),
+    ("effective_profile_snapshot", "'[]'", r"'\[\]', expected a JSON object"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "said"), SENTENCES)
+def test_the_error_is_a_sentence(broken: Session, column: str, value: str, said: str):
+    assert write(broken, "v3_plans", column, value)
+
+    with pytest.raises(CorruptPlanRow, match=rf"v3_plans\.\w+ holds .*{said}.*; repair the row"):
+        PlanRepository(broken).get(MIDDLE)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("char(0)", "text without NUL"), ("CAST(x'ff' AS TEXT)", "text in UTF-8"), ("x'41'", "text")],
+)
+@pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
+def test_text_that_only_sqlite_keeps_is_named(broken: Session, value: str, expected: str):
+    assert write(broken, "v3_plans", "description", value)
+
+    with pytest.raises(CorruptPlanRow, match=rf"description holds .*, expected {expected}"):
+        PlanRepository(broken).get(MIDDLE)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("effective_profile_snapshot", "'{'"), ("tags_json", "'{'"), ("created_at", "'yesterday'")],
+)
+def test_a_row_that_was_broken_since_it_was_read_is_not_written_over(
+    broken: Session, column: str, value: str
+):
+    repository = PlanRepository(broken)
+    plan = repository.get(MIDDLE)
+    assert write(broken, "v3_plans", column, value)
+
+    with pytest.raises(CorruptPlanRow, match=rf"v3_plans\.{column} holds"):
+        repository.save(plan.evolve(description="new"))
+
+    # To delete it, nothing but its place and version is read.
+    repository.delete(plan)
+    assert len(repository.list().plans) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [("v3_plans", "description"), ("plan_arguments", "value_json")]
+)
+@pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
+def test_text_that_is_none_is_named_when_its_plan_is_saved(
+    broken: Session, table: str, column: str
+):
+    repository = PlanRepository(broken)
+    plan = repository.get(MIDDLE)
+    assert write(broken, table, column, "CAST(x'ff' AS TEXT)")
+
+    with pytest.raises(CorruptPlanRow, match=rf"{table}\.{column} holds"):
+        repository.save(plan.evolve(description="new"))
+    repository.delete(plan)
+    assert len(repository.list().plans) == 2
 
 
 def test_a_long_value_is_shown_in_part(broken: Session):

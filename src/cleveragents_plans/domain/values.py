@@ -17,11 +17,13 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     StrictBool,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from cleveragents_plans.domain.enums import Level
@@ -60,11 +62,12 @@ class _TextSchema:
         self._last: CoreSchema = core_schema.str_schema(
             min_length=shortest or None, max_length=longest
         )
+        self._expected = expected
         if pattern is not None and expected is not None:
             shaped = core_schema.custom_error_schema(
                 core_schema.str_schema(pattern=pattern, to_upper=upper),
                 custom_error_type="text_shape",
-                custom_error_message=expected,
+                custom_error_message=f"Input should be {expected}",
             )
             self._last = core_schema.chain_schema([self._last, shaped])
 
@@ -72,6 +75,12 @@ class _TextSchema:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         return core_schema.chain_schema([_A_STR, _STORABLE, self._last])
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        said = {} if self._expected is None else {"description": self._expected}
+        return handler(schema) | said
 
 
 #: Text of any length; NUL characters and lone surrogates are refused, as everywhere.
@@ -91,7 +100,7 @@ Ulid = Annotated[
     _TextSchema(
         pattern=r"^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$",
         upper=True,
-        expected="A ULID is 26 characters of Crockford base 32, the first of them 0 to 7",
+        expected="a ULID: 26 characters of Crockford base 32, the first of them 0 to 7",
     ),
 ]
 #: `[[server:]namespace/]name`.
@@ -100,7 +109,7 @@ Name = Annotated[
     _TextSchema(
         longest=255,
         pattern=r"^(?:(?:[\w-]+:)?[\w-]+/)?[\w-]+$",
-        expected="A name is [[server:]namespace/]name, of letters, digits, - and _",
+        expected="a name: [[server:]namespace/]name, of letters, digits, - and _",
     ),
 ]
 #: `[server:]namespace`.
@@ -109,7 +118,7 @@ Namespace = Annotated[
     _TextSchema(
         longest=255,
         pattern=r"^(?:[\w-]+:)?[\w-]+$",
-        expected="A namespace is of letters, digits, - and _",
+        expected="a namespace: [server:]namespace, of letters, digits, - and _",
     ),
 ]
 

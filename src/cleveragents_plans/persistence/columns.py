@@ -29,6 +29,11 @@ def time_text(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
+def has_surrogates(text: str) -> bool:
+    """Say whether *text* cannot be stored, or was no UTF-8 where it was: it has lone surrogates."""
+    return not text.isascii() and any("\ud800" <= each <= "\udfff" for each in text)
+
+
 def later_than(read: datetime) -> datetime:
     """
     Give the time of a write: now, but later than *read* by a microsecond at least.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cleveragents_plans.domain.errors import PlansError
+from cleveragents_plans.domain.errors import PlansError, shown
 
 
 class DatabaseUrlError(PlansError, ValueError):
@@ -42,7 +42,7 @@ class PlanNotFound(PlansError, LookupError):
 
 class PlanAlreadyStored(PlansError):
     """
-    A plan with this id is stored already.
+    A plan with this id is stored already, or comes twice among those to be added.
 
     Attributes:
         plan_id: The id that is taken.
@@ -53,7 +53,10 @@ class PlanAlreadyStored(PlansError):
         self.plan_id = plan_id
 
     def __str__(self) -> str:
-        return f"plan {self.plan_id} is stored already; use save() to store what became of it"
+        return (
+            f"plan {self.plan_id} is stored already, or comes twice; use save() to store what "
+            "became of it"
+        )
 
 
 class PlanChangedMeanwhile(PlansError):
@@ -74,6 +77,22 @@ class PlanChangedMeanwhile(PlansError):
         return (
             f"plan {self.plan_id} was changed or deleted by somebody else since {self.read}; "
             "read it again and repeat the step"
+        )
+
+
+class PlanNotStored(PlanChangedMeanwhile):
+    """
+    A plan that was to be saved or deleted is not stored: it never was, or is not any more.
+
+    Attributes:
+        plan_id: The plan.
+        read: Its ``updated_at``.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"plan {self.plan_id} is not stored: add() it if it is new; "
+            "otherwise somebody deleted it since it was read"
         )
 
 
@@ -138,18 +157,15 @@ class CorruptPlanRow(PlansError):
         self.expected = expected
 
     def __str__(self) -> str:
-        text = repr(self.found)
-        if len(text) > 120:
-            text = f"{text[:117]}..."
         return (
-            f"plan {self.plan_id!r} cannot be read: {self.column} holds {text}, "
+            f"plan {self.plan_id!r} cannot be read: {self.column} holds {shown(self.found)}, "
             f"expected {self.expected}; repair the row or restore it from a backup"
         )
 
 
 class NotARoot(PlansError):
     """
-    A whole tree was to be deleted by one of its branches.
+    A whole tree was asked for by one of its branches.
 
     Attributes:
         plan_id: The plan that was named.
@@ -164,7 +180,7 @@ class NotARoot(PlansError):
     def __str__(self) -> str:
         return (
             f"plan {self.plan_id} is no root: its tree is that of {self.root_plan_id}; "
-            "name that one, or delete() the single plan"
+            "name that one, or use get() and delete() for the single plan"
         )
 
 
@@ -186,4 +202,23 @@ class RelatedPlanMissing(PlansError):
         return (
             f"plan {self.plan_id} belongs under plan {self.missing}, which is not stored; "
             "add that one first"
+        )
+
+
+class PlansInACircle(PlansError):
+    """
+    Plans that are to be added are under one another.
+
+    Attributes:
+        plan_ids: The plans, each under the next, the last of them under the first.
+    """
+
+    def __init__(self, plan_ids: tuple[str, ...]) -> None:
+        super().__init__(plan_ids)
+        self.plan_ids = plan_ids
+
+    def __str__(self) -> str:
+        return (
+            f"plans {', '.join(self.plan_ids)} are under one another; "
+            "a tree has a root, which is under none"
         )

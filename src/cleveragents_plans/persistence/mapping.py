@@ -17,6 +17,7 @@ from cleveragents_plans.domain import Plan
 from cleveragents_plans.persistence.columns import (
     Unreadable,
     check_positions,
+    has_surrogates,
     later_than,
     object_json,
     profile_text,
@@ -30,6 +31,7 @@ from cleveragents_plans.persistence.columns import (
     time_text,
 )
 from cleveragents_plans.persistence.errors import CorruptPlanRow, NoLaterVersion
+from cleveragents_plans.persistence.expectations import expected_at
 
 Row = dict[str, Any]
 
@@ -230,21 +232,27 @@ _COLUMN_OF = {
     "project_links": "plan_projects",
     "invariants": "plan_invariants",
 }
-#: The column that a rule about several columns is told of.
-_DECIDING = {
-    (): "v3_plans.processing_state",
-    ("identity",): "v3_plans.parent_plan_id",
-    ("project_links",): "plan_projects.alias",
+#: Where a rule about several columns is broken: the column that is told of, and what it asks for.
+_RULES = {
+    (): ("v3_plans.processing_state", "a state that goes with the phase"),
+    ("identity",): ("v3_plans.parent_plan_id", "another plan"),
+    ("project_links",): ("plan_projects.alias", "each alias once"),
 }
 
 
 def _explained(error: ValidationError, row: Any) -> tuple[str, Any, str]:
     first = error.errors(include_url=False, include_context=False)[0]
     path = tuple(str(part) for part in first["loc"] if not isinstance(part, int))
-    if path in _DECIDING:
-        column = _DECIDING[path]
-        return column, getattr(row, column.partition(".")[2], first["input"]), first["msg"]
+    if path in _RULES:
+        column, expected = _RULES[path]
+        found = getattr(row, column.partition(".")[2], first["input"])
+        return column, found, f"{expected}: {first['msg'].removeprefix('Value error, ')}"
+    expected = expected_at(path)
+    if path == ("effective_profile_snapshot",) and isinstance(first["input"], str):
+        expected = "a JSON object"
+    if isinstance(first["input"], str) and has_surrogates(first["input"]):
+        expected = "text in UTF-8"
     if path[0] == "identity":
         path = path[1:]
     column = _COLUMN_OF.get(path[0], f"v3_plans.{path[0]}")
-    return ".".join((column, *path[1:])), first["input"], first["msg"]
+    return ".".join((column, *path[1:])), first["input"], expected

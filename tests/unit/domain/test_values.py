@@ -70,13 +70,13 @@ def test_a_name_may_have_a_namespace_and_a_server(name):
     "name", ["", "a b", "a/b/c", "srv:a", "/a", "a/", ":t/a", "a.b", "a\n", "a\n/b"]
 )
 def test_a_name_of_another_shape_is_refused(name):
-    with pytest.raises(ValidationError, match=r"A name is \[\[server:\]namespace/\]name"):
+    with pytest.raises(ValidationError, match=r"a name: \[\[server:\]namespace/\]name"):
         read(Name, name)
 
 
 def test_a_namespace_of_another_shape_is_refused():
     assert read(Namespace, "srv:team") == "srv:team"
-    with pytest.raises(ValidationError, match="A namespace is"):
+    with pytest.raises(ValidationError, match="a namespace: "):
         read(Namespace, "a/b")
 
 
@@ -124,7 +124,7 @@ def test_an_id_is_kept_in_upper_case():
     + [ROOT[:-1] + wrong for wrong in ("U", "i", "\u017f")],
 )
 def test_what_is_no_ulid_is_refused(plan_id):
-    with pytest.raises(ValidationError, match="A ULID is 26 characters"):
+    with pytest.raises(ValidationError, match="a ULID: 26 characters"):
         PlanIdentity(plan_id=plan_id)
 
 

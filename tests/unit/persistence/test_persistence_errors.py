@@ -12,17 +12,21 @@ from cleveragents_plans.persistence import (
     DatabaseUrlError,
     ForeignKeysOff,
     NoLaterVersion,
+    NotARoot,
     PlanAlreadyStored,
     PlanChangedMeanwhile,
     PlanNotFound,
+    PlanNotStored,
+    PlansInACircle,
+    RelatedPlanMissing,
     RootInUse,
 )
-from cleveragents_plans.persistence.errors import NotARoot, RelatedPlanMissing
 
 ERRORS = [
     (PlanNotFound("A"), "list the plans"),
     (PlanAlreadyStored("A"), "use save"),
     (PlanChangedMeanwhile("A", "then"), "read it again"),
+    (PlanNotStored("A", "then"), "add() it"),
     (NoLaterVersion("A", "then"), "correct updated_at"),
     (RootInUse("A", 2), "delete_tree"),
     (CorruptPlanRow("A", "v3_plans.phase", "x", "a phase"), "repair the row"),
@@ -41,7 +45,12 @@ def test_an_error_names_the_plan_and_says_what_to_do(error, advice):
 
 @pytest.mark.parametrize(
     "error",
-    [*(error for error, _ in ERRORS), ForeignKeysOff(), DatabaseUrlError("no")],
+    [
+        *(error for error, _ in ERRORS),
+        ForeignKeysOff(),
+        DatabaseUrlError("no"),
+        PlansInACircle(("A", "B")),
+    ],
     ids=lambda each: type(each).__name__,
 )
 def test_an_error_can_be_pickled(error):
