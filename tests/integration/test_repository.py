@@ -6,7 +6,7 @@ import tracemalloc
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import Engine, event, func, select, text
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
 from sqlalchemy.orm import Session
 
@@ -24,12 +24,15 @@ from cleveragents_plans.domain import (
 )
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
+    NotARoot,
     PlanAlreadyStored,
     PlanChangedMeanwhile,
     PlanNotFound,
+    PlanNotStored,
+    PlansInACircle,
+    RelatedPlanMissing,
     RootInUse,
 )
-from cleveragents_plans.persistence.errors import NotARoot, RelatedPlanMissing
 from support.plans import NOON, a_plan, ulid
 
 SNAPSHOT = BUILT_IN["balanced"].snapshot()
@@ -154,6 +157,26 @@ def test_children_may_stand_before_their_parents(repository):
     assert list(repository.stream()) == plans
 
 
+def test_plans_that_are_under_one_another_are_refused(repository, session):
+    repository.add(root(1))
+    circle = [child(2, child(3, root(1))), child(3, child(2, root(1))), child(4, root(1))]
+
+    with pytest.raises(PlansInACircle, match="a tree has a root") as caught:
+        repository.add_all(circle)
+
+    assert set(caught.value.plan_ids) == {ulid(2), ulid(3)}
+    assert count(session) == 1
+
+
+def test_a_plan_under_another_may_name_itself_as_its_root(repository):
+    # As the former release left them.
+    own = root(2, identity={"plan_id": ulid(2), "parent_plan_id": ulid(1), "root_plan_id": ulid(2)})
+
+    repository.add_all([child(3, own), own, root(1)])
+
+    assert repository.ancestors(ulid(3)) == (own, root(1))
+
+
 def test_a_child_may_stand_before_the_only_root_that_it_names(repository, session):
     detached = root(
         1,
@@ -256,6 +279,14 @@ def test_a_plan_that_was_deleted_meanwhile_is_not_saved(repository):
 
     with pytest.raises(PlanChangedMeanwhile):
         repository.save(read)
+
+
+@pytest.mark.parametrize("act", [PlanRepository.save, PlanRepository.delete])
+def test_a_plan_that_was_never_added_is_not_stored(repository, act):
+    with pytest.raises(PlanNotStored, match=r"is not stored: add\(\) it if it is new") as caught:
+        act(repository, root())
+
+    assert caught.value.plan_id == ulid(1)
 
 
 def test_a_plan_whose_parent_was_deleted_meanwhile_is_not_saved(repository, family):
@@ -385,9 +416,10 @@ def test_a_whole_tree_is_deleted_and_nothing_else(repository, family):
     assert list(repository.stream()) == [family["other"]]
 
 
-def test_a_branch_is_no_tree(repository, family):
-    with pytest.raises(NotARoot) as caught:
-        repository.delete_tree(family["left"].plan_id)
+@pytest.mark.parametrize("ask", [PlanRepository.tree, PlanRepository.delete_tree])
+def test_a_branch_is_no_tree(repository, family, ask):
+    with pytest.raises(NotARoot, match=f"its tree is that of {ulid(1)}") as caught:
+        ask(repository, family["left"].plan_id)
 
     assert (caught.value.plan_id, caught.value.root_plan_id) == (ulid(2), ulid(1))
 
@@ -406,7 +438,6 @@ def test_a_tree_is_walked_in_every_direction(repository, family):
     assert repository.children(top.plan_id) == (left, right)
     assert repository.children(below.plan_id) == ()
     assert repository.tree(top.plan_id) == (top, left, right, below)
-    assert repository.tree(left.plan_id) == ()
     assert repository.ancestors(below.plan_id) == (left, top)
     assert repository.ancestors(top.plan_id) == ()
     assert [repository.depth(plan.plan_id) for plan in (top, left, below)] == [0, 1, 2]
@@ -429,10 +460,18 @@ def test_a_walk_in_a_circle_ends(repository, session, family):
     assert repository.depth(ulid(1)) == 2
 
 
-@pytest.mark.parametrize("ask", [PlanRepository.ancestors, PlanRepository.depth])
-def test_a_plan_that_is_not_stored_has_no_place(repository, ask):
-    with pytest.raises(PlanNotFound):
-        ask(repository, ulid(1))
+@pytest.mark.parametrize(
+    "ask",
+    [
+        PlanRepository.ancestors,
+        PlanRepository.children,
+        PlanRepository.depth,
+        PlanRepository.tree,
+    ],
+)
+def test_a_plan_that_is_not_stored_has_no_place(repository, family, ask):
+    with pytest.raises(PlanNotFound, match=ulid(9)):
+        ask(repository, ulid(9))
 
 
 def test_a_deep_tree_is_walked_with_a_fixed_number_of_statements(repository):
@@ -536,21 +575,6 @@ def test_an_empty_database_has_one_empty_page(repository):
     assert list(repository.stream()) == []
 
 
-def test_a_page_of_nothing_is_refused(repository):
-    with pytest.raises(ValueError, match="limit is 0"):
-        repository.list(limit=0)
-
-
-def test_an_unknown_filter_is_refused(repository):
-    with pytest.raises(TypeError, match="no filter 'colour'; known: phase, state"):
-        repository.list(colour="red")
-
-
-def test_an_unknown_phase_is_refused(repository):
-    with pytest.raises(ValueError, match="'done'"):
-        repository.list(phase="done")
-
-
 @pytest.fixture
 def one_broken(repository, session) -> list[Plan]:
     """Five plans, of which the third one cannot be read."""
@@ -622,6 +646,65 @@ def test_reading_more_plans_takes_no_more_statements(repository, session, read):
 
     assert statements_of(session, lambda: read(repository)) == few
     assert few == (5 if session.get_bind().dialect.name == "postgresql" else 4)
+
+
+def a_chain(length: int) -> list[Plan]:
+    """Each plan under the one before, from a root on, with rows in every child table."""
+    everything = {
+        "arguments": {"a": 1, "b": 2},
+        "invariants": [{"text": "dry"}],
+        "project_links": [{"project_name": "p"}],
+    }
+    plans = [root(0, **everything)]
+    for number in range(1, length):
+        plans.append(child(number, plans[-1], **everything))
+    return plans
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda repository, last: repository.ancestors(last.plan_id),
+        lambda repository, last: repository.depth(last.plan_id),
+        lambda repository, last: repository.save(last.begin()),
+        lambda repository, last: repository.save(
+            last.evolve(
+                arguments={each: each for each in last.tags},
+                invariants=[{"text": f"not {each}"} for each in last.tags],
+                project_links=[],
+            )
+        ),
+        lambda repository, last: repository.delete(last),
+        lambda repository, last: repository.delete_tree(ulid(0)),
+        lambda repository, last: repository.add_all([child(900, last), child(901, last)]),
+    ],
+    ids=["ancestors", "depth", "save", "save children", "delete", "delete_tree", "add_all"],
+)
+def test_the_number_of_statements_does_not_depend_on_how_much_there_is(engine, act):
+    assert statements_at(engine, 2, act) == statements_at(engine, 60, act)
+
+
+def statements_at(engine: Engine, length: int, act) -> int:
+    """Count what *act* sends for the last of a chain of *length* plans, which has as many rows."""
+    with Session(engine) as session:
+        repository = PlanRepository(session)
+        *above, last = a_chain(length)
+        texts = [str(each) for each in range(length)]
+        last = last.evolve(tags=texts, invariants=[{"text": each} for each in texts])
+        repository.add_all([*above, last])
+        return statements_of(session, lambda: act(repository, last))
+
+
+def test_plans_are_added_with_as_many_statements_as_there_are_batches(repository, session):
+    few = statements_of(session, lambda: repository.add_all(a_chain(2)))
+    repository.delete_tree(ulid(0))
+    batch = statements_of(session, lambda: repository.add_all(a_chain(1000)))
+    more = [child(number, root(0), arguments={"a": 1}) for number in range(1000, 3000)]
+    batches = statements_of(session, lambda: repository.add_all(more))
+
+    assert few == batch
+    # Two more batches, without projects and invariants: a savepoint, two inserts, its release.
+    assert batches - batch == 4 - 2
 
 
 def test_streaming_needs_no_more_memory_for_more_plans(repository, session):

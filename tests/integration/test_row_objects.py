@@ -182,6 +182,61 @@ def test_a_row_object_tells_what_was_saved(repository, session, plan):
     assert row.to_domain() == saved == repository.get(plan.plan_id)
 
 
+# What the database does by itself
+
+
+def test_objects_of_a_session_follow_what_a_delete_does_to_their_rows(repository, session):
+    top, middle, bottom = family = a_family()
+    repository.add_all(family)
+    rows = [row_of(session, number) for number in (1, 2, 3)]
+    gone = rows[1].arguments[0]
+
+    repository.delete(middle)
+
+    assert [row.parent_plan_id for row in (rows[0], rows[2])] == [None, None]
+    assert gone not in session
+    assert rows[1] not in session
+    assert repository.get(bottom.plan_id).is_detached
+    assert rows[0].to_domain() == top
+    session.flush()
+
+
+def test_objects_of_a_session_follow_what_becomes_of_a_tree(repository, session):
+    family = a_family()
+    other = a_full_plan(4)
+    repository.add_all([*family, other])
+    rows = [row_of(session, number) for number in (1, 2, 3, 4)]
+    children = [child for row in rows for child in (*row.arguments, *row.projects)]
+
+    repository.delete_tree(ulid(1))
+
+    assert [each in session for each in rows] == [False, False, False, True]
+    assert [each in session for each in children] == [False] * 6 + [True] * 2
+    session.flush()
+    assert [*repository.stream()] == [other]
+
+
+def test_a_row_that_was_not_sent_yet_goes_with_its_tree(engine):
+    with Session(engine, autoflush=False) as session:
+        repository = PlanRepository(session)
+        top, middle, bottom = a_family()
+        repository.add_all([top, middle])
+        session.add(LifecyclePlanModel.from_domain(bottom))
+
+        assert repository.delete_tree(top.plan_id) == 3
+        session.flush()
+        assert repository.list().plans == ()
+
+
+def a_family() -> list[Plan]:
+    places = [
+        {"plan_id": ulid(1)},
+        {"plan_id": ulid(2), "parent_plan_id": ulid(1), "root_plan_id": ulid(1)},
+        {"plan_id": ulid(3), "parent_plan_id": ulid(2), "root_plan_id": ulid(1)},
+    ]
+    return [a_full_plan(identity=place) for place in places]
+
+
 # The snapshot is frozen
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import Session, load_only, selectinload
+from sqlalchemy.orm import InstanceState, Session, load_only, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.exc import StaleDataError
 from sqlalchemy.orm.interfaces import ORMOption
@@ -22,7 +23,7 @@ from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.errors import (
     NotARoot,
     PlanChangedMeanwhile,
-    PlanNotFound,
+    PlanNotStored,
     RootInUse,
 )
 from cleveragents_plans.persistence.mapping import (
@@ -38,6 +39,7 @@ from cleveragents_plans.persistence.models import (
     PlanInvariantModel,
     PlanProjectModel,
 )
+from cleveragents_plans.persistence.reading import among, is_broken_text, one, root_of
 from cleveragents_plans.persistence.sessions import PLANS, check_foreign_keys, execute
 
 _NOT_SERIALIZABLE = "40001"
@@ -58,10 +60,13 @@ def save_plan(session: Session, plan: Plan) -> Plan:
 
     Raises:
         PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+        PlanNotStored: It never was stored, or somebody deleted it.
         NoLaterVersion: Its `updated_at` is the last time that there is.
         SnapshotIsFrozen: Its snapshot is another than the stored one.
+        CorruptPlanRow: Its row cannot be read any more.
     """
     row = _stored(session, plan, *_WITH_CHILDREN)
+    row.to_domain()  # what somebody has broken since is not written over
     if row.effective_profile_snapshot != plan.effective_profile_snapshot:
         raise SnapshotIsFrozen(plan.plan_id)
     later = time_text(next_version(plan.plan_id, row.updated_at))
@@ -80,6 +85,7 @@ def delete_plan(session: Session, plan: Plan) -> None:
     Raises:
         RootInUse: Other plans name it as their root.
         PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+        PlanNotStored: It never was stored, or somebody deleted it.
     """
     check_foreign_keys(session)
     # Without its children: those that are loaded would be deleted before the plan, which
@@ -90,6 +96,7 @@ def delete_plan(session: Session, plan: Plan) -> None:
         with _losing(session, plan):
             session.delete(row)
             session.flush()
+            _follow(session)
     except IntegrityError:
         # Somebody has added a plan under it since it was counted.
         _refuse_root_in_use(session, plan.plan_id)
@@ -107,10 +114,7 @@ def delete_tree(session: Session, root_plan_id: str) -> int:
     """
     check_foreign_keys(session)
     session.flush()
-    look = select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == root_plan_id)
-    found = execute(session, look).scalar()
-    if found is None:
-        raise PlanNotFound(root_plan_id)
+    found = root_of(session, root_plan_id)
     if found != root_plan_id:
         raise NotARoot(root_plan_id, found)
     named = LifecyclePlanModel.root_plan_id == root_plan_id
@@ -118,13 +122,39 @@ def delete_tree(session: Session, root_plan_id: str) -> int:
     try:
         with session.begin_nested():
             # SQLite refuses to delete a root in one statement with those that name it.
-            return sum(
+            deleted = sum(
                 session.execute(delete(LifecyclePlanModel).where(condition)).rowcount  # type: ignore[attr-defined]
                 for condition in (named & ~itself, itself)
             )
+            _follow(session)
+            return deleted
     except IntegrityError:
         _refuse_root_in_use(session, root_plan_id)
         raise
+
+
+def _follow(session: Session) -> None:
+    """Tell the objects of *session* what the database did by itself: it detached, and deleted."""
+    # What is not loaded is not asked for: it will be read as it is then.
+    about: dict[object, str | None] = {}
+    for each in session:
+        state: InstanceState[Any] = inspect(each)
+        if isinstance(each, LifecyclePlanModel):
+            about[each] = state.dict.get("parent_plan_id")
+        elif isinstance(each, _CHILD_MODELS) and state.identity:
+            about[each] = state.identity[0]
+    named = {plan_id for plan_id in about.values() if plan_id is not None}
+    if not named:
+        return
+    query = select(PLANS.c.plan_id).where(among(session, PLANS.c.plan_id, named))
+    stored = {*execute(session, query).scalars()}
+    for each, plan_id in about.items():
+        if plan_id is None or plan_id in stored:
+            continue
+        if isinstance(each, LifecyclePlanModel):
+            set_committed_value(each, "parent_plan_id", None)
+        else:
+            session.expunge(each)
 
 
 def _refuse_root_in_use(session: Session, plan_id: str) -> None:
@@ -137,11 +167,18 @@ def _refuse_root_in_use(session: Session, plan_id: str) -> None:
 def _stored(session: Session, plan: Plan, *options: ORMOption) -> LifecyclePlanModel:
     # What the session has not sent yet is a write as well: it is not dropped, but counts.
     session.flush()
-    row = session.get(LifecyclePlanModel, plan.plan_id, options=options, populate_existing=True)
     read = time_text(plan.updated_at)
+    try:
+        row = session.get(LifecyclePlanModel, plan.plan_id, options=options, populate_existing=True)
+    except OperationalError as error:
+        if is_broken_text(error):
+            one(session, plan.plan_id)  # says which text it is
+        raise
+    if row is None:
+        raise PlanNotStored(plan.plan_id, read)
     place = (plan.parent_plan_id, plan.root_plan_id)
     # A plan whose parent was deleted is another one too, though nobody wrote to it.
-    if row is None or row.updated_at != read or (row.parent_plan_id, row.root_plan_id) != place:
+    if row.updated_at != read or (row.parent_plan_id, row.root_plan_id) != place:
         raise PlanChangedMeanwhile(plan.plan_id, read)
     return row
 

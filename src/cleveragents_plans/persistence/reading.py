@@ -29,8 +29,12 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, Plan, ProcessingState
-from cleveragents_plans.persistence.columns import time_text
-from cleveragents_plans.persistence.errors import CorruptPlanRow, PlanChangedMeanwhile
+from cleveragents_plans.persistence.arguments import text_of, time_of, word_of
+from cleveragents_plans.persistence.errors import (
+    CorruptPlanRow,
+    PlanChangedMeanwhile,
+    PlanNotFound,
+)
 from cleveragents_plans.persistence.mapping import read_plan
 from cleveragents_plans.persistence.models import (
     PlanArgumentModel,
@@ -72,24 +76,66 @@ def conditions(filters: Filters) -> Iterator[ColumnElement[bool]]:
     Say in SQL what *filters* ask for.
 
     Raises:
-        TypeError: There is no such filter.
+        TypeError: There is no such filter, or its value has another type.
+        ValueError: The value of a filter cannot be any plan's.
     """
     link = PlanProjectModel.__table__
     of_plan = link.c.plan_id == PLANS.c.plan_id
-    known: dict[str, Callable[[Any], ColumnElement[bool]]] = {
-        "phase": lambda phase: PLANS.c.phase == Phase(phase).value,
-        "state": lambda state: PLANS.c.processing_state == ProcessingState(state).value,
-        "namespace": lambda name: PLANS.c.namespace == name,
-        "action": lambda name: PLANS.c.action_name == name,
-        "project": lambda name: exists().where(of_plan, link.c.project_name == name),
-        "created_from": lambda moment: PLANS.c.created_at >= time_text(moment),
-        "created_before": lambda moment: PLANS.c.created_at < time_text(moment),
+    known: dict[str, Callable[[str, Any], ColumnElement[bool]]] = {
+        "phase": lambda name, it: PLANS.c.phase == word_of(name, Phase, it).value,
+        "state": lambda name, it: (
+            PLANS.c.processing_state == word_of(name, ProcessingState, it).value
+        ),
+        "namespace": lambda name, it: PLANS.c.namespace == text_of(name, it),
+        "action": lambda name, it: PLANS.c.action_name == text_of(name, it),
+        "project": lambda name, it: exists().where(
+            of_plan, link.c.project_name == text_of(name, it)
+        ),
+        "created_from": lambda name, it: PLANS.c.created_at >= time_of(name, it),
+        "created_before": lambda name, it: PLANS.c.created_at < time_of(name, it),
     }
     for name, value in filters.items():
         if name not in known:
             raise TypeError(f"there is no filter {name!r}; known: {', '.join(known)}")
         if value is not None:
-            yield known[name](value)
+            yield known[name](name, value)
+
+
+def come_after(after: str) -> ColumnElement[bool]:
+    """Say that a plan comes after *after*, an id in lower or upper case."""
+    upper: Any = after.upper()
+    if after == upper:
+        return PLANS.c.plan_id > after
+    # A corrupt row can have an id in lower case; after it comes what is after just this.
+    itself = select(PLANS.c.plan_id).where(PLANS.c.plan_id == after).scalar_subquery()
+    return PLANS.c.plan_id > func.coalesce(itself, upper)
+
+
+def one(session: Session, plan_id: str) -> Plan:
+    """
+    Read the plan that has just this id.
+
+    Raises:
+        PlanNotFound: There is none.
+        CorruptPlanRow: Its row cannot be read.
+    """
+    query = select(PLANS).where(PLANS.c.plan_id == plan_id)
+    for plan in plans(session, query, rows_of(session, query)):
+        return plan
+    raise PlanNotFound(plan_id)
+
+
+def root_of(session: Session, plan_id: str) -> str:
+    """
+    Give the id of the root that the plan names.
+
+    Raises:
+        PlanNotFound: There is no such plan.
+    """
+    query = select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == plan_id)
+    for row in rows_of(session, query):
+        return str(row.root_plan_id)
+    raise PlanNotFound(plan_id)
 
 
 def plans(
@@ -148,7 +194,7 @@ def _changed(session: Session, rows: Sequence[Row[Any]]) -> set[str]:
 
 
 def rows_of(session: Session, query: Select[Any]) -> Sequence[Row[Any]]:
-    """Run *query* for whole rows of ``v3_plans``, with what the session has not sent yet."""
+    """Run *query* for rows of ``v3_plans``, with what the session has not sent yet."""
     if session.autoflush:
         session.flush()
     return _all(session, query)
@@ -176,16 +222,20 @@ def _all(session: Session, query: Select[Any]) -> Sequence[Row[Any]]:
     try:
         return execute(session, query).all()
     except OperationalError as error:
-        # A SQLite text may hold bytes that are no text, and one of them would hide all
-        # rows. Read again, such bytes as lone surrogates: no plan can hold those.
-        if "decode to UTF-8" not in str(error.orig):
+        if not is_broken_text(error):
             raise
+    # One such text would hide all rows. Read again, as lone surrogates: no plan can hold those.
     driver: Any = connection_of(session).connection.driver_connection
     former, driver.text_factory = driver.text_factory, _escaped
     try:
         return execute(session, query).all()
     finally:
         driver.text_factory = former
+
+
+def is_broken_text(error: OperationalError) -> bool:
+    """Say whether SQLite found bytes in a text that are none."""
+    return "decode to UTF-8" in str(error.orig)
 
 
 def _escaped(data: bytes) -> str:

@@ -10,8 +10,9 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, aliased
 
 from cleveragents_plans.domain import Plan
-from cleveragents_plans.persistence import changing, reading
-from cleveragents_plans.persistence.errors import PlanNotFound
+from cleveragents_plans.domain.errors import shown
+from cleveragents_plans.persistence import arguments, changing, reading
+from cleveragents_plans.persistence.errors import NotARoot, PlanNotFound
 from cleveragents_plans.persistence.reading import Filters, OnCorrupt
 from cleveragents_plans.persistence.sessions import PLANS, check_foreign_keys
 from cleveragents_plans.persistence.writing import insert_plans
@@ -56,20 +57,26 @@ class PlanRepository:
             RelatedPlanMissing: Its parent or its root is not stored.
             UnknownProfile: It has no snapshot, and its profile is not a built-in one.
             SnapshotUnreadable: It has a snapshot that describes no profile.
+            pydantic.ValidationError: It was built without validation, and is not valid.
         """
-        self.add_all([plan])
-        return self.get(plan.plan_id)
+        checked = arguments.plan_of(plan)
+        self.add_all([checked])
+        return self.get(checked.plan_id)
 
     def add_all(self, plans: Iterable[Plan]) -> int:
         """
         Store many new plans, a thousand at a time; return how many.
 
         Parents come before their children; within a thousand the order does not matter.
-        All are stored or, when it raises, none.
+        All are stored or, when it raises, none. What was built without validation
+        (`model_construct`) is not checked here: that would take as long as storing it.
 
         Raises:
-            As `add`.
+            PlansInACircle: Some are under one another.
+            As `add`, but for the ValidationError.
         """
+        if isinstance(plans, Plan) or not isinstance(plans, Iterable):
+            raise TypeError(f"plans is {shown(plans)}; expected several Plans")
         check_foreign_keys(self._session)
         added = 0
         remaining = iter(plans)
@@ -87,9 +94,7 @@ class PlanRepository:
             PlanNotFound: There is none with this id.
             CorruptPlanRow: Its row cannot be read.
         """
-        for plan in self._read(select(PLANS).where(PLANS.c.plan_id == plan_id.upper())):
-            return plan
-        raise PlanNotFound(plan_id)
+        return reading.one(self._session, arguments.plan_id_of("plan_id", plan_id))
 
     def save(self, plan: Plan) -> Plan:
         """
@@ -100,9 +105,13 @@ class PlanRepository:
         Raises:
             PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
                 Nothing of this write is kept.
+            PlanNotStored: It never was stored, or somebody deleted it.
+            NoLaterVersion: Its `updated_at` is the last time that there is.
             SnapshotIsFrozen: Its snapshot is another than the stored one.
+            CorruptPlanRow: Its row cannot be read any more.
+            pydantic.ValidationError: It was built without validation, and is not valid.
         """
-        return changing.save_plan(self._session, plan)
+        return changing.save_plan(self._session, arguments.plan_of(plan))
 
     def delete(self, plan: Plan) -> None:
         """
@@ -114,8 +123,9 @@ class PlanRepository:
         Raises:
             RootInUse: Other plans name it as their root.
             PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+            PlanNotStored: It never was stored, or somebody deleted it.
         """
-        changing.delete_plan(self._session, plan)
+        changing.delete_plan(self._session, arguments.plan_of(plan))
 
     def delete_tree(self, root_plan_id: str) -> int:
         """
@@ -129,19 +139,43 @@ class PlanRepository:
             NotARoot: The plan belongs to the tree of another root.
             RootInUse: Somebody added a plan to the tree meanwhile.
         """
-        return changing.delete_tree(self._session, root_plan_id.upper())
+        wanted = arguments.plan_id_of("root_plan_id", root_plan_id)
+        return changing.delete_tree(self._session, wanted)
 
     def children(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
-        """List the plans in the plan's own tree whose parent it is, oldest first."""
-        wanted = plan_id.upper()
+        """
+        List the plans in the plan's own tree whose parent it is, by their ids.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        wanted = arguments.plan_id_of("plan_id", plan_id)
+        arguments.check_on_corrupt(on_corrupt)
         root = select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == wanted).scalar_subquery()
         query = select(PLANS).where(PLANS.c.root_plan_id == root, PLANS.c.parent_plan_id == wanted)
-        return tuple(self._read(query.order_by(PLANS.c.plan_id), on_corrupt))
+        query = query.order_by(PLANS.c.plan_id)
+        rows = reading.rows_of(self._session, query)
+        if not rows:
+            reading.root_of(self._session, wanted)
+        return tuple(reading.plans(self._session, query, rows, on_corrupt))
 
     def tree(self, root_plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
-        """List every plan that names *root_plan_id* as its root, itself included, oldest first."""
-        query = select(PLANS).where(PLANS.c.root_plan_id == root_plan_id.upper())
-        return tuple(self._read(query.order_by(PLANS.c.plan_id), on_corrupt))
+        """
+        List every plan that names *root_plan_id* as its root, itself included, by their ids.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+            NotARoot: The plan belongs to the tree of another root.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        wanted = arguments.plan_id_of("root_plan_id", root_plan_id)
+        arguments.check_on_corrupt(on_corrupt)
+        query = select(PLANS).where(PLANS.c.root_plan_id == wanted).order_by(PLANS.c.plan_id)
+        rows = reading.rows_of(self._session, query)
+        if not any(row.plan_id == wanted for row in rows):
+            raise NotARoot(wanted, reading.root_of(self._session, wanted))
+        return tuple(reading.plans(self._session, query, rows, on_corrupt))
 
     def ancestors(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
         """
@@ -151,7 +185,8 @@ class PlanRepository:
             PlanNotFound: There is no such plan.
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
-        query, rows = self._above(plan_id)
+        arguments.check_on_corrupt(on_corrupt)
+        query, rows = self._above(plan_id, PLANS)
         return tuple(reading.plans(self._session, query, rows, on_corrupt))
 
     def depth(self, plan_id: str) -> int:
@@ -161,7 +196,7 @@ class PlanRepository:
         Raises:
             PlanNotFound: There is no such plan.
         """
-        return len(self._above(plan_id)[1])
+        return len(self._above(plan_id, PLANS.c.plan_id, PLANS.c.parent_plan_id)[1])
 
     def list(
         self,
@@ -172,29 +207,33 @@ class PlanRepository:
         **filters: Unpack[Filters],
     ) -> Page:
         """
-        List plans by their ids, which is the order in which they were created.
+        List plans in the order of their ids.
+
+        That is the order in which the ids were made: by the millisecond, if their plans were
+        created with new ones (`new_ulid`), whatever `created_at` says.
 
         Args:
             after: Where the last page ended (its ``next``).
-            limit: How many plans at most.
+            limit: How many plans at most, from 1.
             on_corrupt: What to do with a row that cannot be read: ``"raise"``, ``"skip"``,
                 or a function that is called with the `CorruptPlanRow`.
             filters: See `Filters`; a plan is listed if it passes all that are given.
 
         Raises:
-            ValueError: *limit* is less than 1.
+            TypeError: There is no such filter, or an argument has another type.
+            ValueError: An argument is out of range, or a time has no zone.
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
-        if limit < 1:
-            raise ValueError(f"limit is {limit}; expected 1 or more")
+        arguments.check_on_corrupt(on_corrupt)
+        most = arguments.limit_of(limit)
         query = select(PLANS).where(*reading.conditions(filters)).order_by(PLANS.c.plan_id)
         if after is not None:
-            query = query.where(PLANS.c.plan_id > after)
-        rows = reading.rows_of(self._session, query.limit(limit + 1))
-        page = rows[:limit]
+            query = query.where(reading.come_after(arguments.text_of("after", after)))
+        rows = reading.rows_of(self._session, query.limit(most + 1))
+        page = rows[:most]
         return Page(
             tuple(reading.plans(self._session, query, page, on_corrupt)),
-            page[-1].plan_id if len(rows) > limit else None,
+            page[-1].plan_id if len(rows) > most else None,
         )
 
     def stream(
@@ -204,8 +243,13 @@ class PlanRepository:
         Go through plans as `list` does, a thousand at a time, in constant memory.
 
         Raises:
-            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+            As `list`; what is wrong with the arguments at once.
         """
+        arguments.check_on_corrupt(on_corrupt)
+        tuple(reading.conditions(filters))
+        return self._pages(on_corrupt, filters)
+
+    def _pages(self, on_corrupt: OnCorrupt, filters: Filters) -> Iterator[Plan]:
         after = None
         while True:
             page = self.list(after=after, limit=_BATCH, on_corrupt=on_corrupt, **filters)
@@ -214,14 +258,11 @@ class PlanRepository:
             if after is None:
                 return
 
-    def _read(self, query: Select[Any], on_corrupt: OnCorrupt = "raise") -> Iterator[Plan]:
-        rows = reading.rows_of(self._session, query)
-        return reading.plans(self._session, query, rows, on_corrupt)
-
-    def _above(self, plan_id: str) -> tuple[Select[Any], Sequence[Any]]:
+    def _above(self, plan_id: str, *columns: Any) -> tuple[Select[Any], Sequence[Any]]:
+        wanted = arguments.plan_id_of("plan_id", plan_id)
         up = (
             select(PLANS.c.plan_id, PLANS.c.parent_plan_id)
-            .where(PLANS.c.plan_id == plan_id.upper())
+            .where(PLANS.c.plan_id == wanted)
             .cte("up", recursive=True)
         )
         above = aliased(PLANS, name="above")
@@ -232,11 +273,11 @@ class PlanRepository:
                 above.c.plan_id == up.c.parent_plan_id
             )
         )
-        query = select(PLANS).join(up, PLANS.c.plan_id == up.c.plan_id)
+        query = select(*columns).join(up, PLANS.c.plan_id == up.c.plan_id)
         found = {row.plan_id: row for row in reading.rows_of(self._session, query)}
-        at = found.pop(plan_id.upper(), None)
+        at = found.pop(wanted, None)
         if at is None:
-            raise PlanNotFound(plan_id)
+            raise PlanNotFound(wanted)
         rows = []
         while at := found.pop(at.parent_plan_id, None):
             rows.append(at)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from graphlib import CycleError, TopologicalSorter
 from itertools import chain
 from operator import itemgetter
 from typing import Any
@@ -18,7 +19,12 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Plan, resolve
-from cleveragents_plans.persistence.errors import PlanAlreadyStored, RelatedPlanMissing
+from cleveragents_plans.domain.errors import shown
+from cleveragents_plans.persistence.errors import (
+    PlanAlreadyStored,
+    PlansInACircle,
+    RelatedPlanMissing,
+)
 from cleveragents_plans.persistence.mapping import Row, child_rows, plan_row
 from cleveragents_plans.persistence.reading import CHILDREN, among
 from cleveragents_plans.persistence.sessions import PLANS, connection_of, execute
@@ -31,8 +37,10 @@ def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
     Insert *plans*, parents before children, all of them or none.
 
     Raises:
-        PlanAlreadyStored: An id is taken.
+        PlanAlreadyStored: An id is taken, or comes twice.
         RelatedPlanMissing: A parent or a root is not stored.
+        PlansInACircle: Some are under one another.
+        TypeError: Something is no plan.
         UnknownProfile: A plan has no snapshot, and its profile is not a built-in one.
         SnapshotUnreadable: A plan has a snapshot that describes no profile.
     """
@@ -69,6 +77,8 @@ def _insert_statement(
 
 
 def _with_snapshot(plan: Plan) -> Row:
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plans has {shown(plan)}; expected Plans")
     row = plan_row(plan)
     if plan.effective_profile is None:
         profile = resolve(plan=plan.automation_profile.profile_name).profile
@@ -81,7 +91,11 @@ def _parents_first(rows: Sequence[Row]) -> Sequence[Row]:
     if len(waiting) < len(rows):
         ((twice, _),) = Counter(row["plan_id"] for row in rows).most_common(1)
         raise PlanAlreadyStored(twice)
-    roots = [row for row in rows if row["root_plan_id"] == row["plan_id"]]
+    roots = [
+        row
+        for row in rows
+        if row["root_plan_id"] == row["plan_id"] and row["parent_plan_id"] is None
+    ]
     for row in roots:
         del waiting[row["plan_id"]]
     below = [row for row in rows if row["plan_id"] in waiting]
@@ -92,7 +106,7 @@ def _upwards(row: Row | None, waiting: dict[str, Row]) -> Sequence[Row]:
     above = []
     while row is not None and waiting.pop(row["plan_id"], {}):
         above.append(row)
-        row = waiting.get(row["parent_plan_id"] or row["root_plan_id"])
+        row = waiting.get(row["parent_plan_id"]) or waiting.get(row["root_plan_id"])
     return above
 
 
@@ -107,3 +121,10 @@ def _explain_refusal(session: Session, rows: Sequence[Row]) -> None:
         for name in _RELATED:
             if row[name] not in stored | ids | {None}:
                 raise RelatedPlanMissing(row["plan_id"], row[name]) from None
+    above = {
+        row["plan_id"]: {row[name] for name in _RELATED} - {row["plan_id"], None} for row in rows
+    }
+    try:
+        TopologicalSorter(above).prepare()
+    except CycleError as error:
+        raise PlansInACircle(tuple(error.args[1][:-1])) from None

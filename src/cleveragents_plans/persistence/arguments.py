@@ -1,0 +1,89 @@
+"""
+What callers give the repository, checked before anything is sent.
+
+A driver would refuse it in its own words, and PostgreSQL would give the transaction up. Each
+function raises TypeError for another type and ValueError for another value.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, TypeVar
+
+from cleveragents_plans.domain import Plan
+from cleveragents_plans.domain.errors import shown
+from cleveragents_plans.persistence.columns import has_surrogates, time_text
+
+#: One less than what fits 32 bits: a listing looks for one plan more.
+_LARGEST_LIMIT: Final = 2**31 - 2
+
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+def text_of(name: str, value: Any) -> str:
+    """Check text that is looked for."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {shown(value)}; expected text")
+    if "\0" in value or has_surrogates(value):
+        raise ValueError(f"{name} is {shown(value)}; expected text without NUL and surrogates")
+    return value
+
+
+def plan_id_of(name: str, value: Any) -> str:
+    """Check the id of a plan; lower case is accepted, upper case kept."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is {shown(value)}; expected the id of a plan, as text")
+    return text_of(name, value).upper()
+
+
+def plan_of(value: Any) -> Plan:
+    """
+    Check that *value* is a plan.
+
+    One that was built without validation is checked once more, with all that it consists of.
+
+    Raises:
+        pydantic.ValidationError: It is not valid.
+    """
+    if not isinstance(value, Plan):
+        raise TypeError(f"plan is {shown(value)}; expected a Plan")
+    return type(value).model_validate(value.model_dump(warnings=False))
+
+
+def word_of(name: str, words: type[_Word], value: Any) -> _Word:
+    """Check one of a few words."""
+    try:
+        return words(value)
+    except ValueError:
+        expected = f"expected one of {', '.join(words)}"
+        raise ValueError(f"{name} is {shown(value)}; {expected}") from None
+
+
+def time_of(name: str, value: Any) -> str:
+    """Check a point in time; give it as it is stored."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"{name} is {shown(value)}; expected a datetime with a time zone")
+    if value.utcoffset() is None:
+        raise ValueError(f"{name} is {value}; expected a time zone, as in tzinfo=UTC")
+    try:
+        return time_text(value)
+    except OverflowError:
+        expected = "expected a time that is between the years 1 and 9999 in UTC"
+        raise ValueError(f"{name} is {value}; {expected}") from None
+
+
+def limit_of(value: Any) -> int:
+    """Check how many plans a page has at most."""
+    expected = f"expected a whole number from 1 to {_LARGEST_LIMIT}"
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"limit is {shown(value)}; {expected}")
+    if not 1 <= value <= _LARGEST_LIMIT:
+        raise ValueError(f"limit is {shown(value)}; {expected}")
+    return value
+
+
+def check_on_corrupt(value: Any) -> None:
+    """Check what is to be done with a row that cannot be read."""
+    if value not in ("raise", "skip") and not callable(value):
+        raise ValueError(f"on_corrupt is {shown(value)}; expected 'raise', 'skip' or a function")
