@@ -619,13 +619,17 @@ def test_a_page_of_bad_rows_only_leads_on_to_the_next(repository, session):
 # statements, memory, transactions
 
 
-def statements_of(session: Session, work) -> int:
-    sent = []
+def sent_by(session: Session, work) -> list[str]:
+    sent: list[str] = []
     bind = session.get_bind()
     event.listen(bind, "before_cursor_execute", listener := lambda *what: sent.append(what[2]))
     work()
     event.remove(bind, "before_cursor_execute", listener)
-    return len([each for each in sent if not each.startswith("BEGIN")])
+    return [each for each in sent if not each.startswith("BEGIN")]
+
+
+def statements_of(session: Session, work) -> int:
+    return len(sent_by(session, work))
 
 
 @pytest.mark.parametrize(
@@ -693,6 +697,16 @@ def statements_at(engine: Engine, length: int, act) -> int:
         last = last.evolve(tags=texts, invariants=[{"text": each} for each in texts])
         repository.add_all([*above, last])
         return statements_of(session, lambda: act(repository, last))
+
+
+def test_a_depth_is_counted_without_reading_the_plans(repository, session):
+    plans = a_chain(5)
+    repository.add_all(plans)
+
+    sent = sent_by(session, lambda: repository.depth(plans[-1].plan_id))
+
+    assert len(sent) == 1
+    assert "description" not in sent[0]
 
 
 def test_plans_are_added_with_as_many_statements_as_there_are_batches(repository, session):

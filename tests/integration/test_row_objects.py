@@ -216,14 +216,12 @@ def test_objects_of_a_session_follow_what_becomes_of_a_tree(repository, session)
     assert [*repository.stream()] == [other]
 
 
-def test_a_row_that_was_not_sent_yet_goes_with_its_tree(engine):
+def test_rows_that_were_not_sent_yet_go_with_their_tree(engine):
     with Session(engine, autoflush=False) as session:
         repository = PlanRepository(session)
-        top, middle, bottom = a_family()
-        repository.add_all([top, middle])
-        session.add(LifecyclePlanModel.from_domain(bottom))
+        session.add_all(map(LifecyclePlanModel.from_domain, a_family()))
 
-        assert repository.delete_tree(top.plan_id) == 3
+        assert repository.delete_tree(ulid(1)) == 3
         session.flush()
         assert repository.list().plans == ()
 

@@ -106,7 +106,7 @@ def _upwards(row: Row | None, waiting: dict[str, Row]) -> Sequence[Row]:
     above = []
     while row is not None and waiting.pop(row["plan_id"], {}):
         above.append(row)
-        row = waiting.get(row["parent_plan_id"]) or waiting.get(row["root_plan_id"])
+        row = waiting.get(row["parent_plan_id"] or row["root_plan_id"])
     return above
 
 
