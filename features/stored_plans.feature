@@ -122,7 +122,7 @@ Feature: A stored plan is the plan that was meant
       Given a stored plan that two people have read
       And the first of them deletes it
       When the second of them tries to cancel it
-      Then they are told "was changed or deleted by somebody else"
+      Then they are told "is not stored: add() it if it is new; otherwise somebody deleted it"
       And 0 plans are stored
 
     Scenario: Whoever reads again can go on

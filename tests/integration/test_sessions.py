@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import Base, Plan, PlanRepository
 from cleveragents_plans.domain import BUILT_IN, PlanIdentity
+from cleveragents_plans.persistence import ForeignKeysOff
 from support.databases import ENGINES
 from support.plans import a_plan, ulid
 
@@ -107,3 +108,26 @@ def test_the_schema_that_holds_the_tables_anyway_can_be_named(engine):
     named = engine.execution_options(schema_translate_map={None: schema})
     with Session(named) as session:
         use_everything(PlanRepository(session))
+
+
+@pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
+def test_an_engine_that_was_opened_otherwise_neither_adds_nor_deletes(engine):
+    with Session(engine) as session, session.begin():
+        plan = PlanRepository(session).add(root())
+    otherwise = create_engine(engine.url)
+
+    with Session(otherwise) as session:
+        repository = PlanRepository(session)
+        assert repository.get(plan.plan_id) == plan
+        for write in (
+            lambda: repository.add(root(2)),
+            lambda: repository.delete(plan),
+            lambda: repository.delete_tree(plan.plan_id),
+        ):
+            with pytest.raises(ForeignKeysOff, match=r"open the database by open_engine\(\)"):
+                write()
+        session.commit()
+    otherwise.dispose()
+
+    with Session(engine) as session:
+        assert PlanRepository(session).tree(plan.plan_id) == (plan,)
