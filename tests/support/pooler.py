@@ -23,22 +23,26 @@ def transaction_pooler(url: str) -> Iterator[str]:
     ):
         door.bind(f"{folder}/.s.PGSQL.5432")
         door.listen()
-        threading.Thread(target=_let_in, args=(door, server), daemon=True).start()
+        opened: list[socket.socket] = []
+        threading.Thread(target=_let_in, args=(door, server, opened), daemon=True).start()
         yield url.replace(server, folder)
         door.shutdown(socket.SHUT_RDWR)
+        for session in opened:  # they outlive their clients
+            session.close()
 
 
-def _let_in(door: socket.socket, server: str) -> None:
+def _let_in(door: socket.socket, server: str, opened: list[socket.socket]) -> None:
     while True:
         try:
             client, _ = door.accept()
         except OSError:
             return
-        threading.Thread(target=_serve, args=(client, server), daemon=True).start()
+        threading.Thread(target=_serve, args=(client, server, opened), daemon=True).start()
 
 
-def _serve(client: socket.socket, server: str) -> None:
+def _serve(client: socket.socket, server: str, opened: list[socket.socket]) -> None:
     sessions = [socket.socket(socket.AF_UNIX) for _ in range(_SESSIONS)]
+    opened += sessions
     try:
         hello = _read(client, struct.unpack("!i", size := _read(client, 4))[0] - 4)
         for session in sessions:
@@ -55,8 +59,7 @@ def _serve(client: socket.socket, server: str) -> None:
     except (ConnectionError, OSError):
         pass
     finally:
-        for each in (client, *sessions):
-            each.close()
+        client.close()
 
 
 def _request(client: socket.socket) -> bytes:
