@@ -5,7 +5,10 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,25 +26,51 @@ WRITE = f"UPDATE v3_plans SET last_completed_step = last_completed_step {ROW}"
 FELT = 0.4
 
 
+STARTS = {NEW: "gaps", FORMER: "new"}
+ENDS = {NEW: "new", FORMER: "former"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """A database and where it is to be brought."""
+
+    url: str
+    goal: str
+    engine: str
+
+    def migration(self, *extra: str) -> Migration:
+        return Migration(self.url, self.goal, *extra)
+
+    def is_done(self) -> None:
+        assert State.of(self.url) == models(self.engine, PLANS).states[ENDS[self.goal]]
+
+
+@contextmanager
+def copied(engine: str, goal: str, folder: Path) -> Iterator[Way]:
+    with models(engine, PLANS).copy(STARTS[goal], folder) as url:
+        yield Way(url, goal, engine)
+
+
+@pytest.fixture(params=[NEW, FORMER], ids=["up", "down"])
+def goal(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(params=SERVERS[:1])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with models(request.param, PLANS).copy("gaps", tmp_path) as copy:
-        yield copy
+def way(request: pytest.FixtureRequest, goal: str, tmp_path: Path) -> Iterator[Way]:
+    with copied(request.param, goal, tmp_path) as way:
+        yield way
 
 
 @pytest.fixture(params=SERVERS)
-def each_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    with models(request.param, PLANS).copy("gaps", tmp_path) as copy:
-        yield copy
+def each_way(request: pytest.FixtureRequest, goal: str, tmp_path: Path) -> Iterator[Way]:
+    with copied(request.param, goal, tmp_path) as way:
+        yield way
 
 
-def is_done(url: str) -> None:
-    engine = next(e for e in SERVERS if str(postgres.server(e).folder).split("/")[-1] in url)
-    assert State.of(url) == models(engine, PLANS).states["new"]
-
-
-def stay_in_the_way(url: str, seconds: float, lock: str) -> str:
+def stay_in_the_way(way: Way, seconds: float, lock: str) -> str:
     """Hold *lock* that long while a migration comes; give what it said."""
+    url = way.url
     with (
         client(url, autocommit=False) as holder,
         Probe(url, READ) as reader,
@@ -50,7 +79,7 @@ def stay_in_the_way(url: str, seconds: float, lock: str) -> str:
         holder.execute(lock.encode())
         pid = holder.info.backend_pid
         begun = time.monotonic()
-        migration = Migration(url, NEW, "report-every=0.5")
+        migration = way.migration("report-every=0.5")
         migration.wait_for("waiting for a lock on v3_plans")
         time.sleep(max(0.0, begun + seconds - time.monotonic()))
         assert migration.running
@@ -61,32 +90,32 @@ def stay_in_the_way(url: str, seconds: float, lock: str) -> str:
     assert f"pid {pid} (idle in transaction for" in ended.said
     assert (reader.longest, writer.longest) < (FELT, FELT)
     assert writer.longest < FELT
-    is_done(url)
+    way.is_done()
     return ended.said
 
 
-def test_nobody_queues_behind_a_client_that_is_idle_in_a_transaction(url: str):
-    stay_in_the_way(url, 3, READ)
+def test_nobody_queues_behind_a_client_that_is_idle_in_a_transaction(way: Way):
+    stay_in_the_way(way, 3, READ)
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
     "lock", [READ, f"SELECT FROM v3_plans {ROW.replace('max', 'min')} FOR UPDATE"]
 )
-def test_nor_behind_any_such_client_on_any_server(each_url: str, lock: str):
-    stay_in_the_way(each_url, 8, lock)
+def test_nor_behind_any_such_client_on_any_server(each_way: Way, lock: str):
+    stay_in_the_way(each_way, 8, lock)
 
 
 @pytest.mark.fault
-def test_nor_when_it_lasts_for_longer_than_a_minute(url: str):
-    stay_in_the_way(url, 70, READ)
+def test_nor_when_it_lasts_for_longer_than_a_minute(way: Way):
+    stay_in_the_way(way, 70, READ)
 
 
-def test_it_gives_up_when_it_is_told_to_and_can_be_run_again(url: str):
-    with client(url, autocommit=False) as holder:
+def test_it_gives_up_when_it_is_told_to_and_can_be_run_again(way: Way):
+    with client(way.url, autocommit=False) as holder:
         holder.execute(READ.encode())
         begun = time.monotonic()
-        ended = Migration(url, NEW, "lock-wait=2").ended()
+        ended = way.migration("lock-wait=2").ended()
 
         line = one_clear_line(ended.said)
         assert ended.status not in (0, None)
@@ -95,42 +124,94 @@ def test_it_gives_up_when_it_is_told_to_and_can_be_run_again(url: str):
         assert "run the same command again" in line
         assert 2 <= time.monotonic() - begun < 8
 
-    again = Migration(url, NEW).ended()
+    again = way.migration().ended()
     assert again.status == 0
-    is_done(url)
+    way.is_done()
 
 
-@pytest.mark.fault
-def test_a_row_that_stays_locked_is_given_up_with_its_key_and_its_owner(url: str):
-    slow = Migration(url, NEW, "lock-wait=1", "rows-per-second=1500")
-    with client(url, autocommit=False) as holder:
-        slow.wait_for("Running upgrade")
-        while True:
-            # The first step is over when there is the column; only rows are locked from then on.
-            rows = holder.execute(
-                "SELECT FROM pg_attribute WHERE attrelid = 'v3_plans'::regclass"
-                " AND attname = 'effective_profile_snapshot'"
-            ).fetchall()
+# When the first step of each direction is over, only rows are locked. What is picked is
+# written last: what the backfill needs, what only the restoring of snapshots needs, what
+# takes the former form.
+FIRST_STEP_OF = {
+    NEW: "SELECT FROM pg_trigger WHERE tgrelid = 'v3_plans'::regclass AND tgname = 'v3_plans_fill'",
+    FORMER: "SELECT FROM pg_trigger WHERE tgrelid = 'v3_plans'::regclass"
+    " AND tgname = 'v3_plans_unfill'",
+}
+OF_THE_BACKFILL = "SELECT max(plan_id) FROM v3_plans WHERE root_plan_id IS NULL"
+OF_THE_ARCHIVE = (
+    "SELECT max(plan_id) FROM v3_plans JOIN v3_plans_snapshot_archive USING (plan_id)"
+    " WHERE root_plan_id IS NOT NULL AND automation_profile LIKE '{\"%'"
+)
+OF_THE_DOWNGRADE = "SELECT max(plan_id) FROM v3_plans WHERE root_plan_id = plan_id"
+
+each_row = pytest.mark.parametrize(
+    ("start", "goal", "pick"),
+    [
+        pytest.param("gaps", NEW, OF_THE_BACKFILL, id="backfill"),
+        pytest.param("former", NEW, OF_THE_ARCHIVE, id="snapshots"),
+        pytest.param("new", FORMER, OF_THE_DOWNGRADE, id="down"),
+    ],
+)
+
+
+def lock_a_row(holder: Any, migration: Migration, goal: str, pick: str) -> str:
+    """Lock the row that *pick* finds, as soon as the first step is over."""
+    migration.wait_for("Running ")
+    until = time.monotonic() + 60
+    while not holder.execute(FIRST_STEP_OF[goal]).fetchall():
+        holder.rollback()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    (key,) = holder.execute(pick).fetchone()
+    holder.execute("SELECT FROM v3_plans WHERE plan_id = %s FOR UPDATE", [key])
+    return str(key)
+
+
+@each_row
+@pytest.mark.parametrize("engine", SERVERS[:1])
+def test_who_locks_a_row_is_named_and_waited_for(
+    tmp_path: Path, engine: str, start: str, goal: str, pick: str
+):
+    with models(engine, PLANS).copy(start, tmp_path) as url:
+        migration = Migration(url, goal, "report-every=0.3", "rows-per-second=1500")
+        with client(url, autocommit=False) as holder:
+            lock_a_row(holder, migration, goal, pick)
+            migration.wait_for(" are locked by others since ")
+            pid = holder.info.backend_pid
+            time.sleep(1)
+            assert migration.running
             holder.rollback()
-            if rows:
-                break
-            time.sleep(0.02)
-        (key,) = holder.execute(
-            "SELECT max(plan_id) FROM v3_plans WHERE root_plan_id IS NULL"
-        ).fetchone()
-        holder.execute("SELECT FROM v3_plans WHERE plan_id = %s FOR UPDATE", [key])
-        ended = slow.ended()
-        line = one_clear_line(ended.said)
-        assert ended.status not in (0, None)
-        assert key in line
-        assert f"pid {holder.info.backend_pid} " in line
+        ended = migration.ended()
 
-    migrate(url, "head")
-    is_done(url)
+        assert ended.status == 0, ended.said
+        assert f"perhaps by: pid {pid} (idle in transaction" in ended.said
+        assert State.of(url) == models(engine, PLANS).states[ENDS[goal]]
 
 
 @pytest.mark.fault
-def test_a_vacuum_by_hand_is_waited_for_and_named(each_url: str):
+@each_row
+@pytest.mark.parametrize("engine", SERVERS)
+def test_a_row_that_stays_locked_is_given_up_with_its_key_and_its_owner(
+    tmp_path: Path, engine: str, start: str, goal: str, pick: str
+):
+    with models(engine, PLANS).copy(start, tmp_path) as url:
+        slow = Migration(url, goal, "lock-wait=1", "rows-per-second=1500")
+        with client(url, autocommit=False) as holder:
+            key = lock_a_row(holder, slow, goal, pick)
+            ended = slow.ended()
+            line = one_clear_line(ended.said)
+            assert ended.status not in (0, None)
+            # A batch that cannot skip the row leaves others, too.
+            assert key in line or pick == OF_THE_ARCHIVE
+            assert f"pid {holder.info.backend_pid} " in line
+
+        assert Migration(url, goal).ended().status == 0
+        assert State.of(url) == models(engine, PLANS).states[ENDS[goal]]
+
+
+@pytest.mark.fault
+def test_a_vacuum_by_hand_is_waited_for_and_named(each_way: Way):
+    each_url = each_way.url
     with (
         client(each_url) as holder,
         Probe(each_url, READ) as reader,
@@ -142,7 +223,7 @@ def test_a_vacuum_by_hand_is_waited_for_and_named(each_url: str):
         slow_vacuum = holder.pgconn
         slow_vacuum.send_query(b"VACUUM (DISABLE_PAGE_SKIPPING) v3_plans")
         time.sleep(0.3)
-        migration = Migration(each_url, NEW, "report-every=0.5")
+        migration = each_way.migration("report-every=0.5")
         migration.wait_for("waiting for a lock on v3_plans")
         time.sleep(4)
         assert migration.running
@@ -156,18 +237,18 @@ def test_a_vacuum_by_hand_is_waited_for_and_named(each_url: str):
     assert "VACUUM (DISABLE_PAGE_SKIPPING) v3_plans" in ended.said
     assert reader.longest < FELT
     assert writer.longest < FELT
-    is_done(each_url)
+    each_way.is_done()
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("engine", SERVERS)
-def test_an_autovacuum_gives_way(engine: str):
+def test_an_autovacuum_gives_way(engine: str, goal: str):
     server = postgres.PostgresServer(
         postgres.binaries()[engine], {"autovacuum_naptime": "1s", "autovacuum_max_workers": "1"}
     )
     try:
         url = server.create_database()
-        migrate(url, FORMER)
+        migrate(url, FORMER if goal == NEW else NEW)
         with client(url) as connection:
             connection.execute(
                 "INSERT INTO v3_plans (plan_id, action_name, description, created_at, updated_at)"
@@ -189,7 +270,7 @@ def test_an_autovacuum_gives_way(engine: str):
                 assert time.monotonic() < until, "autovacuum did not begin"
                 time.sleep(0.05)
             with Probe(url, READ) as reader, Probe(url, WRITE) as writer:
-                ended = Migration(url, NEW, "lock-wait=60").ended()
+                ended = Migration(url, goal, "lock-wait=60").ended()
 
             assert ended.status == 0, ended.said
             assert reader.longest < FELT
