@@ -56,6 +56,7 @@ def migrate_among_writers(
     assert clients.failures == []
     assert during > 100
     assert set(clients.done) >= {"insert_child_where_the_backfill_is", "write_back", "delete_leaf"}
+    assert set(clients.done) >= {"delete_middle", "refused"}
     assert clients.longest < 2
     return clients
 

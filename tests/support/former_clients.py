@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -26,7 +27,21 @@ _INSERT = (
     " action_name, created_at, updated_at)"
     f" VALUES (%s, %s, %s, %s, 'local/tidy', '{_TIME}', '{_TIME}')"
 )
+_DELETE = "DELETE FROM v3_plans WHERE plan_id = %s"
+_ROOT = "SELECT root_plan_id FROM v3_plans WHERE plan_id = %s"
+_NAMED = "SELECT FROM v3_plans WHERE root_plan_id = %s AND plan_id <> %s"
+# Before 18 as any foreign key that is violated, since then by its own name.
+_REFUSED = (psycopg.errors.ForeignKeyViolation, psycopg.errors.RestrictViolation)
 _PROFILE = json.dumps({"profile_name": "ci", "provenance": "plan"})
+
+
+@dataclass
+class Mine:
+    """What one client has inserted to delete it again: nobody else puts a plan below it."""
+
+    leaves: list[str] = field(default_factory=list)
+    #: A root, a plan below it, and one below that.
+    families: list[tuple[str, str, str]] = field(default_factory=list)
 
 
 class FormerClients:
@@ -34,11 +49,13 @@ class FormerClients:
     Several clients that insert, update and delete plans as the former release does.
 
     They know the right root of every plan: that of its parent, at the time when it was
-    inserted. A plan that one of them will delete is nobody's parent.
+    inserted. Of the plans that one of them will delete, only its own are parents, and their
+    children's right root is what is left: the root that was recorded before the deletion,
+    otherwise the highest ancestor that there is afterwards.
 
     Attributes:
         roots: The right root of every plan that is not deleted.
-        failures: Every error that a client got.
+        failures: Every error that a client got, and every root that was lost.
         done: How often each thing was done.
         longest: The longest time that one write took, in seconds.
     """
@@ -73,8 +90,8 @@ class FormerClients:
             assert not thread.is_alive()
 
     def _work(self, chance: random.Random) -> None:
-        mine: list[str] = []
-        things: list[Callable[[Any, random.Random, list[str]], None]] = [
+        mine = Mine()
+        things: list[Callable[[Any, random.Random, Mine], None]] = [
             self.insert_root,
             self.insert_child,
             self.insert_child_with_root,
@@ -84,6 +101,9 @@ class FormerClients:
             self.write_back,
             self.update_some,
             self.delete_leaf,
+            self.insert_family,
+            self.delete_middle,
+            self.delete_root,
         ]
         with client(self.url) as connection:
             while not self._stop.is_set():
@@ -111,24 +131,22 @@ class FormerClients:
         self.roots[key] = right
         return key
 
-    def insert_root(self, connection: Any, chance: random.Random, _mine: list[str]) -> None:
+    def insert_root(self, connection: Any, chance: random.Random, _mine: Mine) -> None:
         """Insert a plan without parent and root."""
         self._parents.append(self._insert(connection, chance, None))
 
-    def insert_child(self, connection: Any, chance: random.Random, _mine: list[str]) -> None:
+    def insert_child(self, connection: Any, chance: random.Random, _mine: Mine) -> None:
         """Insert a child without root, anywhere."""
         parent = chance.choice(self._parents)
         self._parents.append(self._insert(connection, chance, parent))
 
-    def insert_child_with_root(
-        self, connection: Any, chance: random.Random, _mine: list[str]
-    ) -> None:
+    def insert_child_with_root(self, connection: Any, chance: random.Random, _mine: Mine) -> None:
         """Insert a child with its root, anywhere."""
         parent = chance.choice(self._parents)
         self._parents.append(self._insert(connection, chance, parent, root=True))
 
     def insert_child_where_the_backfill_is(
-        self, connection: Any, chance: random.Random, _mine: list[str]
+        self, connection: Any, chance: random.Random, _mine: Mine
     ) -> None:
         """Insert a child without root below a plan whose root is about to be written."""
         rows = connection.execute(
@@ -140,18 +158,55 @@ class FormerClients:
         if known:
             self._parents.append(self._insert(connection, chance, chance.choice(known)))
 
-    def insert_leaf(self, connection: Any, chance: random.Random, mine: list[str]) -> None:
+    def insert_leaf(self, connection: Any, chance: random.Random, mine: Mine) -> None:
         """Insert a child without root that this client may delete."""
-        mine.append(self._insert(connection, chance, chance.choice(self._parents)))
+        mine.leaves.append(self._insert(connection, chance, chance.choice(self._parents)))
 
-    def delete_leaf(self, connection: Any, chance: random.Random, mine: list[str]) -> None:
+    def delete_leaf(self, connection: Any, chance: random.Random, mine: Mine) -> None:
         """Delete a plan without children."""
-        if mine:
-            key = mine.pop(chance.randrange(len(mine)))
-            connection.execute("DELETE FROM v3_plans WHERE plan_id = %s", [key])
+        if mine.leaves:
+            key = mine.leaves.pop(chance.randrange(len(mine.leaves)))
+            connection.execute(_DELETE, [key])
             del self.roots[key]
 
-    def write_back(self, connection: Any, chance: random.Random, _mine: list[str]) -> None:
+    def insert_family(self, connection: Any, chance: random.Random, mine: Mine) -> None:
+        """Insert a root, a child and a grandchild, which this client may delete."""
+        root = self._insert(connection, chance, None)
+        middle = self._insert(connection, chance, root, root=chance.random() < 0.3)
+        child = self._insert(connection, chance, middle, root=chance.random() < 0.3)
+        mine.families.append((root, middle, child))
+
+    def delete_middle(self, connection: Any, chance: random.Random, mine: Mine) -> None:
+        """Delete a plan that has a parent and a child."""
+        if not mine.families:
+            return
+        root, middle, child = mine.families.pop(chance.randrange(len(mine.families)))
+        with connection.transaction():
+            (before,) = connection.execute(_ROOT, [child]).fetchone()
+            connection.execute(_DELETE, [middle])
+            (after,) = connection.execute(_ROOT, [child]).fetchone()
+        if before is not None and after != before:
+            self.failures.append(f"delete_middle: {child} had root {before}, now {after}")
+        del self.roots[middle]
+        self.roots[child] = root if after == root else child
+
+    def delete_root(self, connection: Any, chance: random.Random, mine: Mine) -> None:
+        """Delete a root with descendants, which is refused as soon as one of them names it."""
+        if not mine.families:
+            return
+        root, middle, child = mine.families.pop(chance.randrange(len(mine.families)))
+        try:
+            connection.execute(_DELETE, [root])
+        except _REFUSED:
+            self.done["refused"] += 1
+            if connection.execute(_NAMED, [root, root]).fetchone() is None:
+                raise
+            return
+        self.done["deleted root"] += 1
+        del self.roots[root]
+        self.roots[middle] = self.roots[child] = middle
+
+    def write_back(self, connection: Any, chance: random.Random, _mine: Mine) -> None:
         """Read every column of a plan, and write them all back with a change."""
         key = chance.choice(self._parents)
         if self.slow_writers and chance.random() < 0.5:
@@ -163,7 +218,7 @@ class FormerClients:
             row = connection.execute(_SELECT, [key]).fetchone()
             connection.execute(_UPDATE, self._changed(row, chance))
 
-    def update_some(self, connection: Any, chance: random.Random, _mine: list[str]) -> None:
+    def update_some(self, connection: Any, chance: random.Random, _mine: Mine) -> None:
         """Update three plans in one transaction."""
         with connection.transaction():
             for key in sorted(chance.sample(self._parents, 3)):
