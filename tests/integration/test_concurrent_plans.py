@@ -14,7 +14,13 @@ from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.domain import BUILT_IN, PlanIdentity
-from cleveragents_plans.persistence import PlanChangedMeanwhile, RootInUse, open_engine, read_only
+from cleveragents_plans.persistence import (
+    PlanAlreadyStored,
+    PlanChangedMeanwhile,
+    RootInUse,
+    open_engine,
+    read_only,
+)
 from support.databases import ENGINES, migrate
 from support.plans import a_plan, ulid
 
@@ -201,6 +207,19 @@ def test_a_serialization_failure_is_a_plan_that_changed_meanwhile(engine, stored
 
     with Session(engine) as session:
         assert PlanRepository(session).get(ulid(1)) == saved
+
+
+@postgresql_only
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
+def test_a_plan_that_somebody_else_just_added_is_stored_already(engine, stored, level):
+    with Session(engine.execution_options(isolation_level=level)) as session:
+        repository = PlanRepository(session)
+        assert len(repository.list().plans) == 1
+        with Session(engine) as other, other.begin():
+            PlanRepository(other).add(root(2))
+
+        with pytest.raises(PlanAlreadyStored, match=ulid(2)):
+            repository.add(root(2))
 
 
 @postgresql_only

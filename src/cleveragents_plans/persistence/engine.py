@@ -140,15 +140,19 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
 _AnyEngine = TypeVar("_AnyEngine", Engine, "AsyncEngine")
 
 
-def _created(create: Callable[..., _AnyEngine], target: URL, options: dict[str, Any]) -> _AnyEngine:
+def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, Any]) -> _AnyEngine:
     if target.get_backend_name() == "sqlite":
-        given = options.get("connect_args", {})
-        options = {**options, "connect_args": {"timeout": BUSY_TIMEOUT, **given}}
+        connect_args = {"timeout": BUSY_TIMEOUT, **given.get("connect_args", {})}
+        options = {**given, "connect_args": connect_args}
+    else:
+        options = given
     try:
         return create(target, **options)
     except ModuleNotFoundError as missing:
         raise _not_installed(missing.name) from None
-    except (ArgumentError, NoSuchModuleError, TypeError) as error:
+    except (ArgumentError, NoSuchModuleError, TypeError, ValueError) as error:
+        if str(error).startswith("Invalid argument(s)"):
+            raise  # names an option, not a part of the URL
         raise DatabaseUrlError(
             f"the database URL has parts that its driver refuses ({type(error).__name__}); "
             f"expected {_FORMS}"

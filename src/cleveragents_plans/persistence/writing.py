@@ -30,6 +30,7 @@ from cleveragents_plans.persistence.reading import CHILDREN, among
 from cleveragents_plans.persistence.sessions import PLANS, connection_of, execute
 
 _RELATED = ("parent_plan_id", "root_plan_id")
+_PRIMARY_KEY = "pk_v3_plans"
 
 
 def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
@@ -51,8 +52,8 @@ def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
             _insert(session, PLANS, _parents_first(rows))
             for table, below in zip(CHILDREN, zip(*children, strict=True), strict=True):
                 _insert(session, table, list(chain.from_iterable(below)))
-    except IntegrityError:
-        _explain_refusal(session, rows)
+    except IntegrityError as refusal:
+        _explain_refusal(session, rows, refusal)
         raise
 
 
@@ -110,7 +111,7 @@ def _upwards(row: Row | None, waiting: dict[str, Row]) -> Sequence[Row]:
     return above
 
 
-def _explain_refusal(session: Session, rows: Sequence[Row]) -> None:
+def _explain_refusal(session: Session, rows: Sequence[Row], refusal: IntegrityError) -> None:
     ids = {row["plan_id"] for row in rows}
     related = {row[name] for row in rows for name in _RELATED}
     query = select(PLANS.c.plan_id).where(among(session, PLANS.c.plan_id, ids | related))
@@ -128,3 +129,7 @@ def _explain_refusal(session: Session, rows: Sequence[Row]) -> None:
         TopologicalSorter(above).prepare()
     except CycleError as error:
         raise PlansInACircle(tuple(error.args[1][:-1])) from None
+    # A transaction stricter than READ COMMITTED does not see the plan that somebody just added.
+    constraint = getattr(getattr(refusal.orig, "diag", None), "constraint_name", None)
+    if len(rows) == 1 and constraint == _PRIMARY_KEY:
+        raise PlanAlreadyStored(rows[0]["plan_id"]) from None

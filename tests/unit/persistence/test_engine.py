@@ -46,9 +46,22 @@ def test_another_engine_is_refused():
         database_url("mysql://u:secret@h/d")
 
 
-def test_parts_that_the_driver_refuses_are_refused():
-    with pytest.raises(DatabaseUrlError, match="parts that its driver refuses"):
-        open_engine("sqlite://user:secret@host/plans.db")
+@pytest.mark.parametrize(
+    "url", ["sqlite://user:secret@host/plans.db", "sqlite:///plans.db?timeout=secret"]
+)
+def test_parts_that_the_driver_refuses_are_refused(url):
+    with pytest.raises(DatabaseUrlError, match="parts that its driver refuses") as caught:
+        open_engine(url)
+
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///plans.db", "postgresql://u:secret@h/d"])
+def test_an_option_that_does_not_exist_is_named(url):
+    with pytest.raises(TypeError, match="'colour'") as caught:
+        open_engine(url, colour="red")
+
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
