@@ -31,7 +31,7 @@ def test_what_the_new_release_writes_behind_the_archiving_is_kept(tmp_path: Path
     with models(engine, PLANS).copy("new", tmp_path) as url:
         migration = Migration(url, FORMER, "rows-per-second=1500")
         # The archiving is over, and comes by no more; the former form is being written.
-        migration.wait_for("snapshots: ")
+        migration.wait_for("effective_profile_snapshot, archived: ")
         late = {}
         with client(url) as connection:
             for query in ("SELECT min(plan_id) FROM v3_plans", "SELECT max(plan_id) FROM v3_plans"):

@@ -262,7 +262,7 @@ def test_a_view_of_the_snapshots_stops_a_downgrade_before_anything_is_changed(po
     )
     before = database_hash(postgresql_url), schema_dump(postgresql_url)
 
-    with pytest.raises(CommandError, match=r"view report depend.*effective_profile_snapshot"):
+    with pytest.raises(CommandError, match=r"effective_profile_snapshot.* is used by view report"):
         roll_back(postgresql_url, FORMER)
 
     assert (database_hash(postgresql_url), schema_dump(postgresql_url)) == before

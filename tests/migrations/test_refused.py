@@ -6,10 +6,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.refused import DatabaseRefused
-from support.databases import migrate, roll_back
 from support.online import client, revision
-
-FORMER = "m4_003_plan_env_columns"
 
 
 def refusal(url: str, *statements: str) -> str:
@@ -83,19 +80,3 @@ def test_a_row_that_breaks_a_rule_is_not_shown(postgresql_url: str):
     told = refusal(postgresql_url, "UPDATE toy SET id = NULL")
 
     assert "refused `UPDATE toy SET id = NULL`: null value in column" in told
-
-
-def test_a_view_that_stops_the_downgrade_is_named(postgresql_url: str):
-    migrate(postgresql_url, "head")
-    with client(postgresql_url) as connection:
-        connection.execute("CREATE VIEW report AS SELECT * FROM v3_plans")
-
-    with pytest.raises(DatabaseRefused) as refused:
-        roll_back(postgresql_url, FORMER)
-
-    told = str(refused.value)
-    assert "probably `ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot`" in told
-    assert "view report depends on column effective_profile_snapshot" in told
-    with client(postgresql_url) as connection:
-        connection.execute("DROP VIEW report")
-    roll_back(postgresql_url, FORMER)

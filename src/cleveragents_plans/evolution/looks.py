@@ -47,8 +47,8 @@ class ColumnInUse(EvolutionError):
 
     def __init__(self, table: str, column: str, users: list[str]) -> None:
         super().__init__(
-            f"{', '.join(users)} depend on {table}.{column}, which this step would drop; drop "
-            "them first and make them again afterwards; nothing was changed"
+            f"{table}.{column}, which this step would drop, is used by {', '.join(users)}; drop "
+            "that first and make it again afterwards; nothing was changed"
         )
         self.table = table
         self.column = column

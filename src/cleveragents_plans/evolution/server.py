@@ -77,9 +77,10 @@ def warn_of_replicas(connection: Connection) -> None:
 
 
 # Whoever may not see more of the others sees their names. Logical subscribers and backups
-# replay no locks.
+# replay no locks; in its first moments nobody can be told from them.
 _REPLICAS = """\
 SELECT r.application_name FROM pg_stat_replication r
- WHERE r.application_name NOT IN ('pg_basebackup', 'pg_receivewal')
+ WHERE r.state IS DISTINCT FROM 'startup'
+   AND r.application_name NOT IN ('pg_basebackup', 'pg_receivewal')
    AND NOT EXISTS (SELECT FROM pg_replication_slots s
                     WHERE s.active_pid = r.pid AND s.slot_type = 'logical')"""

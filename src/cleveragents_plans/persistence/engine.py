@@ -41,8 +41,8 @@ _ASYNC_DRIVERS = {_SQLITE: "sqlite+aiosqlite", _POSTGRESQL: _POSTGRESQL}
 #: What to install for a driver, or for asyncio, where a module of this name is missing.
 _INSTALLED_BY = {
     "psycopg": "'cleveragents-plans[postgresql]'",
-    "aiosqlite": "aiosqlite",
-    "greenlet": "'sqlalchemy[asyncio]'",
+    "aiosqlite": "'cleveragents-plans[asyncio]'",
+    "greenlet": "'cleveragents-plans[asyncio]'",
 }
 _FORMS = "sqlite:///plans.db or postgresql://user:password@host/database"
 

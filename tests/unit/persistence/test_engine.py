@@ -69,8 +69,8 @@ def test_an_option_that_does_not_exist_is_named(url):
     [
         (open_engine, "postgresql://u@h/d", "psycopg", r"'cleveragents-plans\[postgresql\]'"),
         (open_async_engine, "postgresql://u@h/d", "psycopg", r"'cleveragents-plans\[postgresql\]'"),
-        (open_async_engine, "sqlite:///plans.db", "aiosqlite", "aiosqlite"),
-        (open_async_engine, "sqlite:///plans.db", "greenlet", r"'sqlalchemy\[asyncio\]'"),
+        (open_async_engine, "sqlite:///plans.db", "aiosqlite", r"'cleveragents-plans\[asyncio\]'"),
+        (open_async_engine, "sqlite:///plans.db", "greenlet", r"'cleveragents-plans\[asyncio\]'"),
     ],
 )
 def test_a_driver_that_is_missing_is_named_with_what_to_install(
