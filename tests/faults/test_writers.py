@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,15 +45,18 @@ def migrate_among_writers(
     clients.slow_writers = goal == NEW
     with clients:
         time.sleep(0.5)
+        killed = 0
         for moment in kills:
             died = Migration(url, goal, *extra, victim=("--die-after", moment)).ended()
-            assert died.killed, died.said
+            killed += died.killed
             time.sleep(0.2)
         before = clients.done.total()
         ended = Migration(url, goal, *extra, limit=600).ended()
         during = clients.done.total() - before
         time.sleep(0.5)
     assert ended.status == 0, ended.said
+    # Of many, the last ones may come when all is done.
+    assert killed >= min(len(kills), 11)
     assert clients.failures == []
     assert during > 100
     assert set(clients.done) >= {"insert_child_where_the_backfill_is", "write_back", "delete_leaf"}
@@ -107,6 +111,16 @@ def test_nor_is_there_any_among_very_many_plans(postgresql_url: str):
 @pytest.mark.fault
 def test_nor_is_there_any_when_it_is_killed_on_the_way(postgresql_url: str):
     up_down_and_up(postgresql_url, 30_000, "rows-per-second=5000", kills=("0.02", "0.5", "1.5"))
+
+
+@pytest.mark.fault
+def test_nor_is_there_any_when_it_is_killed_again_and_again_inside_a_statement(
+    postgresql_url: str,
+):
+    # Without rests it is inside of one nearly all the time.
+    chance = random.Random(4)
+    moments = tuple(f"{chance.uniform(0, 0.3):.4f}" for _ in range(14))
+    up_down_and_up(postgresql_url, 50_000, "duty=1", kills=moments)
 
 
 def test_a_child_of_a_plan_that_is_just_being_written_gets_its_root(url: str):
