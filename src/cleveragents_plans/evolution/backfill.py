@@ -39,7 +39,8 @@ _TRIES = 3
 
 # Of a batch, so that it is short; with a hash or merge join each would read the whole
 # table. Were every plan made anew, so would be that of each foreign key's check, row by
-# row. The scans that look for rows leave the processors to others.
+# row. The scans that look for rows leave the processors to others. What is written is
+# handed to the disk at once: what the system piles up stops every commit when it goes.
 _SESSION = {
     "lock_timeout": "20ms",
     "statement_timeout": "0",
@@ -48,6 +49,7 @@ _SESSION = {
     "enable_mergejoin": "off",
     "plan_cache_mode": "auto",
     "jit": "off",
+    "backend_flush_after": "256kB",
     "max_parallel_workers_per_gather": "0",
 }
 # How long one look for rows may take; it locks nothing.
