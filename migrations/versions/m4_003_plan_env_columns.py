@@ -33,6 +33,7 @@ def upgrade() -> None:
         op.execute("ALTER TABLE v3_plans ADD COLUMN execution_environment VARCHAR(255)")
         op.execute(f"ALTER TABLE v3_plans ADD COLUMN execution_env_priority VARCHAR(20) {CHECK}")
         return
+    op.mark_begin(revision, down_revision, "upgrade")
     op.short_lock(
         "v3_plans",
         "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_environment VARCHAR(255)",
@@ -42,16 +43,17 @@ def upgrade() -> None:
         f"ALTER TABLE v3_plans ADD {CHECK} NOT VALID",
     )
     op.validate_constraint("v3_plans", "ck_v3_plans_execution_env_priority")
+    op.mark_end(revision)
 
 
 def downgrade() -> None:
     """Take both columns away again."""
-    statements = (
-        "ALTER TABLE v3_plans DROP COLUMN execution_env_priority",
-        "ALTER TABLE v3_plans DROP COLUMN execution_environment",
-    )
+    columns = ("execution_env_priority", "execution_environment")
     if op.get_context().dialect.name == "sqlite":
-        for statement in statements:
-            op.execute(statement)
-    else:
-        op.short_lock("v3_plans", *statements)
+        for column in columns:
+            op.execute(f"ALTER TABLE v3_plans DROP COLUMN {column}")
+        return
+    # An upgrade that was interrupted early has none yet.
+    statements = [f"ALTER TABLE v3_plans DROP COLUMN IF EXISTS {column}" for column in columns]
+    op.short_lock("v3_plans", *statements, with_version=True)
+    op.mark_end(revision)

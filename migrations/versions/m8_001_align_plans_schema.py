@@ -62,18 +62,20 @@ ADD_SNAPSHOT = (
 def look_before_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
     op.look_at_tree(PLANS)
-    _look_before_writing("'balanced'")
+    lacking = f"t.root_plan_id IS NULL OR {_is_blank('t')} OR {_is_wrapped('t')}"
+    _look_before_writing(lacking, "'balanced'")
 
 
 def look_before_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
     op.look_before_dropping("v3_plans", "effective_profile_snapshot", ours=(KEEP,))
-    _look_before_writing(None)
+    _look_before_writing(FILLED, None)
 
 
-def _look_before_writing(profile: str | None) -> None:
+def _look_before_writing(needs: str, profile: str | None) -> None:
     values = {"root_plan_id": None, "automation_profile": profile}
-    op.look_before_writing("v3_plans", key="plan_id", values=values, ours=(FILL, UNFILL, KEEP))
+    ours = (FILL, UNFILL, KEEP)
+    op.look_before_writing("v3_plans", key="plan_id", needs=needs, values=values, ours=ours)
 
 
 def upgrade() -> None:
@@ -103,7 +105,7 @@ def _upgrade_sqlite() -> None:
     root, functions = root_in_copy(PLANS)
     values = {"root_plan_id": root, "automation_profile": _present_profile("old", SQLITE)}
     if archived:
-        values[SNAPSHOTS.column] = SNAPSHOTS.value_in_copy()
+        values[SNAPSHOTS.column] = SNAPSHOTS.value_in_copy(present=present)
     elif present:
         values[SNAPSHOTS.column] = f"coalesce(old.{SNAPSHOTS.column}, '{{}}')"
     op.rebuild_table(

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from alembic.util import CommandError
 from sqlalchemy import Engine, NullPool, event, make_url
+from sqlalchemy.exc import ProgrammingError
 
 from cleveragents_plans import open_engine
 from support import postgres
 from support.databases import empty_database, migrate, roll_back
 from support.rows import database_hash, schema_dump
 
-FORMER = "m4_003_plan_env_columns"
+BASE, FORMER = "a5_004_spec_aligned_plans", "m4_003_plan_env_columns"
 ROLE = "plans_clerk"
 PLAN = (
     "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
@@ -279,3 +280,76 @@ def test_a_commit_that_fails_is_not_called_a_success(url: str):
     migrate(url, "head")
 
     assert run(url, "SELECT version_num FROM alembic_version") == [("m8_001_align_plans_schema",)]
+
+
+def test_published_tables_are_no_hindrance_and_snapshots_come_back(url: str):
+    migrate(url, "head")
+    run(
+        url,
+        PLAN.format("01", "NULL"),
+        "UPDATE v3_plans SET effective_profile_snapshot = '[1]'",
+        "CREATE PUBLICATION everything FOR ALL TABLES",
+    )
+
+    roll_back(url, FORMER)
+    migrate(url, "head")
+
+    assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [("[1]",)]
+
+
+def test_nobody_else_can_make_a_trigger_of_a_function_that_runs_as_the_owner(url: str, clerk: str):
+    migrate(url, "head")
+
+    with pytest.raises(ProgrammingError, match="permission denied for function"):
+        run(
+            clerk,
+            "CREATE TEMP TABLE mine (plan_id text, parent_plan_id text, root_plan_id text)",
+            "CREATE TRIGGER peek BEFORE INSERT ON mine"
+            " FOR EACH ROW EXECUTE FUNCTION public.v3_plans_fill()",
+        )
+
+
+@pytest.mark.parametrize("revision", [BASE, FORMER])
+def test_a_step_back_ends_with_its_version_or_not_at_all(url: str, revision: str):
+    """Killed before the version changes, it has changed nothing; then either way is open."""
+    migrate(url, revision)
+    before = schema_dump(url)
+
+    change = "UPDATE alembic_version" if revision == FORMER else "DELETE FROM alembic_version"
+    with dying_at(change), pytest.raises(RuntimeError):
+        roll_back(url, "-1")
+    assert schema_dump(url) == before
+    migrate(url, "head")
+    roll_back(url, "base")
+    assert {entry[1] for entry in schema_dump(url)} <= {"alembic_version", ""}
+
+
+def test_a_step_that_was_killed_on_the_way_up_can_be_taken_back(url: str):
+    migrate(url, BASE)
+    before = schema_dump(url)
+
+    with dying_at("VALIDATE CONSTRAINT"), pytest.raises(RuntimeError):
+        migrate(url, FORMER)
+    assert schema_dump(url) != before
+    roll_back(url, BASE)
+
+    assert schema_dump(url) == before
+
+
+@pytest.mark.parametrize(
+    "check", ["automation_profile::json IS NOT NULL", "length(action_name) > 2"]
+)
+def test_a_check_stops_a_run_only_if_it_would_refuse_what_is_written(url: str, check: str):
+    migrate(url, FORMER)
+    run(
+        url,
+        PLAN.format("01", "NULL"),
+        "UPDATE v3_plans SET root_plan_id = plan_id, automation_profile = '{}', action_name = 'a'",
+        f"ALTER TABLE v3_plans ADD CONSTRAINT strict CHECK ({check}) NOT VALID",
+    )
+
+    if "json" in check:
+        with pytest.raises(CommandError, match="the CHECK strict of v3_plans would refuse"):
+            migrate(url, "head")
+    else:  # no row that breaks it is to be written
+        migrate(url, "head")

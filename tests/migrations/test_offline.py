@@ -93,6 +93,24 @@ def test_the_script_is_one_transaction_that_a_cycle_takes_back(
     assert sql.count("COMMIT;") == 1
 
 
+def test_the_script_goes_on_as_the_role_that_began_it(
+    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
+):
+    url, _ = pair
+    write_former_release(url, plans=10)
+    sql = script(url, capsys, f"{FORMER}:head")
+    begin = "CREATE ROLE plans_script; GRANT ALL ON SCHEMA public TO plans_script;\n"
+    for table in ("v3_plans", "alembic_version"):
+        begin += f"ALTER TABLE {table} OWNER TO plans_script;\n"
+    end = "\nSELECT 1 / (current_user = 'plans_script')::int; RESET ROLE;\n"
+    end += "REASSIGN OWNED BY plans_script TO postgres; DROP OWNED BY plans_script;\n"
+    end += "DROP ROLE plans_script;"
+
+    done = run_psql(url, f"{begin}SET ROLE plans_script;\n{sql}{end}", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_script_back_to_base_refuses_to_drop_plans(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

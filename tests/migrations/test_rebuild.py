@@ -634,3 +634,33 @@ def test_another_database_is_altered_in_place() -> None:
 
     with pytest.raises(RebuildRefused, match="is for SQLite, and this database is postgresql"):
         operation("port")
+
+
+class Odd:
+    """A function of SQL that raises at its third row."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.rows = 0
+        self.error = error
+
+    def __call__(self, *_: Any) -> int:
+        self.rows += 1
+        if self.rows == 3:
+            raise self.error
+        return self.rows
+
+    def close(self) -> None:
+        raise AssertionError("the copy did not come to its end")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError("of our own")])
+def test_what_a_function_of_the_copy_raises_is_what_is_raised(tmp_path: Path, error: BaseException):
+    file = tmp_path / "file.db"
+    execute(file, "CREATE TABLE one (a)", "INSERT INTO one VALUES (1), (2), (3), (4)")
+
+    with pytest.raises(type(error)):
+        rebuild(
+            file, "one", values={"a": "odd(a)"}, functions={"odd": lambda _driver, _old: Odd(error)}
+        )
+
+    assert execute(file, "SELECT a FROM one") == [(1,), (2,), (3,), (4,)]

@@ -27,7 +27,7 @@ class Archive:
     #: A literal: the value that says nothing, which is not kept.
     nothing: str
 
-    def create(self) -> tuple[str, str]:
+    def create(self) -> tuple[str, ...]:
         """Give the statements of a `short_lock` on PostgreSQL that make it, if it is not there."""
         # AS takes over types and collations, without which no index would help.
         return (
@@ -35,9 +35,11 @@ class Archive:
             f" SELECT {self.key}, {self.column} FROM {self.table} WITH NO DATA",
             f"CREATE UNIQUE INDEX IF NOT EXISTS uq_{self.name}_{self.key}"
             f" ON {self.name} ({self.key})",
+            # Where all tables are published, only rows that can be told apart may change.
+            f"ALTER TABLE {self.name} REPLICA IDENTITY FULL",
         )
 
-    def keep_trigger(self, name: str) -> tuple[str, str]:
+    def keep_trigger(self, name: str) -> tuple[str, ...]:
         """Give the statements of a trigger that keeps what is written behind our back."""
         body = f"""\
 BEGIN
@@ -49,10 +51,15 @@ END"""
         when = f"new.{self.column} <> {self.nothing}"
         return create_trigger(self.table, name, event, body, when=when, as_owner=True)
 
-    def value_in_copy(self) -> str:
-        """Give the value of the column for ``rebuild_table`` on SQLite, once there are values."""
+    def value_in_copy(self, *, present: bool) -> str:
+        """
+        Give the value of the column for ``rebuild_table`` on SQLite, once there are values.
+
+        What a column says that is *present* already comes first.
+        """
+        said = f"nullif(old.{self.column}, {self.nothing}), " if present else ""
         return (
-            f"coalesce((SELECT a.{self.column} FROM {self.name} a"
+            f"coalesce({said}(SELECT a.{self.column} FROM {self.name} a"
             f" WHERE a.{self.key} = old.{self.key}), {self.nothing})"
         )
 
@@ -173,13 +180,13 @@ def _set_aside(operations: Operations, wanted: SetAsideOp) -> None:
 def _put_back(operations: Operations, wanted: PutBackOp) -> None:
     archive = wanted.archive
     _backfill(operations, archive, archive.name, "TRUE", archive._put_back)
-    operations.invoke(ShortLockOp(archive.name, [f"DROP TABLE {archive.name}"], schema=None))
+    operations.invoke(ShortLockOp(archive.name, [f"DROP TABLE {archive.name}"]))
 
 
 @Operations.implementation_for(DropIfEmptyOp)
 def _drop_if_empty(operations: Operations, wanted: DropIfEmptyOp) -> None:
     archive = wanted.archive
-    operations.invoke(ShortLockOp(archive.name, [archive._drop_if_empty], schema=None))
+    operations.invoke(ShortLockOp(archive.name, [archive._drop_if_empty]))
 
 
 def _backfill(operations: Operations, archive: Archive, over: str, needs: str, sql: str) -> None:

@@ -81,7 +81,8 @@ class DropTablesOp(MigrateOperation):
         Drop *children*, if they exist, and *table*, if it is empty or ``-x <anyway>=yes`` is given.
 
         ACCESS EXCLUSIVE on all of them on PostgreSQL, for as long as dropping takes; the
-        rows are looked for under that lock. Offline the script looks and raises.
+        rows are looked for under that lock, and the version changes with them. Offline the
+        script looks and raises.
 
         Raises:
             RowsInTheWay: The table has rows.
@@ -109,7 +110,7 @@ def _drop_tables(operations: Operations, drop: DropTablesOp) -> None:
         return
     if not wanted:
         statements.insert(0, _RAISE_IF_ROWS.format(t=drop.table, anyway=drop.anyway))
-    operations.invoke(ShortLockOp(drop.table, statements, schema=None))
+    operations.invoke(ShortLockOp(drop.table, statements, with_version=True))
 
 
 def _refuse(connection: Connection, drop: DropTablesOp, wanted: bool, postgresql: bool) -> None:

@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
@@ -61,14 +61,27 @@ _LONG_RUNG_AFTER = 60.0
 class ShortLockOp(MigrateOperation):
     """Run statements under a strong lock that is held for a moment."""
 
-    def __init__(self, table: str, statements: Sequence[str], schema: str | None) -> None:
+    def __init__(
+        self,
+        table: str,
+        statements: Sequence[str],
+        schema: str | None = None,
+        *,
+        with_version: bool = False,
+    ) -> None:
         self.table = table
         self.statements = statements
         self.schema = schema
+        self.with_version = with_version
 
     @classmethod
     def short_lock(
-        cls, operations: Operations, table: str, *statements: str, schema: str | None = None
+        cls,
+        operations: Operations,
+        table: str,
+        *statements: str,
+        schema: str | None = None,
+        with_version: bool = False,
     ) -> None:
         """
         Run *statements* in one short transaction that holds ACCESS EXCLUSIVE on *table*.
@@ -80,10 +93,18 @@ class ShortLockOp(MigrateOperation):
         search path, so that what they make stands beside it and belongs to whom it does.
         Offline they are written without the lock.
 
+        Args:
+            table: The table.
+            statements: What to run.
+            schema: The schema of *table*, if it is not on the search path.
+            with_version: Run them in the transaction in which Alembic changes the version,
+                so that a run cannot end between the two. They must be the last that the
+                revision does; the lock is held for two statements more.
+
         Raises:
             LockNotObtained: Others were in the way for too long. Nothing was changed.
         """
-        operations.invoke(cls(table, statements, schema))
+        operations.invoke(cls(table, statements, schema, with_version=with_version))
 
 
 @Operations.implementation_for(ShortLockOp)
@@ -91,29 +112,42 @@ def _short_lock(operations: Operations, lock: ShortLockOp) -> None:
     context = require_postgresql(operations, "short_lock")
     table = qualified(context.dialect, lock.table, lock.schema)
     if context.as_sql:
-        write_sql(context, _REMEMBER_PATH, beside(table), *lock.statements, _FORMER_PATH)
+        write_sql(context, _REMEMBER, beside(table), *lock.statements, _AS_BEFORE)
         return
     settings = Settings.of(context.environment_context)
+    if lock.with_version:
+        connection = operations.get_bind()
+        run_under_lock(connection, table, lock.statements, settings, connection.begin_nested)
+        return
     with online(operations) as connection:
         run_under_lock(connection, table, lock.statements, settings)
 
 
 def run_under_lock(
-    connection: Connection, table: str, statements: Sequence[str], settings: Settings
+    connection: Connection,
+    table: str,
+    statements: Sequence[str],
+    settings: Settings,
+    begin: Callable[[], AbstractContextManager[object]] | None = None,
 ) -> None:
     """
-    Run *statements* while nobody else is at *table*; *connection* is in autocommit.
+    Run *statements* while nobody else is at *table*, which is the quoted name.
 
-    *table* is the quoted name.
+    The *connection* is in autocommit, unless there is a *begin*, which makes a savepoint in
+    the transaction that it is in.
     """
     patience = Patience.for_locks(settings)
 
     def attempt() -> None:
-        with transaction(connection):
+        with begin() if begin else transaction(connection):
+            if begin:
+                run(connection, _REMEMBER)
             run(connection, beside(table))
             _take(connection, table, patience)
             # In one round trip: clients wait until the last statement is done.
             run(connection, script(*statements))
+            if begin:  # elsewhere the transaction ends here, and with it what was set
+                run(connection, _AS_BEFORE)
 
     # A lock is released when its commit is on disk, unless that is not waited for. The
     # version that is written at the end waits for all of it.
@@ -128,10 +162,13 @@ def run_under_lock(
         _with_patience(connection, table, attempt, patience, ANY_LOCK)
 
 
-_REMEMBER_PATH = "SELECT set_config('evolution.path', current_setting('search_path'), true)"
-_FORMER_PATH = (
+_REMEMBER = (
+    "SELECT set_config('evolution.path', current_setting('search_path'), true),"
+    " set_config('evolution.role', current_setting('role'), true)"
+)
+_AS_BEFORE = (
     "SELECT set_config('search_path', current_setting('evolution.path'), true),"
-    " set_config('role', 'none', true)"
+    " set_config('role', current_setting('evolution.role'), true)"
 )
 
 

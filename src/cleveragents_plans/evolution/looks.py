@@ -8,13 +8,16 @@ from typing import Any
 
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.errors import EvolutionError, sqlstate
 from cleveragents_plans.evolution.online import qualified, run
 
 log = logging.getLogger("alembic.evolution")
 
 _LISTED = 5
+#: The class of errors about what a value is.
+_DATA_ERROR = "22"
 
 
 class CheckInTheWay(EvolutionError):
@@ -60,10 +63,16 @@ class LookBeforeWritingOp(MigrateOperation):
     """Refuse a table in which the rows cannot be written."""
 
     def __init__(
-        self, table: str, key: str, values: Mapping[str, str | None], ours: Sequence[str]
+        self,
+        table: str,
+        key: str,
+        needs: str,
+        values: Mapping[str, str | None],
+        ours: Sequence[str],
     ) -> None:
         self.table = table
         self.key = key
+        self.needs = needs
         self.values = values
         self.ours = ours
 
@@ -74,6 +83,7 @@ class LookBeforeWritingOp(MigrateOperation):
         table: str,
         *,
         key: str,
+        needs: str,
         values: Mapping[str, str | None],
         ours: Sequence[str] = (),
     ) -> None:
@@ -88,6 +98,7 @@ class LookBeforeWritingOp(MigrateOperation):
         Args:
             table: The table.
             key: Its primary key, to name rows by.
+            needs: A condition over the alias ``t`` that is true for the rows to be written.
             values: The columns that are to be written, and the literal that most rows get,
                 if there is one.
             ours: Triggers that the revision makes itself.
@@ -95,7 +106,7 @@ class LookBeforeWritingOp(MigrateOperation):
         Raises:
             CheckInTheWay: A CHECK would refuse a row.
         """
-        operations.invoke(cls(table, key, values, ours))
+        operations.invoke(cls(table, key, needs, values, ours))
 
 
 @Operations.register_operation("look_before_dropping")
@@ -130,7 +141,9 @@ def _look_before_writing(operations: Operations, look: LookBeforeWritingOp) -> N
     table = qualified(connection.dialect, look.table, None)
     key = connection.dialect.identifier_preparer.quote(look.key)
     for name, check in _rows(connection, _NOT_VALID, table):
-        query = f"SELECT {key} FROM {table} WHERE NOT ({check}) LIMIT {_LISTED}"
+        query = (
+            f"SELECT t.{key} FROM {table} t WHERE ({look.needs}) AND NOT ({check}) LIMIT {_LISTED}"
+        )
         broken = [str(found) for (found,) in run(connection, query)]
         if broken:
             raise CheckInTheWay(
@@ -142,8 +155,7 @@ def _look_before_writing(operations: Operations, look: LookBeforeWritingOp) -> N
     planned = {column: value for column, value in look.values.items() if value is not None}
     columns = ", ".join(f"{value} AS {column}" for column, value in planned.items())
     for name, check in _rows(connection, _ONLY_OF, table, columns=list(planned)):
-        query = f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"
-        if run(connection, query).scalar_one():
+        if _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
             shown = ", ".join(f"{column} = {value}" for column, value in planned.items())
             raise CheckInTheWay(table, name, f"would refuse {shown}", "let it pass, or drop it")
     written = {"columns": list(look.values), "ours": list(look.ours)}
@@ -166,6 +178,17 @@ def _look_before_dropping(operations: Operations, look: LookBeforeDroppingOp) ->
     found = _rows(connection, _USERS, table, column=look.column, ours=list(look.ours))
     if found:
         raise ColumnInUse(look.table, look.column, [name for (name,) in found])
+
+
+def _refuses(connection: Connection, query: str) -> bool:
+    try:
+        with connection.begin_nested():
+            return bool(run(connection, query).scalar_one())
+    except DBAPIError as error:
+        # A value that it cannot even read, as JSON perhaps, it refuses, too.
+        if (sqlstate(error) or "").startswith(_DATA_ERROR):
+            return True
+        raise
 
 
 def _connection(operations: Operations) -> Connection | None:

@@ -19,6 +19,7 @@ from cleveragents_plans.evolution.online import (
     run,
     write_sql,
 )
+from cleveragents_plans.evolution.progress import saying
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
@@ -110,6 +111,7 @@ def _validate_constraint(operations: Operations, wanted: ValidateConstraintOp) -
     with (
         online(operations) as connection,
         weak_lock_patience(connection, settings) as run_patiently,
+        saying(f"checking the rows of {table}", settings.report_every),
     ):
         run_patiently(table, statement)
 
@@ -231,7 +233,10 @@ def _validate(
     log.info("checking that %s has no NULL in %s", table, " and ".join(names.values()))
     while True:
         try:
-            with weak_lock_patience(connection, settings) as run_patiently:
+            with (
+                weak_lock_patience(connection, settings) as run_patiently,
+                saying(f"checking the rows of {table}", settings.report_every),
+            ):
                 return run_patiently(table, statement)
         except DBAPIError as error:
             if sqlstate(error) not in _NULL_FOUND:

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from itertools import count, pairwise
-from typing import Any
 
 from alembic.operations import MigrateOperation, Operations
 
 from cleveragents_plans.evolution.sqlite_copy import (
+    MakeFunction,
     RebuildRefused,
     SqliteTable,
     copy_rows,
@@ -36,9 +36,6 @@ from cleveragents_plans.evolution.sqlite_ddl import (
 from cleveragents_plans.evolution.sqlite_state import Change, Column, TableState, columns_of
 
 log = logging.getLogger("alembic.evolution")
-
-#: Makes a function of SQL; it takes as many arguments as that has.
-MakeFunction = Callable[[Any, str], Callable[..., Any]]
 
 
 @Operations.register_operation("rebuild_table")

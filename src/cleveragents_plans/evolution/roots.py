@@ -8,13 +8,14 @@ to it, is none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from alembic.operations import MigrateOperation, Operations
 
 from cleveragents_plans.evolution.backfill import BackfillOp
-from cleveragents_plans.evolution.trees import Tree
+from cleveragents_plans.evolution.sqlite_copy import MakeFunction
+from cleveragents_plans.evolution.trees import LISTED, Tree, warn_of_missing
 from cleveragents_plans.evolution.triggers import OfRow, create_trigger
 
 #: A cycle must not hang anybody.
@@ -129,7 +130,7 @@ WHERE t.{key} = found.id
   AND (t.{root} IS NOT NULL OR (found.root IN (SELECT {key} FROM kept)) IS TRUE)"""
 
 
-def fill_trigger(tree: Tree, name: str, *, also: Mapping[str, Fill]) -> tuple[str, str]:
+def fill_trigger(tree: Tree, name: str, *, also: Mapping[str, Fill]) -> tuple[str, ...]:
     """
     Give the statements, for a `short_lock`, of a trigger that writers need to notice nothing.
 
@@ -191,8 +192,11 @@ class RootFinder:
     """
 
     def __init__(self, tree: Tree, connection: Any, table: str) -> None:
+        self._tree = tree
         self._run = connection.cursor().execute
         self._known: dict[bytes, bytes] = {}
+        self._missing = 0
+        self._first_missing: list[tuple[str, str]] = []
         # As bytes, because SQLite keeps texts that are none to Python.
         self._above = (
             f"SELECT CAST(p.{tree.parent} AS BLOB), CAST(r.{tree.key} AS BLOB) FROM {table} p"
@@ -200,8 +204,9 @@ class RootFinder:
             f" WHERE p.{tree.key} = CAST(? AS TEXT)"
         )
 
-    def __call__(self, at: bytes, above: bytes | None) -> bytes | None:
-        """Give the root of the row *at*, whose parent is *above*; None where there is none."""
+    def __call__(self, *arguments: Any) -> bytes | None:
+        """Give the root of a row, by its key and that of its parent; None where there is none."""
+        at, above = arguments
         root: bytes | None = None
         passed: list[bytes] = []
         while root is None and above is not None and len(passed) < _MOST_STEPS:
@@ -209,6 +214,8 @@ class RootFinder:
             if root is None:
                 row = self._run(self._above, (above,)).fetchone()
                 if row is None:
+                    if not passed:
+                        self._note_missing(at, above)
                     above = None
                 else:
                     passed.append(above)
@@ -221,8 +228,21 @@ class RootFinder:
             self._known.update(dict.fromkeys(passed, root))
         return root
 
+    def _note_missing(self, at: bytes, above: bytes) -> None:
+        pair = (at.decode(errors="replace"), above.decode(errors="replace"))
+        if self._first_missing[:1] == [pair]:  # the copy was begun anew
+            self._missing, self._first_missing = 0, []
+        self._missing += 1
+        if len(self._first_missing) < LISTED:
+            self._first_missing.append(pair)
 
-def root_in_copy(tree: Tree) -> tuple[str, dict[str, Callable[[Any, str], RootFinder]]]:
+    def close(self) -> None:
+        """Tell of rows whose parent is missing, if there were any."""
+        if self._missing:
+            warn_of_missing(self._tree, self._missing, self._first_missing)
+
+
+def root_in_copy(tree: Tree) -> tuple[str, dict[str, MakeFunction]]:
     """
     Give the value of the root for ``rebuild_table`` on SQLite, and the function in it.
 

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, CursorResult
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.sqlite_ddl import CreateTable, fold, quote, rename_table
+
+
+class CopyFunction(Protocol):
+    """A function of SQL for the length of one copy."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Compute its value."""
+
+    def close(self) -> None:
+        """Say what it met, once all rows are copied."""
+
+
+#: Makes a function from the connection of the driver and the name of the old table.
+MakeFunction = Callable[[Any, str], CopyFunction]
 
 
 class RebuildRefused(EvolutionError):
@@ -62,18 +76,36 @@ class SqliteTable:
             self.run(f"PRAGMA main.{name} = {former or 0}")
 
     @contextmanager
-    def functions(
-        self, made: Mapping[str, Callable[[Any, str], Callable[..., Any]]], old: str
-    ) -> Iterator[None]:
+    def functions(self, made: Mapping[str, MakeFunction], old: str) -> Iterator[None]:
         """Let statements call functions that read the rows of the table *old*."""
         driver: Any = self.connection.connection.driver_connection
-        for name, make in made.items():
-            driver.create_function(name, -1, make(driver, old))
+        functions = {name: make(driver, old) for name, make in made.items()}
+        raised: list[BaseException] = []
+        for name, function in functions.items():
+            driver.create_function(name, -1, _telling(function, raised))
         try:
             yield
+        except DBAPIError as error:
+            # The driver says only that a function raised: Ctrl-C, perhaps.
+            if raised:
+                raise raised[0] from error
+            raise
         finally:
-            for name in made:
+            for name in functions:
                 driver.create_function(name, -1, None)
+        for function in functions.values():
+            function.close()
+
+
+def _telling(function: CopyFunction, raised: list[BaseException]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    return call
 
 
 def copy_rows(

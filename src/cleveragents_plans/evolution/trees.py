@@ -11,10 +11,13 @@ from sqlalchemy import Connection, inspect, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.online import session
+from cleveragents_plans.evolution.progress import saying
+from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
 
-_LISTED = 10
+#: So many of many rows are named.
+LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,8 @@ class CycleFound(EvolutionError):
     """
 
     def __init__(self, table: str, parent: str, cycles: Sequence[Sequence[str]]) -> None:
-        shown = "; ".join(" -> ".join([*cycle, cycle[0]]) for cycle in cycles[:_LISTED])
-        more = f" and {len(cycles) - _LISTED} more" if len(cycles) > _LISTED else ""
+        shown = "; ".join(" -> ".join([*cycle, cycle[0]]) for cycle in cycles[:LISTED])
+        more = f" and {len(cycles) - LISTED} more" if len(cycles) > LISTED else ""
         super().__init__(
             f"rows of {table} are their own ancestors and have no root: {shown}{more}; "
             f"set {parent} of one row in each cycle to its true parent or to NULL, then run "
@@ -64,7 +67,8 @@ class LookAtTreeOp(MigrateOperation):
         Walk up the parent links of every row of *tree* that has no root.
 
         Rows whose walk ends at a row with a root, at a row without parent, or at a
-        parent that does not exist, are fine; the last kind is reported by a warning.
+        parent that does not exist, are fine; the last kind is reported by a warning (on
+        SQLite by the copy, which meets them anyway).
 
         Reads only: ACCESS SHARE on PostgreSQL for the length of two scans. Offline it
         becomes a block of the script that raises.
@@ -84,18 +88,27 @@ def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
     connection = operations.get_bind()
     if not inspect(connection).has_table(look.tree.table):
         return  # a step before this one is to create it
-    members = _members(connection, names)
+    every = Settings.of(operations.get_context().environment_context).report_every
+    with saying(f"looking for cycles in {look.tree.table}", every):
+        members = _members(connection, names)
     if members:
         raise CycleFound(look.tree.table, look.tree.parent, _cycles(connection, members, names))
-    dangling = connection.execute(text(_DANGLING.format(**names))).all()
-    if dangling:
-        log.warning(
-            "%d rows of %s name a parent that does not exist, %s; "
-            "the highest ancestor that exists is taken as the root",
-            dangling[0].total,
-            look.tree.table,
-            ", ".join(f"{row.key} (parent {row.parent})" for row in dangling),
-        )
+    if connection.dialect.name == "postgresql":
+        with saying(f"looking for missing parents in {look.tree.table}", every):
+            dangling = connection.execute(text(_DANGLING.format(**names))).all()
+        if dangling:
+            warn_of_missing(look.tree, dangling[0].total, [row[:2] for row in dangling])
+
+
+def warn_of_missing(tree: Tree, total: int, first: Sequence[Sequence[str]]) -> None:
+    """Log that *total* rows of *tree* name a parent that does not exist; the *first* by key."""
+    log.warning(
+        "%d rows of %s name a parent that does not exist, %s; "
+        "the highest ancestor that exists is taken as the root",
+        total,
+        tree.table,
+        ", ".join(f"{key} (parent {parent})" for key, parent in first),
+    )
 
 
 def _members(connection: Connection, names: dict[str, str]) -> list[str]:
@@ -140,7 +153,7 @@ _DANGLING = f"""\
 SELECT {{key}} AS key, {{parent}} AS parent, count(*) OVER () AS total FROM {{table}} t
  WHERE {{root}} IS NULL AND {{parent}} IS NOT NULL
    AND NOT EXISTS (SELECT 1 FROM {{table}} p WHERE p.{{key}} = t.{{parent}})
- ORDER BY {{key}} LIMIT {_LISTED}"""
+ ORDER BY {{key}} LIMIT {LISTED}"""
 
 _OFFLINE = """\
 DO $look$

@@ -10,7 +10,7 @@ OfRow = Callable[[str], str]
 
 def create_trigger(
     table: str, name: str, event: str, body: str, *, when: str = "", as_owner: bool = False
-) -> tuple[str, str]:
+) -> tuple[str, ...]:
     """
     Give the statements that make a row trigger and its function, both called *name*.
 
@@ -24,13 +24,17 @@ def create_trigger(
         body: The PL/pgSQL of the function.
         when: The condition on which it fires; none is always.
         as_owner: Run it with the rights of the owner: whoever writes to the table may have
-            no right to read or lock it, or be shown a part of its rows only.
+            no right to read or lock it, or be shown a part of its rows only. Nobody else
+            may then make a trigger of the function.
     """
     definer = " SECURITY DEFINER" if as_owner else ""
     condition = f" WHEN (\n  {when}\n)" if when else ""
+    # The right is asked for when a trigger is made, not when it fires.
+    revoke = (f"REVOKE EXECUTE ON FUNCTION {name}() FROM PUBLIC",) if as_owner else ()
     return (
         f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger\n"
         f"LANGUAGE plpgsql{definer} SET search_path FROM CURRENT AS $$\n{body}\n$$",
+        *revoke,
         f"CREATE OR REPLACE TRIGGER {name} {event} ON {table}\n"
         f"FOR EACH ROW{condition} EXECUTE FUNCTION {name}()",
     )

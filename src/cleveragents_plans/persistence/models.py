@@ -233,6 +233,8 @@ def _keep_snapshot_in_place(row: LifecyclePlanModel, old: Any, _initiator: objec
 @event.listens_for(LifecyclePlanModel, "before_update", propagate=True)
 def _move_version(_mapper: object, _connection: object, row: LifecyclePlanModel) -> None:
     # A writer who leaves updated_at alone would not be seen by those who check it.
-    changed = {each.key for each in inspect(row).attrs if each.history.has_changes()}
+    state = inspect(row)
+    # Only what was set can have changed; to ask every attribute takes as long as the flush.
+    changed = {name for name in state.committed_state if state.attrs[name].history.has_changes()}
     if changed and "updated_at" not in changed:
         row.updated_at = time_text(mapping.next_version(row.plan_id, row.updated_at))

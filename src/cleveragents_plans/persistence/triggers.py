@@ -60,12 +60,14 @@ FOR EACH ROW WHEN (
   new.root_plan_id IS NULL
   OR btrim(coalesce(new.automation_profile, ''), E' \\t\\n\\r\\f\\x0B') = ''
 ) EXECUTE FUNCTION v3_plans_fill()"""
+# Or else anybody could make a trigger of the function, and read by it.
+REVOKE = "REVOKE EXECUTE ON FUNCTION v3_plans_fill() FROM PUBLIC"
 FORMER_PATH = "SELECT set_config('search_path', current_setting('evolution.path'), true)"
 
 
 def create_with(table: FromClause) -> None:
     """Let ``create_all`` create, and ``drop_all`` drop, the trigger along with *table*."""
-    for statement in (REMEMBER_PATH, BESIDE, FILL, TRIGGER, FORMER_PATH):
+    for statement in (REMEMBER_PATH, BESIDE, FILL, REVOKE, TRIGGER, FORMER_PATH):
         event.listen(table, "after_create", _on_postgresql(statement))
     drop = _on_postgresql("DROP FUNCTION IF EXISTS v3_plans_fill()")
     event.listen(table, "after_drop", drop)

@@ -5,6 +5,7 @@ INSERT INTO evolution_marker VALUES ('<revision>', '<down>', '<direction>', now(
 ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
 CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WITH NO DATA;
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);
+ALTER TABLE v3_plans_snapshot_archive REPLICA IDENTITY FULL;
 DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans;
 DROP FUNCTION IF EXISTS v3_plans_fill();
 CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
@@ -15,6 +16,7 @@ BEGIN
   RETURN NULL;
 END
 $$;
+REVOKE EXECUTE ON FUNCTION v3_plans_keep() FROM PUBLIC;
 CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot ON v3_plans
 FOR EACH ROW WHEN (
   new.effective_profile_snapshot <> '{}'

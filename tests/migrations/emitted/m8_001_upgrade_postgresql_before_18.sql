@@ -44,13 +44,15 @@ BEGIN
   RETURN new;
 END
 $$;
+REVOKE EXECUTE ON FUNCTION v3_plans_fill() FROM PUBLIC;
 CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW WHEN (
   new.root_plan_id IS NULL
   OR btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B') = ''
 ) EXECUTE FUNCTION v3_plans_fill();
 CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WITH NO DATA;
-CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);;
+CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);
+ALTER TABLE v3_plans_snapshot_archive REPLICA IDENTITY FULL;;
 
 WITH RECURSIVE batch AS MATERIALIZED (
   SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
