@@ -12,10 +12,18 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from alembic.operations import MigrateOperation, Operations
+from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.backfill import BackfillOp
+from cleveragents_plans.evolution.online import run
 from cleveragents_plans.evolution.sqlite_copy import MakeFunction
-from cleveragents_plans.evolution.trees import LISTED, Tree, warn_of_missing
+from cleveragents_plans.evolution.trees import (
+    LISTED,
+    CycleFound,
+    Tree,
+    members_of_cycles,
+    warn_of_missing,
+)
 from cleveragents_plans.evolution.triggers import OfRow, create_trigger
 
 #: A cycle must not hang anybody.
@@ -79,12 +87,15 @@ def _fill_roots(operations: Operations, fill: FillRootsOp) -> int:
     lacking = [f"t.{tree.root} IS NULL", *(one.needs("t") for one in fill.also.values())]
     needs = "\nOR ".join(lacking)
     values = {name: _value(name, one) for name, one in fill.also.items()}
+    context = operations.get_context()
+    # Where a foreign key has seen to it that roots exist, they need not be looked up.
+    sure = not context.as_sql and _has_foreign_key(operations.get_bind(), tree)
     written: int = operations.invoke(
         BackfillOp(
             tree.table,
             key=tree.key,
             needs=needs,
-            update=_update(tree, needs, values),
+            update=_update(tree, needs, values, sure=sure),
             label=fill.label,
             schema=None,
             vacuum=None,
@@ -97,8 +108,15 @@ def _value(column: str, fill: Fill) -> str:
     return f"CASE WHEN {fill.needs('t')}\n    THEN {fill.value('t')} ELSE t.{column} END"
 
 
-def _update(tree: Tree, needs: str, values: Mapping[str, str]) -> str:
+def _has_foreign_key(connection: Connection, tree: Tree) -> bool:
+    wanted = {"table": tree.table, "root": tree.root, "key": tree.key}
+    return bool(run(connection, _FOREIGN_KEY, wanted).scalar_one())
+
+
+def _update(tree: Tree, needs: str, values: Mapping[str, str], *, sure: bool) -> str:
     t, key, parent, root = tree.table, tree.key, tree.parent, tree.root
+    known = f"p.{root}" if sure else f"r.{key}"
+    join = "" if sure else f"\n    LEFT JOIN {t} r ON r.{key} = p.{root}"
     also = "".join(f",\n  {column} = {value}" for column, value in values.items())
     # IS TRUE makes the last subquery a hash table; as a join it would be gone through
     # again for every row.
@@ -112,10 +130,9 @@ WITH RECURSIVE batch AS MATERIALIZED (
     FROM batch b
   UNION ALL
   SELECT up.id, p.{key}, p.{parent}, CAST(coalesce(
-           r.{key}, CASE WHEN p.{key} IS NULL THEN up.at
+           {known}, CASE WHEN p.{key} IS NULL THEN up.at
                          WHEN p.{parent} IS NULL THEN p.{key} END) AS {tree.type}), up.steps + 1
-    FROM up LEFT JOIN {t} p ON p.{key} = up.above
-    LEFT JOIN {t} r ON r.{key} = p.{root}
+    FROM up LEFT JOIN {t} p ON p.{key} = up.above{join}
    WHERE up.root IS NULL AND up.steps < {_MOST_STEPS}
 ), found AS MATERIALIZED (
   SELECT up.id, up.root FROM up WHERE up.root IS NOT NULL
@@ -128,6 +145,16 @@ UPDATE {t} t SET
 FROM found
 WHERE t.{key} = found.id
   AND (t.{root} IS NOT NULL OR (found.root IN (SELECT {key} FROM kept)) IS TRUE)"""
+
+
+_FOREIGN_KEY = """\
+SELECT EXISTS (SELECT FROM pg_constraint c
+ WHERE c.conrelid = to_regclass(%(table)s) AND c.confrelid = c.conrelid AND c.contype = 'f'
+   AND c.convalidated
+   AND c.conkey = ARRAY(SELECT attnum FROM pg_attribute
+                         WHERE attrelid = c.conrelid AND attname = %(root)s)
+   AND c.confkey = ARRAY(SELECT attnum FROM pg_attribute
+                          WHERE attrelid = c.conrelid AND attname = %(key)s))"""
 
 
 def fill_trigger(tree: Tree, name: str, *, also: Mapping[str, Fill]) -> tuple[str, ...]:
@@ -193,6 +220,7 @@ class RootFinder:
 
     def __init__(self, tree: Tree, connection: Any, table: str) -> None:
         self._tree = tree
+        self._table = table
         self._run = connection.cursor().execute
         self._known: dict[bytes, bytes] = {}
         self._missing = 0
@@ -204,14 +232,25 @@ class RootFinder:
             f" WHERE p.{tree.key} = CAST(? AS TEXT)"
         )
 
-    def __call__(self, *arguments: Any) -> bytes | None:
-        """Give the root of a row, by its key and that of its parent; None where there is none."""
+    def __call__(self, *arguments: Any) -> bytes:
+        """
+        Give the root of a row, by its key and that of its parent.
+
+        Raises:
+            CycleFound: The row, or one above it, is its own ancestor.
+        """
         at, above = arguments
         root: bytes | None = None
         passed: list[bytes] = []
-        while root is None and above is not None and len(passed) < _MOST_STEPS:
+        # Brent's way to notice a cycle: one of the rows is kept in mind, ever longer.
+        kept, until = None, 1
+        while root is None and above is not None:
             root = self._known.get(above)
             if root is None:
+                if above == kept:
+                    raise self._cycle(above)
+                if len(passed) == until:
+                    kept, until = above, 2 * until
                 row = self._run(self._above, (above,)).fetchone()
                 if row is None:
                     if not passed:
@@ -220,13 +259,22 @@ class RootFinder:
                 else:
                     passed.append(above)
                     at, (above, root) = above, row
-        if root is None and above is None:
-            root = at
-        if passed and root is not None:
+        root = at if root is None else root
+        if passed:
             if len(self._known) > _REMEMBERED:
                 self._known.clear()
             self._known.update(dict.fromkeys(passed, root))
         return root
+
+    def _cycle(self, found: bytes) -> CycleFound:
+        parent_of = f"SELECT {self._tree.parent} FROM {self._table} WHERE {self._tree.key} = ?"
+        members = [row[0] for row in self._run(members_of_cycles(self._tree, self._table))]
+        # Those that have a root, though one that does not exist, are not among them.
+        return CycleFound.among(
+            self._tree,
+            members or [found.decode(errors="replace")],
+            lambda key: self._run(parent_of, (key,)).fetchone()[0],
+        )
 
     def _note_missing(self, at: bytes, above: bytes) -> None:
         pair = (at.decode(errors="replace"), above.decode(errors="replace"))
@@ -246,7 +294,8 @@ def root_in_copy(tree: Tree) -> tuple[str, dict[str, MakeFunction]]:
     """
     Give the value of the root for ``rebuild_table`` on SQLite, and the function in it.
 
-    Rows that have a root keep it.
+    Rows that have a root keep it. The function raises `CycleFound` for rows that are their
+    own ancestors, and warns of parents that do not exist.
     """
     key, parent = (f"old.{name}" for name in (tree.key, tree.parent))
     value = (

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 from alembic.operations import MigrateOperation, Operations
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import inspect, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.online import session
@@ -53,6 +54,21 @@ class CycleFound(EvolutionError):
         self.table = table
         self.cycles = cycles
 
+    @classmethod
+    def among(cls, tree: Tree, members: Iterable[str], parent_of: Callable[[str], str]) -> Self:
+        """Name the whole cycles that the rows *members* belong to."""
+        cycles: list[list[str]] = []
+        seen: set[str] = set()
+        for current in members:
+            cycle = []
+            while current not in seen:
+                seen.add(current)
+                cycle.append(current)
+                current = parent_of(current)
+            if cycle:
+                cycles.append(cycle)
+        return cls(tree.table, tree.parent, cycles)
+
 
 @Operations.register_operation("look_at_tree")
 class LookAtTreeOp(MigrateOperation):
@@ -67,11 +83,11 @@ class LookAtTreeOp(MigrateOperation):
         Walk up the parent links of every row of *tree* that has no root.
 
         Rows whose walk ends at a row with a root, at a row without parent, or at a
-        parent that does not exist, are fine; the last kind is reported by a warning (on
-        SQLite by the copy, which meets them anyway).
+        parent that does not exist, are fine; the last kind is reported by a warning.
 
-        Reads only: ACCESS SHARE on PostgreSQL for the length of two scans. Offline it
-        becomes a block of the script that raises.
+        Reads only: ACCESS SHARE for the length of two scans. Offline it becomes a block of
+        the script that raises. On SQLite it does nothing: the copy meets all this anyway
+        (see `root_in_copy`), and takes back what was done before it.
 
         Raises:
             CycleFound: A row without root is its own ancestor.
@@ -83,21 +99,28 @@ class LookAtTreeOp(MigrateOperation):
 def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
     names = asdict(look.tree)
     if operations.get_context().as_sql:
-        operations.execute(_OFFLINE.format(**names, members=_MEMBERS.format(**names)))
+        operations.execute(_OFFLINE.format(**names, members=members_of_cycles(look.tree)))
         return
     connection = operations.get_bind()
-    if not inspect(connection).has_table(look.tree.table):
-        return  # a step before this one is to create it
+    # A step before this one may be to create the table.
+    if connection.dialect.name == "sqlite" or not inspect(connection).has_table(look.tree.table):
+        return
     every = Settings.of(operations.get_context().environment_context).report_every
-    with saying(f"looking for cycles in {look.tree.table}", every):
-        members = _members(connection, names)
+    # A hash or merge join would read the whole table again for every level of the walk.
+    with (
+        saying(f"looking for cycles in {look.tree.table}", every),
+        session(connection, enable_hashjoin="off", enable_mergejoin="off"),
+    ):
+        members = connection.execute(text(members_of_cycles(look.tree))).scalars().all()
     if members:
-        raise CycleFound(look.tree.table, look.tree.parent, _cycles(connection, members, names))
-    if connection.dialect.name == "postgresql":
-        with saying(f"looking for missing parents in {look.tree.table}", every):
-            dangling = connection.execute(text(_DANGLING.format(**names))).all()
-        if dangling:
-            warn_of_missing(look.tree, dangling[0].total, [row[:2] for row in dangling])
+        parent_of = text("SELECT {parent} FROM {table} WHERE {key} = :key".format(**names))
+        raise CycleFound.among(
+            look.tree, members, lambda key: connection.execute(parent_of, {"key": key}).scalar_one()
+        )
+    with saying(f"looking for missing parents in {look.tree.table}", every):
+        dangling = connection.execute(text(_DANGLING.format(**names))).all()
+    if dangling:
+        warn_of_missing(look.tree, dangling[0].total, [row[:2] for row in dangling])
 
 
 def warn_of_missing(tree: Tree, total: int, first: Sequence[Sequence[str]]) -> None:
@@ -111,29 +134,10 @@ def warn_of_missing(tree: Tree, total: int, first: Sequence[Sequence[str]]) -> N
     )
 
 
-def _members(connection: Connection, names: dict[str, str]) -> list[str]:
-    query = text(_MEMBERS.format(**names))
-    if connection.dialect.name != "postgresql":
-        return list(connection.execute(query).scalars())
-    # A hash or merge join would read the whole table again for every level of the walk.
-    with session(connection, enable_hashjoin="off", enable_mergejoin="off"):
-        return list(connection.execute(query).scalars())
-
-
-def _cycles(connection: Connection, members: list[str], names: dict[str, str]) -> list[list[str]]:
-    parent_of = text("SELECT {parent} FROM {table} WHERE {key} = :key".format(**names))
-    cycles: list[list[str]] = []
-    seen: set[str] = set()
-    for member in members:
-        cycle = []
-        current = member
-        while current not in seen:
-            seen.add(current)
-            cycle.append(current)
-            current = connection.execute(parent_of, {"key": current}).scalar_one()
-        if cycle:
-            cycles.append(cycle)
-    return cycles
+def members_of_cycles(tree: Tree, table: str | None = None) -> str:
+    """Give the query for rows of each cycle, in *table* if the tree is kept elsewhere just now."""
+    names = asdict(tree)
+    return _MEMBERS.format(**{**names, "table": table or tree.table})
 
 
 # The walk that starts at the smallest key of a cycle meets larger keys only, until it is

@@ -65,10 +65,9 @@ OR t.effective_profile_snapshot IS NULL) ORDER BY plan_id FOR NO KEY UPDATE SKIP
     FROM batch b
   UNION ALL
   SELECT up.id, p.plan_id, p.parent_plan_id, CAST(coalesce(
-           r.plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
+           p.root_plan_id, CASE WHEN p.plan_id IS NULL THEN up.at
                          WHEN p.parent_plan_id IS NULL THEN p.plan_id END) AS text), up.steps + 1
     FROM up LEFT JOIN v3_plans p ON p.plan_id = up.above
-    LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
    WHERE up.root IS NULL AND up.steps < 100000
 ), found AS MATERIALIZED (
   SELECT up.id, up.root FROM up WHERE up.root IS NOT NULL

@@ -9,6 +9,7 @@ import pytest
 
 from cleveragents_plans.evolution import Tree, roots
 from cleveragents_plans.evolution.roots import RootFinder
+from cleveragents_plans.evolution.trees import CycleFound
 
 NODES = Tree("node", key="id", parent="up", root="top")
 
@@ -40,11 +41,21 @@ def test_a_walk_ends_at_a_known_root_at_the_top_and_below_a_parent_that_is_missi
     }  # fmt: skip
 
 
-def test_a_cycle_has_no_root_and_hangs_nobody(connection, monkeypatch):
-    monkeypatch.setattr(roots, "_MOST_STEPS", 1000)
-    fill(connection, ("a", "c", None), ("b", "a", None), ("c", "b", None), ("d", "c", None))
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 100])
+@pytest.mark.parametrize("below", [0, 1, 5])
+def test_a_cycle_hangs_nobody_and_is_named_whole(connection, length, below):
+    ring = [f"r{n:03}" for n in range(length)]
+    tail = [f"t{n:03}" for n in range(below)]
+    fill(connection, *((one, ring[n - 1], None) for n, one in enumerate(ring)))
+    fill(connection, *((one, [*ring[:1], *tail][n], None) for n, one in enumerate(tail)))
+    fill(connection, ("x", "y", None), ("y", "x", None))
+    start = (tail or ring)[-1].encode()
+    parent = connection.execute("SELECT up FROM node WHERE id = CAST(? AS TEXT)", (start,))
 
-    assert set(found(connection, RootFinder(NODES, connection, "node")).values()) == {None}
+    with pytest.raises(CycleFound) as found:
+        RootFinder(NODES, connection, "node")(start, parent.fetchone()[0].encode())
+
+    assert sorted(map(sorted, found.value.cycles)) == sorted([ring, ["x", "y"]])
 
 
 def test_a_row_is_looked_up_once_while_it_is_remembered(connection):
