@@ -164,7 +164,7 @@ class Arguments(JsonObject):
     The order is stored, so it is part of what makes two of them equal.
     """
 
-    __slots__ = ()
+    __slots__ = ("_texts",)
 
     @classmethod
     def from_texts(cls, texts: Iterable[tuple[str, str]]) -> Self:
@@ -183,7 +183,9 @@ class Arguments(JsonObject):
 
     def texts(self) -> tuple[tuple[str, str], ...]:
         """Give each name, in order, with the canonical JSON text of its value."""
-        return tuple((name, _encode(value)) for name, value in self._data.items())
+        if self._canonical is None:
+            self._canonical = self._write()
+        return self._texts
 
     @classmethod
     def _checked_names(cls, data: dict[str, Any]) -> dict[str, Any]:
@@ -194,7 +196,8 @@ class Arguments(JsonObject):
         return data
 
     def _write(self) -> str:
-        return "{" + ",".join(f"{_encode(name)}:{text}" for name, text in self.texts()) + "}"
+        self._texts = tuple((name, _encode(value)) for name, value in self._data.items())
+        return "{" + ",".join(f"{_encode(name)}:{text}" for name, text in self._texts) + "}"
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import Dialect, insert, select
+from sqlalchemy import Dialect, bindparam, insert, null, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -46,12 +45,12 @@ def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
         SnapshotUnreadable: A plan has a snapshot that describes no profile.
     """
     rows = [_with_snapshot(plan) for plan in plans]
-    children = [child_rows(plan) for plan in plans]
+    children = child_rows(*plans)
     try:
         with session.begin_nested():
             _insert(session, PLANS, _parents_first(rows))
-            for table, below in zip(CHILDREN, zip(*children, strict=True), strict=True):
-                _insert(session, table, list(chain.from_iterable(below)))
+            for table, below in zip(CHILDREN, children, strict=True):
+                _insert(session, table, below)
     except IntegrityError as refusal:
         _explain_refusal(session, rows, refusal)
         raise
@@ -65,15 +64,26 @@ def _insert(session: Session, table: Any, rows: Sequence[Row]) -> None:
         connection.execute(insert(table), rows)
         return
     # The values are plain; looking each of them over again would take as long as storing it.
-    statement, in_order = _insert_statement(table, connection.dialect)
+    statement, in_order = _insert_statement(table, connection.dialect, _all_null(rows))
     connection.exec_driver_sql(statement, list(map(in_order, rows) if in_order else rows))
 
 
-@lru_cache(maxsize=32)
+def _all_null(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Name the columns that are NULL in all *rows*."""
+    return tuple(
+        name
+        for name, first in rows[0].items()
+        if first is None and all(row[name] is None for row in rows)
+    )
+
+
+# A driver takes as long for a NULL as for a text, so what is NULL throughout is in the statement.
+@lru_cache(maxsize=256)
 def _insert_statement(
-    table: Any, dialect: Dialect
+    table: Any, dialect: Dialect, nulls: tuple[str, ...]
 ) -> tuple[str, Callable[[Row], tuple[Any, ...]] | None]:
-    compiled: Any = insert(table).compile(dialect=dialect)
+    values = {name: null() if name in nulls else bindparam(name) for name in table.columns.keys()}
+    compiled: Any = insert(table).values(values).compile(dialect=dialect)
     return str(compiled), compiled.positiontup and itemgetter(*compiled.positiontup)
 
 
