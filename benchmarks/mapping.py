@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import argparse
 import gc
-import resource
 import sqlite3
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from operator import attrgetter
 from pathlib import Path
 from statistics import median
@@ -31,14 +29,14 @@ from typing import Any
 import psycopg
 from pydantic import TypeAdapter
 from pydantic_core import from_json
-from sqlalchemy import Engine, delete, event, func, make_url, select
+from sqlalchemy import Engine, delete, event, make_url, select
 from sqlalchemy.orm import Session, selectinload
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import many_plans
 import page
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
-from cleveragents_plans.domain import Invariant, Level, ProjectLink
 from cleveragents_plans.persistence import open_engine
 from cleveragents_plans.persistence.mapping import child_rows, plan_row
 from support.databases import migrate
@@ -50,27 +48,9 @@ PACKAGES = ("sqlalchemy", "pydantic", "psycopg", "sqlmodel", "advanced-alchemy")
 Statement = tuple[str, Any]
 Task = Callable[[], Any]
 
-_BEGAN = datetime(2026, 3, 14, tzinfo=UTC)
 _CHILDREN = ("plan_projects", "plan_arguments", "plan_invariants")
 _IDENTITY = ("plan_id", "parent_plan_id", "root_plan_id", "attempt")
 _A_LIST_OF_PLANS = TypeAdapter(list[Plan])
-
-
-def plans(number: int) -> Iterator[Plan]:
-    """Make *number* plans, each with a project, two arguments and two invariants."""
-    for count in range(number):
-        yield Plan.create(
-            f"team/plan-{count}",
-            description=f"Plan number {count}",
-            project_links=[ProjectLink(project_name=f"local/p{count % 50}", alias="main")],
-            arguments={"target": f"src/{count}", "depth": count % 7},
-            invariants=[
-                Invariant(text="All tests pass"),
-                Invariant(text="No new dependency", source=Level.PROJECT),
-            ],
-            tags=["benchmark"],
-            created_at=_BEGAN + timedelta(seconds=count),
-        )
 
 
 class Bench:
@@ -79,7 +59,7 @@ class Bench:
     def __init__(self, url: str, number: int) -> None:
         self.url = make_url(url)
         self.engine = open_engine(url)
-        self.plans = list(plans(number))
+        self.plans = list(many_plans.plans(number))
 
     def statements_of_a_read(self) -> list[Statement]:
         """Read through the repository once; give the statements that it sent."""
@@ -261,31 +241,6 @@ def table(title: str, taken: dict[str, list[float]], ours: str, goals: dict[str,
     return "\n".join(lines)
 
 
-def stream(url: str, number: int) -> str:
-    """Write *number* plans, go through them all, and say what memory that took."""
-    engine = open_engine(url)
-    with Session(engine) as session:
-        repository = PlanRepository(session)
-        if (session.scalar(select(func.count()).select_from(LifecyclePlanModel)) or 0) < number:
-            repository.add_all(plans(number))
-            session.commit()
-    with Session(engine) as session:
-        began, at_first, seen = perf_counter(), 0, 0
-        for seen, _ in enumerate(PlanRepository(session).stream(), 1):
-            if seen == number // 10:
-                at_first = _peak_memory()
-        seconds = perf_counter() - began
-    engine.dispose()
-    return (
-        f"{engine.dialect.name}: streamed {seen:,} plans in {seconds:.1f} s; peak memory "
-        f"{at_first} MiB after the first tenth, {_peak_memory()} MiB after the last"
-    )
-
-
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
 def compare(url: str, number: int, rounds: int) -> Iterator[str]:
     """Measure reading and writing on one database; give the tables."""
     bench = Bench(url, number)
@@ -331,13 +286,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--plans", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--stream", type=int, default=1_000_000, help="go through so many plans")
-    parser.add_argument("--only-stream", metavar="URL", help="do nothing else, in this database")
+    parser.add_argument(
+        "--stream", type=int, default=1_000_000, help="write and go through so many plans"
+    )
     parser.add_argument("--out", type=Path, default=page.ROOT / "docs")
     options = parser.parse_args()
-    if options.only_stream:
-        print(stream(options.only_stream, options.stream))
-        return
     said = [f"{options.plans:,} plans; {page.machine(PACKAGES)}."]
     with tempfile.TemporaryDirectory() as folder:
         for url in (f"sqlite:///{folder}/plans.db", server().create_database()):
@@ -347,12 +300,11 @@ def main() -> None:
                 said.append(paragraph)
         for url in (f"sqlite:///{folder}/many.db", server().create_database()):
             migrate(url, "head")
-            # Each in a process of its own, whose peak is that of streaming.
-            command = [sys.executable, __file__, "--only-stream", url]
-            command += ["--stream", str(options.stream)]
-            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            print(done.stdout, flush=True)
-            said.append(f"- {done.stdout.strip()}")
+            for task in many_plans.TASKS:
+                command = [sys.executable, many_plans.__file__, task, url, str(options.stream)]
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                said.append(f"- {make_url(url).get_backend_name()}: {done.stdout.strip()}")
+                print(said[-1], flush=True)
     page.write(options.out, "mapping", "\n\n".join(said))
 
 

@@ -95,7 +95,8 @@ def plan_row(plan: Plan) -> Row:
         "updated_at": created_at if unchanged else time_text(plan.updated_at),
         "completed_at": plan.completed_at and time_text(plan.completed_at),
         "execution_environment": plan.execution_environment,
-        "execution_env_priority": plan.execution_env_priority and _word(plan.execution_env_priority),
+        "execution_env_priority": plan.execution_env_priority
+        and _word(plan.execution_env_priority),
         "effective_profile_snapshot": plan.effective_profile_snapshot,
     }
 

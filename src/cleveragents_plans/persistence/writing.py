@@ -82,7 +82,8 @@ def _all_null(rows: Sequence[Row]) -> tuple[str, ...]:
 def _insert_statement(
     table: Any, dialect: Dialect, nulls: tuple[str, ...]
 ) -> tuple[str, Callable[[Row], tuple[Any, ...]] | None]:
-    values = {name: null() if name in nulls else bindparam(name) for name in table.columns.keys()}
+    names = (column.name for column in table.columns)
+    values = {name: null() if name in nulls else bindparam(name) for name in names}
     compiled: Any = insert(table).values(values).compile(dialect=dialect)
     return str(compiled), compiled.positiontup and itemgetter(*compiled.positiontup)
 
