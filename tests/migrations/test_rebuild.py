@@ -17,8 +17,8 @@ from alembic.util import CommandError
 from sqlalchemy import create_engine, event, pool
 
 from cleveragents_plans.evolution.rebuild import RebuildRefused
-from cleveragents_plans.evolution.sqlite_ddl import quote
 from cleveragents_plans.evolution.sqlite_state import Change, TableState
+from cleveragents_plans.evolution.sqlite_tokens import quote
 
 
 class Rebuild:

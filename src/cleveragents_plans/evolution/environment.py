@@ -36,6 +36,7 @@ from cleveragents_plans.evolution.migration_lock import migration_lock
 from cleveragents_plans.evolution.refused import DatabaseRefused
 from cleveragents_plans.evolution.server import refuse_old_server, settle, warn_of_replicas
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.speaking import speaking
 
 log = logging.getLogger("alembic.evolution")
 
@@ -66,7 +67,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
     if engine.dialect.name == "sqlite":
         _refuse_unfit_file(engine.url, target, command, changes)
     told = ""
-    with _speaking(), _in_one_line(target), connected(engine, target) as connection:
+    with speaking(), _in_one_line(target), connected(engine, target) as connection:
         refuse_old_server(connection, target)
         if not changes:
             connection.execution_options(read_only=True)
@@ -107,8 +108,8 @@ def run_offline(url: URL, metadata: MetaData) -> None:
         transaction_per_migration=False,
     )
     context.get_context().impl.static_output(
-        "-- One transaction, set-based: v3_plans is locked until it commits, so stop the\n"
-        "-- application first. Run it with: psql -v ON_ERROR_STOP=1 -f <this file>"
+        "-- One transaction, set-based: what it changes is locked until it commits, so stop\n"
+        "-- the application first. Run it with: psql -v ON_ERROR_STOP=1 -f <this file>"
     )
     with context.begin_transaction():
         context.run_migrations()
@@ -278,32 +279,6 @@ def _interruptible() -> Iterator[None]:
                 raise Interrupted from error
             cause = cause.__cause__ or cause.__context__
         raise
-
-
-@contextmanager
-def _speaking() -> Iterator[None]:
-    """Send what is logged to standard error, unless the application has its own logging."""
-    logger = logging.getLogger("alembic")
-    handlers = (*logger.handlers, *logging.root.handlers)
-    if not all(isinstance(handler, logging.NullHandler) for handler in handlers):
-        yield
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(_worth_telling)
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-def _worth_telling(record: logging.LogRecord) -> bool:
-    # Of what Alembic itself logs, only the steps mean something to an operator.
-    return record.name == log.name or record.getMessage().startswith("Running ")
 
 
 def _named(heads: tuple[str, ...]) -> str:

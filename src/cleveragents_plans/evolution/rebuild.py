@@ -26,14 +26,9 @@ from cleveragents_plans.evolution.sqlite_copy import (
     restore_sequence,
     sequence_of,
 )
-from cleveragents_plans.evolution.sqlite_ddl import (
-    CreateTable,
-    DdlNotUnderstood,
-    fold,
-    quote,
-    tokenize,
-)
+from cleveragents_plans.evolution.sqlite_ddl import CreateTable, DdlNotUnderstood
 from cleveragents_plans.evolution.sqlite_state import Change, Column, TableState, columns_of
+from cleveragents_plans.evolution.sqlite_tokens import fold, quote, tokenize
 
 log = logging.getLogger("alembic.evolution")
 

@@ -12,97 +12,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
 
-# One alternative per kind of token. Comments and quotes without an end reach
-# to the end of the text, as they do in SQLite.
-_LEXEMES = re.compile(
-    r"""
-    (?P<space>   [ \t\n\f\r]+ | --[^\n]* | /\*(?s:.*?)(?:\*/|\Z) )
-  | (?P<string>  [xX]?'(?:[^']|'')*(?:'|\Z) )
-  | (?P<quoted>  "(?:[^"]|"")*(?:"|\Z) | `(?:[^`]|``)*(?:`|\Z) | \[[^\]]*(?:\]|\Z) )
-  | (?P<word>    [A-Za-z_\x80-\U0010ffff][A-Za-z0-9_$\x80-\U0010ffff]* )
-  | (?P<number>  \.?[0-9](?:[eE][+-]|[A-Za-z0-9_.])* )
-  | (?P<sign>    (?s:.) )
-    """,
-    re.VERBOSE,
+from cleveragents_plans.evolution.sqlite_tokens import (
+    Token,
+    closing,
+    fold,
+    quote,
+    same_expression,
+    tokenize,
 )
-
-_UPPER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
 
 _STARTS_A_CONSTRAINT = frozenset({"constraint", "primary", "unique", "check", "foreign"})
 
 
 class DdlNotUnderstood(ValueError):
     """The text is not one this module can change as it was asked to."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """A piece of SQL with a meaning, and where it stands in the text."""
-
-    kind: str
-    text: str
-    start: int
-    end: int
-
-    @property
-    def keyword(self) -> str:
-        """The word in lower case; empty for anything in quotes, which is no keyword."""
-        return fold(self.text) if self.kind == "word" else ""
-
-    @property
-    def name(self) -> str | None:
-        """The identifier this token can be, without its quotes."""
-        if self.kind == "word":
-            return self.text
-        if self.kind == "quoted":
-            closing = self.text[-1]
-            return self.text[1:-1].replace(closing * 2, closing)
-        # SQLite takes 'a' for an identifier where only an identifier can stand.
-        return self.text[1:-1].replace("''", "'") if self.text[0] == "'" else None
-
-
-def fold(name: str) -> str:
-    """Bring *name* to the form in which SQLite compares names: only A to Z lose their case."""
-    return name.translate(_UPPER)
-
-
-def quote(name: str) -> str:
-    """Write *name* so that SQLite reads it as an identifier whatever it contains."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def tokenize(sql: str) -> list[Token]:
-    """Split *sql* into its tokens, leaving out white space and comments."""
-    return [
-        Token(found.lastgroup or "", found.group(), found.start(), found.end())
-        for found in _LEXEMES.finditer(sql)
-        if found.lastgroup != "space"
-    ]
-
-
-def same_expression(one: str, other: str) -> bool:
-    """Tell whether two texts are the same but for white space, comments and outer parentheses."""
-    return _bare(tokenize(one)) == _bare(tokenize(other))
-
-
-def rename_table(expression: str, table: str, replacement: str) -> str:
-    """
-    Make *expression* read *replacement* wherever it names *table*.
-
-    What follows a point is a column, unless the point follows `main`.
-    """
-    tokens = tokenize(expression)
-    for index in reversed(range(len(tokens))):
-        token = tokens[index]
-        if token.kind == "string" or fold(token.name or "") != fold(table):
-            continue
-        after_point = index > 0 and tokens[index - 1].text == "."
-        if after_point and not (index > 1 and fold(tokens[index - 2].name or "") == "main"):
-            continue
-        expression = expression[: token.start] + replacement + expression[token.end :]
-    return expression
 
 
 @dataclass(frozen=True)
@@ -189,7 +113,7 @@ class CreateTable:
         for index, token in enumerate(self._body):
             if token.keyword == "check":
                 rest = self._body[index + 1 :]
-                found.append(self.text[rest[0].start : rest[_closing(rest)].end])
+                found.append(self.text[rest[0].start : rest[closing(rest)].end])
         return found
 
     def add(self, column: str, definition: str) -> CreateTable:
@@ -310,12 +234,6 @@ def _split(tokens: list[Token], start: int) -> tuple[list[_Item], int | None]:
     return items, None
 
 
-def _closing(tokens: list[Token]) -> int:
-    """Find the token that closes the parenthesis which the first one opens, if it opens one."""
-    depths = accumulate((token.text == "(") - (token.text == ")") for token in tokens)
-    return next(place for place, depth in enumerate(depths) if depth == 0)
-
-
 def _not_null(item: _Item) -> int | None:
     """Find NOT NULL; within parentheses the two words are part of an expression."""
     words = [token.keyword for token in item.tokens]
@@ -329,7 +247,7 @@ def _default(item: _Item) -> tuple[int, int] | None:
         if words[place] == "default" and words[place - 1] != "set":
             value = place + 1
             value += item.tokens[value].text in "+-"
-            return place, value + _closing(list(item.tokens[value:])) + 1
+            return place, value + closing(list(item.tokens[value:])) + 1
     return None
 
 
@@ -337,9 +255,3 @@ def _trimmed(text: str) -> str:
     """Cut off what follows the last token: a comment at the end would outlive an undo."""
     tokens = tokenize(text)
     return text[tokens[0].start : tokens[-1].end] if tokens else ""
-
-
-def _bare(tokens: list[Token]) -> list[str]:
-    while len(tokens) > 1 and tokens[0].text == "(" and _closing(tokens) == len(tokens) - 1:
-        tokens = tokens[1:-1]
-    return [token.keyword or token.text for token in tokens]
