@@ -9,8 +9,8 @@ Two processes, so that each has a peak of its own.
 
 from __future__ import annotations
 
+import argparse
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -71,7 +71,7 @@ class Watched:
     def __iter__(self) -> Iterator[Plan]:
         for count, plan in enumerate(self._plans, 1):
             yield plan
-            if count == self._number // 10:
+            if count == -(-self._number // 10):
                 self._at_first = _peak_memory()
 
     def said(self) -> str:
@@ -93,5 +93,9 @@ TASKS = {"write": write, "stream": stream}
 
 
 if __name__ == "__main__":
-    _, task, url, number = sys.argv
-    print(TASKS[task](url, int(number)))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("url")
+    parser.add_argument("number", type=int)
+    given = parser.parse_args()
+    print(TASKS[given.task](given.url, given.number))

@@ -139,24 +139,21 @@ class Bench:
 
         return read
 
-    def floor_write(self) -> Task:
-        """Prepare the same rows for the bare driver."""
-        rows: dict[str, list[dict[str, Any]]] = {
-            "v3_plans": [plan_row(each) for each in self.plans]
-        }
-        rows |= {table: [] for table in _CHILDREN}
-        for plan in self.plans:
-            for table, below in zip(_CHILDREN, child_rows(plan), strict=True):
-                rows[table] += below
+    def floor_write(self, *, nulls_in_statement: bool = False) -> Task:
+        """Prepare the same rows for the bare driver; if wanted, in the repository's statements."""
+        tables = [LifecyclePlanModel.metadata.tables[name] for name in ("v3_plans", *_CHILDREN)]
+        laid_out = [[plan_row(each) for each in self.plans], *child_rows(*self.plans)]
         mark = "?" if self.engine.dialect.name == "sqlite" else "%s"
-        sent = [
-            (
-                f"INSERT INTO {table} ({', '.join(each[0])})"
-                f" VALUES ({', '.join([mark] * len(each[0]))})",
-                [tuple(row.values()) for row in each],
-            )
-            for table, each in rows.items()
-        ]
+        sent = []
+        for table, rows in zip(tables, laid_out, strict=True):
+            nulls = {
+                name
+                for name in rows[0]
+                if nulls_in_statement and all(row[name] is None for row in rows)
+            }
+            marks = ", ".join("NULL" if name in nulls else mark for name in rows[0])
+            values = [tuple(row[name] for name in row if name not in nulls) for row in rows]
+            sent.append((f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES ({marks})", values))
 
         def write() -> None:
             with self.driver() as connection:
@@ -261,6 +258,7 @@ def compare(url: str, number: int, rounds: int) -> Iterator[str]:
     yield table(f"read, {engine}", measure(reading, rounds), "repository", goals)
     writing = {
         "floor: bare driver, executemany": bench.floor_write(),
+        "the same, NULL in the statement": bench.floor_write(nulls_in_statement=True),
         "repository, add_all": bench.write,
         "ORM objects, from_domain": bench.write_objects,
         **{name: rival.write for name, rival in rivals.items()},
@@ -291,7 +289,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=page.ROOT / "docs")
     options = parser.parse_args()
-    said = [f"{options.plans:,} plans; {page.machine(PACKAGES)}."]
+    said = [f"{options.plans:,} plans, {options.rounds} rounds; {page.machine(PACKAGES)}."]
     with tempfile.TemporaryDirectory() as folder:
         for url in (f"sqlite:///{folder}/plans.db", server().create_database()):
             migrate(url, "head")

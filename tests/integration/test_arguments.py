@@ -7,12 +7,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import ValidationError, computed_field
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import Plan
 from cleveragents_plans.domain import BUILT_IN, PlanIdentity
+from cleveragents_plans.persistence import CorruptPlanRow
 from support.plans import a_plan, ulid
 
 EAST = timezone(timedelta(hours=5))
@@ -91,7 +92,7 @@ def test_what_no_listing_can_use_is_refused_at_once(
         ({"limit": True}, TypeError, "limit is True; expected"),
         ({"limit": None}, TypeError, "limit is None; expected"),
         ({"after": 5}, TypeError, "after is 5; expected text"),
-        ({"after": "\0"}, ValueError, "expected text without NUL"),
+        ({"after": "\ud800"}, ValueError, "expected (text without NUL|what a page ended with)"),
     ],
     ids=lambda each: (
         str(each)[:40] if isinstance(each, dict) and each.get("limit") != 10**5000 else ""
@@ -192,6 +193,55 @@ def test_pages_go_on_after_a_corrupt_id_in_lower_case(repository, session):
         assert pages <= 4
 
     assert {each.plan_id for each in told} == {each.lower() for each in LETTERS[:2]}
+
+
+# PostgreSQL holds nothing but text in a column of texts.
+@pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
+@pytest.mark.parametrize(
+    "corrupt",
+    ["CAST(x'3031ff' AS TEXT)", "CAST(x'30310032' AS TEXT)", "x'3031'"],
+    ids=["no UTF-8", "NUL", "bytes"],
+)
+def test_pages_go_on_after_an_id_that_is_no_text(repository, session, corrupt):
+    repository.add_all(root(number) for number in (1, 2, 3))
+    session.connection().exec_driver_sql(
+        f"UPDATE v3_plans SET plan_id = {corrupt}, root_plan_id = {corrupt}"
+        f" WHERE plan_id = '{ulid(2)}'"
+    )
+
+    told, read, after, pages = [], [], None, 0
+    while pages == 0 or after is not None:
+        page = repository.list(after=after, limit=1, on_corrupt=told.append)
+        read += page.plans
+        after, pages = page.next, pages + 1
+
+    assert (pages, [plan.plan_id for plan in read]) == (3, [ulid(1), ulid(3)])
+    assert [type(each) for each in told] == [CorruptPlanRow]
+    assert len([*repository.stream(on_corrupt="skip")]) == 2
+
+
+class Answer(Plan):
+    """A plan that tells one thing more."""
+
+    @computed_field
+    @property
+    def label(self) -> str:
+        """What it is called."""
+        return f"{self.action_name} {self.attempt}"
+
+
+def test_a_class_of_ones_own_may_compute_what_it_tells(repository):
+    plan = Answer(**dict(root()))
+
+    assert dict(repository.add(plan)) == dict(plan)
+
+
+def test_a_value_that_was_never_checked_is_named(repository):
+    with pytest.raises(ValidationError, match=r"arguments"):
+        repository.add(Plan.model_construct(**{**dict(root()), "arguments": [1]}))
+
+    raw = Plan.model_construct(**{**dict(root()), "arguments": {"a": 1}})
+    assert repository.add(raw).arguments == {"a": 1}
 
 
 def test_times_of_any_zone_are_compared_in_utc(repository):

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Engine, event, func, select, text
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.domain import (
     BUILT_IN,
     AutomationProfileRef,
+    Level,
     Phase,
     PlanIdentity,
     ProcessingState,
@@ -97,8 +98,9 @@ def test_a_plan_without_a_snapshot_is_given_that_of_its_profile(repository):
 
 
 def test_a_plan_without_a_snapshot_and_of_an_unknown_profile_is_refused(repository, session):
-    with pytest.raises(UnknownProfile, match="balanced"):
-        repository.add(a_plan(automation_profile=AutomationProfileRef(profile_name="mine")))
+    mine = AutomationProfileRef(profile_name="mine", provenance=Level.PROJECT)
+    with pytest.raises(UnknownProfile, match=r"'mine', named by the project level.*balanced"):
+        repository.add(a_plan(automation_profile=mine))
 
     assert count(session) == 0
 
@@ -392,6 +394,18 @@ def test_a_root_that_others_name_is_not_deleted(repository, session, family):
     assert count(session) == 5
 
 
+def test_a_refused_delete_leaves_what_a_row_object_has_loaded(repository, session, family):
+    relations = [each.class_attribute for each in LifecyclePlanModel.__mapper__.relationships]
+    row = session.get(LifecyclePlanModel, ulid(1), options=map(selectinload, relations))
+
+    with pytest.raises(RootInUse):
+        repository.delete(family["top"])
+    with pytest.raises(PlanChangedMeanwhile):
+        repository.delete(family["top"].model_copy(update={"updated_at": NOON - timedelta(days=1)}))
+
+    assert row.to_domain() == family["top"]
+
+
 def test_deleting_a_plan_in_the_middle_detaches_its_children(repository, family):
     repository.delete(family["left"])
 
@@ -511,6 +525,7 @@ def variety() -> list[Plan]:
         ({"namespace": "team"}, lambda plan: plan.namespace == "team"),
         ({"namespace": None}, lambda plan: True),
         ({"action": "local/test"}, lambda plan: plan.action_name == "local/test"),
+        ({"action": "test"}, lambda plan: plan.action_name == "local/test"),
         (
             {"project": "p1"},
             lambda plan: "p1" in {each.project_name for each in plan.project_links},
@@ -540,6 +555,17 @@ def test_a_filter_lists_the_plans_that_pass_and_no_others(repository, filters, p
 
     assert [*repository.list(**filters).plans] == wanted
     assert [*repository.stream(**filters)] == wanted
+
+
+def test_an_action_that_the_former_release_stored_without_a_namespace_is_that_of_local(
+    repository, session
+):
+    repository.add(root(1))
+    session.execute(text("UPDATE v3_plans SET action_name = 'lint'"))
+
+    assert len(repository.list(action="local/lint").plans) == 1
+    assert len(repository.list(action="lint").plans) == 1
+    assert repository.list(action="team/lint").plans == ()
 
 
 @pytest.mark.parametrize("limit", [1, 5, 24, 25])

@@ -29,7 +29,7 @@ _WIDEST = 10**4300
 _LONGEST_NAME = 255
 
 # Texts that may hold what the parser takes and we do not: NUL, and numbers that overflow
-# to infinity. A match costs a second look, nothing else.
+# to infinity. A match costs a second look, nothing else; so do many brackets, which may be deep.
 _SUSPECT = re.compile(r"\\u0000|[eE]\+?[0-9]{2}|[0-9]{200}")
 
 _encode = JSONEncoder(
@@ -178,7 +178,7 @@ class Arguments(JsonObject):
         for name, text in texts:
             if name in data:
                 raise NotJson(f"$.{name}", "a second argument of this name", "each name once")
-            data[_text(name, "$")] = _parsed_value(text, f"$.{name}")
+            data[_text(name, "$")] = _parsed_value(text, f"$.{name}", 1)
         return cls._over(cls._checked_names(data))
 
     def texts(self) -> tuple[tuple[str, str], ...]:
@@ -207,15 +207,15 @@ def _parsed(text: str) -> dict[str, Any]:
     return data
 
 
-def _parsed_value(text: str, path: str) -> Any:
+def _parsed_value(text: str, path: str, depth: int = 0) -> Any:
     try:
         data = from_json(text, allow_inf_nan=False)
-        suspect = _SUSPECT.search(text)
+        suspect = _SUSPECT.search(text) or text.count("[") + text.count("{") > _DEEPEST - depth
     except (TypeError, ValueError) as error:
         # A TypeError is a text that has no UTF-8 form, or is none.
         raise NotJson(path, f"{_described(text)} ({error})", "a JSON text") from error
     if suspect:
-        _plain(data, path, 0)
+        _plain(data, path, depth)
     return data
 
 
@@ -259,7 +259,8 @@ def _text(value: str, path: str) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             raise NotJson(path, "a lone surrogate", "Unicode text") from error
-    return str(value)
+    # Not str(value): that of an enumeration's member is its name.
+    return str.__str__(value)
 
 
 def _frozen(value: Any) -> JsonValue:

@@ -125,7 +125,7 @@ class UnknownProfile(PlansError, LookupError):
         self.name = name
         self.known = tuple(known)
         self.level = level
-        matches = get_close_matches(name, self.known, n=1)
+        matches = get_close_matches(name.lower(), self.known, n=1)
         self.nearest = matches[0] if matches else None
         super().__init__(name, self.known, level)
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
+from cleveragents_plans.domain.choices import (
+    ProfileChoice,
+    added,
+    invariants_of,
+    items_of,
+    links_of,
+    message_of,
+    or_else,
+    resolved_choice,
+)
 from cleveragents_plans.domain.enums import EnvironmentPriority, Phase, ProcessingState
 from cleveragents_plans.domain.errors import NotEditable, StepNotAllowed, UnknownProfile
 from cleveragents_plans.domain.lifecycle import NEXT_PHASE, STEPS
-from cleveragents_plans.domain.profiles import (
-    BUILT_IN,
-    AutomationProfile,
-    ResolvedProfile,
-    refuse_posing,
-    resolve,
-)
+from cleveragents_plans.domain.profiles import BUILT_IN, SCHEMA_VERSION, ResolvedProfile
 from cleveragents_plans.domain.record import PlanRecord
 from cleveragents_plans.domain.values import (
     Invariant,
@@ -25,11 +29,6 @@ from cleveragents_plans.domain.values import (
     namespace_of,
     new_ulid,
 )
-
-_T = TypeVar("_T")
-
-#: What names a profile: a built-in name, a profile, or one that `resolve` found.
-ProfileChoice = str | AutomationProfile | ResolvedProfile
 
 #: What `evolve` leaves to the verbs, to the repository, or to nobody.
 _NOT_EDITABLE = frozenset(
@@ -97,8 +96,8 @@ class Plan(PlanRecord):
             pydantic.ValidationError: A value cannot be a plan's.
         """
         name = full_name(namespaced_name)
-        resolved = _resolved(profile)
-        now = _or_else(created_at, datetime.now(UTC))
+        resolved = resolved_choice(profile)
+        now = or_else(created_at, datetime.now(UTC))
         return cls(
             identity=PlanIdentity(plan_id=new_ulid() if plan_id is None else plan_id),
             namespaced_name=name,
@@ -114,15 +113,15 @@ class Plan(PlanRecord):
             effective_profile_snapshot=resolved.profile.snapshot(),
             reusable=reusable,
             read_only=read_only,
-            tags=_items(tags),
+            tags=items_of(tags),
             created_by=created_by,
             execution_environment=execution_environment,
             execution_env_priority=execution_env_priority,
             created_at=now,
             updated_at=now,
-            project_links=_links(project_links),
-            arguments=_or_else(arguments, {}),
-            invariants=_invariants(invariants),
+            project_links=links_of(project_links),
+            arguments=or_else(arguments, {}),
+            invariants=invariants_of(invariants),
         )
 
     def spawn(
@@ -156,8 +155,8 @@ class Plan(PlanRecord):
             UnknownProfile: This plan's profile was not recorded, and is no built-in one either.
         """
         self._check("spawn")
-        now = _or_else(created_at, datetime.now(UTC))
-        resolved = self._own_profile() if profile is None else _resolved(profile)
+        now = or_else(created_at, datetime.now(UTC))
+        resolved = self._profile_for_a_child() if profile is None else resolved_choice(profile)
         return type(self)(
             identity=PlanIdentity(
                 plan_id=new_ulid() if plan_id is None else plan_id,
@@ -167,23 +166,37 @@ class Plan(PlanRecord):
             action_name=self.action_name if action_name is None else full_name(action_name),
             description=description,
             definition_of_done=definition_of_done,
-            strategy_actor=_or_else(strategy_actor, self.strategy_actor),
-            execution_actor=_or_else(execution_actor, self.execution_actor),
-            estimation_actor=_or_else(estimation_actor, self.estimation_actor),
-            invariant_actor=_or_else(invariant_actor, self.invariant_actor),
+            strategy_actor=or_else(strategy_actor, self.strategy_actor),
+            execution_actor=or_else(execution_actor, self.execution_actor),
+            estimation_actor=or_else(estimation_actor, self.estimation_actor),
+            invariant_actor=or_else(invariant_actor, self.invariant_actor),
             automation_profile=resolved.ref,
             effective_profile_snapshot=resolved.profile.snapshot(),
             read_only=self.read_only,
-            tags=_items(tags),
-            created_by=_or_else(created_by, self.created_by),
+            tags=items_of(tags),
+            created_by=or_else(created_by, self.created_by),
             execution_environment=self.execution_environment,
             execution_env_priority=self.execution_env_priority,
             created_at=now,
             updated_at=now,
-            project_links=self.project_links if project_links is None else _links(project_links),
-            arguments=_or_else(arguments, {}),
-            invariants=_added(self.invariants, _invariants(invariants)),
+            project_links=self.project_links if project_links is None else links_of(project_links),
+            arguments=or_else(arguments, {}),
+            invariants=added(self.invariants, invariants_of(invariants)),
         )
+
+    def resolved_profile(self) -> ResolvedProfile:
+        """
+        Give the profile that was frozen; if none was, the built-in one that the plan names.
+
+        Raises:
+            UnknownProfile: None was frozen, and it names no built-in one.
+            SnapshotUnreadable: What was frozen describes no profile.
+        """
+        ref = self.automation_profile
+        profile = self.effective_profile or BUILT_IN.get(ref.profile_name)
+        if profile is None:
+            raise UnknownProfile(ref.profile_name, BUILT_IN, ref.provenance)
+        return ResolvedProfile(profile=profile, provenance=ref.provenance)
 
     def begin(self) -> Self:
         """Take up the work of the phase."""
@@ -196,11 +209,9 @@ class Plan(PlanRecord):
         return self._with(processing_state=ProcessingState.COMPLETE)
 
     def fail(self, message: str, details: Mapping[str, Any] | None = None) -> Self:
-        """Record that this try went wrong, and how."""
+        """Record that this try went wrong, and how; ValueError if *message* says nothing."""
         self._check("fail")
-        return self._with(
-            processing_state=ProcessingState.ERRORED, error_message=message, error_details=details
-        )
+        return self._stopped(ProcessingState.ERRORED, message, details)
 
     def retry(self) -> Self:
         """Queue a plan that failed for another try; the error goes with the old one."""
@@ -218,13 +229,9 @@ class Plan(PlanRecord):
         return self._queued(phase=Phase.STRATEGIZE, reversion_count=self.reversion_count + 1)
 
     def constrain(self, message: str, details: Mapping[str, Any] | None = None) -> Self:
-        """Hold the plan back from being applied, and say which rule does."""
+        """Hold the plan back from being applied, by the rule that *message* names, as in `fail`."""
         self._check("constrain")
-        return self._with(
-            processing_state=ProcessingState.CONSTRAINED,
-            error_message=message,
-            error_details=details,
-        )
+        return self._stopped(ProcessingState.CONSTRAINED, message, details)
 
     def resume(self) -> Self:
         """Queue a plan again that was held back, as nothing does any more."""
@@ -264,6 +271,12 @@ class Plan(PlanRecord):
         reason = f"it went back {self.reversion_count} times already" if often else None
         raise StepNotAllowed(self.plan_id, *standing, verb, self.allowed_steps, reason)
 
+    def _profile_for_a_child(self) -> ResolvedProfile:
+        # What an earlier release froze is written out in full by this one, in its own schema.
+        resolved = self.resolved_profile()
+        profile = resolved.profile.model_copy(update={"schema_version": SCHEMA_VERSION})
+        return resolved.model_copy(update={"profile": profile})
+
     def _queued(self, **changes: Any) -> Self:
         return self._with(
             processing_state=ProcessingState.QUEUED,
@@ -272,55 +285,16 @@ class Plan(PlanRecord):
             **changes,
         )
 
+    def _stopped(
+        self, state: ProcessingState, message: str, details: Mapping[str, Any] | None
+    ) -> Self:
+        return self._with(
+            processing_state=state, error_message=message_of(message), error_details=details
+        )
+
     def _finished(self, state: ProcessingState, at: datetime | None) -> Self:
-        return self._with(processing_state=state, completed_at=_or_else(at, datetime.now(UTC)))
+        return self._with(processing_state=state, completed_at=or_else(at, datetime.now(UTC)))
 
     def _with(self, **changes: Any) -> Self:
         # model_copy does not validate; building anew does.
         return type(self)(**{**dict(self), **changes})
-
-    def _own_profile(self) -> ResolvedProfile:
-        ref = self.automation_profile
-        profile = self.effective_profile or BUILT_IN.get(ref.profile_name)
-        if profile is None:
-            raise UnknownProfile(ref.profile_name, BUILT_IN, ref.provenance)
-        return ResolvedProfile(profile=profile, provenance=ref.provenance)
-
-
-def _or_else(given: _T | None, otherwise: _T) -> _T:
-    return otherwise if given is None else given
-
-
-def _resolved(choice: ProfileChoice | None) -> ResolvedProfile:
-    if isinstance(choice, ResolvedProfile):
-        refuse_posing(choice.profile)
-        return choice
-    if isinstance(choice, AutomationProfile):
-        return resolve(plan=choice.name, known={choice.name: choice})
-    return resolve(plan=choice)
-
-
-def _items(items: Any, made: Callable[[Any], Any] = lambda one: one) -> Any:
-    # A lone text would fall apart into its characters, and a mapping into its keys; validation
-    # refuses them, and what has no items at all.
-    if isinstance(items, (str, bytes, Mapping)) or not isinstance(items, Iterable):
-        return items
-    return tuple(map(made, items))
-
-
-def _links(links: Iterable[ProjectLink | str]) -> Any:
-    return _items(links, lambda one: ProjectLink(project_name=one) if isinstance(one, str) else one)
-
-
-def _invariants(invariants: Iterable[Invariant | str]) -> Any:
-    return _items(invariants, lambda one: Invariant(text=one) if isinstance(one, str) else one)
-
-
-def _added(held: tuple[Invariant, ...], given: Any) -> Any:
-    if not isinstance(given, tuple):
-        return given  # for validation to refuse
-    kept = [*held]
-    for one in given:
-        if one not in kept:
-            kept.append(one)
-    return tuple(kept)

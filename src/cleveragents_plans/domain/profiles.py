@@ -22,6 +22,8 @@ from cleveragents_plans.domain.values import Count, Label, Name, Text, Threshold
 
 #: The profile of whoever chose none.
 DEFAULT_PROFILE_NAME: Final = "balanced"
+#: The fields that a profile has in this release.
+SCHEMA_VERSION: Final = "1.0"
 
 
 class SafetyProfile(Value):
@@ -49,7 +51,7 @@ class AutomationProfile(Value):
 
     name: Name
     description: Text = ""
-    schema_version: Label = "1.0"
+    schema_version: Label = SCHEMA_VERSION
 
     decompose_task: Threshold
     create_tool: Threshold

@@ -228,7 +228,8 @@ def full_name(name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"the name is {shown(name)}; expected text like namespace/name")
-    return name if "/" in name else f"local/{name}"
+    text = str.__str__(name)  # not the name of an enumeration's member
+    return text if "/" in text else f"local/{text}"
 
 
 def namespace_of(name: str) -> str:

@@ -11,6 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
+from pydantic import BaseModel
+
 from cleveragents_plans.domain import Plan
 from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.persistence.columns import has_surrogates, time_text
@@ -48,7 +50,16 @@ def plan_of(value: Any) -> Plan:
     """
     if not isinstance(value, Plan):
         raise TypeError(f"plan is {shown(value)}; expected a Plan")
-    return type(value).model_validate(value.model_dump(warnings=False))
+    return type(value).model_validate(_fields(value))
+
+
+def _fields(value: Any) -> Any:
+    # Not model_dump, which serializes, and breaks at what no serializer was made for.
+    if isinstance(value, BaseModel):
+        return {name: _fields(inner) for name, inner in value}
+    if type(value) is tuple:
+        return tuple(map(_fields, value))
+    return value
 
 
 def word_of(name: str, words: type[_Word], value: Any) -> _Word:

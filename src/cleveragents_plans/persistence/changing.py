@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import delete, func, inspect, select
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -42,13 +42,12 @@ from cleveragents_plans.persistence.models import (
 from cleveragents_plans.persistence.reading import among, is_broken_text, one, root_of
 from cleveragents_plans.persistence.sessions import PLANS, check_foreign_keys, execute
 
+_T = TypeVar("_T")
+
 _NOT_SERIALIZABLE = "40001"
 _CHILD_MODELS: tuple[type[Base], ...] = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
-_PLACE_AND_VERSION = load_only(
-    LifecyclePlanModel.parent_plan_id,
-    LifecyclePlanModel.root_plan_id,
-    LifecyclePlanModel.updated_at,
-)
+_PLACE = ("parent_plan_id", "root_plan_id", "updated_at")
+_PLACE_AND_VERSION = load_only(*(getattr(LifecyclePlanModel, name) for name in _PLACE))
 _WITH_CHILDREN = tuple(
     selectinload(getattr(LifecyclePlanModel, relation)) for relation in ChildRows._fields
 )
@@ -65,6 +64,8 @@ def save_plan(session: Session, plan: Plan) -> Plan:
         SnapshotIsFrozen: Its snapshot is another than the stored one.
         CorruptPlanRow: Its row cannot be read any more.
     """
+    # What the session has not sent yet is a write as well: it is not dropped, but counts.
+    session.flush()
     row = _stored(session, plan, *_WITH_CHILDREN)
     row.to_domain()  # what somebody has broken since is not written over
     if row.effective_profile_snapshot != plan.effective_profile_snapshot:
@@ -90,8 +91,13 @@ def delete_plan(session: Session, plan: Plan) -> None:
     check_foreign_keys(session)
     # Without its children: those that are loaded would be deleted before the plan, which
     # whoever saves it locks first.
-    row = _stored(session, plan, _PLACE_AND_VERSION)
+    session.flush()  # see `save_plan`
+    # Looked at first, as reading a row object anew drops what its holder has loaded.
+    place = select(*(PLANS.c[name] for name in _PLACE)).where(PLANS.c.plan_id == plan.plan_id)
+    with _legible(session, plan):
+        _as_read(plan, execute(session, place).one_or_none())
     _refuse_root_in_use(session, plan.plan_id)
+    row = _stored(session, plan, _PLACE_AND_VERSION)
     try:
         with _losing(session, plan):
             session.delete(row)
@@ -165,22 +171,32 @@ def _refuse_root_in_use(session: Session, plan_id: str) -> None:
 
 
 def _stored(session: Session, plan: Plan, *options: ORMOption) -> LifecyclePlanModel:
-    # What the session has not sent yet is a write as well: it is not dropped, but counts.
-    session.flush()
-    read = time_text(plan.updated_at)
-    try:
+    with _legible(session, plan):
         row = session.get(LifecyclePlanModel, plan.plan_id, options=options, populate_existing=True)
-    except OperationalError as error:
-        if is_broken_text(error):
-            one(session, plan.plan_id)  # says which text it is
-        raise
+    return _as_read(plan, row)
+
+
+def _as_read(plan: Plan, row: _T | None) -> _T:
+    """Refuse what is not as *plan* was read; *row* has at least its place and version."""
+    found: Any = row
+    read = time_text(plan.updated_at)
     if row is None:
         raise PlanNotStored(plan.plan_id, read)
     place = (plan.parent_plan_id, plan.root_plan_id)
     # A plan whose parent was deleted is another one too, though nobody wrote to it.
-    if row.updated_at != read or (row.parent_plan_id, row.root_plan_id) != place:
+    if found.updated_at != read or (found.parent_plan_id, found.root_plan_id) != place:
         raise PlanChangedMeanwhile(plan.plan_id, read)
     return row
+
+
+@contextmanager
+def _legible(session: Session, plan: Plan) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        if is_broken_text(error):
+            one(session, plan.plan_id)  # says which text it is
+        raise
 
 
 def _replace_children(session: Session, row: LifecyclePlanModel, children: ChildRows) -> None:

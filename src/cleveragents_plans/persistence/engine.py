@@ -174,8 +174,9 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
     """
     Give a view of *engine* for transactions that only read.
 
-    On SQLite they begin without asking for the write lock, and see one state of the
-    file while others write. On PostgreSQL they are READ ONLY.
+    On SQLite they begin without asking for the write lock, and see one state of the file
+    while others write (``PRAGMA query_only``). On PostgreSQL they are READ ONLY. Whatever
+    writes is refused by the database, with SQLAlchemy's own error.
     """
     return engine.execution_options(read_only=True, postgresql_readonly=True)
 
@@ -203,4 +204,6 @@ def _send(driver_connection: Any, statement: str) -> None:
 
 def _begin(connection: Connection) -> None:
     read_only = connection.get_execution_options().get("read_only", False)
+    # Each time, since the connection may have come back from a view that only reads.
+    _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -37,7 +36,7 @@ from cleveragents_plans.persistence.expectations import expected_at
 Row = dict[str, Any]
 
 # The same as `.value`, which is a function in Python.
-_word = attrgetter("_value_")
+_word = str.__str__
 
 _CHILD_TABLES = ("plan_projects", "plan_arguments", "plan_invariants")
 
@@ -53,8 +52,9 @@ class ChildRows(NamedTuple):
 def plan_row(plan: Plan) -> Row:
     """Lay *plan* out as its row in ``v3_plans``, by column."""
     identity, created_at = plan.identity, time_text(plan.created_at)
-    # A new plan has one time twice, and writing it takes as long as ten other columns.
-    unchanged = plan.updated_at == plan.created_at
+    # A new plan has one time twice, and writing it takes as long as ten other columns. Python
+    # calls the two times of an hour that comes twice equal.
+    unchanged = plan.updated_at == plan.created_at and plan.updated_at.fold == plan.created_at.fold
     return {
         "plan_id": identity.plan_id,
         "parent_plan_id": identity.parent_plan_id,

@@ -35,7 +35,8 @@ class LifecyclePlanModel(Base):
     One row per plan.
 
     Attributes hold what the columns hold, text for JSON and times; `to_domain` reads them.
-    What was not loaded with the row raises when it is touched: no query is hidden.
+    Child rows that were not loaded with the row raise when they are touched. Only what a commit
+    expired is read again then, as SQLAlchemy does it: by one query for the row.
 
     A flush that changes a column, or puts rows into `projects`, `arguments` or `invariants` or
     takes them out, moves `updated_at` on, unless the writer set it: whoever read the plan before

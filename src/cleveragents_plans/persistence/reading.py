@@ -15,13 +15,16 @@ from typing import Any, Literal, TypedDict
 
 from sqlalchemy import (
     ColumnElement,
+    LargeBinary,
     Row,
     Select,
     Text,
     any_,
     bindparam,
+    cast,
     exists,
     func,
+    literal,
     select,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -29,7 +32,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, Plan, ProcessingState
+from cleveragents_plans.domain.errors import shown
+from cleveragents_plans.domain.values import full_name
 from cleveragents_plans.persistence.arguments import text_of, time_of, word_of
+from cleveragents_plans.persistence.columns import has_surrogates
 from cleveragents_plans.persistence.errors import (
     CorruptPlanRow,
     PlanChangedMeanwhile,
@@ -61,7 +67,9 @@ class Filters(TypedDict, total=False):
 
     phase: Phase | None
     state: ProcessingState | None
+    #: The namespace itself, without its server.
     namespace: str | None
+    #: The action's name; without a namespace it is that of ``local``.
     action: str | None
     #: The name of a project that the plan works on.
     project: str | None
@@ -87,7 +95,7 @@ def conditions(filters: Filters) -> Iterator[ColumnElement[bool]]:
             PLANS.c.processing_state == word_of(name, ProcessingState, it).value
         ),
         "namespace": lambda name, it: PLANS.c.namespace == text_of(name, it),
-        "action": lambda name, it: PLANS.c.action_name == text_of(name, it),
+        "action": lambda name, it: PLANS.c.action_name.in_(_spellings(text_of(name, it))),
         "project": lambda name, it: exists().where(
             of_plan, link.c.project_name == text_of(name, it)
         ),
@@ -101,9 +109,27 @@ def conditions(filters: Filters) -> Iterator[ColumnElement[bool]]:
             yield known[name](name, value)
 
 
-def come_after(after: str) -> ColumnElement[bool]:
-    """Say that a plan comes after *after*, an id in lower or upper case."""
-    upper: Any = after.upper()
+def _spellings(name: str) -> set[str]:
+    # The former release may have left the namespace out.
+    full = full_name(name)
+    return {full, full.removeprefix("local/")}
+
+
+def come_after(session: Session, after: str | bytes) -> ColumnElement[bool]:
+    """
+    Say that a plan comes after *after*, an id in lower or upper case, or what a page ended with.
+
+    Raises:
+        TypeError: It is neither text nor bytes.
+        ValueError: It is what this database can have nowhere.
+    """
+    if not on_postgresql(session):
+        # What no driver sends as text, and SQLite may hold all the same.
+        if isinstance(after, bytes):
+            return PLANS.c.plan_id > literal(after, LargeBinary)
+        if isinstance(after, str) and ("\0" in after or has_surrogates(after)):
+            return PLANS.c.plan_id > cast(literal(_bytes_of(after), LargeBinary), Text)
+    upper: Any = text_of("after", after).upper()
     if after == upper:
         return PLANS.c.plan_id > after
     # A corrupt row can have an id in lower case; after it comes what is after just this.
@@ -240,3 +266,10 @@ def is_broken_text(error: OperationalError) -> bool:
 
 def _escaped(data: bytes) -> str:
     return data.decode(errors="surrogateescape")
+
+
+def _bytes_of(escaped: str) -> bytes:
+    try:
+        return escaped.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError(f"after is {shown(escaped)}; expected what a page ended with") from None

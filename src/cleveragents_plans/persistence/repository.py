@@ -24,8 +24,9 @@ class Page(NamedTuple):
     """A part of a listing, and where the next one begins."""
 
     plans: tuple[Plan, ...]
-    #: What to give as *after* for the next page; None after the last one.
-    next: str | None
+    #: What to give as *after* for the next page; None after the last one. It is the id of the
+    #: last row, which SQLite may hold as bytes if it cannot be read.
+    next: str | bytes | None
 
 
 class PlanRepository:
@@ -201,7 +202,7 @@ class PlanRepository:
     def list(
         self,
         *,
-        after: str | None = None,
+        after: str | bytes | None = None,
         limit: int = 100,
         on_corrupt: OnCorrupt = "raise",
         **filters: Unpack[Filters],
@@ -228,7 +229,7 @@ class PlanRepository:
         most = arguments.limit_of(limit)
         query = select(PLANS).where(*reading.conditions(filters)).order_by(PLANS.c.plan_id)
         if after is not None:
-            query = query.where(reading.come_after(arguments.text_of("after", after)))
+            query = query.where(reading.come_after(self._session, after))
         rows = reading.rows_of(self._session, query.limit(most + 1))
         page = rows[:most]
         return Page(

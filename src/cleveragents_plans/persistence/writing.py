@@ -17,7 +17,7 @@ from sqlalchemy import Dialect, bindparam, insert, null, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from cleveragents_plans.domain import Plan, resolve
+from cleveragents_plans.domain import Plan
 from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.persistence.errors import (
     PlanAlreadyStored,
@@ -30,6 +30,7 @@ from cleveragents_plans.persistence.sessions import PLANS, connection_of, execut
 
 _RELATED = ("parent_plan_id", "root_plan_id")
 _PRIMARY_KEY = "pk_v3_plans"
+_MANY = 50
 
 
 def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
@@ -69,7 +70,10 @@ def _insert(session: Session, table: Any, rows: Sequence[Row]) -> None:
 
 
 def _all_null(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Name the columns that are NULL in all *rows*."""
+    """Name the columns that are NULL in all of many *rows*."""
+    # Of few rows, compiling one more statement takes longer than it saves.
+    if len(rows) < _MANY:
+        return ()
     return tuple(
         name
         for name, first in rows[0].items()
@@ -93,8 +97,7 @@ def _with_snapshot(plan: Plan) -> Row:
         raise TypeError(f"plans has {shown(plan)}; expected Plans")
     row = plan_row(plan)
     if plan.effective_profile is None:
-        profile = resolve(plan=plan.automation_profile.profile_name).profile
-        row["effective_profile_snapshot"] = profile.snapshot()
+        row["effective_profile_snapshot"] = plan.resolved_profile().profile.snapshot()
     return row
 
 

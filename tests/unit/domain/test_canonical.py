@@ -3,6 +3,7 @@ import json
 import math
 import pickle
 from decimal import Decimal
+from enum import Enum
 
 import pytest
 from hypothesis import given
@@ -130,6 +131,28 @@ def test_a_value_that_is_too_deep_is_refused():
 
     with pytest.raises(NotJson, match="more than 100 levels"):
         JsonObject({"deep": deep})
+
+
+def test_a_text_that_is_too_deep_is_refused_when_it_is_read():
+    deep = "[" * 99 + "]" * 99
+
+    assert Arguments.from_texts([("deep", deep)]) == Arguments({"deep": json.loads(deep)})
+    assert JsonObject.from_text(f'{{"a": "{"[" * 200}"}}')["a"] == "[" * 200
+    with pytest.raises(NotJson, match="more than 100 levels"):
+        Arguments.from_texts([("deep", f"[{deep}]")])
+    with pytest.raises(NotJson, match="more than 100 levels"):
+        JsonObject.from_text(f'{{"deep": [{deep}]}}')
+
+
+class Color(str, Enum):  # noqa: UP042  what others still write, and whose str() is its name
+    """A text that has a name besides."""
+
+    RED = "red"
+
+
+def test_a_member_of_an_enumeration_is_kept_as_its_text():
+    assert JsonObject({Color.RED: [Color.RED]}).canonical == '{"red":["red"]}'
+    assert Arguments({Color.RED: Color.RED}).texts() == (("red", '"red"'),)
 
 
 def test_a_value_as_deep_as_allowed_is_read_again_as_an_argument():

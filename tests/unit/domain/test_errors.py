@@ -46,6 +46,7 @@ def test_an_unknown_profile_says_who_named_it_and_what_was_probably_meant():
         "unknown automation profile 'trustd', named by the project level;"
         " did you mean 'trusted'? known: manual, trusted"
     )
+    assert UnknownProfile("TRUSTED", ["manual", "trusted"]).nearest == "trusted"
     assert str(UnknownProfile("zzz", ["manual"])) == (
         "unknown automation profile 'zzz'; known: manual"
     )

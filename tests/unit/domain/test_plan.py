@@ -526,6 +526,15 @@ def test_a_child_keeps_to_the_profile_that_its_parent_was_created_under():
     assert parent.spawn().effective_profile == custom_profile()
 
 
+def test_a_child_of_a_plan_of_another_release_has_this_releases_snapshot():
+    parent = a_plan(effective_profile_snapshot='{"name":"cautious","schema_version":"0.9","x":1}')
+    child = parent.spawn()
+
+    assert parent.effective_profile.schema_version == "0.9"
+    assert json.loads(child.effective_profile_snapshot)["schema_version"] == "1.0"
+    assert {*json.loads(child.effective_profile_snapshot)} == {*AutomationProfile.model_fields}
+
+
 def test_a_child_of_an_unrecorded_parent_has_a_full_snapshot_nevertheless():
     parent = a_plan(automation_profile={"profile_name": "ci", "provenance": "global"})
     child = parent.spawn()
@@ -633,6 +642,16 @@ def test_a_plan_that_is_held_back_says_by_what():
     assert (held.error_message, held.error_details) == ("Not on Fridays", {"day": 5})
     assert held.resume().error_message is None
     assert held.attempt == held.resume().attempt
+
+
+@pytest.mark.parametrize(
+    ("message", "error"), [(None, TypeError), ("", ValueError), (" ", ValueError)]
+)
+def test_what_goes_wrong_is_said_in_words(message, error):
+    with pytest.raises(error, match=f"the message is {message!r}"):
+        a_plan().fail(message)
+    with pytest.raises(error, match=f"the message is {message!r}"):
+        a_plan("apply", "processing").constrain(message)
 
 
 @pytest.mark.parametrize("verb", [Plan.apply, Plan.cancel])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -196,6 +197,16 @@ def test_no_arguments_and_no_objects_are_told_from_empty_ones():
 )
 def test_a_time_is_stored_in_utc_with_a_fixed_width(moment, text):
     assert time_text(moment) == text
+
+
+def test_the_two_times_of_an_hour_that_comes_twice_are_stored_as_two():
+    berlin = ZoneInfo("Europe/Berlin")
+    first = datetime(2026, 10, 25, 2, 30, tzinfo=berlin)
+    fields = {**dict(a_plan()), "created_at": first, "updated_at": first.replace(fold=1)}
+
+    row = plan_row(Plan.model_construct(**fields))
+
+    assert (row["created_at"][11:16], row["updated_at"][11:16]) == ("00:30", "01:30")
 
 
 def test_a_negative_zero_is_stored_as_zero():
