@@ -199,15 +199,17 @@ def test_pages_go_on_after_a_corrupt_id_in_lower_case(repository, session):
 @pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
 @pytest.mark.parametrize(
     "corrupt",
-    ["CAST(x'3031ff' AS TEXT)", "CAST(x'30310032' AS TEXT)", "x'3031'"],
+    ["CAST(x'3031ff{}' AS TEXT)", "CAST(x'303100{}' AS TEXT)", "x'3031{}'"],
     ids=["no UTF-8", "NUL", "bytes"],
 )
 def test_pages_go_on_after_an_id_that_is_no_text(repository, session, corrupt):
-    repository.add_all(root(number) for number in (1, 2, 3))
-    session.connection().exec_driver_sql(
-        f"UPDATE v3_plans SET plan_id = {corrupt}, root_plan_id = {corrupt}"
-        f" WHERE plan_id = '{ulid(2)}'"
-    )
+    repository.add_all(root(number) for number in (1, 2, 3, 4))
+    for number in (2, 3):
+        broken = corrupt.format(30 + number)
+        session.connection().exec_driver_sql(
+            f"UPDATE v3_plans SET plan_id = {broken}, root_plan_id = {broken}"
+            f" WHERE plan_id = '{ulid(number)}'"
+        )
 
     told, read, after, pages = [], [], None, 0
     while pages == 0 or after is not None:
@@ -215,8 +217,8 @@ def test_pages_go_on_after_an_id_that_is_no_text(repository, session, corrupt):
         read += page.plans
         after, pages = page.next, pages + 1
 
-    assert (pages, [plan.plan_id for plan in read]) == (3, [ulid(1), ulid(3)])
-    assert [type(each) for each in told] == [CorruptPlanRow]
+    assert (pages, [plan.plan_id for plan in read]) == (4, [ulid(1), ulid(4)])
+    assert [type(each) for each in told] == [CorruptPlanRow] * 2
     assert len([*repository.stream(on_corrupt="skip")]) == 2
 
 
