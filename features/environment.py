@@ -129,6 +129,7 @@ def before_all(context: Any) -> None:
 def before_scenario(context: Any, scenario: Any) -> None:
     tags = scenario.effective_tags
     if context.active_tags.should_skip_with_tags(tags):
+        # Rules that only one engine has; behave runs once for each, and counts these as skipped.
         scenario.skip("for another engine")
         return
     for tag in tags:

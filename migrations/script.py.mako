@@ -22,9 +22,11 @@ depends_on = ${repr(depends_on)}
 
 def upgrade() -> None:
     """<What it does, in one sentence>."""
+    ## A revision that nobody has filled in must not pass for one that was applied.
     ${upgrades if upgrades else "raise NotImplementedError"}
 
 
 def downgrade() -> None:
     """<How it is undone, in one sentence>."""
+    ## Likewise.
     ${downgrades if downgrades else "raise NotImplementedError"}

@@ -139,6 +139,7 @@ class DatabaseLibrary:
         """Skip the test on other engines than *engine*."""
         found = self._beside.get_backend_name() if self._beside else "none"
         if found != engine:
+            # What only one engine can show; said in the report instead of passing unseen.
             BuiltIn().skip(f"for {engine} only")
 
     # What is in it

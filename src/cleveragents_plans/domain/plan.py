@@ -153,6 +153,7 @@ class Plan(PlanRecord):
         Raises:
             StepNotAllowed: This plan is applied or cancelled.
             UnknownProfile: This plan's profile was not recorded, and is no built-in one either.
+            SnapshotUnreadable: What this plan has recorded describes no profile.
         """
         self._check("spawn")
         now = or_else(created_at, datetime.now(UTC))
@@ -209,7 +210,14 @@ class Plan(PlanRecord):
         return self._with(processing_state=ProcessingState.COMPLETE)
 
     def fail(self, message: str, details: Mapping[str, Any] | None = None) -> Self:
-        """Record that this try went wrong, and how; ValueError if *message* says nothing."""
+        """
+        Record that this try went wrong, and how.
+
+        Raises:
+            StepNotAllowed: The plan is neither queued nor processing.
+            TypeError: *message* is no text.
+            ValueError: *message* says nothing, or *details* are no JSON.
+        """
         self._check("fail")
         return self._stopped(ProcessingState.ERRORED, message, details)
 
@@ -229,7 +237,14 @@ class Plan(PlanRecord):
         return self._queued(phase=Phase.STRATEGIZE, reversion_count=self.reversion_count + 1)
 
     def constrain(self, message: str, details: Mapping[str, Any] | None = None) -> Self:
-        """Hold the plan back from being applied, by the rule that *message* names, as in `fail`."""
+        """
+        Hold the plan back from being applied, by the rule that *message* names.
+
+        Raises:
+            StepNotAllowed: The plan is not processing in the apply phase.
+            TypeError: *message* is no text.
+            ValueError: *message* says nothing, or *details* are no JSON.
+        """
         self._check("constrain")
         return self._stopped(ProcessingState.CONSTRAINED, message, details)
 
