@@ -128,7 +128,7 @@ def alembic(url: str, *arguments: str) -> Run:
 
 def former_release(url: str, plans: int) -> None:
     """Write *plans* plans of the former release, in a process of its own."""
-    script = ROOT / "benchmarks" / "former_release.py"
+    script = ROOT / "tests" / "support" / "former_release.py"
     command = [sys.executable, str(script), "--url", url, "--plans", str(plans), "--seed", "1"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

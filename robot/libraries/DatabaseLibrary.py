@@ -29,9 +29,9 @@ from cleveragents_plans import (
 from cleveragents_plans.cli import chain_config
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "benchmarks")]
-from former_release import true_roots, write_former_release  # noqa: E402  found only now
+sys.path.insert(0, str(ROOT / "tests"))
 from support import postgres  # noqa: E402  likewise
+from support.former_release import true_roots, write_former_release  # noqa: E402  found only now
 from support.rows import database_hash, schema_dump  # noqa: E402  likewise
 
 _PLANS = 2_000

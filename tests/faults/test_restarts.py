@@ -9,10 +9,10 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from former_release import write_former_release
 from support import postgres
 from support.databases import ENGINES, migrate, roll_back
 from support.faults import FORMER, NEW, Migration, State, one_clear_line
+from support.former_release import write_former_release
 from support.online import client
 
 PLANS = 3_000

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from former_release import write_former_release
 from support.databases import ENGINES, empty_database, migrate
 from support.faults import FORMER, NEW, Migration
 from support.former_clients import FormerClients
+from support.former_release import write_former_release
 from support.online import client, meanwhile
 
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]

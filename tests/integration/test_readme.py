@@ -37,7 +37,7 @@ def test_the_python_lines_give_what_is_shown(tmp_path: Path, monkeypatch: pytest
 def test_the_commands_print_what_is_shown(tmp_path: Path):
     folder = tmp_path / "work"
     folder.mkdir()
-    for name in ("alembic.ini", "migrations", "benchmarks", "src"):
+    for name in ("alembic.ini", "migrations", "tests", "src"):
         (folder / name).symlink_to(ROOT / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "DATABASE_URL": "", "NO_COLOR": "1"}

@@ -20,8 +20,8 @@ import pytest
 from sqlalchemy import Engine, NullPool, event
 
 from cleveragents_plans import open_engine
-from former_release import write_former_release
 from support.databases import ENGINES, empty_database, migrate, roll_back
+from support.former_release import write_former_release
 
 FORMER = "m4_003_plan_env_columns"
 EMITTED = Path(__file__).parent / "emitted"

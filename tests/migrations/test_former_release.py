@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-import former_release
-from former_release import UnfitDatabaseError, true_roots, write_former_release
-from former_rows import BLANK_PROFILES, DEEP, TEXTS, WIDE
+from support import former_release
 from support.databases import migrate
+from support.former_release import UnfitDatabaseError, true_roots, write_former_release
+from support.former_rows import BLANK_PROFILES, DEEP, TEXTS, WIDE
 from support.rows import database_hash
 
 PLANS = 3_000

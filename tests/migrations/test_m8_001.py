@@ -16,8 +16,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
-from former_release import true_roots, write_former_release
 from support.databases import ENGINES, empty_database, migrate, roll_back
+from support.former_release import true_roots, write_former_release
 from support.rows import database_hash, schema_dump
 
 FORMER = "m4_003_plan_env_columns"

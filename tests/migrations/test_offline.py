@@ -10,9 +10,9 @@ from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import make_url
 
-from former_release import write_former_release
 from support import postgres
 from support.databases import chain, empty_database, migrate, roll_back
+from support.former_release import write_former_release
 from support.rows import database_hash, schema_dump
 
 FORMER = "m4_003_plan_env_columns"

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from former_release import write_former_release
 from support import postgres
 from support.databases import ROOT, migrate, roll_back
+from support.former_release import write_former_release
 from support.rows import Entry, database_hash, schema_dump
 
 #: The schema of the former release, and that of this one.

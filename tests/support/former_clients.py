@@ -14,8 +14,8 @@ from typing import Any
 
 import psycopg
 
-from former_release import true_roots
-from former_rows import COLUMNS
+from support.former_release import true_roots
+from support.former_rows import COLUMNS
 from support.online import client
 
 _TIME = "2026-03-14T00:05:32.000000+00:00"

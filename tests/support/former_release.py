@@ -7,7 +7,7 @@ never knew their root, plans whose parent is gone, text in any script. They are
 written by plain SQL, because the models of today describe the schema of today.
 Equal arguments give equal rows.
 
-    python benchmarks/former_release.py --url sqlite:///old.db --plans 30000 --seed 1
+    python tests/support/former_release.py --url sqlite:///old.db --plans 30000 --seed 1
 """
 
 from __future__ import annotations
@@ -28,7 +28,18 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from former_rows import ACTIONS, COLUMNS, KINDS, Row, action, correction, plans_of
+if __name__ == "__main__":  # run by its path, as the README does
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from support.former_rows import (
+    ACTIONS,
+    COLUMNS,
+    KINDS,
+    Row,
+    action,
+    correction,
+    plans_of,
+)
 
 REVISION = "m4_003_plan_env_columns"
 
@@ -165,7 +176,7 @@ def _prepare(engine: Engine, url: str) -> None:
         elif tables:
             raise UnfitDatabaseError(f"other tables ({', '.join(sorted(tables)[:3])})")
     if revision is None:
-        ini = Path(__file__).resolve().parents[1] / "alembic.ini"
+        ini = Path(__file__).resolve().parents[2] / "alembic.ini"
         command.upgrade(Config(ini, attributes={"url": url}), REVISION)
 
 
