@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cleveragents_plans.domain.canonical import Arguments, JsonObject, canonical_json
 from cleveragents_plans.domain.enums import EnvironmentPriority, Level, Phase, ProcessingState
 from cleveragents_plans.domain.errors import (
     BadProfileFile,
@@ -15,6 +14,7 @@ from cleveragents_plans.domain.errors import (
     StepNotAllowed,
     UnknownProfile,
 )
+from cleveragents_plans.domain.json_values import Arguments, JsonObject, canonical_json
 from cleveragents_plans.domain.plan import Plan
 from cleveragents_plans.domain.profile_files import load_profiles
 from cleveragents_plans.domain.profiles import (
@@ -26,7 +26,8 @@ from cleveragents_plans.domain.profiles import (
     SafetyProfile,
     resolve,
 )
-from cleveragents_plans.domain.values import Invariant, PlanIdentity, ProjectLink, new_ulid
+from cleveragents_plans.domain.types import Invariant, PlanIdentity, ProjectLink
+from cleveragents_plans.domain.ulid import new_ulid
 
 __all__ = [
     "BUILT_IN",

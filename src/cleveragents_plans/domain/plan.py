@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from cleveragents_plans.domain.choices import (
+from cleveragents_plans.domain.enums import EnvironmentPriority, Phase, ProcessingState
+from cleveragents_plans.domain.errors import NotEditable, StepNotAllowed, UnknownProfile
+from cleveragents_plans.domain.fields import PlanRecord
+from cleveragents_plans.domain.inputs import (
     ProfileChoice,
     added,
     invariants_of,
@@ -16,19 +19,16 @@ from cleveragents_plans.domain.choices import (
     or_else,
     resolved_choice,
 )
-from cleveragents_plans.domain.enums import EnvironmentPriority, Phase, ProcessingState
-from cleveragents_plans.domain.errors import NotEditable, StepNotAllowed, UnknownProfile
 from cleveragents_plans.domain.lifecycle import NEXT_PHASE, STEPS
 from cleveragents_plans.domain.profiles import BUILT_IN, SCHEMA_VERSION, ResolvedProfile
-from cleveragents_plans.domain.record import PlanRecord
-from cleveragents_plans.domain.values import (
+from cleveragents_plans.domain.types import (
     Invariant,
     PlanIdentity,
     ProjectLink,
     full_name,
     namespace_of,
-    new_ulid,
 )
+from cleveragents_plans.domain.ulid import new_ulid
 
 #: What `evolve` leaves to the verbs, to the repository, or to nobody.
 _NOT_EDITABLE = frozenset(

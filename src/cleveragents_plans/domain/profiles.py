@@ -9,7 +9,6 @@ from typing import Any, Final, Self
 
 from pydantic import StrictBool, ValidationError
 
-from cleveragents_plans.domain.canonical import JsonObject, canonical_json
 from cleveragents_plans.domain.enums import Level
 from cleveragents_plans.domain.errors import (
     NotJson,
@@ -18,7 +17,8 @@ from cleveragents_plans.domain.errors import (
     UnknownProfile,
     shown,
 )
-from cleveragents_plans.domain.values import Count, Label, Name, Text, Threshold, Usd, Value
+from cleveragents_plans.domain.json_values import JsonObject, canonical_json
+from cleveragents_plans.domain.types import Count, Label, Name, Text, Threshold, Usd, Value
 
 #: The profile of whoever chose none.
 DEFAULT_PROFILE_NAME: Final = "balanced"

@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session, aliased
 
 from cleveragents_plans.domain import Plan
 from cleveragents_plans.domain.errors import shown
-from cleveragents_plans.persistence import arguments, changing, reading
+from cleveragents_plans.persistence import parameters, queries, updates
 from cleveragents_plans.persistence.errors import NotARoot, PlanNotFound
-from cleveragents_plans.persistence.reading import Filters, OnCorrupt
+from cleveragents_plans.persistence.inserts import insert_plans
+from cleveragents_plans.persistence.queries import Filters, OnCorrupt
 from cleveragents_plans.persistence.sessions import PLANS, check_foreign_keys
-from cleveragents_plans.persistence.writing import insert_plans
 
 _BATCH = 1000
 
@@ -60,7 +60,7 @@ class PlanRepository:
             SnapshotUnreadable: It has a snapshot that describes no profile.
             pydantic.ValidationError: It was built without validation, and is not valid.
         """
-        checked = arguments.plan_of(plan)
+        checked = parameters.plan_of(plan)
         self.add_all([checked])
         return self.get(checked.plan_id)
 
@@ -95,7 +95,7 @@ class PlanRepository:
             PlanNotFound: There is none with this id.
             CorruptPlanRow: Its row cannot be read.
         """
-        return reading.one(self._session, arguments.plan_id_of("plan_id", plan_id))
+        return queries.one(self._session, parameters.plan_id_of("plan_id", plan_id))
 
     def save(self, plan: Plan) -> Plan:
         """
@@ -112,7 +112,7 @@ class PlanRepository:
             CorruptPlanRow: Its row cannot be read any more.
             pydantic.ValidationError: It was built without validation, and is not valid.
         """
-        return changing.save_plan(self._session, arguments.plan_of(plan))
+        return updates.save_plan(self._session, parameters.plan_of(plan))
 
     def delete(self, plan: Plan) -> None:
         """
@@ -126,7 +126,7 @@ class PlanRepository:
             PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
             PlanNotStored: It never was stored, or somebody deleted it.
         """
-        changing.delete_plan(self._session, arguments.plan_of(plan))
+        updates.delete_plan(self._session, parameters.plan_of(plan))
 
     def delete_tree(self, root_plan_id: str) -> int:
         """
@@ -140,8 +140,8 @@ class PlanRepository:
             NotARoot: The plan belongs to the tree of another root.
             RootInUse: Somebody added a plan to the tree meanwhile.
         """
-        wanted = arguments.plan_id_of("root_plan_id", root_plan_id)
-        return changing.delete_tree(self._session, wanted)
+        wanted = parameters.plan_id_of("root_plan_id", root_plan_id)
+        return updates.delete_tree(self._session, wanted)
 
     def children(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
         """
@@ -151,15 +151,15 @@ class PlanRepository:
             PlanNotFound: There is no such plan.
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
-        wanted = arguments.plan_id_of("plan_id", plan_id)
-        arguments.check_on_corrupt(on_corrupt)
+        wanted = parameters.plan_id_of("plan_id", plan_id)
+        parameters.check_on_corrupt(on_corrupt)
         root = select(PLANS.c.root_plan_id).where(PLANS.c.plan_id == wanted).scalar_subquery()
         query = select(PLANS).where(PLANS.c.root_plan_id == root, PLANS.c.parent_plan_id == wanted)
         query = query.order_by(PLANS.c.plan_id)
-        rows = reading.rows_of(self._session, query)
+        rows = queries.rows_of(self._session, query)
         if not rows:
-            reading.root_of(self._session, wanted)
-        return tuple(reading.plans(self._session, query, rows, on_corrupt))
+            queries.root_of(self._session, wanted)
+        return tuple(queries.plans(self._session, query, rows, on_corrupt))
 
     def tree(self, root_plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
         """
@@ -170,13 +170,13 @@ class PlanRepository:
             NotARoot: The plan belongs to the tree of another root.
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
-        wanted = arguments.plan_id_of("root_plan_id", root_plan_id)
-        arguments.check_on_corrupt(on_corrupt)
+        wanted = parameters.plan_id_of("root_plan_id", root_plan_id)
+        parameters.check_on_corrupt(on_corrupt)
         query = select(PLANS).where(PLANS.c.root_plan_id == wanted).order_by(PLANS.c.plan_id)
-        rows = reading.rows_of(self._session, query)
+        rows = queries.rows_of(self._session, query)
         if not any(row.plan_id == wanted for row in rows):
-            raise NotARoot(wanted, reading.root_of(self._session, wanted))
-        return tuple(reading.plans(self._session, query, rows, on_corrupt))
+            raise NotARoot(wanted, queries.root_of(self._session, wanted))
+        return tuple(queries.plans(self._session, query, rows, on_corrupt))
 
     def ancestors(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
         """
@@ -186,9 +186,9 @@ class PlanRepository:
             PlanNotFound: There is no such plan.
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
-        arguments.check_on_corrupt(on_corrupt)
+        parameters.check_on_corrupt(on_corrupt)
         query, rows = self._above(plan_id, PLANS)
-        return tuple(reading.plans(self._session, query, rows, on_corrupt))
+        return tuple(queries.plans(self._session, query, rows, on_corrupt))
 
     def depth(self, plan_id: str) -> int:
         """
@@ -225,15 +225,15 @@ class PlanRepository:
             ValueError: An argument is out of range, or a time has no zone.
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
-        arguments.check_on_corrupt(on_corrupt)
-        most = arguments.limit_of(limit)
-        query = select(PLANS).where(*reading.conditions(filters)).order_by(PLANS.c.plan_id)
+        parameters.check_on_corrupt(on_corrupt)
+        most = parameters.limit_of(limit)
+        query = select(PLANS).where(*queries.conditions(filters)).order_by(PLANS.c.plan_id)
         if after is not None:
-            query = query.where(reading.come_after(self._session, after))
-        rows = reading.rows_of(self._session, query.limit(most + 1))
+            query = query.where(queries.come_after(self._session, after))
+        rows = queries.rows_of(self._session, query.limit(most + 1))
         page = rows[:most]
         return Page(
-            tuple(reading.plans(self._session, query, page, on_corrupt)),
+            tuple(queries.plans(self._session, query, page, on_corrupt)),
             page[-1].plan_id if len(rows) > most else None,
         )
 
@@ -246,8 +246,8 @@ class PlanRepository:
         Raises:
             As `list`; what is wrong with the arguments at once.
         """
-        arguments.check_on_corrupt(on_corrupt)
-        tuple(reading.conditions(filters))
+        parameters.check_on_corrupt(on_corrupt)
+        tuple(queries.conditions(filters))
         return self._pages(on_corrupt, filters)
 
     def _pages(self, on_corrupt: OnCorrupt, filters: Filters) -> Iterator[Plan]:
@@ -260,7 +260,7 @@ class PlanRepository:
                 return
 
     def _above(self, plan_id: str, *columns: Any) -> tuple[Select[Any], Sequence[Any]]:
-        wanted = arguments.plan_id_of("plan_id", plan_id)
+        wanted = parameters.plan_id_of("plan_id", plan_id)
         up = (
             select(PLANS.c.plan_id, PLANS.c.parent_plan_id)
             .where(PLANS.c.plan_id == wanted)
@@ -275,7 +275,7 @@ class PlanRepository:
             )
         )
         query = select(*columns).join(up, PLANS.c.plan_id == up.c.plan_id)
-        found = {row.plan_id: row for row in reading.rows_of(self._session, query)}
+        found = {row.plan_id: row for row in queries.rows_of(self._session, query)}
         at = found.pop(wanted, None)
         if at is None:
             raise PlanNotFound(wanted)

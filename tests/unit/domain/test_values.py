@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from cleveragents_plans.domain import Invariant, Level, PlanIdentity, ProjectLink, new_ulid
-from cleveragents_plans.domain.values import (
+from cleveragents_plans.domain.types import (
     Label,
     Name,
     Namespace,
@@ -152,7 +152,7 @@ def test_an_id_begins_with_the_time_in_milliseconds():
 
 def test_ids_grow_even_when_the_clock_goes_back(monkeypatch):
     before = new_ulid()
-    monkeypatch.setattr("cleveragents_plans.domain.values.time_ns", lambda: 0)
+    monkeypatch.setattr("cleveragents_plans.domain.ulid.time_ns", lambda: 0)
 
     assert before < new_ulid() < new_ulid()
 
@@ -175,7 +175,7 @@ def test_threads_never_make_the_same_id():
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_a_forked_process_makes_ids_of_its_own(monkeypatch):
     new_ulid()
-    monkeypatch.setattr("cleveragents_plans.domain.values.time_ns", lambda: 0)
+    monkeypatch.setattr("cleveragents_plans.domain.ulid.time_ns", lambda: 0)
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -33,8 +33,7 @@ from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, Plan, ProcessingState
 from cleveragents_plans.domain.errors import shown
-from cleveragents_plans.domain.values import full_name
-from cleveragents_plans.persistence.arguments import text_of, time_of, word_of
+from cleveragents_plans.domain.types import full_name
 from cleveragents_plans.persistence.columns import has_surrogates
 from cleveragents_plans.persistence.errors import (
     CorruptPlanRow,
@@ -47,6 +46,7 @@ from cleveragents_plans.persistence.models import (
     PlanInvariantModel,
     PlanProjectModel,
 )
+from cleveragents_plans.persistence.parameters import text_of, time_of, word_of
 from cleveragents_plans.persistence.sessions import PLANS, connection_of, execute, on_postgresql
 
 CHILDREN = (

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
 
-from cleveragents_plans.domain.canonical import Arguments, JsonObject
 from cleveragents_plans.domain.enums import EnvironmentPriority, Phase, ProcessingState
 from cleveragents_plans.domain.errors import SnapshotIsFrozen, SnapshotUnreadable
+from cleveragents_plans.domain.json_values import Arguments, JsonObject
 from cleveragents_plans.domain.lifecycle import (
     FINAL_STATES,
     MOST_REVERSIONS,
@@ -18,7 +18,7 @@ from cleveragents_plans.domain.lifecycle import (
     STEPS,
 )
 from cleveragents_plans.domain.profiles import AutomationProfile, AutomationProfileRef
-from cleveragents_plans.domain.values import (
+from cleveragents_plans.domain.types import (
     Count,
     Invariant,
     Name,

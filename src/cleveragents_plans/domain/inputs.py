@@ -12,7 +12,7 @@ from cleveragents_plans.domain.profiles import (
     refuse_posing,
     resolve,
 )
-from cleveragents_plans.domain.values import Invariant, ProjectLink
+from cleveragents_plans.domain.types import Invariant, ProjectLink
 
 _T = TypeVar("_T")
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from secrets import randbits
-from threading import Lock
-from time import time_ns
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -29,7 +25,6 @@ from pydantic_core import CoreSchema, core_schema
 from cleveragents_plans.domain.enums import Level
 from cleveragents_plans.domain.errors import shown
 
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _LARGEST_INTEGER = 2**31 - 1
 
 # An own type check, since str_schema fails on a lone surrogate with a bare
@@ -235,34 +230,3 @@ def full_name(name: str) -> str:
 def namespace_of(name: str) -> str:
     """Give the namespace within *name*, without the server: `local` if it names none."""
     return full_name(name).partition("/")[0].rpartition(":")[2]
-
-
-def _ulid_source() -> Callable[[], str]:
-    lock = Lock()
-    last = 0
-
-    def forget() -> None:
-        # A forked child must neither wait for its parent's lock nor repeat its ids.
-        nonlocal lock, last
-        lock, last = Lock(), 0
-
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=forget)
-
-    def next_ulid() -> str:
-        nonlocal last
-        with lock:
-            now = time_ns() // 1_000_000 << 80 | randbits(80)
-            last = max(now, last + 1)
-            number = last
-        return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -5, -5))
-
-    return next_ulid
-
-
-_next_ulid = _ulid_source()
-
-
-def new_ulid() -> str:
-    """Make a ULID that is greater than every one that this process made before."""
-    return _next_ulid()

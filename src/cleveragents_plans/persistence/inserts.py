@@ -25,7 +25,7 @@ from cleveragents_plans.persistence.errors import (
     RelatedPlanMissing,
 )
 from cleveragents_plans.persistence.mapping import Row, child_rows, plan_row
-from cleveragents_plans.persistence.reading import CHILDREN, among
+from cleveragents_plans.persistence.queries import CHILDREN, among
 from cleveragents_plans.persistence.sessions import PLANS, connection_of, execute
 
 _RELATED = ("parent_plan_id", "root_plan_id")

@@ -39,7 +39,7 @@ from cleveragents_plans.persistence.models import (
     PlanInvariantModel,
     PlanProjectModel,
 )
-from cleveragents_plans.persistence.reading import among, is_broken_text, one, root_of
+from cleveragents_plans.persistence.queries import among, is_broken_text, one, root_of
 from cleveragents_plans.persistence.sessions import PLANS, check_foreign_keys, execute
 
 _T = TypeVar("_T")
