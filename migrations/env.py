@@ -12,7 +12,7 @@ from pathlib import Path
 from alembic import context
 from alembic.util import CommandError
 
-from cleveragents_plans.evolution.environment import run_offline, run_online
+from cleveragents_plans.evolution.runner.environment import run_offline, run_online
 from cleveragents_plans.persistence import (
     Base,
     DatabaseUrlError,

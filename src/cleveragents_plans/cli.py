@@ -19,7 +19,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 
 from cleveragents_plans import __version__
-from cleveragents_plans.evolution.errors import Interrupted
+from cleveragents_plans.evolution.runner.environment import Interrupted
 
 
 def chain_location() -> Path:

@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import BackfillStuck, WrongDialect
+from cleveragents_plans.evolution.errors import WrongDialect
+from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
 from support.online import client, meanwhile, revision, script
 
 ROWS = 3000

@@ -14,8 +14,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans.evolution.errors import LockNotObtained, TransactionNotOurs, WrongDialect
-from cleveragents_plans.evolution.online import online
+from cleveragents_plans.evolution.errors import TransactionNotOurs, WrongDialect
+from cleveragents_plans.evolution.postgresql.connection import online
+from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from support.online import Probe, client, meanwhile, revision, script
 
 STRANGE = """SELECT '%' a, '100%%' b, ':x' c, '{"a":1}' d, E'\\\\' e, ':1'::text f"""

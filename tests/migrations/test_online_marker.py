@@ -8,9 +8,9 @@ from io import StringIO
 import pytest
 from alembic import command
 
-from cleveragents_plans.evolution.errors import InterruptedRun, TransactionNotOurs, WrongDialect
-from cleveragents_plans.evolution.marker import Marker, read_marker
-from cleveragents_plans.evolution.online import online
+from cleveragents_plans.evolution.errors import TransactionNotOurs, WrongDialect
+from cleveragents_plans.evolution.postgresql.connection import online
+from cleveragents_plans.evolution.runner.unfinished import InterruptedRun, Marker, read_marker
 from support.online import client, revision, script
 from support.tiny_chain import FIRST, LAST, MIDDLE, tiny_chain
 

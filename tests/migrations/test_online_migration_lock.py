@@ -15,13 +15,12 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans.evolution.errors import (
+from cleveragents_plans.evolution.errors import TransactionNotOurs, WrongDialect
+from cleveragents_plans.evolution.runner.connection_errors import NoConnection
+from cleveragents_plans.evolution.runner.migration_lock import (
     MigrationLockNotObtained,
-    NoConnection,
-    TransactionNotOurs,
-    WrongDialect,
+    migration_lock,
 )
-from cleveragents_plans.evolution.migration_lock import migration_lock
 from cleveragents_plans.evolution.settings import Settings
 from support.online import client, meanwhile
 from support.tiny_chain import tiny_chain

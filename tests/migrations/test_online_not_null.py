@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import LockNotObtained, NullsRemain, WrongDialect
+from cleveragents_plans.evolution.errors import WrongDialect
+from cleveragents_plans.evolution.postgresql.constraints import NullsRemain
+from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from support.online import Probe, client, revision, script
 
 LEFTOVERS = {

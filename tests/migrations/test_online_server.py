@@ -11,9 +11,8 @@ from alembic.util import CommandError
 from sqlalchemy import NullPool, create_engine, make_url
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from cleveragents_plans.evolution.errors import SessionNotOurs
-from cleveragents_plans.evolution.migration_lock import migration_lock
-from cleveragents_plans.evolution.server import settle
+from cleveragents_plans.evolution.postgresql.server import settle
+from cleveragents_plans.evolution.runner.migration_lock import SessionNotOurs, migration_lock
 from support import postgres
 from support.databases import ENGINES, migrate, roll_back
 from support.online import client

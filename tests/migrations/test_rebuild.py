@@ -16,9 +16,9 @@ from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import create_engine, event, pool
 
-from cleveragents_plans.evolution.rebuild import RebuildRefused
-from cleveragents_plans.evolution.sqlite_state import Change, TableState
-from cleveragents_plans.evolution.sqlite_tokens import quote
+from cleveragents_plans.evolution.sqlite.rebuild import RebuildRefused
+from cleveragents_plans.evolution.sqlite.table_state import Change, TableState
+from cleveragents_plans.evolution.sqlite.tokens import quote
 
 
 class Rebuild:

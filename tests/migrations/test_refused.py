@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.refused import DatabaseRefused
+from cleveragents_plans.evolution.runner.statement_errors import DatabaseRefused
 from support.online import client, revision
 
 

@@ -19,10 +19,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans.evolution import backfill, locks, marker, not_null
-
-#: What registers the operations.
-REGISTERED = (backfill, locks, marker, not_null)
+import cleveragents_plans.evolution  # noqa: F401  registers the operations
 
 
 @contextmanager

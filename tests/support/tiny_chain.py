@@ -14,10 +14,11 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans.evolution import backfill, locks, marker, not_null
-from cleveragents_plans.evolution.environment import connected
-from cleveragents_plans.evolution.errors import clear_errors
-from cleveragents_plans.evolution.migration_lock import migration_lock
+import cleveragents_plans.evolution
+from cleveragents_plans.evolution.runner.environment import connected
+from cleveragents_plans.evolution.runner.connection_errors import clear_errors
+from cleveragents_plans.evolution.runner import unfinished
+from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.evolution.settings import Settings
 
 attributes = context.config.attributes
@@ -27,7 +28,7 @@ options = {
 }
 if context.is_offline_mode():
     context.configure(dialect_name="postgresql", literal_binds=True, **options)
-    marker.starting_point(context.get_context())
+    unfinished.starting_point(context.get_context())
     with context.begin_transaction():
         context.run_migrations()
 else:
@@ -38,7 +39,7 @@ else:
         migration_lock(connection, Settings.of(context)),
     ):
         context.configure(connection=connection, **options)
-        marker.go_from(context.get_context(), marker.starting_point(context.get_context()))
+        unfinished.go_from(context.get_context(), unfinished.starting_point(context.get_context()))
         with context.begin_transaction():
             context.run_migrations()
 """

@@ -9,7 +9,22 @@ from typing import Any, Protocol, Self
 
 from alembic.config import Config
 
-from cleveragents_plans.evolution.errors import BadSetting
+from cleveragents_plans.evolution.errors import EvolutionError
+
+
+class BadSetting(EvolutionError):
+    """
+    A setting has a value that cannot be used.
+
+    Attributes:
+        name: The setting.
+        found: Its value.
+    """
+
+    def __init__(self, name: str, found: object, expected: str) -> None:
+        super().__init__(f"the setting {name} is {found!r}; expected {expected}")
+        self.name = name
+        self.found = found
 
 
 class _HasConfig(Protocol):

@@ -7,16 +7,16 @@ from alembic.util import CommandError
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
-from cleveragents_plans.evolution.errors import (
-    BackfillStuck,
-    LockNotObtained,
-    MigrationLockNotObtained,
+from cleveragents_plans.evolution.errors import sqlstate
+from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
+from cleveragents_plans.evolution.postgresql.blockers import Blocker
+from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
+from cleveragents_plans.evolution.runner.connection_errors import (
     NoConnection,
     clear_errors,
     clear_opening,
-    sqlstate,
 )
-from cleveragents_plans.evolution.waiting import Blocker
+from cleveragents_plans.evolution.runner.migration_lock import MigrationLockNotObtained
 
 IDLE = Blocker(12, "AccessShareLock", "idle in transaction", "shop", 61.2, "SELECT 1")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.dialects import postgresql
 
-from cleveragents_plans.evolution.online import qualified, write_sql
+from cleveragents_plans.evolution.postgresql.connection import qualified, write_sql
 from support.online import script
 
 

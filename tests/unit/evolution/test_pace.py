@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cleveragents_plans.evolution.pace import Pace
+from cleveragents_plans.evolution.postgresql.throttle import Pace
 
 
 def test_batches_that_are_too_quick_grow_and_come_to_rest_at_the_wanted_time():

@@ -8,7 +8,7 @@ from io import StringIO
 
 import pytest
 
-from cleveragents_plans.evolution.progress import Progress, saying
+from cleveragents_plans.evolution.reporting import Progress, saying
 
 
 class Terminal(StringIO):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cleveragents_plans.evolution.ranges import KeyRange, Missed
+from cleveragents_plans.evolution.postgresql.ranges import KeyRange, Missed
 
 
 def test_a_range_without_ends_is_everything():

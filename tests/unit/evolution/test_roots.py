@@ -7,9 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from cleveragents_plans.evolution import Tree, roots
-from cleveragents_plans.evolution.roots import RootFinder
-from cleveragents_plans.evolution.trees import CycleFound
+from cleveragents_plans.evolution import Tree
+from cleveragents_plans.evolution.recipes import roots
+from cleveragents_plans.evolution.recipes.parent_trees import CycleFound
+from cleveragents_plans.evolution.recipes.roots import RootFinder
 
 NODES = Tree("node", key="id", parent="up", root="top")
 

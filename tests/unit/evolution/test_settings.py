@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 from alembic.config import Config
 
-from cleveragents_plans.evolution.errors import BadSetting
-from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.settings import BadSetting, Settings
 
 
 def chosen(*x, **attributes):

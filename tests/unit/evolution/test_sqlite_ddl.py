@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleveragents_plans.evolution.sqlite_ddl import CreateTable, DdlNotUnderstood
-from cleveragents_plans.evolution.sqlite_tokens import (
+from cleveragents_plans.evolution.sqlite.create_table import CreateTable, DdlNotUnderstood
+from cleveragents_plans.evolution.sqlite.tokens import (
     fold,
     quote,
     rename_table,

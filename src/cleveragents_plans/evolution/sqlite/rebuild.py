@@ -18,7 +18,7 @@ from itertools import count, pairwise
 
 from alembic.operations import MigrateOperation, Operations
 
-from cleveragents_plans.evolution.sqlite_copy import (
+from cleveragents_plans.evolution.sqlite.copy_rows import (
     MakeFunction,
     RebuildRefused,
     SqliteTable,
@@ -26,9 +26,9 @@ from cleveragents_plans.evolution.sqlite_copy import (
     restore_sequence,
     sequence_of,
 )
-from cleveragents_plans.evolution.sqlite_ddl import CreateTable, DdlNotUnderstood
-from cleveragents_plans.evolution.sqlite_state import Change, Column, TableState, columns_of
-from cleveragents_plans.evolution.sqlite_tokens import fold, quote, tokenize
+from cleveragents_plans.evolution.sqlite.create_table import CreateTable, DdlNotUnderstood
+from cleveragents_plans.evolution.sqlite.table_state import Change, Column, TableState, columns_of
+from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 
 log = logging.getLogger("alembic.evolution")
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 import itertools
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import BackfillStuck, listed, sqlstate
-from cleveragents_plans.evolution.locks import ANY_LOCK, IN_THE_WAY
-from cleveragents_plans.evolution.online import (
+from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, Patience, blockers
+from cleveragents_plans.evolution.postgresql.connection import (
     online,
     qualified,
     require_postgresql,
@@ -27,11 +27,45 @@ from cleveragents_plans.evolution.online import (
     session,
     write_sql,
 )
-from cleveragents_plans.evolution.pace import Pace, Throttle
-from cleveragents_plans.evolution.progress import Progress, saying
-from cleveragents_plans.evolution.ranges import KeyRange, Missed
+from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, IN_THE_WAY
+from cleveragents_plans.evolution.postgresql.ranges import KeyRange, Missed
+from cleveragents_plans.evolution.postgresql.throttle import Pace, Throttle
+from cleveragents_plans.evolution.reporting import Progress, saying
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.waiting import Patience, blockers
+
+
+class BackfillStuck(EvolutionError):
+    """
+    Rows still need to be written, and none could be for too long.
+
+    Attributes:
+        table: The table.
+        left: How many rows need it.
+        keys: Some of them.
+        waited: For how many seconds none was written.
+        blockers: Who holds locks on the table.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        left: int,
+        keys: Sequence[object],
+        waited: float,
+        blockers: Sequence[Blocker],
+    ) -> None:
+        shown = ", ".join(str(key) for key in keys)
+        super().__init__(
+            f"{left} rows of {table} still have to be written, and for {waited:.0f} s none could "
+            f"be, such as {shown}; perhaps in the way: {listed(blockers)}; end what locks the "
+            f"rows, and {AGAIN}"
+        )
+        self.table = table
+        self.left = left
+        self.keys = tuple(keys)
+        self.waited = waited
+        self.blockers = tuple(blockers)
+
 
 # A parent that is deleted meanwhile (23503) is somebody in the way, too.
 _TRY_AGAIN = IN_THE_WAY | {"23503"}

@@ -8,7 +8,7 @@ from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.locks import ShortLockOp
+from cleveragents_plans.evolution.postgresql.locks import ShortLockOp
 
 
 class RowsInTheWay(EvolutionError):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from alembic.operations import MigrateOperation, Operations
 
-from cleveragents_plans.evolution.backfill import BackfillOp
-from cleveragents_plans.evolution.locks import ShortLockOp
-from cleveragents_plans.evolution.triggers import create_trigger
+from cleveragents_plans.evolution.postgresql.backfill import BackfillOp
+from cleveragents_plans.evolution.postgresql.locks import ShortLockOp
+from cleveragents_plans.evolution.postgresql.triggers import create_trigger
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError, sqlstate
-from cleveragents_plans.evolution.online import qualified, run
+from cleveragents_plans.evolution.postgresql.connection import qualified, run
 
 log = logging.getLogger("alembic.evolution")
 

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 
-from cleveragents_plans.evolution.backfill import BackfillOp
-from cleveragents_plans.evolution.online import run
-from cleveragents_plans.evolution.sqlite_copy import MakeFunction
-from cleveragents_plans.evolution.trees import (
+from cleveragents_plans.evolution.postgresql.backfill import BackfillOp
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.triggers import OfRow, create_trigger
+from cleveragents_plans.evolution.recipes.parent_trees import (
     LISTED,
     CycleFound,
     Tree,
     members_of_cycles,
     warn_of_missing,
 )
-from cleveragents_plans.evolution.triggers import OfRow, create_trigger
+from cleveragents_plans.evolution.sqlite.copy_rows import MakeFunction
 
 #: A cycle must not hang anybody.
 _MOST_STEPS = 100_000

@@ -23,22 +23,34 @@ from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from cleveragents_plans.evolution.errors import (
-    EvolutionError,
-    Interrupted,
-    MigrationLockNotObtained,
+from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
+from cleveragents_plans.evolution.postgresql.server import (
+    refuse_old_server,
+    settle,
+    warn_of_replicas,
+)
+from cleveragents_plans.evolution.reporting import speaking
+from cleveragents_plans.evolution.runner.connection_errors import (
     NoConnection,
     clear_errors,
     clear_opening,
 )
-from cleveragents_plans.evolution.marker import go_from, starting_point
-from cleveragents_plans.evolution.migration_lock import migration_lock
-from cleveragents_plans.evolution.refused import DatabaseRefused
-from cleveragents_plans.evolution.server import refuse_old_server, settle, warn_of_replicas
+from cleveragents_plans.evolution.runner.migration_lock import (
+    MigrationLockNotObtained,
+    migration_lock,
+)
+from cleveragents_plans.evolution.runner.statement_errors import DatabaseRefused
+from cleveragents_plans.evolution.runner.unfinished import go_from, starting_point
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.speaking import speaking
 
 log = logging.getLogger("alembic.evolution")
+
+
+class Interrupted(EvolutionError):
+    """Somebody pressed Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__(f"interrupted; to go on, {AGAIN}")
 
 
 def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:

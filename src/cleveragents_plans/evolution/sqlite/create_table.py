@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cleveragents_plans.evolution.sqlite_tokens import (
+from cleveragents_plans.evolution.sqlite.tokens import (
     Token,
     closing,
     fold,

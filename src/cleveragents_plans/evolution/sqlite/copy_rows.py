@@ -10,8 +10,8 @@ from sqlalchemy import Connection, CursorResult
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.sqlite_ddl import CreateTable
-from cleveragents_plans.evolution.sqlite_tokens import fold, quote, rename_table
+from cleveragents_plans.evolution.sqlite.create_table import CreateTable
+from cleveragents_plans.evolution.sqlite.tokens import fold, quote, rename_table
 
 
 class CopyFunction(Protocol):

@@ -21,8 +21,8 @@ from sqlalchemy import Connection, String, column
 from sqlalchemy import table as sql_table
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import InterruptedRun, TransactionNotOurs, sqlstate
-from cleveragents_plans.evolution.online import (
+from cleveragents_plans.evolution.errors import EvolutionError, TransactionNotOurs, sqlstate
+from cleveragents_plans.evolution.postgresql.connection import (
     beside,
     in_autocommit,
     online,
@@ -34,6 +34,28 @@ from cleveragents_plans.evolution.online import (
 )
 
 log = logging.getLogger("alembic.evolution")
+
+
+class InterruptedRun(EvolutionError):
+    """
+    A revision was interrupted, and the command does not complete it or take it back.
+
+    Attributes:
+        revision: The revision that is half done.
+        direction: The direction it was going in.
+    """
+
+    def __init__(self, revision: str, down_revision: str | None, direction: str) -> None:
+        ways = [f"upgrade {revision}", f"downgrade {down_revision or 'base'}"]
+        onward, back = ways if direction == "upgrade" else reversed(ways)
+        super().__init__(
+            f"the {direction} of {revision} was interrupted: the database is between two versions, "
+            f"and this command leaves it there; run `alembic {onward}` to complete it or "
+            f"`alembic {back}` to take it back"
+        )
+        self.revision = revision
+        self.direction = direction
+
 
 Direction = Literal["upgrade", "downgrade"]
 

@@ -7,7 +7,7 @@ import logging
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.online import run
+from cleveragents_plans.evolution.postgresql.connection import run
 
 log = logging.getLogger("alembic.evolution")
 

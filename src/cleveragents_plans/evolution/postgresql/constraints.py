@@ -10,19 +10,38 @@ from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import NullsRemain, sqlstate
-from cleveragents_plans.evolution.locks import run_under_lock, weak_lock_patience
-from cleveragents_plans.evolution.online import (
+from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, sqlstate
+from cleveragents_plans.evolution.postgresql.connection import (
     online,
     qualified,
     require_postgresql,
     run,
     write_sql,
 )
-from cleveragents_plans.evolution.progress import saying
+from cleveragents_plans.evolution.postgresql.locks import run_under_lock, weak_lock_patience
+from cleveragents_plans.evolution.reporting import saying
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
+
+
+class NullsRemain(EvolutionError):
+    """
+    A column cannot become NOT NULL yet.
+
+    Attributes:
+        table: The table.
+        column: The column in which a NULL was found.
+    """
+
+    def __init__(self, table: str, column: str) -> None:
+        super().__init__(
+            f"{table}.{column} has a NULL that was written after the rows were filled in (is the "
+            f"trigger that fills them disabled?); {AGAIN}"
+        )
+        self.table = table
+        self.column = column
+
 
 # The first version in which NOT NULL is a constraint that can be NOT VALID for a while.
 _NOT_VALID_SINCE = 18

@@ -6,7 +6,7 @@ import time
 
 from sqlalchemy import Connection
 
-from cleveragents_plans.evolution.online import run
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.settings import Settings
 
 _ASK_EVERY = 0.5

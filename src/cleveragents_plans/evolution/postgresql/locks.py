@@ -17,8 +17,9 @@ from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import LockNotObtained, listed, sqlstate
-from cleveragents_plans.evolution.online import (
+from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, Patience, blockers
+from cleveragents_plans.evolution.postgresql.connection import (
     beside,
     online,
     qualified,
@@ -30,9 +31,29 @@ from cleveragents_plans.evolution.online import (
     write_sql,
 )
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.waiting import Blocker, Patience, blockers
 
 log = logging.getLogger("alembic.evolution")
+
+
+class LockNotObtained(EvolutionError):
+    """
+    Others were in the way of a lock for too long.
+
+    Attributes:
+        table: The table to be locked.
+        waited: For how many seconds.
+        blockers: Who was in the way when last looked.
+    """
+
+    def __init__(self, table: str, waited: float, blockers: Sequence[Blocker]) -> None:
+        super().__init__(
+            f"no lock on {table} in {waited:.0f} s; in the way: {listed(blockers)}; end what is "
+            f"in the way or give a longer -x lock-wait=SECONDS, and {AGAIN}"
+        )
+        self.table = table
+        self.waited = waited
+        self.blockers = tuple(blockers)
+
 
 #: Lock timeout, deadlock, serialization failure: somebody else was in the way.
 IN_THE_WAY = frozenset({"55P03", "40P01", "40001"})

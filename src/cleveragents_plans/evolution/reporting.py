@@ -1,4 +1,4 @@
-"""How far a long step has come: a bar on a terminal, a line now and then in a log."""
+"""What an operator sees of a run: a bar on a terminal, lines in a log elsewhere."""
 
 from __future__ import annotations
 
@@ -128,3 +128,29 @@ def _clock(seconds: float) -> str:
     hours, rest = divmod(whole, 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Send what is logged to standard error, unless the application has its own logging."""
+    logger = logging.getLogger("alembic")
+    handlers = (*logger.handlers, *logging.root.handlers)
+    if not all(isinstance(handler, logging.NullHandler) for handler in handlers):
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(_worth_telling)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    # Of what Alembic itself logs, only the steps mean something to an operator.
+    return record.name == log.name or record.getMessage().startswith("Running ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -13,22 +13,62 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from cleveragents_plans.evolution.errors import (
-    MigrationLockNotObtained,
-    SessionNotOurs,
+    EvolutionError,
     TransactionNotOurs,
     WrongDialect,
     listed,
 )
-from cleveragents_plans.evolution.online import run
+from cleveragents_plans.evolution.postgresql.blockers import Patience
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.waiting import Patience
 
 log = logging.getLogger("alembic.evolution")
+
+
+class MigrationLockNotObtained(EvolutionError):
+    """
+    Another process went on migrating for too long.
+
+    Attributes:
+        lock: What was waited for.
+        waited: For how many seconds.
+        holders: Who has it.
+    """
+
+    def __init__(self, lock: str, waited: float, holders: Sequence[object] = ()) -> None:
+        super().__init__(
+            f"{lock} is still taken after {waited:.0f} s, by {listed(holders)}; wait until that "
+            "process is done (or give a longer -x migration-lock-wait=SECONDS) and run the same "
+            "command again"
+        )
+        self.lock = lock
+        self.waited = waited
+        self.holders = tuple(holders)
+
+
+class SessionNotOurs(EvolutionError):
+    """
+    Transactions on one connection are in different sessions of the server.
+
+    Attributes:
+        lock: What was taken in a session and is not held in the next one.
+    """
+
+    def __init__(self, lock: str) -> None:
+        super().__init__(
+            f"{lock} was obtained, and the next transaction did not have it: a pooler gives each "
+            "transaction another session (pgbouncer in transaction mode?); expected one session "
+            "for the whole run: connect to the server directly; nothing was changed"
+        )
+        self.lock = lock
+
 
 _NAME = "the migration lock of the database"
 # PostgreSQL keeps the advisory locks of its databases apart, so one key does for all.
 _KEY = int.from_bytes(
-    hashlib.sha256(b"cleveragents_plans.evolution.migration_lock").digest()[:8], "big", signed=True
+    hashlib.sha256(b"cleveragents_plans.evolution.migration_lock").digest()[:8],
+    "big",
+    signed=True,
 )
 _POLL_SECONDS = 0.5
 _SESSIONS = 100

@@ -11,8 +11,8 @@ from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import inspect, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.online import session
-from cleveragents_plans.evolution.progress import saying
+from cleveragents_plans.evolution.postgresql.connection import session
+from cleveragents_plans.evolution.reporting import saying
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.sqlite_tokens import fold, quote, same_expression
+from cleveragents_plans.evolution.sqlite.tokens import fold, quote, same_expression
 
 #: How many of many differences are named.
 _SHOWN = 3

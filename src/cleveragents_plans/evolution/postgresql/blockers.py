@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from cleveragents_plans.evolution.online import run
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.settings import Settings
 
 

@@ -1,0 +1,1 @@
+"""Operations for PostgreSQL tables in use: short locks, small batches, scans that block no one."""

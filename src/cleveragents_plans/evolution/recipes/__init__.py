@@ -1,0 +1,1 @@
+"""Longer changes put together from the operations: parent trees, archives, guarded drops."""

@@ -1,0 +1,1 @@
+"""Run the chain against one database: connection, lock, unfinished revisions, errors."""

@@ -1,0 +1,87 @@
+"""A connection that cannot be made, or is lost, as one line without a password."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
+
+
+class NoConnection(EvolutionError):
+    """
+    The database cannot be reached, or was lost on the way.
+
+    Attributes:
+        target: What the database is called.
+        reason: What the driver said, on one line and without passwords.
+    """
+
+    def __init__(self, target: str, reason: str, *, lost: bool) -> None:
+        super().__init__(
+            f"the connection to {target} was lost ({reason}); when it is back, {AGAIN}"
+            if lost
+            else f"{target} cannot be opened ({reason}); nothing was changed"
+        )
+        self.target = target
+        self.reason = reason
+
+    @classmethod
+    def of(cls, target: str, error: DBAPIError, *, lost: bool) -> Self:
+        """Take the reason from what the driver said."""
+        return cls(target, _one_line(error), lost=lost)
+
+
+@contextmanager
+def clear_opening(target: str) -> Iterator[None]:
+    """
+    Turn a connection that cannot be made into one line.
+
+    *target* is what to call the database, without a password.
+
+    Raises:
+        NoConnection: The connection cannot be made.
+    """
+    try:
+        yield
+    except DBAPIError as error:
+        raise NoConnection.of(target, error, lost=False) from error
+
+
+@contextmanager
+def clear_errors(target: str = "the database") -> Iterator[None]:
+    """
+    Turn a connection that is lost into one line; other errors pass.
+
+    *target* is what to call the database, without a password.
+
+    Raises:
+        NoConnection: The connection was lost.
+    """
+    try:
+        yield
+    except Exception as error:
+        # What is raised last may only be a clean-up that failed on the dead connection.
+        for cause in _chain(error):
+            if isinstance(cause, EvolutionError):
+                break
+            if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+                raise NoConnection.of(target, cause, lost=True) from error
+        raise
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _one_line(error: DBAPIError) -> str:
+    text = " ".join(str(error.orig).split())
+    text = re.sub(r"(?i)(password\s*=\s*)('[^']*'|\S+)", r"\1***", text)
+    text = re.sub(r"://([^:/@\s]*):[^\s]*@", r"://\1:***@", text)
+    return text[:300] or type(error.orig).__name__

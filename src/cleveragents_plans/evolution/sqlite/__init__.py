@@ -1,0 +1,1 @@
+"""Rebuild SQLite tables in one transaction, keeping whatever is not named."""
