@@ -26,7 +26,7 @@ from cleveragents_plans import (
     open_engine,
     without_password,
 )
-from cleveragents_plans.cli import chain_config
+from cleveragents_plans.schema import chain_config
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -233,12 +233,12 @@ def test_the_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Pa
         )  # fmt: skip
 
     where = run("-c", "import cleveragents_plans; print(cleveragents_plans.__file__)").stdout
-    upgrade = run("-m", "cleveragents_plans.cli", "upgrade")
+    upgrade = run("-m", "cleveragents_plans", "upgrade")
     (folder / "alembic.ini").write_text(
         "[alembic]\nscript_location = cleveragents_plans:migrations\npath_separator = os\n"
     )
     current = run("-m", "alembic", "current")
-    downgrade = run("-m", "cleveragents_plans.cli", "downgrade", "m4_003_plan_env_columns")
+    downgrade = run("-m", "cleveragents_plans", "downgrade", "m4_003_plan_env_columns")
 
     assert str(installed) in where
     assert "cleveragents_plans/py.typed" in names

@@ -245,7 +245,7 @@ def test_ctrl_c_is_answered_with_one_line_and_the_run_can_be_repeated(engine: st
         lock = "SELECT 1" if engine == "sqlite" else "LOCK TABLE v3_plans"
         blocker.exec_driver_sql(lock)  # the run waits, and is interrupted there
         process = subprocess.Popen(
-            [sys.executable, "-m", "cleveragents_plans.cli", "upgrade", "--url", url],
+            [sys.executable, "-m", "cleveragents_plans", "upgrade", "--url", url],
             stderr=subprocess.PIPE, text=True, cwd=tmp_path,
             # Who runs the tests in the background has switched Ctrl-C off for them.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -11,7 +11,6 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from alembic import __version__ as alembic_version
 from alembic import command
@@ -20,29 +19,7 @@ from alembic.util import CommandError
 
 from cleveragents_plans import __version__
 from cleveragents_plans.evolution.runner.environment import Interrupted
-
-
-def chain_location() -> Path:
-    """Find the folder of the chain: in the installed package, or at the top of a checkout."""
-    shipped = Path(__file__).parent / "migrations"
-    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "migrations"
-
-
-def chain_config(url: str | None = None, *, extra: Sequence[str] = ()) -> Config:
-    """
-    Configure Alembic for the chain of this package.
-
-    Args:
-        url: The database; without it ``DATABASE_URL``, else ``sqlite:///plans.db``.
-        extra: What ``alembic -x`` takes, as ``["lock-wait=60"]``.
-    """
-    config = Config(
-        stdout=sys.stdout,
-        cmd_opts=argparse.Namespace(x=list(extra)),
-        attributes={} if url is None else {"url": url},
-    )
-    config.set_main_option("script_location", str(chain_location()).replace("%", "%%"))
-    return config
+from cleveragents_plans.schema import chain_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,7 +77,3 @@ def _parser() -> argparse.ArgumentParser:
         "--check-heads", action="store_true", help="fail unless that is the newest, and whole"
     )
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
