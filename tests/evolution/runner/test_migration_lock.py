@@ -25,7 +25,7 @@ from cleveragents_plans.evolution.settings import Settings
 from support.online import client, meanwhile
 from support.tiny_chain import tiny_chain
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[2]
 ONE_OF_MANY = """\
 import logging, sys
 from pathlib import Path
