@@ -11,9 +11,8 @@ from alembic.config import Config
 
 
 def chain_location() -> Path:
-    """Find the folder of the chain: in the installed package, or at the top of a checkout."""
-    shipped = Path(__file__).parent / "migrations"
-    return shipped if shipped.is_dir() else Path(__file__).parents[2] / "migrations"
+    """Find the folder of the chain, which is a part of the package."""
+    return Path(__file__).parent / "migrations"
 
 
 def chain_config(url: str | None = None, *, extra: Sequence[str] = ()) -> Config:

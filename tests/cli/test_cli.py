@@ -269,3 +269,25 @@ def sql_runner(url: str):
             connection.exec_driver_sql(statement)
 
     return run
+
+
+def test_three_lines_of_alembic_ini_find_the_chain_of_a_checkout(tmp_path: Path):
+    (tmp_path / "alembic.ini").write_text(
+        "[alembic]\nscript_location = cleveragents_plans:migrations\npath_separator = os\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=tmp_path, env={**os.environ, "DATABASE_URL": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "plans.db").exists()
+
+
+def test_an_editable_install_has_no_copy_of_the_chain():
+    copies = [Path(folder) / "cleveragents_plans" / "migrations" for folder in sys.path]
+
+    found = [copy.resolve() for copy in copies if copy.exists()]
+
+    assert found == [ROOT / "migrations"]
