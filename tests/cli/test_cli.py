@@ -288,6 +288,6 @@ def test_three_lines_of_alembic_ini_find_the_chain_of_a_checkout(tmp_path: Path)
 def test_an_editable_install_has_no_copy_of_the_chain():
     copies = [Path(folder) / "cleveragents_plans" / "migrations" for folder in sys.path]
 
-    found = [copy.resolve() for copy in copies if copy.exists()]
+    found = {copy.resolve() for copy in copies if copy.exists()}
 
-    assert found == [ROOT / "migrations"]
+    assert found == {ROOT / "migrations"}
