@@ -4,14 +4,14 @@ from behave import given, then, when
 from words import REACH_PHASE, REACH_STATE, attempt
 
 from cleveragents_plans.domain import (
-    BUILT_IN,
+    BUILT_IN_PROFILES,
     AutomationProfile,
     Invariant,
     Phase,
     Plan,
     PlanIdentity,
     new_ulid,
-    resolve,
+    resolve_profile,
 )
 
 LEVELS = {"plan": "plan", "action": "action", "project": "project", "everything": "global_"}
@@ -163,18 +163,18 @@ def create_under(context, profile):
 
 @when("the profile is looked up")
 def look_up(context):
-    context.found = resolve(**getattr(context, "named", {}))
+    context.found = resolve_profile(**getattr(context, "named", {}))
 
 
 @when("somebody tries to look the profile up")
 def try_to_look_up(context):
-    attempt(context, lambda: resolve(**context.named))
+    attempt(context, lambda: resolve_profile(**context.named))
 
 
 @when("somebody tries to put another profile on record")
 def try_to_change_record(context):
-    other = BUILT_IN["full-auto"].snapshot()
-    attempt(context, lambda: context.plan.evolve(effective_profile_snapshot=other))
+    other = BUILT_IN_PROFILES["full-auto"].snapshot()
+    attempt(context, lambda: context.plan.edit(effective_profile_snapshot=other))
 
 
 @when("it is worked on until it is applied")
@@ -184,7 +184,7 @@ def work_until_applied(context):
 
 @when('somebody tries to define a profile of their own named "{name}"')
 def try_to_define(context, name):
-    fields = {**BUILT_IN["manual"].model_dump(), "name": name}
+    fields = {**BUILT_IN_PROFILES["manual"].model_dump(), "name": name}
     attempt(context, lambda: AutomationProfile.from_mapping(fields))
 
 
@@ -200,12 +200,12 @@ def found_at_level(context, profile, level):
 
 @then('the plan has all that "{profile}" says on record')
 def plan_has_on_record(context, profile):
-    assert context.plan.effective_profile == BUILT_IN[profile]
+    assert context.plan.effective_profile == BUILT_IN_PROFILES[profile]
 
 
 @then('the child has all that "{profile}" says on record')
 def child_has_on_record(context, profile):
-    assert context.child.effective_profile == BUILT_IN[profile]
+    assert context.child.effective_profile == BUILT_IN_PROFILES[profile]
 
 
 @then("the plan has no profile on record")

@@ -15,14 +15,14 @@ from words import (
 )
 
 from cleveragents_plans import (
-    BUILT_IN,
+    BUILT_IN_PROFILES,
     DEFAULT_PROFILE_NAME,
     EnvironmentPriority,
     Invariant,
     Level,
     Plan,
     ProjectLink,
-    resolve,
+    resolve_profile,
 )
 
 TO_THE_END = ["begin", "complete", "advance"] * 3 + ["begin", "complete", "apply"]
@@ -48,7 +48,7 @@ def known_plan(context):
         action_name="local/refactor",
         description="Move « auth » out\n\tof the monolith: 移す",
         definition_of_done="Its tests pass",
-        profile=resolve(project="trusted"),
+        profile=resolve_profile(project="trusted"),
         project_links=[ProjectLink(project_name="local/site", alias="site", read_only=True)],
         arguments={"depth": 3, "within": {"src": [1.5, None, "ä"]}, "a": []},
         invariants=[Invariant(text="Keep the API", source=Level.PROJECT), "No downtime"],
@@ -63,7 +63,7 @@ def known_plan(context):
         read_only=True,
         created_by="somebody@example.org",
     )
-    context.plan = plan.evolve(
+    context.plan = plan.edit(
         changeset_id="C1",
         decision_root_id="D1",
         sandbox_refs=("sandbox://1",),
@@ -83,7 +83,7 @@ def stored_under(context, profile):
 
 @given('a stored plan for which the project named the profile "{profile}"')
 def stored_for_project(context, profile):
-    store(context, Plan.create("refactor-auth", profile=resolve(project=profile)))
+    store(context, Plan.create("refactor-auth", profile=resolve_profile(project=profile)))
 
 
 @given("a stored plan that is {state:State} in the {phase:Phase} phase")
@@ -168,12 +168,12 @@ def revert_and_store(context):
 
 @when("somebody describes it anew and stores it")
 def describe(context):
-    save(context, context.plan.evolve(description="Said better"))
+    save(context, context.plan.edit(description="Said better"))
 
 
 @when("somebody tries to store it with another profile on record")
 def try_to_store_record(context):
-    other = {"effective_profile_snapshot": BUILT_IN["full-auto"].snapshot()}
+    other = {"effective_profile_snapshot": BUILT_IN_PROFILES["full-auto"].snapshot()}
     # Made from nothing: the plan itself refuses already.
     attempt(context, lambda: save(context, Plan(**{**dict(context.plan), **other})))
 
@@ -257,7 +257,7 @@ def stored_under_default(context, profile):
 
 @then('the stored plan has all that "{profile}" says on record')
 def stored_on_record(context, profile):
-    assert look_up(context).effective_profile == BUILT_IN[profile]
+    assert look_up(context).effective_profile == BUILT_IN_PROFILES[profile]
 
 
 @then("the stored plan has no profile on record")

@@ -133,14 +133,14 @@ def upgrade() -> None:
     )
 
 
-def look_before_downgrade() -> None:
+def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
-    op.refuse_to_drop("v3_plans", children=CHILDREN, anyway="drop-plans")
+    op.check_drop_tables("v3_plans", children=CHILDREN, confirm_option="drop-plans")
 
 
 def downgrade() -> None:
     """Drop the four tables, if nothing is lost by it or the loss is wanted."""
-    op.drop_tables("v3_plans", children=CHILDREN, anyway="drop-plans")
+    op.drop_tables("v3_plans", children=CHILDREN, confirm_option="drop-plans")
 
 
 def _create_child_table(name: str, *parts: sa.schema.SchemaItem) -> None:

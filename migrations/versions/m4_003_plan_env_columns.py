@@ -34,7 +34,7 @@ def upgrade() -> None:
         op.execute(f"ALTER TABLE v3_plans ADD COLUMN execution_env_priority VARCHAR(20) {CHECK}")
         return
     op.mark_begin(revision, down_revision, "upgrade")
-    op.short_lock(
+    op.with_exclusive_lock(
         "v3_plans",
         "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_environment VARCHAR(255)",
         "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_env_priority VARCHAR(20)",
@@ -55,5 +55,5 @@ def downgrade() -> None:
         return
     # An upgrade that was interrupted early has none yet.
     statements = [f"ALTER TABLE v3_plans DROP COLUMN IF EXISTS {column}" for column in columns]
-    op.short_lock("v3_plans", *statements, with_version=True)
+    op.with_exclusive_lock("v3_plans", *statements, in_version_transaction=True)
     op.mark_end(revision)

@@ -27,9 +27,9 @@ from alembic import op
 from sqlalchemy import inspect
 
 from cleveragents_plans.evolution import (
-    Archive,
-    Fill,
-    Tree,
+    ColumnArchive,
+    ColumnDefault,
+    ParentTree,
     allow_null,
     create_trigger,
     drop_trigger,
@@ -42,13 +42,13 @@ down_revision = "m4_003_plan_env_columns"
 branch_labels = None
 depends_on = None
 
-PLANS = Tree("v3_plans", key="plan_id", parent="parent_plan_id", root="root_plan_id")
-SNAPSHOTS = Archive(
+PLANS = ParentTree("v3_plans", key="plan_id", parent="parent_plan_id", root="root_plan_id")
+SNAPSHOTS = ColumnArchive(
     "v3_plans_snapshot_archive",
     table="v3_plans",
     key="plan_id",
     column="effective_profile_snapshot",
-    nothing="'{}'",
+    empty_value="'{}'",
 )
 # While an upgrade runs and afterwards, and for the length of a downgrade.
 FILL, UNFILL, KEEP = "v3_plans_fill", "v3_plans_unfill", "v3_plans_keep"
@@ -59,28 +59,28 @@ ADD_SNAPSHOT = (
 )
 
 
-def look_before_upgrade() -> None:
+def check_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
-    op.look_at_tree(PLANS)
+    op.check_parent_tree(PLANS)
     lacking = f"t.root_plan_id IS NULL OR {_is_blank('t')} OR {_is_wrapped('t')}"
-    _look_before_writing(lacking, "'balanced'")
+    _check_writable(lacking, "'balanced'")
 
 
-def look_before_downgrade() -> None:
+def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
-    op.look_before_dropping("v3_plans", "effective_profile_snapshot", ours=(KEEP,))
-    _look_before_writing(FILLED, None)
+    op.check_droppable("v3_plans", "effective_profile_snapshot", ours=(KEEP,))
+    _check_writable(FILLED, None)
 
 
-def _look_before_writing(needs: str, profile: str | None) -> None:
+def _check_writable(needs: str, profile: str | None) -> None:
     values = {"root_plan_id": None, "automation_profile": profile}
     ours = (FILL, UNFILL, KEEP)
-    op.look_before_writing("v3_plans", key="plan_id", needs=needs, values=values, ours=ours)
+    op.check_writable("v3_plans", key="plan_id", needs=needs, values=values, ours=ours)
 
 
 def upgrade() -> None:
     """Fill the gaps, then forbid them."""
-    look_before_upgrade()
+    check_upgrade()
     # SQLite copies the table once, in one transaction; PostgreSQL works beside its clients.
     if op.get_context().dialect.name == "sqlite":
         _upgrade_sqlite()
@@ -90,7 +90,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Go back to what the former release can read; keep the snapshots aside."""
-    look_before_downgrade()
+    check_downgrade()
     if op.get_context().dialect.name == "sqlite":
         _downgrade_sqlite()
     else:
@@ -124,7 +124,7 @@ def _upgrade_sqlite() -> None:
 
 
 def _downgrade_sqlite() -> None:
-    op.set_aside(SNAPSHOTS)
+    op.archive_column(SNAPSHOTS)
     op.rebuild_table(
         "v3_plans",
         drop=("effective_profile_snapshot",),
@@ -139,7 +139,7 @@ def _downgrade_sqlite() -> None:
 
 def _upgrade_postgresql() -> None:
     op.mark_begin(revision, down_revision, "upgrade")
-    op.short_lock(
+    op.with_exclusive_lock(
         "v3_plans",
         *drop_trigger("v3_plans", UNFILL),  # of a downgrade that was interrupted
         *drop_trigger("v3_plans", KEEP),
@@ -147,11 +147,13 @@ def _upgrade_postgresql() -> None:
         # It may be there already, in another shape.
         "ALTER TABLE v3_plans ALTER COLUMN effective_profile_snapshot SET DEFAULT '{}'",
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
-        *fill_trigger(PLANS, FILL, also={"automation_profile": Fill(_is_blank, _balanced)}),
+        *fill_trigger(
+            PLANS, FILL, also={"automation_profile": ColumnDefault(_is_blank, _balanced)}
+        ),
         *SNAPSHOTS.create(),
     )
     _fill()
-    op.put_back(SNAPSHOTS)
+    op.restore_column(SNAPSHOTS)
     op.set_not_null(
         "v3_plans", "root_plan_id", "automation_profile", SNAPSHOTS.column, refill=_fill
     )
@@ -162,11 +164,13 @@ def _fill() -> None:
     op.fill_roots(
         PLANS,
         also={
-            "automation_profile": Fill(
+            "automation_profile": ColumnDefault(
                 lambda row: f"{_is_blank(row)} OR {_is_wrapped(row)}",
                 lambda row: _present_profile(row, POSTGRESQL),
             ),
-            SNAPSHOTS.column: Fill(lambda row: f"{row}.{SNAPSHOTS.column} IS NULL", _nothing),
+            SNAPSHOTS.column: ColumnDefault(
+                lambda row: f"{row}.{SNAPSHOTS.column} IS NULL", _nothing
+            ),
         },
         label="roots and profiles",
     )
@@ -179,7 +183,7 @@ def _downgrade_postgresql() -> None:
         f"BEGIN\n  new.root_plan_id := {_former_root('new')};\n"
         f"  new.automation_profile := {_former_profile('new', POSTGRESQL)};\n  RETURN new;\nEND"
     )
-    op.short_lock(
+    op.with_exclusive_lock(
         "v3_plans",
         ADD_SNAPSHOT,  # an upgrade that was interrupted early has no column yet
         *SNAPSHOTS.create(),
@@ -189,9 +193,9 @@ def _downgrade_postgresql() -> None:
         *allow_null("v3_plans", "root_plan_id", "automation_profile"),
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT",
     )
-    op.set_aside(SNAPSHOTS)
+    op.archive_column(SNAPSHOTS)
     op.backfill("v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
-    op.short_lock(
+    op.with_exclusive_lock(
         "v3_plans",
         *drop_trigger("v3_plans", UNFILL),
         *drop_trigger("v3_plans", KEEP),

@@ -18,7 +18,7 @@ from sqlalchemy import URL, NullPool, make_url, text
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import (
-    BUILT_IN,
+    BUILT_IN_PROFILES,
     Plan,
     PlanRepository,
     database_url,
@@ -229,7 +229,7 @@ class DatabaseLibrary:
         """Fail unless each plan has all that *profile* says on record."""
         with self._session() as session:
             found = [plan.effective_profile for plan in PlanRepository(session).stream()]
-        if not found or found != [BUILT_IN[profile]] * len(found):
+        if not found or found != [BUILT_IN_PROFILES[profile]] * len(found):
             raise AssertionError(f"on record: {found}")
 
     @keyword

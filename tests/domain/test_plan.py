@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from cleveragents_plans.domain import (
-    BUILT_IN,
+    BUILT_IN_PROFILES,
     AutomationProfile,
     AutomationProfileRef,
     EnvironmentPriority,
@@ -27,7 +27,7 @@ from cleveragents_plans.domain import (
     SnapshotUnreadable,
     StepNotAllowed,
     UnknownProfile,
-    resolve,
+    resolve_profile,
 )
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
@@ -217,7 +217,7 @@ def test_a_plan_is_applied_or_constrained_in_the_apply_phase_only(phase, state):
 # -- the snapshot
 
 
-SNAPSHOT = BUILT_IN["ci"].snapshot()
+SNAPSHOT = BUILT_IN_PROFILES["ci"].snapshot()
 
 
 def test_a_snapshot_is_kept_byte_for_byte():
@@ -239,12 +239,12 @@ def test_a_snapshot_that_describes_no_profile_can_be_kept_but_not_read():
 @pytest.mark.parametrize(
     "change",
     [
-        lambda plan: plan.evolve(effective_profile_snapshot="{}"),
+        lambda plan: plan.edit(effective_profile_snapshot="{}"),
         lambda plan: plan.model_copy(update={"effective_profile_snapshot": "{}"}),
         lambda plan: plan.copy(update={"effective_profile_snapshot": "{}"}),
         lambda plan: setattr(plan, "effective_profile_snapshot", "{}"),
     ],
-    ids=["evolve", "model_copy", "copy", "assignment"],
+    ids=["edit", "model_copy", "copy", "assignment"],
 )
 def test_a_snapshot_is_never_exchanged(change):
     plan = a_plan(effective_profile_snapshot=SNAPSHOT)
@@ -258,7 +258,7 @@ def test_a_snapshot_is_never_exchanged(change):
 def test_the_same_snapshot_is_no_change():
     plan = a_plan(effective_profile_snapshot=SNAPSHOT)
 
-    assert plan.evolve(effective_profile_snapshot=SNAPSHOT) == plan
+    assert plan.edit(effective_profile_snapshot=SNAPSHOT) == plan
     assert plan.model_copy(update={"effective_profile_snapshot": SNAPSHOT}) == plan
     assert plan.model_copy() == plan
 
@@ -273,7 +273,7 @@ def test_a_copy_is_checked_like_a_new_plan(how):
     plan = a_plan()
     copied = getattr(plan, how)
 
-    assert copied(update={"description": "new"}) == plan.evolve(description="new")
+    assert copied(update={"description": "new"}) == plan.edit(description="new")
     assert copied(deep=True) == plan
     for wrong in ({"description": 5}, {"processing_state": "applied"}, {"colour": "red"}):
         with pytest.raises(ValidationError, match=r"valid string|apply phase only|not permitted"):
@@ -293,7 +293,7 @@ def test_a_new_plan_is_a_queued_root_with_its_profile_frozen():
     assert plan.namespace == "local"
     assert (plan.phase, plan.processing_state) == (Phase.ACTION, ProcessingState.QUEUED)
     assert plan.automation_profile == AutomationProfileRef()
-    assert plan.effective_profile_snapshot == BUILT_IN["balanced"].snapshot()
+    assert plan.effective_profile_snapshot == BUILT_IN_PROFILES["balanced"].snapshot()
     assert plan.created_at == plan.updated_at
     assert abs(datetime.now(UTC) - plan.created_at) < timedelta(minutes=1)
 
@@ -328,7 +328,7 @@ def test_a_new_plan_takes_over_everything_that_is_given():
         action_name="local/lint",
         description="Tidy up",
         definition_of_done="No warning",
-        effective_profile_snapshot=BUILT_IN["balanced"].snapshot(),
+        effective_profile_snapshot=BUILT_IN_PROFILES["balanced"].snapshot(),
         project_links=[
             {"project_name": "local/web"},
             {"project_name": "local/api", "alias": "api"},
@@ -369,19 +369,19 @@ def test_a_name_that_is_no_text_is_refused(name):
 
 
 def custom_profile(**fields):
-    return AutomationProfile(**{**BUILT_IN["ci"].model_dump(), "name": "mine", **fields})
+    return AutomationProfile(**{**BUILT_IN_PROFILES["ci"].model_dump(), "name": "mine", **fields})
 
 
 @pytest.mark.parametrize(
     ("choice", "profile", "level"),
     [
-        ("ci", BUILT_IN["ci"], Level.PLAN),
-        ("balanced", BUILT_IN["balanced"], Level.PLAN),
-        (BUILT_IN["ci"], BUILT_IN["ci"], Level.PLAN),
+        ("ci", BUILT_IN_PROFILES["ci"], Level.PLAN),
+        ("balanced", BUILT_IN_PROFILES["balanced"], Level.PLAN),
+        (BUILT_IN_PROFILES["ci"], BUILT_IN_PROFILES["ci"], Level.PLAN),
         (custom_profile(), custom_profile(), Level.PLAN),
-        (resolve(project="ci"), BUILT_IN["ci"], Level.PROJECT),
-        (resolve(), BUILT_IN["balanced"], None),
-        (None, BUILT_IN["balanced"], None),
+        (resolve_profile(project="ci"), BUILT_IN_PROFILES["ci"], Level.PROJECT),
+        (resolve_profile(), BUILT_IN_PROFILES["balanced"], None),
+        (None, BUILT_IN_PROFILES["balanced"], None),
     ],
 )
 def test_a_new_plan_has_the_profile_that_was_chosen_and_says_by_whom(choice, profile, level):
@@ -499,7 +499,7 @@ def test_a_child_has_what_it_is_given():
     assert child.processing_state is ProcessingState.QUEUED
     assert child.action_name == "local/lint"
     assert child.definition_of_done == "Done"
-    assert child.effective_profile == BUILT_IN["manual"]
+    assert child.effective_profile == BUILT_IN_PROFILES["manual"]
     assert child.project_links == ()
     assert child.arguments == {"x": 1}
     assert [one.text for one in child.invariants] == ["Keep the API", "No new dependency"]
@@ -539,7 +539,7 @@ def test_a_child_of_an_unrecorded_parent_has_a_full_snapshot_nevertheless():
     parent = a_plan(automation_profile={"profile_name": "ci", "provenance": "global"})
     child = parent.spawn()
 
-    assert child.effective_profile == BUILT_IN["ci"]
+    assert child.effective_profile == BUILT_IN_PROFILES["ci"]
     assert child.automation_profile == parent.automation_profile
 
 
@@ -548,7 +548,7 @@ def test_a_child_of_a_parent_whose_profile_is_lost_needs_one():
 
     with pytest.raises(UnknownProfile, match="'gone', named by the project level"):
         parent.spawn()
-    assert parent.spawn(profile="auto").effective_profile == BUILT_IN["auto"]
+    assert parent.spawn(profile="auto").effective_profile == BUILT_IN_PROFILES["auto"]
 
 
 # -- verbs
@@ -664,17 +664,17 @@ def test_a_plan_that_is_done_says_when(verb):
     assert not plan.is_final
 
 
-# -- evolve
+# -- edit
 
 
 def test_plain_facts_can_be_edited_and_are_checked():
-    plan = a_plan().evolve(description="New", tags=["x"], token_count_input=5)
+    plan = a_plan().edit(description="New", tags=["x"], token_count_input=5)
 
     assert (plan.description, plan.tags, plan.token_count_input) == ("New", ("x",), 5)
     with pytest.raises(ValidationError, match="token_count_input"):
-        plan.evolve(token_count_input=-1)
+        plan.edit(token_count_input=-1)
     with pytest.raises(ValidationError, match="descripton"):
-        plan.evolve(descripton="A field that does not exist")
+        plan.edit(descripton="A field that does not exist")
 
 
 @pytest.mark.parametrize(
@@ -685,11 +685,11 @@ def test_plain_facts_can_be_edited_and_are_checked():
 )  # fmt: skip
 def test_what_only_a_verb_changes_cannot_be_edited(field):
     with pytest.raises(NotEditable, match=field) as caught:
-        a_plan().evolve(**{field: None, "description": "New"})
+        a_plan().edit(**{field: None, "description": "New"})
     assert caught.value.fields == (field,)
 
 
 def test_a_snapshot_is_stored_as_the_json_of_the_whole_profile():
     recorded = json.loads(Plan.create("a", profile="auto").effective_profile_snapshot)
 
-    assert recorded == BUILT_IN["auto"].model_dump(mode="json")
+    assert recorded == BUILT_IN_PROFILES["auto"].model_dump(mode="json")

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from cleveragents_plans.domain import (
-    BUILT_IN,
+    BUILT_IN_PROFILES,
     DEFAULT_PROFILE_NAME,
     AutomationProfile,
     AutomationProfileRef,
@@ -19,7 +19,7 @@ from cleveragents_plans.domain import (
     SnapshotUnreadable,
     UnknownProfile,
     load_profiles,
-    resolve,
+    resolve_profile,
 )
 
 THRESHOLDS = [
@@ -32,7 +32,7 @@ FROM_CAREFUL_TO_FREE = [
 
 
 def thresholds(name):
-    return [getattr(BUILT_IN[name], threshold) for threshold in THRESHOLDS]
+    return [getattr(BUILT_IN_PROFILES[name], threshold) for threshold in THRESHOLDS]
 
 
 def custom(**fields):
@@ -40,17 +40,17 @@ def custom(**fields):
 
 
 def test_nine_profiles_are_built_in_under_their_own_names():
-    assert set(BUILT_IN) == {*FROM_CAREFUL_TO_FREE, "balanced"}
-    assert all(profile.name == name for name, profile in BUILT_IN.items())
-    assert all(profile.description for profile in BUILT_IN.values())
-    assert len({profile.snapshot() for profile in BUILT_IN.values()}) == 9
+    assert set(BUILT_IN_PROFILES) == {*FROM_CAREFUL_TO_FREE, "balanced"}
+    assert all(profile.name == name for name, profile in BUILT_IN_PROFILES.items())
+    assert all(profile.description for profile in BUILT_IN_PROFILES.values())
+    assert len({profile.snapshot() for profile in BUILT_IN_PROFILES.values()}) == 9
 
 
 def test_the_built_in_profiles_cannot_be_changed():
     with pytest.raises(TypeError):
-        BUILT_IN["manual"] = BUILT_IN["auto"]
+        BUILT_IN_PROFILES["manual"] = BUILT_IN_PROFILES["auto"]
     with pytest.raises(ValidationError, match="frozen"):
-        BUILT_IN["manual"].edit_code = 0.0
+        BUILT_IN_PROFILES["manual"].edit_code = 0.0
 
 
 def test_no_profile_asks_more_than_the_more_careful_one_before_it():
@@ -62,28 +62,30 @@ def test_no_profile_asks_more_than_the_more_careful_one_before_it():
 def test_the_two_ends_are_as_specified():
     assert set(thresholds("manual")) == {1.0}
     assert set(thresholds("full-auto")) == {0.0}
-    assert BUILT_IN["full-auto"].safety == SafetyProfile(
+    assert BUILT_IN_PROFILES["full-auto"].safety == SafetyProfile(
         require_sandbox=False, require_checkpoints=False
     )
 
 
 def test_balanced_asks_a_person_where_nothing_can_be_undone():
-    asks = {name for name in THRESHOLDS if getattr(BUILT_IN["balanced"], name) == 1.0}
+    asks = {name for name in THRESHOLDS if getattr(BUILT_IN_PROFILES["balanced"], name) == 1.0}
 
     assert asks == {
         "delete_content", "access_network", "install_dependency", "modify_config", "approve_plan",
     }  # fmt: skip
-    assert all(getattr(BUILT_IN["balanced"], name) <= 0.5 for name in set(THRESHOLDS) - asks)
+    assert all(
+        getattr(BUILT_IN_PROFILES["balanced"], name) <= 0.5 for name in set(THRESHOLDS) - asks
+    )
 
 
 def test_auto_asks_before_apply_and_nowhere_else():
-    assert BUILT_IN["auto"].approve_plan == 1.0
+    assert BUILT_IN_PROFILES["auto"].approve_plan == 1.0
     assert sum(thresholds("auto")) == 1.0
 
 
 def test_ci_asks_nobody_and_stays_safe():
     assert set(thresholds("ci")) == {0.0}
-    assert BUILT_IN["ci"].safety == SafetyProfile()
+    assert BUILT_IN_PROFILES["ci"].safety == SafetyProfile()
 
 
 def test_the_safety_of_a_profile_is_on_unless_said_otherwise():
@@ -109,7 +111,7 @@ def test_a_snapshot_holds_every_field_and_reads_back():
 
 
 def test_a_snapshot_is_canonical_json():
-    text = BUILT_IN["manual"].snapshot()
+    text = BUILT_IN_PROFILES["manual"].snapshot()
 
     assert text == json.dumps(
         json.loads(text), sort_keys=True, separators=(",", ":"), ensure_ascii=False
@@ -177,9 +179,11 @@ def test_a_custom_profile_cannot_take_a_built_in_name():
 
 
 def test_nobody_chose_so_it_is_the_default():
-    found = resolve()
+    found = resolve_profile()
 
-    assert found == ResolvedProfile(profile=BUILT_IN[DEFAULT_PROFILE_NAME], provenance=None)
+    assert found == ResolvedProfile(
+        profile=BUILT_IN_PROFILES[DEFAULT_PROFILE_NAME], provenance=None
+    )
     assert found.ref == AutomationProfileRef()
     assert AutomationProfileRef().profile_name == "balanced"
 
@@ -195,29 +199,29 @@ def test_nobody_chose_so_it_is_the_default():
     ],
 )
 def test_the_nearest_level_that_names_a_profile_decides(named, profile, level):
-    found = resolve(**named)
+    found = resolve_profile(**named)
 
-    assert found.profile is BUILT_IN[profile]
+    assert found.profile is BUILT_IN_PROFILES[profile]
     assert found.provenance is Level(level)
 
 
 def test_a_custom_profile_is_found_besides_the_built_in_ones():
     mine = AutomationProfile.from_mapping(custom())
 
-    assert resolve(action="night-shift", known={mine.name: mine}).profile is mine
-    assert resolve(known={mine.name: mine}).profile is BUILT_IN["balanced"]
+    assert resolve_profile(action="night-shift", known={mine.name: mine}).profile is mine
+    assert resolve_profile(known={mine.name: mine}).profile is BUILT_IN_PROFILES["balanced"]
 
 
 def test_known_profiles_cannot_hide_a_built_in_one():
     other = AutomationProfile(**custom(name="trusted"))
 
     with pytest.raises(ProfileNameTaken):
-        resolve(plan="auto", known={"trusted": other})
+        resolve_profile(plan="auto", known={"trusted": other})
 
 
 def test_a_profile_is_known_under_its_own_name():
     with pytest.raises(ValueError, match="profile 'trusted' under the name 'mine'"):
-        resolve(plan="mine", known={"mine": AutomationProfile(**custom(name="trusted"))})
+        resolve_profile(plan="mine", known={"mine": AutomationProfile(**custom(name="trusted"))})
 
 
 @pytest.mark.parametrize(
@@ -230,7 +234,7 @@ def test_a_profile_is_known_under_its_own_name():
 )
 def test_what_is_no_name_and_no_profile_is_refused(wrong, said):
     with pytest.raises(TypeError, match=said):
-        resolve(**wrong)
+        resolve_profile(**wrong)
 
 
 def test_fields_that_are_no_mapping_are_refused():
@@ -240,16 +244,16 @@ def test_fields_that_are_no_mapping_are_refused():
 
 def test_an_unknown_profile_is_an_error_that_lists_the_known_ones():
     with pytest.raises(UnknownProfile, match=r"did you mean 'trusted'\?") as caught:
-        resolve(project="trustd", global_="manual")
+        resolve_profile(project="trustd", global_="manual")
 
     assert caught.value.level is Level.PROJECT
     assert caught.value.nearest == "trusted"
-    assert set(caught.value.known) == set(BUILT_IN)
+    assert set(caught.value.known) == set(BUILT_IN_PROFILES)
 
 
 def test_an_empty_name_is_not_taken_for_none():
     with pytest.raises(UnknownProfile, match="''"):
-        resolve(plan="", global_="manual")
+        resolve_profile(plan="", global_="manual")
 
 
 def test_a_profile_that_no_longer_exists_can_still_be_named():

@@ -12,9 +12,9 @@ from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
 from cleveragents_plans.evolution.postgresql.blockers import Blocker
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.runner.connection_errors import (
-    NoConnection,
-    clear_errors,
-    clear_opening,
+    ConnectionFailed,
+    report_connection_failed,
+    report_connection_lost,
 )
 from cleveragents_plans.evolution.runner.migration_lock import MigrationLockNotObtained
 
@@ -59,7 +59,7 @@ def test_a_prepared_transaction_is_shown_with_the_way_to_end_it():
 
 
 def test_a_lost_connection_is_one_line():
-    with pytest.raises(NoConnection) as told, clear_errors("shop at db1"):
+    with pytest.raises(ConnectionFailed) as told, report_connection_lost("shop at db1"):
         raise lost()
 
     assert str(told.value).startswith(
@@ -75,12 +75,12 @@ def test_a_connection_lost_under_a_clean_up_that_fails_is_found():
         finally:
             raise PendingRollbackError("Can't reconnect")
 
-    with pytest.raises(NoConnection, match="was lost"), clear_errors():
+    with pytest.raises(ConnectionFailed, match="was lost"), report_connection_lost():
         clean_up_in_vain()
 
 
 def test_a_lost_connection_without_words_has_a_reason_too():
-    with pytest.raises(NoConnection, match=r"was lost \(Exception\)"), clear_errors():
+    with pytest.raises(ConnectionFailed, match=r"was lost \(Exception\)"), report_connection_lost():
         raise lost("")
 
 
@@ -94,7 +94,7 @@ def test_a_lost_connection_without_words_has_a_reason_too():
     ],
 )
 def test_a_password_is_never_shown(message):
-    with pytest.raises(NoConnection) as told, clear_opening("the server"):
+    with pytest.raises(ConnectionFailed) as told, report_connection_failed("the server"):
         raise OperationalError(None, None, Exception(message))
 
     assert "secret" not in str(told.value)
@@ -104,7 +104,10 @@ def test_a_password_is_never_shown(message):
 def test_a_database_that_cannot_be_opened_is_one_line():
     engine = create_engine("sqlite:////nowhere/at/all.db")
 
-    with pytest.raises(NoConnection, match="unable to open") as told, clear_opening("the file"):
+    with (
+        pytest.raises(ConnectionFailed, match="unable to open") as told,
+        report_connection_failed("the file"),
+    ):
         engine.connect()
 
     assert str(told.value).startswith("the file cannot be opened")
@@ -112,9 +115,13 @@ def test_a_database_that_cannot_be_opened_is_one_line():
 
 def test_other_errors_pass():
     engine = create_engine("sqlite://")
-    with pytest.raises(ZeroDivisionError), clear_errors():
+    with pytest.raises(ZeroDivisionError), report_connection_lost():
         raise ZeroDivisionError
-    with engine.connect() as connection, pytest.raises(DBAPIError) as passed, clear_errors():
+    with (
+        engine.connect() as connection,
+        pytest.raises(DBAPIError) as passed,
+        report_connection_lost(),
+    ):
         connection.exec_driver_sql("SELECT no_such_column")
     engine.dispose()
 
@@ -130,5 +137,5 @@ def test_what_was_refused_with_reason_stays_what_it_is():
         except OperationalError:
             raise refused from None
 
-    with pytest.raises(LockNotObtained), clear_errors():
+    with pytest.raises(LockNotObtained), report_connection_lost():
         refuse()

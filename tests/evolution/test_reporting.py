@@ -8,7 +8,7 @@ from io import StringIO
 
 import pytest
 
-from cleveragents_plans.evolution.reporting import Progress, saying
+from cleveragents_plans.evolution.reporting import Progress, heartbeat
 
 
 class Terminal(StringIO):
@@ -82,7 +82,7 @@ def test_rows_that_need_nothing_keep_it_moving(caplog):
 
 
 def test_what_is_long_is_said_now_and_then(caplog):
-    with caplog.at_level(logging.INFO), saying("counting", 0.1):
+    with caplog.at_level(logging.INFO), heartbeat("counting", 0.1):
         time.sleep(0.35)
     time.sleep(0.15)
 
@@ -91,7 +91,7 @@ def test_what_is_long_is_said_now_and_then(caplog):
 
 
 def test_what_is_quick_is_not_mentioned(caplog):
-    with caplog.at_level(logging.INFO), saying("counting", 10):
+    with caplog.at_level(logging.INFO), heartbeat("counting", 10):
         pass
 
     assert caplog.messages == []

@@ -26,7 +26,7 @@ def test_an_operator_chooses_on_the_command_line():
 
 
 def test_a_program_chooses_by_attributes_and_the_operator_has_the_last_word():
-    assert chosen("lock-wait=60", lock_wait=5, duty=1) == Settings(lock_wait=60, duty=1)
+    assert chosen("lock-wait=60", lock_wait=5, duty_cycle=1) == Settings(lock_wait=60, duty_cycle=1)
 
 
 def test_what_is_for_others_on_the_command_line_is_left_alone():
@@ -40,8 +40,8 @@ def test_what_is_for_others_on_the_command_line_is_left_alone():
         "lock-wait=-1",
         "lock-wait=inf",
         "lock-wait=nan",
-        "duty=0",
-        "duty=1.5",
+        "duty-cycle=0",
+        "duty-cycle=1.5",
         "batch-ms=0",
         "report-every=0",
     ],

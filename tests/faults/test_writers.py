@@ -120,7 +120,7 @@ def test_nor_is_there_any_when_it_is_killed_again_and_again_inside_a_statement(
     # Without rests it is inside of one nearly all the time.
     chance = random.Random(4)
     moments = tuple(f"{chance.uniform(0, 0.3):.4f}" for _ in range(14))
-    up_down_and_up(postgresql_url, 50_000, "duty=1", kills=moments)
+    up_down_and_up(postgresql_url, 50_000, "duty-cycle=1", kills=moments)
 
 
 def test_a_child_of_a_plan_that_is_just_being_written_gets_its_root(url: str):

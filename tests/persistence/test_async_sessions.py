@@ -13,13 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import Plan, PlanRepository
-from cleveragents_plans.domain import BUILT_IN, PlanIdentity
+from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
     DatabaseUrlError,
     ForeignKeysOff,
     Page,
-    PlanChangedMeanwhile,
+    PlanConflict,
     open_async_engine,
     open_engine,
     read_only,
@@ -35,7 +35,7 @@ CHILD_TABLES = ("plan_projects", "plan_arguments", "plan_invariants")
 def full(number: int = 1, **fields: object) -> Plan:
     return a_plan(
         number,
-        effective_profile_snapshot=BUILT_IN["balanced"].snapshot(),
+        effective_profile_snapshot=BUILT_IN_PROFILES["balanced"].snapshot(),
         project_links=[{"project_name": "p"}],
         arguments={"a": [1.0, None]},
         invariants=[{"text": "dry"}],
@@ -82,7 +82,7 @@ def test_plans_are_added_read_saved_and_deleted(run):
     async def work(session: AsyncSession) -> None:
         added = await call(session, PlanRepository.add, full())
         saved = await call(session, PlanRepository.save, added.begin())
-        with pytest.raises(PlanChangedMeanwhile):
+        with pytest.raises(PlanConflict):
             await call(session, PlanRepository.delete, added)
         listed = await call(session, PlanRepository.list)
         await call(session, PlanRepository.delete, saved)

@@ -14,10 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
-from cleveragents_plans.domain import BUILT_IN, PlanIdentity
+from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
 from cleveragents_plans.persistence import (
     PlanAlreadyStored,
-    PlanChangedMeanwhile,
+    PlanConflict,
     RootInUse,
     open_engine,
     read_only,
@@ -25,7 +25,7 @@ from cleveragents_plans.persistence import (
 from support.databases import ENGINES, migrate
 from support.plans import a_plan, ulid
 
-SNAPSHOT = BUILT_IN["balanced"].snapshot()
+SNAPSHOT = BUILT_IN_PROFILES["balanced"].snapshot()
 
 #: SQLite has one writer at a time, and one isolation level: nothing of this can happen there.
 postgresql_only = pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def count_up(engine: Engine, times: int) -> tuple[int, int]:
             plan = repository.get(ulid(1))
             session.rollback()  # as after a pause to think
             number = (plan.token_count_input or 0) + 1
-            changed = plan.evolve(
+            changed = plan.edit(
                 token_count_input=number,
                 tags=[str(each) for each in range(number)],
                 arguments={"n": number},
@@ -74,7 +74,7 @@ def count_up(engine: Engine, times: int) -> tuple[int, int]:
                 repository.save(changed)
                 session.commit()
                 won += 1
-            except PlanChangedMeanwhile:
+            except PlanConflict:
                 session.rollback()
                 lost += 1
     return won, lost
@@ -127,7 +127,7 @@ def test_of_two_who_read_the_same_plan_only_one_can_save(engine, stored):
         saved = PlanRepository(first).save(one.begin())
         first.commit()
 
-        with pytest.raises(PlanChangedMeanwhile):
+        with pytest.raises(PlanConflict):
             PlanRepository(second).save(two.cancel())
         second.commit()
 
@@ -145,7 +145,7 @@ def test_a_save_that_had_to_wait_for_another_is_refused(engine, stored, act):
         wait_until_blocked(engine)
         first.commit()
 
-        assert isinstance(outcome.exception(timeout=30), PlanChangedMeanwhile)
+        assert isinstance(outcome.exception(timeout=30), PlanConflict)
         second.commit()
         waiting.shutdown()
 
@@ -165,7 +165,7 @@ def test_a_delete_waits_for_a_save_without_a_deadlock(engine, stored, loaded):
 
     def save() -> Plan:
         with Session(saver) as session, session.begin():
-            return PlanRepository(session).save(stored.evolve(arguments={"b": 2}))
+            return PlanRepository(session).save(stored.edit(arguments={"b": 2}))
 
     def delete() -> None:
         with Session(engine) as session, session.begin():
@@ -181,7 +181,7 @@ def test_a_delete_waits_for_a_save_without_a_deadlock(engine, stored, loaded):
         wait_until_blocked(engine)
         go_on.set()
         saved = saving.result(timeout=30)
-        assert isinstance(deleting.exception(timeout=30), PlanChangedMeanwhile)
+        assert isinstance(deleting.exception(timeout=30), PlanConflict)
     saver.dispose()
 
     with Session(engine) as session:
@@ -200,7 +200,7 @@ def test_a_serialization_failure_is_a_plan_that_changed_meanwhile(engine, stored
         with Session(engine) as other, other.begin():
             saved = PlanRepository(other).save(stored.begin())
 
-        with pytest.raises(PlanChangedMeanwhile):
+        with pytest.raises(PlanConflict):
             act(repository, read)
         # What the session did before is still there.
         assert repository.get(ulid(2)) == root(2)
@@ -296,7 +296,7 @@ def test_a_plan_that_is_written_while_it_is_read_is_read_in_one_piece(engine, st
             plan = repository.get(ulid(1))
             number = plan.token_count_input + 1
             repository.save(
-                plan.evolve(
+                plan.edit(
                     token_count_input=number,
                     tags=[str(each) for each in range(number)],
                     arguments={"n": number},
@@ -367,7 +367,7 @@ def test_a_plan_that_is_written_faster_than_it_is_read_is_given_up(engine, store
             repository.save(repository.get(ulid(1)))
 
     after_statement(reader, "plan_projects", touch, times=1000)
-    with Session(reader) as session, pytest.raises(PlanChangedMeanwhile, match=ulid(1)):
+    with Session(reader) as session, pytest.raises(PlanConflict, match=ulid(1)):
         PlanRepository(session).get(ulid(1))
     writer.dispose()
 

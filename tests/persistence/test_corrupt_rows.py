@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, PlanRepository
-from cleveragents_plans.domain import BUILT_IN, Phase, PlanIdentity, ProcessingState
+from cleveragents_plans.domain import BUILT_IN_PROFILES, Phase, PlanIdentity, ProcessingState
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
     PlanArgumentModel,
@@ -117,7 +117,7 @@ def full(number: int):
         identity=PlanIdentity(plan_id=ulid(number), **place),
         phase=Phase.APPLY,
         processing_state=ProcessingState.APPLIED,
-        effective_profile_snapshot=BUILT_IN["balanced"].snapshot(),
+        effective_profile_snapshot=BUILT_IN_PROFILES["balanced"].snapshot(),
         **dict.fromkeys(("namespaced_name", "namespace", "description", "error_message"), "x"),
         tags=["a"],
         sandbox_refs=["b"],
@@ -301,7 +301,7 @@ def test_a_row_that_was_broken_since_it_was_read_is_not_written_over(
     assert write(broken, "v3_plans", column, value)
 
     with pytest.raises(CorruptPlanRow, match=rf"v3_plans\.{column} holds"):
-        repository.save(plan.evolve(description="new"))
+        repository.save(plan.edit(description="new"))
 
     # To delete it, nothing but its place and version is read.
     repository.delete(plan)
@@ -320,7 +320,7 @@ def test_text_that_is_none_is_named_when_its_plan_is_saved(
     assert write(broken, table, column, "CAST(x'ff' AS TEXT)")
 
     with pytest.raises(CorruptPlanRow, match=rf"{table}\.{column} holds"):
-        repository.save(plan.evolve(description="new"))
+        repository.save(plan.edit(description="new"))
     repository.delete(plan)
     assert len(repository.list().plans) == 2
 

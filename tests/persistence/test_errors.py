@@ -14,10 +14,10 @@ from cleveragents_plans.persistence import (
     NoLaterVersion,
     NotARoot,
     PlanAlreadyStored,
-    PlanChangedMeanwhile,
+    PlanConflict,
+    PlanCycle,
     PlanNotFound,
     PlanNotStored,
-    PlansInACircle,
     RelatedPlanMissing,
     RootInUse,
 )
@@ -25,7 +25,7 @@ from cleveragents_plans.persistence import (
 ERRORS = [
     (PlanNotFound("A"), "list the plans"),
     (PlanAlreadyStored("A"), "use save"),
-    (PlanChangedMeanwhile("A", "then"), "read it again"),
+    (PlanConflict("A", "then"), "read it again"),
     (PlanNotStored("A", "then"), "add() it"),
     (NoLaterVersion("A", "then"), "correct updated_at"),
     (RootInUse("A", 2), "delete_tree"),
@@ -49,7 +49,7 @@ def test_an_error_names_the_plan_and_says_what_to_do(error, advice):
         *(error for error, _ in ERRORS),
         ForeignKeysOff(),
         DatabaseUrlError("no"),
-        PlansInACircle(("A", "B")),
+        PlanCycle(("A", "B")),
     ],
     ids=lambda each: type(each).__name__,
 )

@@ -309,4 +309,4 @@ def test_an_empty_snapshot_is_frozen_too():
     with pytest.raises(SnapshotIsFrozen):
         row.effective_profile_snapshot = '{"name":"x"}'
     with pytest.raises(SnapshotIsFrozen):
-        a_plan().evolve(effective_profile_snapshot='{"name":"x"}')
+        a_plan().edit(effective_profile_snapshot='{"name":"x"}')

@@ -9,12 +9,12 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session, defer, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
-from cleveragents_plans.domain import BUILT_IN, SnapshotIsFrozen
+from cleveragents_plans.domain import BUILT_IN_PROFILES, SnapshotIsFrozen
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
     NoLaterVersion,
     PlanArgumentModel,
-    PlanChangedMeanwhile,
+    PlanConflict,
 )
 from cleveragents_plans.persistence.columns import time_text
 from support.plans import NOON, a_plan, ulid
@@ -25,7 +25,7 @@ LAST = datetime.max.replace(tzinfo=UTC)
 
 def a_full_plan(number: int = 1, **fields: object) -> Plan:
     known = {
-        "effective_profile_snapshot": BUILT_IN["balanced"].snapshot(),
+        "effective_profile_snapshot": BUILT_IN_PROFILES["balanced"].snapshot(),
         "project_links": [{"project_name": "p", "alias": "a"}],
         "arguments": {"a": 1},
         "invariants": [{"text": "dry"}],
@@ -67,7 +67,7 @@ def test_a_write_through_a_row_object_is_seen_by_whoever_read_the_plan(
     written = repository.get(plan.plan_id)
 
     for lose in (repository.save, repository.delete):
-        with pytest.raises(PlanChangedMeanwhile):
+        with pytest.raises(PlanConflict):
             lose(plan)
 
     assert repository.get(plan.plan_id) == written != plan
@@ -120,7 +120,7 @@ def test_a_child_row_that_is_edited_by_itself_does_not_move_the_version(reposito
     row_of(session).arguments[0].value_json = "2"
     session.flush()
 
-    assert repository.get(plan.plan_id) == plan.evolve(arguments={"a": 2})
+    assert repository.get(plan.plan_id) == plan.edit(arguments={"a": 2})
 
 
 def test_a_version_that_is_no_time_is_named(repository, session, plan):
@@ -154,7 +154,7 @@ def test_an_edit_that_was_not_sent_yet_counts_as_a_write(engine, autoflush):
         plan = repository.add(a_full_plan())
         row_of(session).description = "mine"
 
-        with pytest.raises(PlanChangedMeanwhile):
+        with pytest.raises(PlanConflict):
             repository.save(plan.begin())
 
         assert repository.get(plan.plan_id).description == "mine"
@@ -167,7 +167,7 @@ def test_a_row_that_was_not_sent_yet_can_be_saved_and_deleted(engine, autoflush)
         plan = a_full_plan()
         session.add(LifecyclePlanModel.from_domain(plan))
 
-        saved = repository.save(plan.evolve(arguments={"b": 2}).begin())
+        saved = repository.save(plan.edit(arguments={"b": 2}).begin())
 
         assert repository.get(plan.plan_id) == saved
         repository.delete(saved)
@@ -177,7 +177,7 @@ def test_a_row_that_was_not_sent_yet_can_be_saved_and_deleted(engine, autoflush)
 def test_a_row_object_tells_what_was_saved(repository, session, plan):
     row = row_of(session)
 
-    saved = repository.save(plan.evolve(arguments={"b": 2, "a": 1}, project_links=[]))
+    saved = repository.save(plan.edit(arguments={"b": 2, "a": 1}, project_links=[]))
 
     assert row.to_domain() == saved == repository.get(plan.plan_id)
 

@@ -12,7 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import Plan
-from cleveragents_plans.domain import BUILT_IN, PlanIdentity
+from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
 from cleveragents_plans.persistence import CorruptPlanRow
 from support.plans import a_plan, ulid
 
@@ -20,7 +20,9 @@ EAST = timezone(timedelta(hours=5))
 
 
 def root(number: int = 1, **fields: object) -> Plan:
-    return a_plan(number, effective_profile_snapshot=BUILT_IN["balanced"].snapshot(), **fields)
+    return a_plan(
+        number, effective_profile_snapshot=BUILT_IN_PROFILES["balanced"].snapshot(), **fields
+    )
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.domain import (
-    BUILT_IN,
+    BUILT_IN_PROFILES,
     AutomationProfileRef,
     Level,
     Phase,
@@ -27,16 +27,16 @@ from cleveragents_plans.persistence import (
     CorruptPlanRow,
     NotARoot,
     PlanAlreadyStored,
-    PlanChangedMeanwhile,
+    PlanConflict,
+    PlanCycle,
     PlanNotFound,
     PlanNotStored,
-    PlansInACircle,
     RelatedPlanMissing,
     RootInUse,
 )
 from support.plans import NOON, a_plan, ulid
 
-SNAPSHOT = BUILT_IN["balanced"].snapshot()
+SNAPSHOT = BUILT_IN_PROFILES["balanced"].snapshot()
 
 
 def root(number: int = 1, **fields: object) -> Plan:
@@ -93,8 +93,8 @@ def test_a_plan_without_a_snapshot_is_given_that_of_its_profile(repository):
 
     stored = repository.add(a_plan(automation_profile=ref))
 
-    assert stored.effective_profile_snapshot == BUILT_IN["trusted"].snapshot()
-    assert stored.effective_profile == BUILT_IN["trusted"]
+    assert stored.effective_profile_snapshot == BUILT_IN_PROFILES["trusted"].snapshot()
+    assert stored.effective_profile == BUILT_IN_PROFILES["trusted"]
 
 
 def test_a_plan_without_a_snapshot_and_of_an_unknown_profile_is_refused(repository, session):
@@ -108,7 +108,7 @@ def test_a_plan_without_a_snapshot_and_of_an_unknown_profile_is_refused(reposito
 def test_a_snapshot_that_is_empty_in_other_words_is_no_snapshot_either(repository):
     stored = repository.add(a_plan(effective_profile_snapshot=" { } "))
 
-    assert stored.effective_profile == BUILT_IN["balanced"]
+    assert stored.effective_profile == BUILT_IN_PROFILES["balanced"]
 
 
 def test_a_snapshot_that_describes_no_profile_is_not_added(repository, session):
@@ -163,7 +163,7 @@ def test_plans_that_are_under_one_another_are_refused(repository, session):
     repository.add(root(1))
     circle = [child(2, child(3, root(1))), child(3, child(2, root(1))), child(4, root(1))]
 
-    with pytest.raises(PlansInACircle, match="a tree has a root") as caught:
+    with pytest.raises(PlanCycle, match="a tree has a root") as caught:
         repository.add_all(circle)
 
     assert set(caught.value.plan_ids) == {ulid(2), ulid(3)}
@@ -238,7 +238,7 @@ def test_a_saved_plan_is_later_than_the_one_that_was_read(repository):
     before = datetime.now(UTC)
     read = repository.add(root())
 
-    saved = repository.save(read.evolve(description="new"))
+    saved = repository.save(read.edit(description="new"))
 
     assert before <= saved.updated_at <= datetime.now(UTC)
     assert saved == repository.get(ulid(1))
@@ -264,10 +264,10 @@ def test_two_saves_in_a_row_work(repository):
 
 def test_the_loser_of_two_saves_leaves_nothing_behind(repository, session):
     read = repository.add(root(arguments={"a": 1}, project_links=[ProjectLink(project_name="p")]))
-    won = repository.save(read.evolve(description="first", arguments={"b": 2}))
+    won = repository.save(read.edit(description="first", arguments={"b": 2}))
 
-    with pytest.raises(PlanChangedMeanwhile, match="read it again") as caught:
-        repository.save(read.evolve(description="second", arguments={}, project_links=[]))
+    with pytest.raises(PlanConflict, match="read it again") as caught:
+        repository.save(read.edit(description="second", arguments={}, project_links=[]))
 
     assert caught.value.plan_id == ulid(1)
     assert repository.get(ulid(1)) == won
@@ -279,7 +279,7 @@ def test_a_plan_that_was_deleted_meanwhile_is_not_saved(repository):
     read = repository.add(root())
     repository.delete(read)
 
-    with pytest.raises(PlanChangedMeanwhile):
+    with pytest.raises(PlanConflict):
         repository.save(read)
 
 
@@ -294,7 +294,7 @@ def test_a_plan_that_was_never_added_is_not_stored(repository, act):
 def test_a_plan_whose_parent_was_deleted_meanwhile_is_not_saved(repository, family):
     repository.delete(family["left"])
 
-    with pytest.raises(PlanChangedMeanwhile):
+    with pytest.raises(PlanConflict):
         repository.save(family["below"].begin())
 
     detached = repository.get(family["below"].plan_id)
@@ -314,7 +314,7 @@ def test_aliases_and_names_may_change_places(repository):
         links[0].model_copy(update={"alias": "b"}),
     ]
 
-    saved = repository.save(read.evolve(project_links=swapped, arguments={"y": 2, "x": 1}))
+    saved = repository.save(read.edit(project_links=swapped, arguments={"y": 2, "x": 1}))
 
     assert repository.get(ulid(1)) == saved
     assert saved.project_links == tuple(swapped)
@@ -324,8 +324,8 @@ def test_aliases_and_names_may_change_places(repository):
 def test_what_became_shorter_or_longer_is_stored_as_it_is(repository, session):
     read = repository.add(root(invariants=[{"text": each} for each in "abc"]))
 
-    longer = repository.save(read.evolve(invariants=[{"text": each} for each in "xabcd"]))
-    none = repository.save(longer.evolve(invariants=[]))
+    longer = repository.save(read.edit(invariants=[{"text": each} for each in "xabcd"]))
+    none = repository.save(longer.edit(invariants=[]))
 
     assert [each.text for each in longer.invariants] == [*"xabcd"]
     assert repository.get(ulid(1)) == none
@@ -353,7 +353,9 @@ def test_children_that_did_not_change_are_not_written_again(repository, session)
 
 def test_another_snapshot_is_not_saved(repository):
     read = repository.add(root())
-    other = root(effective_profile_snapshot=BUILT_IN["ci"].snapshot(), updated_at=read.updated_at)
+    other = root(
+        effective_profile_snapshot=BUILT_IN_PROFILES["ci"].snapshot(), updated_at=read.updated_at
+    )
 
     with pytest.raises(SnapshotIsFrozen):
         repository.save(other)
@@ -400,7 +402,7 @@ def test_a_refused_delete_leaves_what_a_row_object_has_loaded(repository, sessio
 
     with pytest.raises(RootInUse):
         repository.delete(family["top"])
-    with pytest.raises(PlanChangedMeanwhile):
+    with pytest.raises(PlanConflict):
         repository.delete(family["top"].model_copy(update={"updated_at": NOON - timedelta(days=1)}))
 
     assert row.to_domain() == family["top"]
@@ -418,7 +420,7 @@ def test_a_plan_that_changed_since_it_was_read_is_not_deleted(repository):
     read = repository.add(root())
     changed = repository.save(read.begin())
 
-    with pytest.raises(PlanChangedMeanwhile):
+    with pytest.raises(PlanConflict):
         repository.delete(read)
 
     assert repository.get(ulid(1)) == changed
@@ -698,7 +700,7 @@ def a_chain(length: int) -> list[Plan]:
         lambda repository, last: repository.depth(last.plan_id),
         lambda repository, last: repository.save(last.begin()),
         lambda repository, last: repository.save(
-            last.evolve(
+            last.edit(
                 arguments={each: each for each in last.tags},
                 invariants=[{"text": f"not {each}"} for each in last.tags],
                 project_links=[],
@@ -720,7 +722,7 @@ def statements_at(engine: Engine, length: int, act) -> int:
         repository = PlanRepository(session)
         *above, last = a_chain(length)
         texts = [str(each) for each in range(length)]
-        last = last.evolve(tags=texts, invariants=[{"text": each} for each in texts])
+        last = last.edit(tags=texts, invariants=[{"text": each} for each in texts])
         repository.add_all([*above, last])
         return statements_of(session, lambda: act(repository, last))
 
@@ -776,7 +778,7 @@ def test_the_session_is_neither_committed_nor_rolled_back(engine):
             lambda: repository.delete(plan),
             lambda: repository.get(ulid(9)),
         ):
-            with pytest.raises((PlanAlreadyStored, PlanChangedMeanwhile, RootInUse, PlanNotFound)):
+            with pytest.raises((PlanAlreadyStored, PlanConflict, RootInUse, PlanNotFound)):
                 refused()
         repository.delete(repository.get(ulid(3)))
         repository.delete_tree(plan.plan_id)

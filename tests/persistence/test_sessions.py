@@ -9,7 +9,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import Base, Plan, PlanRepository
-from cleveragents_plans.domain import BUILT_IN, PlanIdentity
+from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
 from cleveragents_plans.persistence import ForeignKeysOff
 from support.databases import ENGINES
 from support.plans import a_plan, ulid
@@ -19,7 +19,7 @@ TABLES = ("v3_plans", "plan_projects", "plan_arguments", "plan_invariants")
 
 def root(number: int = 1, **fields: object) -> Plan:
     known = {
-        "effective_profile_snapshot": BUILT_IN["balanced"].snapshot(),
+        "effective_profile_snapshot": BUILT_IN_PROFILES["balanced"].snapshot(),
         "project_links": [{"project_name": "p"}],
         "arguments": {"a": 1},
         "invariants": [{"text": "dry"}],
@@ -43,7 +43,7 @@ def use_everything(repository: PlanRepository) -> None:
     assert repository.ancestors(ulid(3)) == (middle, top)
     assert repository.depth(ulid(3)) == 2
     assert repository.list(project="p", limit=2).next == ulid(2)
-    saved = repository.save(middle.evolve(arguments={"b": 2}, project_links=[]).begin())
+    saved = repository.save(middle.edit(arguments={"b": 2}, project_links=[]).begin())
     assert [*repository.stream()] == [top, saved, bottom]
     repository.delete(saved)
     assert repository.get(ulid(3)).is_detached

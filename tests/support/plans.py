@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cleveragents_plans import Plan
 from cleveragents_plans.domain import (
-    BUILT_IN,
+    BUILT_IN_PROFILES,
     AutomationProfileRef,
     EnvironmentPriority,
     Invariant,
@@ -116,7 +116,7 @@ INVARIANTS = st.lists(
 )
 PROFILES = st.builds(
     AutomationProfileRef,
-    profile_name=st.sampled_from([*BUILT_IN]) | texts(1, 255),
+    profile_name=st.sampled_from([*BUILT_IN_PROFILES]) | texts(1, 255),
     provenance=_optional(st.sampled_from(Level)),
 )
 SNAPSHOTS = st.sampled_from(
@@ -125,7 +125,7 @@ SNAPSHOTS = st.sampled_from(
         " { } ",
         '{"b":1, "a":1.0}',
         '{"a":"\\u00e9\\n"}',
-        *(p.snapshot() for p in BUILT_IN.values()),
+        *(p.snapshot() for p in BUILT_IN_PROFILES.values()),
     ]
 )
 

@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 import cleveragents_plans.evolution
 from cleveragents_plans.evolution.runner.environment import connected
-from cleveragents_plans.evolution.runner.connection_errors import clear_errors
+from cleveragents_plans.evolution.runner.connection_errors import report_connection_lost
 from cleveragents_plans.evolution.runner import unfinished
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.evolution.settings import Settings
@@ -34,7 +34,7 @@ if context.is_offline_mode():
 else:
     engine = create_engine(attributes["url"], poolclass=NullPool)
     with (
-        clear_errors("the toy database"),
+        report_connection_lost("the toy database"),
         connected(engine, "the toy database") as connection,
         migration_lock(connection, Settings.of(context)),
     ):
@@ -75,7 +75,7 @@ def may_stop():
 
 def upgrade():
     op.mark_begin(revision, down_revision, "upgrade")
-    op.short_lock("toy", "ALTER TABLE toy ADD COLUMN IF NOT EXISTS word text")
+    op.with_exclusive_lock("toy", "ALTER TABLE toy ADD COLUMN IF NOT EXISTS word text")
     may_stop()
     op.execute("INSERT INTO runs VALUES (pg_backend_pid())")
     op.backfill(
@@ -90,9 +90,11 @@ def upgrade():
 
 def downgrade():
     op.mark_begin(revision, down_revision, "downgrade")
-    op.short_lock("toy", "ALTER TABLE toy ALTER word DROP NOT NULL", "UPDATE toy SET word = NULL")
+    op.with_exclusive_lock(
+        "toy", "ALTER TABLE toy ALTER word DROP NOT NULL", "UPDATE toy SET word = NULL"
+    )
     may_stop()
-    op.short_lock("toy", "ALTER TABLE toy DROP COLUMN word")
+    op.with_exclusive_lock("toy", "ALTER TABLE toy DROP COLUMN word")
     op.mark_end(revision)
 """
 

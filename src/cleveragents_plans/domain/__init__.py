@@ -18,19 +18,19 @@ from cleveragents_plans.domain.json_values import Arguments, JsonObject, canonic
 from cleveragents_plans.domain.plan import Plan
 from cleveragents_plans.domain.profile_files import load_profiles
 from cleveragents_plans.domain.profiles import (
-    BUILT_IN,
+    BUILT_IN_PROFILES,
     DEFAULT_PROFILE_NAME,
     AutomationProfile,
     AutomationProfileRef,
     ResolvedProfile,
     SafetyProfile,
-    resolve,
+    resolve_profile,
 )
 from cleveragents_plans.domain.types import Invariant, PlanIdentity, ProjectLink
 from cleveragents_plans.domain.ulid import new_ulid
 
 __all__ = [
-    "BUILT_IN",
+    "BUILT_IN_PROFILES",
     "DEFAULT_PROFILE_NAME",
     "Arguments",
     "AutomationProfile",
@@ -58,5 +58,5 @@ __all__ = [
     "canonical_json",
     "load_profiles",
     "new_ulid",
-    "resolve",
+    "resolve_profile",
 ]

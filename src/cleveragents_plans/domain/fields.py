@@ -13,7 +13,7 @@ from cleveragents_plans.domain.errors import SnapshotIsFrozen, SnapshotUnreadabl
 from cleveragents_plans.domain.json_values import Arguments, JsonObject
 from cleveragents_plans.domain.lifecycle import (
     FINAL_STATES,
-    MOST_REVERSIONS,
+    MAX_REVERSIONS,
     STATES_OF_APPLY,
     STEPS,
 )
@@ -82,7 +82,7 @@ class PlanRecord(Value):
     token_count_input: Count | None = None
     token_count_output: Count | None = None
     #: How often the plan was sent back to strategize.
-    reversion_count: Annotated[Count, Field(le=MOST_REVERSIONS)] = 0
+    reversion_count: Annotated[Count, Field(le=MAX_REVERSIONS)] = 0
     last_completed_step: StepIndex = -1
     last_checkpoint_id: Reference | None = None
     reusable: StrictBool = False

@@ -10,7 +10,7 @@ from cleveragents_plans.domain.profiles import (
     AutomationProfile,
     ResolvedProfile,
     refuse_posing,
-    resolve,
+    resolve_profile,
 )
 from cleveragents_plans.domain.types import Invariant, ProjectLink
 
@@ -31,8 +31,8 @@ def resolved_choice(choice: ProfileChoice | None) -> ResolvedProfile:
         refuse_posing(choice.profile)
         return choice
     if isinstance(choice, AutomationProfile):
-        return resolve(plan=choice.name, known={choice.name: choice})
-    return resolve(plan=choice)
+        return resolve_profile(plan=choice.name, known={choice.name: choice})
+    return resolve_profile(plan=choice)
 
 
 def items_of(items: Any, made: Callable[[Any], Any] = lambda one: one) -> Any:

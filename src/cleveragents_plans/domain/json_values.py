@@ -23,7 +23,7 @@ JsonValue: TypeAlias = "bool | int | float | str | tuple[JsonValue, ...] | JsonO
 
 # Half as deep as the parser goes, so that what is written can be read again, wherever it
 # is put.
-_DEEPEST = 100
+_MAX_DEPTH = 100
 # Python and the parser write and read integers of up to 4300 digits.
 _WIDEST = 10**4300
 _LONGEST_NAME = 255
@@ -210,7 +210,7 @@ def _parsed(text: str) -> dict[str, Any]:
 def _parsed_value(text: str, path: str, depth: int = 0) -> Any:
     try:
         data = from_json(text, allow_inf_nan=False)
-        suspect = _SUSPECT.search(text) or text.count("[") + text.count("{") > _DEEPEST - depth
+        suspect = _SUSPECT.search(text) or text.count("[") + text.count("{") > _MAX_DEPTH - depth
     except (TypeError, ValueError) as error:
         # A TypeError is a text that has no UTF-8 form, or is none.
         raise NotJson(path, f"{_described(text)} ({error})", "a JSON text") from error
@@ -233,8 +233,8 @@ def _plain(value: Any, path: str, depth: int) -> Any:
         if not isfinite(value):
             raise NotJson(path, repr(value), "a finite number")
         return float(value)
-    if depth >= _DEEPEST:
-        raise NotJson(path[:80], f"more than {_DEEPEST} levels", "a flatter value")
+    if depth >= _MAX_DEPTH:
+        raise NotJson(path[:80], f"more than {_MAX_DEPTH} levels", "a flatter value")
     if isinstance(value, Mapping):
         return {
             _key(name, path): _plain(inner, f"{path}.{name}", depth + 1)

@@ -10,7 +10,7 @@ from typing import Final
 from cleveragents_plans.domain.enums import Phase, ProcessingState
 
 #: How often a plan may go back to strategize.
-MOST_REVERSIONS: Final = 3
+MAX_REVERSIONS: Final = 3
 
 #: The states that a plan never leaves.
 FINAL_STATES: Final = frozenset({ProcessingState.APPLIED, ProcessingState.CANCELLED})
@@ -45,7 +45,7 @@ class Step:
         return (
             phase in self.phases
             and state in self.states
-            and not (self.goes_back and reversion_count >= MOST_REVERSIONS)
+            and not (self.goes_back and reversion_count >= MAX_REVERSIONS)
         )
 
 

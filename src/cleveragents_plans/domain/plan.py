@@ -20,7 +20,7 @@ from cleveragents_plans.domain.inputs import (
     resolved_choice,
 )
 from cleveragents_plans.domain.lifecycle import NEXT_PHASE, STEPS
-from cleveragents_plans.domain.profiles import BUILT_IN, SCHEMA_VERSION, ResolvedProfile
+from cleveragents_plans.domain.profiles import BUILT_IN_PROFILES, SCHEMA_VERSION, ResolvedProfile
 from cleveragents_plans.domain.types import (
     Invariant,
     PlanIdentity,
@@ -30,7 +30,7 @@ from cleveragents_plans.domain.types import (
 )
 from cleveragents_plans.domain.ulid import new_ulid
 
-#: What `evolve` leaves to the verbs, to the repository, or to nobody.
+#: What `edit` leaves to the verbs, to the repository, or to nobody.
 _NOT_EDITABLE = frozenset(
     {
         *("identity", *PlanIdentity.model_fields),
@@ -194,9 +194,9 @@ class Plan(PlanRecord):
             SnapshotUnreadable: What was frozen describes no profile.
         """
         ref = self.automation_profile
-        profile = self.effective_profile or BUILT_IN.get(ref.profile_name)
+        profile = self.effective_profile or BUILT_IN_PROFILES.get(ref.profile_name)
         if profile is None:
-            raise UnknownProfile(ref.profile_name, BUILT_IN, ref.provenance)
+            raise UnknownProfile(ref.profile_name, BUILT_IN_PROFILES, ref.provenance)
         return ResolvedProfile(profile=profile, provenance=ref.provenance)
 
     def begin(self) -> Self:
@@ -263,7 +263,7 @@ class Plan(PlanRecord):
         self._check("cancel")
         return self._finished(ProcessingState.CANCELLED, at)
 
-    def evolve(self, **changes: Any) -> Self:
+    def edit(self, **changes: Any) -> Self:
         """
         Edit what is neither a step nor fixed, and check the result.
 

@@ -80,7 +80,7 @@ class AutomationProfile(Value):
         if not isinstance(fields, Mapping):
             raise TypeError(f"fields is {shown(fields)}; expected a mapping of a profile's fields")
         profile = cls.model_validate(dict(fields))
-        if profile.name in BUILT_IN:
+        if profile.name in BUILT_IN_PROFILES:
             raise ProfileNameTaken(profile.name)
         return profile
 
@@ -225,15 +225,15 @@ def _built_in() -> Mapping[str, AutomationProfile]:
 
 
 #: The nine profiles that always exist, from the most careful to the least.
-BUILT_IN: Final = _built_in()
+BUILT_IN_PROFILES: Final = _built_in()
 
 
-def resolve(
+def resolve_profile(
     plan: str | None = None,
     action: str | None = None,
     project: str | None = None,
     global_: str | None = None,
-    known: Mapping[str, AutomationProfile] = BUILT_IN,
+    known: Mapping[str, AutomationProfile] = BUILT_IN_PROFILES,
 ) -> ResolvedProfile:
     """
     Find the profile that holds: the nearest level that names one, or else the default.
@@ -250,13 +250,13 @@ def resolve(
     for level, name in levels.items():
         if not isinstance(name, str | None):
             raise TypeError(f"the {level} level names {shown(name)}; expected a profile's name")
-    everyone = {**_checked(known), **BUILT_IN}
+    everyone = {**_checked(known), **BUILT_IN_PROFILES}
     for level, name in levels.items():
         if name is not None:
             if name not in everyone:
                 raise UnknownProfile(name, everyone, level)
             return ResolvedProfile(profile=everyone[name], provenance=level)
-    return ResolvedProfile(profile=BUILT_IN[DEFAULT_PROFILE_NAME])
+    return ResolvedProfile(profile=BUILT_IN_PROFILES[DEFAULT_PROFILE_NAME])
 
 
 def refuse_posing(profile: AutomationProfile) -> None:
@@ -266,12 +266,12 @@ def refuse_posing(profile: AutomationProfile) -> None:
     Raises:
         ProfileNameTaken: It does.
     """
-    if BUILT_IN.get(profile.name, profile) != profile:
+    if BUILT_IN_PROFILES.get(profile.name, profile) != profile:
         raise ProfileNameTaken(profile.name)
 
 
 def _checked(known: Mapping[str, AutomationProfile]) -> Mapping[str, AutomationProfile]:
-    if known is BUILT_IN:
+    if known is BUILT_IN_PROFILES:
         return known
     for name, profile in known.items():
         if not isinstance(profile, AutomationProfile):

@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema, core_schema
 from cleveragents_plans.domain.enums import Level
 from cleveragents_plans.domain.errors import shown
 
-_LARGEST_INTEGER = 2**31 - 1
+_MAX_INTEGER = 2**31 - 1
 
 # An own type check, since str_schema fails on a lone surrogate with a bare
 # UnicodeEncodeError instead of a validation error.
@@ -48,14 +48,14 @@ class _TextSchema:
     def __init__(
         self,
         *,
-        shortest: int = 0,
-        longest: int | None = None,
+        min_length: int = 0,
+        max_length: int | None = None,
         pattern: str | None = None,
         upper: bool = False,
         expected: str | None = None,
     ) -> None:
         self._last: CoreSchema = core_schema.str_schema(
-            min_length=shortest or None, max_length=longest
+            min_length=min_length or None, max_length=max_length
         )
         self._expected = expected
         if pattern is not None and expected is not None:
@@ -81,13 +81,13 @@ class _TextSchema:
 #: Text of any length; NUL characters and lone surrogates are refused, as everywhere.
 Text = Annotated[str, _TextSchema()]
 #: At least one character, of any length.
-NonEmptyText = Annotated[str, _TextSchema(shortest=1)]
+NonEmptyText = Annotated[str, _TextSchema(min_length=1)]
 #: Up to 255 characters.
-ShortText = Annotated[str, _TextSchema(longest=255)]
+ShortText = Annotated[str, _TextSchema(max_length=255)]
 #: One to 255 characters.
-Label = Annotated[str, _TextSchema(shortest=1, longest=255)]
+Label = Annotated[str, _TextSchema(min_length=1, max_length=255)]
 #: A reference that others hand out, of up to 26 characters.
-Reference = Annotated[str, _TextSchema(longest=26)]
+Reference = Annotated[str, _TextSchema(max_length=26)]
 
 #: 26 characters of Crockford base 32; lower case is accepted, upper case kept.
 Ulid = Annotated[
@@ -102,7 +102,7 @@ Ulid = Annotated[
 Name = Annotated[
     str,
     _TextSchema(
-        longest=255,
+        max_length=255,
         pattern=r"^(?:(?:[\w-]+:)?[\w-]+/)?[\w-]+$",
         expected="a name: [[server:]namespace/]name, of letters, digits, - and _",
     ),
@@ -111,7 +111,7 @@ Name = Annotated[
 Namespace = Annotated[
     str,
     _TextSchema(
-        longest=255,
+        max_length=255,
         pattern=r"^(?:[\w-]+:)?[\w-]+$",
         expected="a namespace: [server:]namespace, of letters, digits, - and _",
     ),
@@ -135,11 +135,11 @@ def _in_utc(time: datetime) -> datetime:
 #: A point in time, kept in UTC; one without a zone is refused.
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 #: An integer that fits the column, from 0.
-Count = Annotated[int, Field(strict=True, ge=0, le=_LARGEST_INTEGER)]
+Count = Annotated[int, Field(strict=True, ge=0, le=_MAX_INTEGER)]
 #: An integer that fits the column, from 1.
-Ordinal = Annotated[int, Field(strict=True, ge=1, le=_LARGEST_INTEGER)]
+Ordinal = Annotated[int, Field(strict=True, ge=1, le=_MAX_INTEGER)]
 #: The last step that was completed; -1 before the first.
-StepIndex = Annotated[int, Field(strict=True, ge=-1, le=_LARGEST_INTEGER)]
+StepIndex = Annotated[int, Field(strict=True, ge=-1, le=_MAX_INTEGER)]
 #: US dollars: finite, not negative, never -0.0.
 Usd = Annotated[
     float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(_positive_zero)

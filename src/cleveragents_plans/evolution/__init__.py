@@ -14,17 +14,17 @@ from cleveragents_plans.evolution.postgresql import (  # noqa: F401  to register
 from cleveragents_plans.evolution.postgresql.constraints import allow_null
 from cleveragents_plans.evolution.postgresql.triggers import create_trigger, drop_trigger
 from cleveragents_plans.evolution.recipes import guarded_drop  # noqa: F401  likewise
-from cleveragents_plans.evolution.recipes.column_archive import Archive
-from cleveragents_plans.evolution.recipes.parent_trees import Tree
-from cleveragents_plans.evolution.recipes.roots import Fill, fill_trigger, root_in_copy
+from cleveragents_plans.evolution.recipes.column_archive import ColumnArchive
+from cleveragents_plans.evolution.recipes.parent_trees import ParentTree
+from cleveragents_plans.evolution.recipes.roots import ColumnDefault, fill_trigger, root_in_copy
 from cleveragents_plans.evolution.runner import unfinished  # noqa: F401  likewise
 from cleveragents_plans.evolution.sqlite import rebuild  # noqa: F401  likewise
 
 __all__ = [
-    "Archive",
+    "ColumnArchive",
+    "ColumnDefault",
     "EvolutionError",
-    "Fill",
-    "Tree",
+    "ParentTree",
     "allow_null",
     "create_trigger",
     "drop_trigger",

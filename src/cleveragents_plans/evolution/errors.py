@@ -32,7 +32,7 @@ class WrongDialect(EvolutionError):
         self.dialect = dialect
 
 
-class TransactionNotOurs(EvolutionError):
+class ExternalTransaction(EvolutionError):
     """Somebody else's transaction is open, so that short ones of our own are impossible."""
 
     def __init__(self, found: str) -> None:

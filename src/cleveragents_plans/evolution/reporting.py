@@ -19,7 +19,7 @@ _LOG_EVERY = 5.0
 
 
 @contextmanager
-def saying(what: str, every: float) -> Iterator[None]:
+def heartbeat(what: str, every: float) -> Iterator[None]:
     """
     Log, every so many seconds, that *what* is under way: one statement that may be long.
 
@@ -131,7 +131,7 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def speaking() -> Iterator[None]:
+def console_logging() -> Iterator[None]:
     """Send what is logged to standard error, unless the application has its own logging."""
     logger = logging.getLogger("alembic")
     handlers = (*logger.handlers, *logging.root.handlers)

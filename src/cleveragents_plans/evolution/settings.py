@@ -51,7 +51,7 @@ class Settings:
     #: long when nobody is.
     batch_ms: float = 5.0
     #: Share of the time spent in batches while others are at work.
-    duty: float = 0.75
+    duty_cycle: float = 0.75
     #: Rows written per second at most, for replicas that fall behind; 0 is no limit.
     rows_per_second: float = 0.0
     #: Use what this major version of PostgreSQL can do, not all that the server can; 0 asks it.
@@ -89,7 +89,7 @@ def _number(name: str, value: object) -> float:
         number = float(str(value))
     except ValueError:
         raise BadSetting(shown, value, "a number") from None
-    if name == "duty":
+    if name == "duty_cycle":
         if not 0 < number <= 1:
             raise BadSetting(shown, value, "a share above 0, at most 1")
     elif not (0 <= number < math.inf):

@@ -59,7 +59,7 @@ class PlanAlreadyStored(PlansError):
         )
 
 
-class PlanChangedMeanwhile(PlansError):
+class PlanConflict(PlansError):
     """
     Somebody else wrote the plan after it was read; nothing of this write was kept.
 
@@ -80,7 +80,7 @@ class PlanChangedMeanwhile(PlansError):
         )
 
 
-class PlanNotStored(PlanChangedMeanwhile):
+class PlanNotStored(PlanConflict):
     """
     A plan that was to be saved or deleted is not stored: it never was, or is not any more.
 
@@ -205,7 +205,7 @@ class RelatedPlanMissing(PlansError):
         )
 
 
-class PlansInACircle(PlansError):
+class PlanCycle(PlansError):
     """
     Plans that are to be added are under one another.
 

@@ -21,7 +21,7 @@ from cleveragents_plans.domain import Plan
 from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.persistence.errors import (
     PlanAlreadyStored,
-    PlansInACircle,
+    PlanCycle,
     RelatedPlanMissing,
 )
 from cleveragents_plans.persistence.mapping import Row, child_rows, plan_row
@@ -40,7 +40,7 @@ def insert_plans(session: Session, plans: Sequence[Plan]) -> None:
     Raises:
         PlanAlreadyStored: An id is taken, or comes twice.
         RelatedPlanMissing: A parent or a root is not stored.
-        PlansInACircle: Some are under one another.
+        PlanCycle: Some are under one another.
         TypeError: Something is no plan.
         UnknownProfile: A plan has no snapshot, and its profile is not a built-in one.
         SnapshotUnreadable: A plan has a snapshot that describes no profile.
@@ -142,7 +142,7 @@ def _explain_refusal(session: Session, rows: Sequence[Row], refusal: IntegrityEr
     try:
         TopologicalSorter(above).prepare()
     except CycleError as error:
-        raise PlansInACircle(tuple(error.args[1][:-1])) from None
+        raise PlanCycle(tuple(error.args[1][:-1])) from None
     # A transaction stricter than READ COMMITTED does not see the plan that somebody just added.
     constraint = getattr(getattr(refusal.orig, "diag", None), "constraint_name", None)
     if len(rows) == 1 and constraint == _PRIMARY_KEY:

@@ -18,7 +18,7 @@ from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.persistence.columns import has_surrogates, time_text
 
 #: One less than what fits 32 bits: a listing looks for one plan more.
-_LARGEST_LIMIT: Final = 2**31 - 2
+_MAX_LIMIT: Final = 2**31 - 2
 
 _Word = TypeVar("_Word", bound=StrEnum)
 
@@ -86,10 +86,10 @@ def time_of(name: str, value: Any) -> str:
 
 def limit_of(value: Any) -> int:
     """Check how many plans a page has at most."""
-    expected = f"expected a whole number from 1 to {_LARGEST_LIMIT}"
+    expected = f"expected a whole number from 1 to {_MAX_LIMIT}"
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"limit is {shown(value)}; {expected}")
-    if not 1 <= value <= _LARGEST_LIMIT:
+    if not 1 <= value <= _MAX_LIMIT:
         raise ValueError(f"limit is {shown(value)}; {expected}")
     return value
 

@@ -37,7 +37,7 @@ from cleveragents_plans.domain.types import full_name
 from cleveragents_plans.persistence.columns import has_surrogates
 from cleveragents_plans.persistence.errors import (
     CorruptPlanRow,
-    PlanChangedMeanwhile,
+    PlanConflict,
     PlanNotFound,
 )
 from cleveragents_plans.persistence.mapping import read_plan
@@ -179,7 +179,7 @@ def plans(
 
     Raises:
         CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
-        PlanChangedMeanwhile: A plan is written faster than it can be read.
+        PlanConflict: A plan is written faster than it can be read.
     """
     whole: dict[str, tuple[Any, ...]] = {}
     pending = rows
@@ -197,7 +197,7 @@ def plans(
             _all(session, query.where(among(session, PLANS.c.plan_id, changed))) if changed else ()
         )
     if pending:
-        raise PlanChangedMeanwhile(pending[0].plan_id, pending[0].updated_at)
+        raise PlanConflict(pending[0].plan_id, pending[0].updated_at)
     for row in rows:
         if row.plan_id not in whole:
             continue

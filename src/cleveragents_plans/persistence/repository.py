@@ -73,7 +73,7 @@ class PlanRepository:
         (`model_construct`) is not checked here: that would take as long as storing it.
 
         Raises:
-            PlansInACircle: Some are under one another.
+            PlanCycle: Some are under one another.
             As `add`, but for the ValidationError.
         """
         if isinstance(plans, Plan) or not isinstance(plans, Iterable):
@@ -104,7 +104,7 @@ class PlanRepository:
         The stored plan is later than the one that was read by at least a microsecond.
 
         Raises:
-            PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+            PlanConflict: Somebody else wrote or deleted it since it was read.
                 Nothing of this write is kept.
             PlanNotStored: It never was stored, or somebody deleted it.
             NoLaterVersion: Its `updated_at` is the last time that there is.
@@ -123,7 +123,7 @@ class PlanRepository:
 
         Raises:
             RootInUse: Other plans name it as their root.
-            PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+            PlanConflict: Somebody else wrote or deleted it since it was read.
             PlanNotStored: It never was stored, or somebody deleted it.
         """
         updates.delete_plan(self._session, parameters.plan_of(plan))

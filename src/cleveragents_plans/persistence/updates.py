@@ -22,7 +22,7 @@ from cleveragents_plans.persistence.base import Base
 from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.errors import (
     NotARoot,
-    PlanChangedMeanwhile,
+    PlanConflict,
     PlanNotStored,
     RootInUse,
 )
@@ -58,7 +58,7 @@ def save_plan(session: Session, plan: Plan) -> Plan:
     Store what became of *plan*; give it as it is stored.
 
     Raises:
-        PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+        PlanConflict: Somebody else wrote or deleted it since it was read.
         PlanNotStored: It never was stored, or somebody deleted it.
         NoLaterVersion: Its `updated_at` is the last time that there is.
         SnapshotIsFrozen: Its snapshot is another than the stored one.
@@ -71,7 +71,7 @@ def save_plan(session: Session, plan: Plan) -> Plan:
     if row.effective_profile_snapshot != plan.effective_profile_snapshot:
         raise SnapshotIsFrozen(plan.plan_id)
     later = time_text(next_version(plan.plan_id, row.updated_at))
-    with _losing(session, plan):
+    with _detect_conflict(session, plan):
         for column, value in {**plan_row(plan), "updated_at": later}.items():
             setattr(row, column, value)
         session.flush()
@@ -85,7 +85,7 @@ def delete_plan(session: Session, plan: Plan) -> None:
 
     Raises:
         RootInUse: Other plans name it as their root.
-        PlanChangedMeanwhile: Somebody else wrote or deleted it since it was read.
+        PlanConflict: Somebody else wrote or deleted it since it was read.
         PlanNotStored: It never was stored, or somebody deleted it.
     """
     check_foreign_keys(session)
@@ -94,15 +94,15 @@ def delete_plan(session: Session, plan: Plan) -> None:
     session.flush()  # see `save_plan`
     # Looked at first, as reading a row object anew drops what its holder has loaded.
     place = select(*(PLANS.c[name] for name in _PLACE)).where(PLANS.c.plan_id == plan.plan_id)
-    with _legible(session, plan):
+    with _report_bad_utf8(session, plan):
         _as_read(plan, execute(session, place).one_or_none())
     _refuse_root_in_use(session, plan.plan_id)
     row = _stored(session, plan, _PLACE_AND_VERSION)
     try:
-        with _losing(session, plan):
+        with _detect_conflict(session, plan):
             session.delete(row)
             session.flush()
-            _follow(session)
+            _sync_identity_map(session)
     except IntegrityError:
         # Somebody has added a plan under it since it was counted.
         _refuse_root_in_use(session, plan.plan_id)
@@ -132,14 +132,14 @@ def delete_tree(session: Session, root_plan_id: str) -> int:
                 session.execute(delete(LifecyclePlanModel).where(condition)).rowcount  # type: ignore[attr-defined]
                 for condition in (named & ~itself, itself)
             )
-            _follow(session)
+            _sync_identity_map(session)
             return deleted
     except IntegrityError:
         _refuse_root_in_use(session, root_plan_id)
         raise
 
 
-def _follow(session: Session) -> None:
+def _sync_identity_map(session: Session) -> None:
     """Tell the objects of *session* what the database did by itself: it detached, and deleted."""
     # What is not loaded is not asked for: it will be read as it is then.
     about: dict[object, str | None] = {}
@@ -171,7 +171,7 @@ def _refuse_root_in_use(session: Session, plan_id: str) -> None:
 
 
 def _stored(session: Session, plan: Plan, *options: ORMOption) -> LifecyclePlanModel:
-    with _legible(session, plan):
+    with _report_bad_utf8(session, plan):
         row = session.get(LifecyclePlanModel, plan.plan_id, options=options, populate_existing=True)
     return _as_read(plan, row)
 
@@ -185,12 +185,12 @@ def _as_read(plan: Plan, row: _T | None) -> _T:
     place = (plan.parent_plan_id, plan.root_plan_id)
     # A plan whose parent was deleted is another one too, though nobody wrote to it.
     if found.updated_at != read or (found.parent_plan_id, found.root_plan_id) != place:
-        raise PlanChangedMeanwhile(plan.plan_id, read)
+        raise PlanConflict(plan.plan_id, read)
     return row
 
 
 @contextmanager
-def _legible(session: Session, plan: Plan) -> Iterator[None]:
+def _report_bad_utf8(session: Session, plan: Plan) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
@@ -223,7 +223,7 @@ def _as_rows(models: Iterable[Base]) -> Sequence[Row]:
 
 
 @contextmanager
-def _losing(session: Session, plan: Plan) -> Iterator[None]:
+def _detect_conflict(session: Session, plan: Plan) -> Iterator[None]:
     try:
         with session.begin_nested():
             yield
@@ -232,4 +232,4 @@ def _losing(session: Session, plan: Plan) -> Iterator[None]:
         failure = getattr(error, "orig", None)
         if failure is not None and getattr(failure, "sqlstate", None) != _NOT_SERIALIZABLE:
             raise
-        raise PlanChangedMeanwhile(plan.plan_id, time_text(plan.updated_at)) from None
+        raise PlanConflict(plan.plan_id, time_text(plan.updated_at)) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cleveragents_plans.evolution.postgresql.ranges import KeyRange, Missed
+from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges
 
 
 def test_a_range_without_ends_is_everything():
@@ -16,7 +16,7 @@ def test_the_lower_end_belongs_to_it_when_told_so():
 
 
 def test_what_was_missed_reaches_from_the_first_key_to_the_last():
-    missed = Missed()
+    missed = SkippedRanges()
     missed.add([3, 4, 9], 2)
     missed.add([11], 1)
 
@@ -25,7 +25,7 @@ def test_what_was_missed_reaches_from_the_first_key_to_the_last():
 
 
 def test_however_much_is_missed_a_thousand_ranges_hold_it_all():
-    missed = Missed()
+    missed = SkippedRanges()
     for key in range(0, 100_000, 2):
         missed.add([key], 1)
 

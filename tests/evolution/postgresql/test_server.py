@@ -11,8 +11,11 @@ from alembic.util import CommandError
 from sqlalchemy import NullPool, create_engine, make_url
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from cleveragents_plans.evolution.postgresql.server import settle
-from cleveragents_plans.evolution.runner.migration_lock import SessionNotOurs, migration_lock
+from cleveragents_plans.evolution.postgresql.server import configure_session
+from cleveragents_plans.evolution.runner.migration_lock import (
+    TransactionPoolerFound,
+    migration_lock,
+)
 from support import postgres
 from support.databases import ENGINES, migrate, roll_back
 from support.online import client
@@ -44,7 +47,9 @@ def test_a_server_that_is_too_old_is_refused_in_one_line(
 
 def test_a_pooler_that_changes_the_session_between_transactions_is_refused(postgresql_url: str):
     with transaction_pooler(postgresql_url) as pooled:
-        with pytest.raises(SessionNotOurs, match="connect to the server directly") as refused:
+        with pytest.raises(
+            TransactionPoolerFound, match="connect to the server directly"
+        ) as refused:
             migrate(pooled, "head")
         assert "\n" not in str(refused.value)
         assert tables(postgresql_url) == []
@@ -99,7 +104,7 @@ def test_a_session_depends_on_nothing_and_ends_soon_after_its_client_has_died(
         connect_args={"options": "-c idle_session_timeout=50ms -c statement_timeout=50ms"},
     )
     with engine.connect() as connection:
-        settle(connection)
+        configure_session(connection)
 
         found = connection.exec_driver_sql("SELECT name, setting FROM pg_settings").all()
         assert {name: value for name, value in found if name in wanted} == wanted

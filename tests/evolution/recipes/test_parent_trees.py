@@ -5,12 +5,18 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import Engine, event
 
-from cleveragents_plans.evolution import Archive, Fill, Tree, drop_trigger, fill_trigger
+from cleveragents_plans.evolution import (
+    ColumnArchive,
+    ColumnDefault,
+    ParentTree,
+    drop_trigger,
+    fill_trigger,
+)
 from support.online import client, revision, script
 
-NODES = Tree("node", key="id", parent="up", root="top", type="bigint")
-WORDS = Archive("node_words", table="node", key="id", column="word", nothing="''")
-WORD = {"word": Fill(lambda row: f"{row}.word IS NULL", lambda _row: "'100%'")}
+NODES = ParentTree("node", key="id", parent="up", root="top", type="bigint")
+WORDS = ColumnArchive("node_words", table="node", key="id", column="word", empty_value="''")
+WORD = {"word": ColumnDefault(lambda row: f"{row}.word IS NULL", lambda _row: "'100%'")}
 
 
 @pytest.fixture
@@ -62,7 +68,7 @@ def test_offline_the_script_finds_the_same_roots(url):
 
 def test_the_trigger_finds_the_root_for_whoever_leaves_it_out(url):
     with revision(url) as op:
-        op.short_lock("node", *fill_trigger(NODES, "node_fill", also=WORD))
+        op.with_exclusive_lock("node", *fill_trigger(NODES, "node_fill", also=WORD))
 
     with client(url) as connection:
         connection.execute("INSERT INTO node (id, up) VALUES (2000, 100), (2001, NULL)")
@@ -74,7 +80,7 @@ def test_the_trigger_finds_the_root_for_whoever_leaves_it_out(url):
         (2001, 2001, "100%"),
     ]
     with revision(url) as op:
-        op.short_lock("node", *drop_trigger("node", "node_fill"))
+        op.with_exclusive_lock("node", *drop_trigger("node", "node_fill"))
     assert rows(url, "SELECT count(*) FROM pg_proc WHERE proname = 'node_fill'") == [(0,)]
 
 
@@ -84,19 +90,19 @@ def test_values_wait_in_the_archive_and_come_back(url):
     before = rows(url, "SELECT id, word FROM node ORDER BY 1")
 
     with revision(url) as op:
-        op.short_lock("node", *WORDS.create(), *WORDS.keep_trigger("node_keep"))
-        op.set_aside(WORDS)
-        op.set_aside(WORDS)  # as a run that was interrupted does
+        op.with_exclusive_lock("node", *WORDS.create(), *WORDS.keep_trigger("node_keep"))
+        op.archive_column(WORDS)
+        op.archive_column(WORDS)  # as a run that was interrupted does
         with client(url) as connection:
             connection.execute("UPDATE node SET word = 'late' WHERE id = 60")
-        op.short_lock("node", *drop_trigger("node", "node_keep"))
+        op.with_exclusive_lock("node", *drop_trigger("node", "node_keep"))
     assert rows(url, "SELECT count(*) FROM node_words") == [(51,)]
     with client(url) as connection:
         connection.execute("UPDATE node SET word = '' WHERE id <> 7")
         connection.execute("UPDATE node SET word = 'newer' WHERE id = 7")
         connection.execute("INSERT INTO node_words VALUES (5000, 'of a row that is gone')")
     with revision(url) as op:
-        op.put_back(WORDS)
+        op.restore_column(WORDS)
 
     wanted = dict(before) | {60: "late", 7: "newer"}
     assert dict(rows(url, "SELECT id, word FROM node")) == wanted
@@ -105,7 +111,7 @@ def test_values_wait_in_the_archive_and_come_back(url):
 
 def test_an_archive_goes_only_when_it_is_empty(url):
     with revision(url) as op:
-        op.short_lock("node", *WORDS.create())
+        op.with_exclusive_lock("node", *WORDS.create())
         with client(url) as connection:
             connection.execute("INSERT INTO node_words VALUES (1, 'x')")
         op.drop_if_empty(WORDS)

@@ -7,12 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from cleveragents_plans.evolution import Tree
+from cleveragents_plans.evolution import ParentTree
 from cleveragents_plans.evolution.recipes import roots
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound
 from cleveragents_plans.evolution.recipes.roots import RootFinder
 
-NODES = Tree("node", key="id", parent="up", root="top")
+NODES = ParentTree("node", key="id", parent="up", root="top")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_a_row_is_looked_up_once_while_it_is_remembered(connection):
 
 
 def test_a_chain_that_is_longer_than_what_is_remembered_is_walked_once(connection, monkeypatch):
-    monkeypatch.setattr(roots, "_REMEMBERED", 10)
+    monkeypatch.setattr(roots, "_CACHE_SIZE", 10)
     fill(connection, *((str(n), str(n - 1), None) for n in range(500, 0, -1)), ("0", None, None))
     asked = []
     connection.set_trace_callback(lambda sql: asked.append(sql) if "LEFT JOIN" in sql else None)
@@ -79,7 +79,7 @@ def test_a_chain_that_is_longer_than_what_is_remembered_is_walked_once(connectio
 
 
 def test_what_is_remembered_is_bounded_and_roots_are_right_all_the_same(connection, monkeypatch):
-    monkeypatch.setattr(roots, "_REMEMBERED", 10)
+    monkeypatch.setattr(roots, "_CACHE_SIZE", 10)
     fill(connection, ("0", None, None), *((str(n), str(n - 1), None) for n in range(1, 200)))
     finder = RootFinder(NODES, connection, "node")
 

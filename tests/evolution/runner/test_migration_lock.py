@@ -15,8 +15,8 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans.evolution.errors import TransactionNotOurs, WrongDialect
-from cleveragents_plans.evolution.runner.connection_errors import NoConnection
+from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
+from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed
 from cleveragents_plans.evolution.runner.migration_lock import (
     MigrationLockNotObtained,
     migration_lock,
@@ -136,7 +136,7 @@ def test_a_connection_in_a_transaction_is_refused(engine):
     with (
         engine.connect() as connection,
         connection.begin(),
-        pytest.raises(TransactionNotOurs),
+        pytest.raises(ExternalTransaction),
         migration_lock(connection),
     ):
         pass
@@ -165,15 +165,15 @@ def test_a_connection_that_is_lost_is_one_line(postgresql_url, tmp_path, when):
         if when == "waiting for a lock":
             with client(postgresql_url, autocommit=False) as idle:
                 idle.execute("SELECT 1 FROM toy")
-                op.short_lock("toy", "SELECT 1")
+                op.with_exclusive_lock("toy", "SELECT 1")
         elif when == "in a short lock":
-            op.short_lock("toy", "SELECT pg_sleep(5)")
+            op.with_exclusive_lock("toy", "SELECT pg_sleep(5)")
         else:
             op.backfill(
                 "toy", key="id", needs="TRUE", update="SELECT pg_sleep(5) FROM toy t WHERE {batch}"
             )
 
-    with pytest.raises(NoConnection) as lost:
+    with pytest.raises(ConnectionFailed) as lost:
         command.upgrade(tiny_chain(tmp_path / "chain", postgresql_url, stop=lose), "head")
 
     assert str(lost.value).startswith("the connection to the toy database was lost (")
@@ -186,7 +186,7 @@ def test_a_connection_that_is_lost_is_one_line(postgresql_url, tmp_path, when):
 def test_a_server_that_is_not_there_is_one_line(tmp_path):
     url = "postgresql+psycopg://me:secret@127.0.0.1:1/nowhere"
 
-    with pytest.raises(NoConnection, match="the toy database cannot be opened") as refused:
+    with pytest.raises(ConnectionFailed, match="the toy database cannot be opened") as refused:
         command.upgrade(tiny_chain(tmp_path / "chain", url), "head")
 
     assert "secret" not in str(refused.value)

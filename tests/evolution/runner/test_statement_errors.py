@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.runner.statement_errors import DatabaseRefused
+from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from support.online import client, revision
 
 
@@ -16,8 +16,8 @@ def refusal(url: str, *statements: str) -> str:
         connection.execute("INSERT INTO toy VALUES (1, 'secret')")
         connection.execute("CREATE VIEW seen AS SELECT word FROM toy")
     with pytest.raises(DBAPIError) as refused, revision(url) as op:
-        op.short_lock("toy", *statements)
-    told = str(DatabaseRefused("shop", refused.value))
+        op.with_exclusive_lock("toy", *statements)
+    told = str(StatementFailed("shop", refused.value))
     assert "\n" not in told
     assert "secret" not in told
     return told

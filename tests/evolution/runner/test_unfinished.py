@@ -8,7 +8,7 @@ from io import StringIO
 import pytest
 from alembic import command
 
-from cleveragents_plans.evolution.errors import TransactionNotOurs, WrongDialect
+from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
 from cleveragents_plans.evolution.postgresql.connection import online
 from cleveragents_plans.evolution.runner.unfinished import InterruptedRun, Marker, read_marker
 from support.online import client, revision, script
@@ -243,7 +243,7 @@ def test_the_end_is_marked_where_the_version_changes_only(postgresql_url):
     with (
         revision(postgresql_url) as op,
         online(op),
-        pytest.raises(TransactionNotOurs, match="mark_end"),
+        pytest.raises(ExternalTransaction, match="mark_end"),
     ):
         op.mark_end("x")
 

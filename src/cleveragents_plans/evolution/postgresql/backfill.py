@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
-from cleveragents_plans.evolution.postgresql.blockers import Blocker, Patience, blockers
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
     qualified,
@@ -27,10 +27,10 @@ from cleveragents_plans.evolution.postgresql.connection import (
     session,
     write_sql,
 )
-from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, IN_THE_WAY
-from cleveragents_plans.evolution.postgresql.ranges import KeyRange, Missed
-from cleveragents_plans.evolution.postgresql.throttle import Pace, Throttle
-from cleveragents_plans.evolution.reporting import Progress, saying
+from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, LOCK_CONFLICTS
+from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges
+from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
+from cleveragents_plans.evolution.reporting import Progress, heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
 
@@ -68,7 +68,7 @@ class BackfillStuck(EvolutionError):
 
 
 # A parent that is deleted meanwhile (23503) is somebody in the way, too.
-_TRY_AGAIN = IN_THE_WAY | {"23503"}
+_TRY_AGAIN = LOCK_CONFLICTS | {"23503"}
 _TRIES = 3
 
 # Of a batch, so that it is short; with a hash or merge join each would read the whole
@@ -192,8 +192,8 @@ class _Run:
         self.written_to = qualified(connection.dialect, wanted.vacuum, wanted.schema)
         self.key = f"t.{connection.dialect.identifier_preparer.quote(wanted.key)}"
         self.throttle = Throttle(connection, settings)
-        self.batch = Pace(settings.batch_ms, first=100, least=10, most=10_000)
-        self.look = Pace(_LOOK_MS, first=2_000, least=100, most=50_000)
+        self.batch = BatchSize(settings.batch_ms, first=100, least=10, most=10_000)
+        self.look = BatchSize(_LOOK_MS, first=2_000, least=100, most=50_000)
         self.written = 0
         self.vacuum_after = 0
         self.next_vacuum = 0
@@ -203,24 +203,24 @@ class _Run:
         if not left:
             return 0
         self.next_vacuum = self.vacuum_after
-        patience = Patience.for_locks(self.settings)
+        deadline = Deadline.for_locks(self.settings)
         with Progress(self.wanted.label, left) as progress:
             while left:
                 missed = self._pass([KeyRange()], progress)
-                patience.restart()
+                deadline.restart()
                 while missed.ranges:
                     before = self.written
                     missed = self._pass(missed.ranges, progress)
                     if self.written > before:
-                        patience.restart()
+                        deadline.restart()
                     elif missed.ranges:
-                        self._wait(missed, patience, progress)
+                        self._wait(missed, deadline, progress)
                 # Rows may have come in behind the pass.
                 left = self._left()
         return self.written
 
-    def _pass(self, ranges: list[KeyRange], progress: Progress) -> Missed:
-        missed = Missed()
+    def _pass(self, ranges: list[KeyRange], progress: Progress) -> SkippedRanges:
+        missed = SkippedRanges()
         for among in ranges:
             for rest, keys in self._looks(among, progress):
                 while keys:
@@ -252,7 +252,7 @@ UNION ALL
             begun = time.monotonic()
             rows = run(self.connection, query, among.parameters).all()
             seconds = time.monotonic() - begun
-            self.look.took(size, seconds)
+            self.look.observe(size, seconds)
             self.throttle.rest(seconds, 0)
             if not rows:
                 return
@@ -272,7 +272,7 @@ UNION ALL
             self.throttle.rest(seconds, done or 0)
             if done is not None:
                 if done:
-                    self.batch.took(done, seconds / (_ALONE if self.throttle.alone else 1))
+                    self.batch.observe(done, seconds / (_ALONE if self.throttle.alone else 1))
                 return done
             time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  # jitter, not a secret
         return 0  # a later pass takes it
@@ -288,7 +288,7 @@ UNION ALL
     def _left(self) -> int:
         query = f"SELECT count(*), count(*) FILTER (WHERE {self.wanted.needs}) FROM {self.table} t"
         what = f"{self.wanted.label}: counting the rows of {self.table} that need it"
-        with saying(what, self.settings.report_every):
+        with heartbeat(what, self.settings.report_every):
             rows, left = run(self.connection, query).one()
         self.vacuum_after = max(rows // _VACUUM_SHARE, _VACUUM_AT_LEAST)
         return int(left)
@@ -297,23 +297,23 @@ UNION ALL
         if self.written >= self.next_vacuum:
             self.next_vacuum = self.written + self.vacuum_after
             # Not done, if an index is locked just now; the next one does it.
-            with saying(f"vacuuming {self.written_to}", self.settings.report_every):
+            with heartbeat(f"vacuuming {self.written_to}", self.settings.report_every):
                 self._try(f"VACUUM ({_VACUUM}) {self.written_to}")
 
-    def _wait(self, missed: Missed, patience: Patience, progress: Progress) -> None:
-        spoke = patience.time_to_speak()
-        if spoke or patience.left <= 0:
+    def _wait(self, missed: SkippedRanges, deadline: Deadline, progress: Progress) -> None:
+        spoke = deadline.report_due()
+        if spoke or deadline.left <= 0:
             found = blockers(self.connection, [self.table, self.written_to], ANY_LOCK)
-            if patience.left <= 0:
+            if deadline.left <= 0:
                 keys = self._some_keys(missed, progress)
-                raise BackfillStuck(self.table, missed.rows, keys, patience.waited, found)
+                raise BackfillStuck(self.table, missed.rows, keys, deadline.waited, found)
             progress.say(
                 f"{missed.rows} rows of {self.table} are locked by others since "
-                f"{patience.waited:.0f} s; perhaps by: {listed(found)}"
+                f"{deadline.waited:.0f} s; perhaps by: {listed(found)}"
             )
-        time.sleep(min(0.5, max(patience.left, 0)))
+        time.sleep(min(0.5, max(deadline.left, 0)))
 
-    def _some_keys(self, missed: Missed, progress: Progress) -> list[Any]:
+    def _some_keys(self, missed: SkippedRanges, progress: Progress) -> list[Any]:
         looks = (look for among in missed.ranges for look in self._looks(among, progress))
         return list(itertools.islice((key for _, keys in looks for key in keys), 3))
 

@@ -12,7 +12,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.settings import Settings
 
 
-class Patience:
+class Deadline:
     """The time that is left until it is time to give up, or to say something."""
 
     def __init__(self, limit: float, report_every: float) -> None:
@@ -21,7 +21,7 @@ class Patience:
         self.restart()
 
     @classmethod
-    def for_locks(cls, settings: Settings) -> Patience:
+    def for_locks(cls, settings: Settings) -> Deadline:
         """Wait as long as *settings* allow for locks."""
         return cls(settings.lock_wait, settings.report_every)
 
@@ -39,7 +39,7 @@ class Patience:
         """Seconds to the end; negative after it."""
         return self._limit - self.waited
 
-    def time_to_speak(self) -> bool:
+    def report_due(self) -> bool:
         """Tell whether the last message is long enough ago, and count this as one."""
         if time.monotonic() - self._said < self.report_every:
             return False

@@ -15,12 +15,12 @@ from cleveragents_plans.evolution.postgresql.connection import qualified, run
 
 log = logging.getLogger("alembic.evolution")
 
-_LISTED = 5
+_MAX_SHOWN = 5
 #: The class of errors about what a value is.
 _DATA_ERROR = "22"
 
 
-class CheckInTheWay(EvolutionError):
+class CheckViolated(EvolutionError):
     """
     A CHECK would refuse what is to be written.
 
@@ -58,8 +58,8 @@ class ColumnInUse(EvolutionError):
         self.users = users
 
 
-@Operations.register_operation("look_before_writing")
-class LookBeforeWritingOp(MigrateOperation):
+@Operations.register_operation("check_writable")
+class CheckWritableOp(MigrateOperation):
     """Refuse a table in which the rows cannot be written."""
 
     def __init__(
@@ -77,7 +77,7 @@ class LookBeforeWritingOp(MigrateOperation):
         self.ours = ours
 
     @classmethod
-    def look_before_writing(
+    def check_writable(
         cls,
         operations: Operations,
         table: str,
@@ -104,13 +104,13 @@ class LookBeforeWritingOp(MigrateOperation):
             ours: Triggers that the revision makes itself.
 
         Raises:
-            CheckInTheWay: A CHECK would refuse a row.
+            CheckViolated: A CHECK would refuse a row.
         """
         operations.invoke(cls(table, key, needs, values, ours))
 
 
-@Operations.register_operation("look_before_dropping")
-class LookBeforeDroppingOp(MigrateOperation):
+@Operations.register_operation("check_droppable")
+class CheckDroppableOp(MigrateOperation):
     """Refuse to drop a column that something is made from."""
 
     def __init__(self, table: str, column: str, ours: Sequence[str]) -> None:
@@ -119,7 +119,7 @@ class LookBeforeDroppingOp(MigrateOperation):
         self.ours = ours
 
     @classmethod
-    def look_before_dropping(
+    def check_droppable(
         cls, operations: Operations, table: str, column: str, *, ours: Sequence[str] = ()
     ) -> None:
         """
@@ -133,20 +133,19 @@ class LookBeforeDroppingOp(MigrateOperation):
         operations.invoke(cls(table, column, ours))
 
 
-@Operations.implementation_for(LookBeforeWritingOp)
-def _look_before_writing(operations: Operations, look: LookBeforeWritingOp) -> None:
+@Operations.implementation_for(CheckWritableOp)
+def _check_writable(operations: Operations, look: CheckWritableOp) -> None:
     connection = _connection(operations)
     if connection is None:
         return
     table = qualified(connection.dialect, look.table, None)
     key = connection.dialect.identifier_preparer.quote(look.key)
     for name, check in _rows(connection, _NOT_VALID, table):
-        query = (
-            f"SELECT t.{key} FROM {table} t WHERE ({look.needs}) AND NOT ({check}) LIMIT {_LISTED}"
-        )
+        where = f"({look.needs}) AND NOT ({check})"
+        query = f"SELECT t.{key} FROM {table} t WHERE {where} LIMIT {_MAX_SHOWN}"
         broken = [str(found) for (found,) in run(connection, query)]
         if broken:
-            raise CheckInTheWay(
+            raise CheckViolated(
                 table,
                 name,
                 f"is NOT VALID, and rows break it, such as {', '.join(broken)}",
@@ -157,7 +156,7 @@ def _look_before_writing(operations: Operations, look: LookBeforeWritingOp) -> N
     for name, check in _rows(connection, _ONLY_OF, table, columns=list(planned)):
         if _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
             shown = ", ".join(f"{column} = {value}" for column, value in planned.items())
-            raise CheckInTheWay(table, name, f"would refuse {shown}", "let it pass, or drop it")
+            raise CheckViolated(table, name, f"would refuse {shown}", "let it pass, or drop it")
     written = {"columns": list(look.values), "ours": list(look.ours)}
     triggers = [name for (name,) in _rows(connection, _TRIGGERS, table, **written)]
     if triggers:
@@ -169,8 +168,8 @@ def _look_before_writing(operations: Operations, look: LookBeforeWritingOp) -> N
         )
 
 
-@Operations.implementation_for(LookBeforeDroppingOp)
-def _look_before_dropping(operations: Operations, look: LookBeforeDroppingOp) -> None:
+@Operations.implementation_for(CheckDroppableOp)
+def _check_droppable(operations: Operations, look: CheckDroppableOp) -> None:
     connection = _connection(operations)
     if connection is None:
         return

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, CursorResult, Dialect
 
-from cleveragents_plans.evolution.errors import TransactionNotOurs, WrongDialect
+from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
 
 
 class _HasContext(Protocol):
@@ -25,7 +25,7 @@ def online(op: _HasContext) -> Iterator[Connection]:
     has a new transaction, in which the version changes.
 
     Raises:
-        TransactionNotOurs: The transaction belongs to somebody else than Alembic.
+        ExternalTransaction: The transaction belongs to somebody else than Alembic.
     """
     context = op.get_context()
     connection = context.connection
@@ -37,7 +37,7 @@ def online(op: _HasContext) -> Iterator[Connection]:
         try:
             stack.enter_context(context.autocommit_block())
         except (AssertionError, AttributeError):  # what Alembic does then
-            raise TransactionNotOurs("the connection was in a transaction already") from None
+            raise ExternalTransaction("the connection was in a transaction already") from None
         yield connection
 
 
@@ -96,7 +96,7 @@ def qualified(dialect: Dialect, table: str, schema: str | None) -> str:
     return f"{quote(schema)}.{quote(table)}" if schema else quote(table)
 
 
-def beside(table: str) -> str:
+def as_table_owner(table: str) -> str:
     """
     Give the statement after which what a transaction makes belongs to the owner of *table*.
 

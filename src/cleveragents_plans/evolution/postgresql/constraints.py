@@ -18,8 +18,8 @@ from cleveragents_plans.evolution.postgresql.connection import (
     run,
     write_sql,
 )
-from cleveragents_plans.evolution.postgresql.locks import run_under_lock, weak_lock_patience
-from cleveragents_plans.evolution.reporting import saying
+from cleveragents_plans.evolution.postgresql.locks import run_under_lock, run_with_retries
+from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
@@ -77,7 +77,7 @@ class SetNotNullOp(MigrateOperation):
         """
         Make *columns* of *table* NOT NULL; the end is what NOT NULL in CREATE TABLE gives.
 
-        Strong locks are held for a moment (see ``short_lock``); one scan, for all of them,
+        Strong locks are held for a moment (see ``with_exclusive_lock``); one scan, for all of them,
         runs beside readers and writers. It goes on from whatever an interrupted run left.
 
         Args:
@@ -129,8 +129,8 @@ def _validate_constraint(operations: Operations, wanted: ValidateConstraintOp) -
     settings = Settings.of(context.environment_context)
     with (
         online(operations) as connection,
-        weak_lock_patience(connection, settings) as run_patiently,
-        saying(f"checking the rows of {table}", settings.report_every),
+        run_with_retries(connection, settings) as run_patiently,
+        heartbeat(f"checking the rows of {table}", settings.report_every),
     ):
         run_patiently(table, statement)
 
@@ -174,7 +174,7 @@ def _in_one(table: str, changes: Iterable[str]) -> str:
 
 def allow_null(table: str, *columns: str) -> tuple[str, ...]:
     """
-    Give the statements, for a `short_lock`, after which *columns* of *table* take NULL again.
+    Give the statements after which *columns* of *table* accept NULL again.
 
     The last one takes away what an interrupted `set_not_null` may have left. Each of them
     changes the catalogue only.
@@ -253,8 +253,8 @@ def _validate(
     while True:
         try:
             with (
-                weak_lock_patience(connection, settings) as run_patiently,
-                saying(f"checking the rows of {table}", settings.report_every),
+                run_with_retries(connection, settings) as run_patiently,
+                heartbeat(f"checking the rows of {table}", settings.report_every),
             ):
                 return run_patiently(table, statement)
         except DBAPIError as error:

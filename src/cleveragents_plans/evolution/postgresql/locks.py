@@ -18,9 +18,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
-from cleveragents_plans.evolution.postgresql.blockers import Blocker, Patience, blockers
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import (
-    beside,
+    as_table_owner,
     online,
     qualified,
     require_postgresql,
@@ -56,7 +56,7 @@ class LockNotObtained(EvolutionError):
 
 
 #: Lock timeout, deadlock, serialization failure: somebody else was in the way.
-IN_THE_WAY = frozenset({"55P03", "40P01", "40001"})
+LOCK_CONFLICTS = frozenset({"55P03", "40P01", "40001"})
 
 _GATE_CONFLICTS = (
     "ShareUpdateExclusiveLock",
@@ -78,8 +78,8 @@ _LONG_RUNG_MS = 50
 _LONG_RUNG_AFTER = 60.0
 
 
-@Operations.register_operation("short_lock")
-class ShortLockOp(MigrateOperation):
+@Operations.register_operation("with_exclusive_lock")
+class ExclusiveLockOp(MigrateOperation):
     """Run statements under a strong lock that is held for a moment."""
 
     def __init__(
@@ -88,21 +88,21 @@ class ShortLockOp(MigrateOperation):
         statements: Sequence[str],
         schema: str | None = None,
         *,
-        with_version: bool = False,
+        in_version_transaction: bool = False,
     ) -> None:
         self.table = table
         self.statements = statements
         self.schema = schema
-        self.with_version = with_version
+        self.in_version_transaction = in_version_transaction
 
     @classmethod
-    def short_lock(
+    def with_exclusive_lock(
         cls,
         operations: Operations,
         table: str,
         *statements: str,
         schema: str | None = None,
-        with_version: bool = False,
+        in_version_transaction: bool = False,
     ) -> None:
         """
         Run *statements* in one short transaction that holds ACCESS EXCLUSIVE on *table*.
@@ -118,25 +118,27 @@ class ShortLockOp(MigrateOperation):
             table: The table.
             statements: What to run.
             schema: The schema of *table*, if it is not on the search path.
-            with_version: Run them in the transaction in which Alembic changes the version,
-                so that a run cannot end between the two. They must be the last that the
-                revision does; the lock is held for two statements more.
+            in_version_transaction: Run them in the transaction in which Alembic changes the
+                version, so that a run cannot end between the two. They must be the last that
+                the revision does; the lock is held for two statements more.
 
         Raises:
             LockNotObtained: Others were in the way for too long. Nothing was changed.
         """
-        operations.invoke(cls(table, statements, schema, with_version=with_version))
+        operations.invoke(
+            cls(table, statements, schema, in_version_transaction=in_version_transaction)
+        )
 
 
-@Operations.implementation_for(ShortLockOp)
-def _short_lock(operations: Operations, lock: ShortLockOp) -> None:
-    context = require_postgresql(operations, "short_lock")
+@Operations.implementation_for(ExclusiveLockOp)
+def _short_lock(operations: Operations, lock: ExclusiveLockOp) -> None:
+    context = require_postgresql(operations, "with_exclusive_lock")
     table = qualified(context.dialect, lock.table, lock.schema)
     if context.as_sql:
-        write_sql(context, _REMEMBER, beside(table), *lock.statements, _AS_BEFORE)
+        write_sql(context, _REMEMBER, as_table_owner(table), *lock.statements, _AS_BEFORE)
         return
     settings = Settings.of(context.environment_context)
-    if lock.with_version:
+    if lock.in_version_transaction:
         connection = operations.get_bind()
         run_under_lock(connection, table, lock.statements, settings, connection.begin_nested)
         return
@@ -157,14 +159,14 @@ def run_under_lock(
     The *connection* is in autocommit, unless there is a *begin*, which makes a savepoint in
     the transaction that it is in.
     """
-    patience = Patience.for_locks(settings)
+    deadline = Deadline.for_locks(settings)
 
     def attempt() -> None:
         with begin() if begin else transaction(connection):
             if begin:
                 run(connection, _REMEMBER)
-            run(connection, beside(table))
-            _take(connection, table, patience)
+            run(connection, as_table_owner(table))
+            _take(connection, table, deadline)
             # In one round trip: clients wait until the last statement is done.
             run(connection, script(*statements))
             if begin:  # elsewhere the transaction ends here, and with it what was set
@@ -180,7 +182,7 @@ def run_under_lock(
         transaction_timeout="0",
         idle_in_transaction_session_timeout="5s",
     ):
-        _with_patience(connection, table, attempt, patience, ANY_LOCK)
+        _retry(connection, table, attempt, deadline, ANY_LOCK)
 
 
 _REMEMBER = (
@@ -193,11 +195,11 @@ _AS_BEFORE = (
 )
 
 
-def _with_patience(
+def _retry(
     connection: Connection,
     table: str,
     attempt: Callable[[], None],
-    patience: Patience,
+    deadline: Deadline,
     modes: Sequence[str],
 ) -> None:
     seen: list[Blocker] = []
@@ -205,23 +207,23 @@ def _with_patience(
         try:
             return attempt()
         except DBAPIError as error:
-            if sqlstate(error) not in IN_THE_WAY:
+            if sqlstate(error) not in LOCK_CONFLICTS:
                 raise
         seen = blockers(connection, [table], modes) or seen
-        if patience.left <= 0:
-            raise LockNotObtained(table, patience.waited, seen)
-        if patience.time_to_speak():
+        if deadline.left <= 0:
+            raise LockNotObtained(table, deadline.waited, seen)
+        if deadline.report_due():
             log.warning(
                 "waiting for a lock on %s for %.0f s; in the way: %s",
                 table,
-                patience.waited,
+                deadline.waited,
                 listed(seen),
             )
         _pause(0.1, 0.3)
 
 
 @contextmanager
-def weak_lock_patience(
+def run_with_retries(
     connection: Connection, settings: Settings
 ) -> Iterator[Callable[[str, str], None]]:
     """
@@ -232,20 +234,20 @@ def weak_lock_patience(
     """
 
     def run_patiently(table: str, statement: str) -> None:
-        patience = Patience.for_locks(settings)
+        deadline = Deadline.for_locks(settings)
 
         def attempt() -> None:
-            _set_lock_timeout(connection, _gate_timeout(connection, patience), local=False)
+            _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=False)
             run(connection, statement)
 
-        _with_patience(connection, table, attempt, patience, _GATE_CONFLICTS)
+        _retry(connection, table, attempt, deadline, _GATE_CONFLICTS)
 
     with session(connection, lock_timeout="0", statement_timeout="0", transaction_timeout="0"):
         yield run_patiently
 
 
-def _take(connection: Connection, table: str, patience: Patience) -> None:
-    _set_lock_timeout(connection, _gate_timeout(connection, patience), local=True)
+def _take(connection: Connection, table: str, deadline: Deadline) -> None:
+    _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=True)
     run(connection, f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
 
     # From here on others may not VACUUM, and our transaction has an id that holds their
@@ -256,7 +258,7 @@ def _take(connection: Connection, table: str, patience: Patience) -> None:
         if _try(connection, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT"):
             return
         _pause(_POLL_PAUSE / 2, _POLL_PAUSE * 3 / 2)
-    long = (_LONG_RUNG_MS,) if patience.waited > _LONG_RUNG_AFTER else ()
+    long = (_LONG_RUNG_MS,) if deadline.waited > _LONG_RUNG_AFTER else ()
     for milliseconds in (*_RUNGS_MS, *long):
         _pause(milliseconds / 200, milliseconds / 66)
         _set_lock_timeout(connection, milliseconds, local=True)
@@ -270,7 +272,7 @@ def _try(connection: Connection, statement: str) -> bool:
     try:
         run(connection, statement)
     except DBAPIError as error:
-        if sqlstate(error) not in IN_THE_WAY:
+        if sqlstate(error) not in LOCK_CONFLICTS:
             raise
         run(connection, "ROLLBACK TO SAVEPOINT rung")
         run(connection, "RELEASE SAVEPOINT rung")
@@ -278,19 +280,19 @@ def _try(connection: Connection, statement: str) -> bool:
     return True
 
 
-def _gate_timeout(connection: Connection, patience: Patience) -> float:
+def _gate_timeout(connection: Connection, deadline: Deadline) -> float:
     # An autovacuum is cancelled when somebody has waited for it as long as the server's
     # deadlock_timeout, so a wait must be longer than that to be of use.
     deadlock = run(
         connection,
         "SELECT extract(epoch FROM current_setting('deadlock_timeout')::interval)::float8",
     ).scalar_one()
-    return 1000 * max(0.05, min(patience.report_every + float(deadlock), patience.left))
+    return 1000 * max(0.05, min(deadline.report_every + float(deadlock), deadline.left))
 
 
 def _set_lock_timeout(connection: Connection, milliseconds: float, *, local: bool) -> None:
     run(connection, f"SET {'LOCAL' if local else 'SESSION'} lock_timeout = '{milliseconds:.0f}ms'")
 
 
-def _pause(shortest: float, longest: float) -> None:
-    time.sleep(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
+def _pause(minimum: float, maximum: float) -> None:
+    time.sleep(random.uniform(minimum, maximum))  # noqa: S311  # jitter, not a secret

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-_MOST = 1000
+_MAX_RANGES = 1000
 
 
 class KeyRange(NamedTuple):
@@ -27,7 +27,7 @@ class KeyRange(NamedTuple):
         return {"after": self.low, "to": self.high}
 
 
-class Missed:
+class SkippedRanges:
     """
     Ranges, in the order of their keys, in which rows could not be done.
 
@@ -46,6 +46,6 @@ class Missed:
         """Add the range of *keys*, which are in order, of which so many *rows* were not done."""
         self.rows += rows
         self.ranges.append(KeyRange(keys[0], keys[-1], with_low=True))
-        if len(self.ranges) > _MOST:
+        if len(self.ranges) > _MAX_RANGES:
             pairs = (self.ranges[i : i + 2] for i in range(0, len(self.ranges), 2))
             self.ranges = [pair[0]._replace(high=pair[-1].high) for pair in pairs]

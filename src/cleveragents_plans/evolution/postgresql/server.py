@@ -12,7 +12,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 log = logging.getLogger("alembic.evolution")
 
 # The first version with CREATE OR REPLACE TRIGGER.
-_OLDEST = 14
+_MIN_VERSION = 14
 
 # A time limit would break the run at the same place each time. A snapshot that is older
 # than a lock would show rows as they were before it. Rows that a policy hides would be
@@ -44,14 +44,14 @@ def refuse_old_server(connection: Connection, target: str) -> None:
         EvolutionError: The server is older than PostgreSQL 14.
     """
     version = connection.dialect.server_version_info or ()
-    if connection.dialect.name == "postgresql" and version < (_OLDEST,):
+    if connection.dialect.name == "postgresql" and version < (_MIN_VERSION,):
         raise EvolutionError(
-            f"{target} is PostgreSQL {'.'.join(map(str, version))}; expected {_OLDEST} or newer: "
-            "upgrade the server first; nothing was changed"
+            f"{target} is PostgreSQL {'.'.join(map(str, version))}; expected {_MIN_VERSION} or "
+            "newer: upgrade the server first; nothing was changed"
         )
 
 
-def settle(connection: Connection) -> None:
+def configure_session(connection: Connection) -> None:
     """Let the session depend on nothing that was set for the role or the database."""
     known = run(connection, "SELECT name FROM pg_settings").scalars()
     for name in _SESSION.keys() & set(known):

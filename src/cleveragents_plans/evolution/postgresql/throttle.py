@@ -13,7 +13,7 @@ _ASK_EVERY = 0.5
 _REMEMBER = 5.0
 
 
-class Pace:
+class BatchSize:
     """The size of the next piece of work, so that it takes the wanted time."""
 
     def __init__(self, milliseconds: float, *, first: int, least: int, most: int) -> None:
@@ -22,7 +22,7 @@ class Pace:
         self._least = least
         self._most = most
 
-    def took(self, rows: int, seconds: float) -> None:
+    def observe(self, rows: int, seconds: float) -> None:
         """Learn that *rows* took *seconds*."""
         fitting = rows * self._wanted / max(seconds, 1e-6)
         # A piece that was slow by accident, or small, says little: go half the way.
@@ -40,7 +40,7 @@ class Throttle:
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
         self._connection = connection
-        self._rest = (1 - settings.duty) / settings.duty
+        self._rest = (1 - settings.duty_cycle) / settings.duty_cycle
         self._rows_per_second = settings.rows_per_second
         self._asked = float("-inf")
         self._seen = float("-inf")

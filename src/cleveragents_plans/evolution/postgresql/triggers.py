@@ -1,11 +1,11 @@
-"""Triggers of PostgreSQL that a revision brings along, as statements for a `short_lock`."""
+"""Triggers of PostgreSQL, as statements for `with_exclusive_lock`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 #: SQL over the columns of a row, made for the alias that the row has: ``t``, ``new``, ...
-OfRow = Callable[[str], str]
+RowExpression = Callable[[str], str]
 
 
 def create_trigger(
@@ -14,7 +14,7 @@ def create_trigger(
     """
     Give the statements that make a row trigger and its function, both called *name*.
 
-    The function keeps the search path that `short_lock` sets: the schema of the table,
+    The function keeps the search path that `with_exclusive_lock` sets: the schema of the table,
     temporary tables last.
 
     Args:

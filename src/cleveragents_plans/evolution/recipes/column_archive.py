@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from alembic.operations import MigrateOperation, Operations
 
 from cleveragents_plans.evolution.postgresql.backfill import BackfillOp
-from cleveragents_plans.evolution.postgresql.locks import ShortLockOp
+from cleveragents_plans.evolution.postgresql.locks import ExclusiveLockOp
 from cleveragents_plans.evolution.postgresql.triggers import create_trigger
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
+class ColumnArchive:
     """
     A table for the values of one column, by the key of their rows.
 
@@ -25,10 +25,10 @@ class Archive:
     key: str
     column: str
     #: A literal: the value that says nothing, which is not kept.
-    nothing: str
+    empty_value: str
 
     def create(self) -> tuple[str, ...]:
-        """Give the statements of a `short_lock` on PostgreSQL that make it, if it is not there."""
+        """Give the statements, for `with_exclusive_lock`, that create it unless it exists."""
         # AS takes over types and collations, without which no index would help.
         return (
             f"CREATE TABLE IF NOT EXISTS {self.name} AS"
@@ -48,7 +48,7 @@ BEGIN
   RETURN NULL;
 END"""
         event = f"AFTER INSERT OR UPDATE OF {self.column}"
-        when = f"new.{self.column} <> {self.nothing}"
+        when = f"new.{self.column} <> {self.empty_value}"
         return create_trigger(self.table, name, event, body, when=when, as_owner=True)
 
     def value_in_copy(self, *, present: bool) -> str:
@@ -57,10 +57,10 @@ END"""
 
         What a column says that is *present* already comes first.
         """
-        said = f"nullif(old.{self.column}, {self.nothing}), " if present else ""
+        said = f"nullif(old.{self.column}, {self.empty_value}), " if present else ""
         return (
             f"coalesce({said}(SELECT a.{self.column} FROM {self.name} a"
-            f" WHERE a.{self.key} = old.{self.key}), {self.nothing})"
+            f" WHERE a.{self.key} = old.{self.key}), {self.empty_value})"
         )
 
     @property
@@ -68,7 +68,7 @@ END"""
         return f"ON CONFLICT ({self.key}) DO UPDATE SET {self.column} = excluded.{self.column}"
 
     @property
-    def _set_aside(self) -> str:
+    def _archive_column(self) -> str:
         return f"""\
 INSERT INTO {self.name} SELECT t.{self.key}, t.{self.column} FROM {self.table} t
  WHERE {{batch}} AND ({self._not_aside}) ORDER BY t.{self.key}
@@ -77,12 +77,12 @@ INSERT INTO {self.name} SELECT t.{self.key}, t.{self.column} FROM {self.table} t
     @property
     def _not_aside(self) -> str:
         return f"""\
-t.{self.column} <> {self.nothing} AND NOT EXISTS (
+t.{self.column} <> {self.empty_value} AND NOT EXISTS (
   SELECT 1 FROM {self.name} a WHERE a.{self.key} = t.{self.key}
      AND a.{self.column} = t.{self.column})"""
 
     @property
-    def _put_back(self) -> str:
+    def _restore_column(self) -> str:
         t, key, column = self.table, self.key, self.column
         return f"""\
 WITH held AS MATERIALIZED (
@@ -96,7 +96,7 @@ WITH held AS MATERIALIZED (
   RETURNING t.{key}, t.{column}
 ), restored AS (
   UPDATE {t} p SET {column} = taken.{column}
-    FROM taken WHERE p.{key} = taken.{key} AND p.{column} = {self.nothing}
+    FROM taken WHERE p.{key} = taken.{key} AND p.{column} = {self.empty_value}
 )
 SELECT taken.{key} FROM taken"""
 
@@ -108,15 +108,15 @@ DO $$ BEGIN
 END $$"""
 
 
-@Operations.register_operation("set_aside")
-class SetAsideOp(MigrateOperation):
+@Operations.register_operation("archive_column")
+class ArchiveColumnOp(MigrateOperation):
     """Copy the values of a column into their archive."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: ColumnArchive) -> None:
         self.archive = archive
 
     @classmethod
-    def set_aside(cls, operations: Operations, archive: Archive) -> None:
+    def archive_column(cls, operations: Operations, archive: ColumnArchive) -> None:
         """
         Copy every value that says something into *archive*.
 
@@ -126,15 +126,15 @@ class SetAsideOp(MigrateOperation):
         operations.invoke(cls(archive))
 
 
-@Operations.register_operation("put_back")
-class PutBackOp(MigrateOperation):
+@Operations.register_operation("restore_column")
+class RestoreColumnOp(MigrateOperation):
     """Write archived values into their column again, and drop the archive."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: ColumnArchive) -> None:
         self.archive = archive
 
     @classmethod
-    def put_back(cls, operations: Operations, archive: Archive) -> None:
+    def restore_column(cls, operations: Operations, archive: ColumnArchive) -> None:
         """
         Write archived values where there is none, on PostgreSQL, and drop *archive*.
 
@@ -148,20 +148,20 @@ class PutBackOp(MigrateOperation):
 class DropIfEmptyOp(MigrateOperation):
     """Drop an archive that keeps nothing."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: ColumnArchive) -> None:
         self.archive = archive
 
     @classmethod
-    def drop_if_empty(cls, operations: Operations, archive: Archive) -> None:
+    def drop_if_empty(cls, operations: Operations, archive: ColumnArchive) -> None:
         """Drop *archive* on PostgreSQL if it is empty; ACCESS EXCLUSIVE on it for a moment."""
         operations.invoke(cls(archive))
 
 
-@Operations.implementation_for(SetAsideOp)
-def _set_aside(operations: Operations, wanted: SetAsideOp) -> None:
+@Operations.implementation_for(ArchiveColumnOp)
+def _archive_column(operations: Operations, wanted: ArchiveColumnOp) -> None:
     archive = wanted.archive
     if operations.get_context().dialect.name != "sqlite":
-        _backfill(operations, archive, archive.table, archive._not_aside, archive._set_aside)
+        _backfill(operations, archive, archive.table, archive._not_aside, archive._archive_column)
         return
     operations.execute(
         f"CREATE TABLE IF NOT EXISTS {archive.name}"
@@ -169,27 +169,29 @@ def _set_aside(operations: Operations, wanted: SetAsideOp) -> None:
     )
     operations.execute(
         f"INSERT OR REPLACE INTO {archive.name} SELECT {archive.key}, {archive.column}"
-        f" FROM {archive.table} WHERE {archive.column} <> {archive.nothing}"
+        f" FROM {archive.table} WHERE {archive.column} <> {archive.empty_value}"
     )
     kept = operations.get_bind().exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {archive.name})")
     if not kept.scalar_one():
         operations.execute(f"DROP TABLE {archive.name}")
 
 
-@Operations.implementation_for(PutBackOp)
-def _put_back(operations: Operations, wanted: PutBackOp) -> None:
+@Operations.implementation_for(RestoreColumnOp)
+def _restore_column(operations: Operations, wanted: RestoreColumnOp) -> None:
     archive = wanted.archive
-    _backfill(operations, archive, archive.name, "TRUE", archive._put_back)
-    operations.invoke(ShortLockOp(archive.name, [f"DROP TABLE {archive.name}"]))
+    _backfill(operations, archive, archive.name, "TRUE", archive._restore_column)
+    operations.invoke(ExclusiveLockOp(archive.name, [f"DROP TABLE {archive.name}"]))
 
 
 @Operations.implementation_for(DropIfEmptyOp)
 def _drop_if_empty(operations: Operations, wanted: DropIfEmptyOp) -> None:
     archive = wanted.archive
-    operations.invoke(ShortLockOp(archive.name, [archive._drop_if_empty]))
+    operations.invoke(ExclusiveLockOp(archive.name, [archive._drop_if_empty]))
 
 
-def _backfill(operations: Operations, archive: Archive, over: str, needs: str, sql: str) -> None:
+def _backfill(
+    operations: Operations, archive: ColumnArchive, over: str, needs: str, sql: str
+) -> None:
     operations.invoke(
         BackfillOp(
             over,

@@ -8,10 +8,10 @@ from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.postgresql.locks import ShortLockOp
+from cleveragents_plans.evolution.postgresql.locks import ExclusiveLockOp
 
 
-class RowsInTheWay(EvolutionError):
+class TableNotEmpty(EvolutionError):
     """
     The table still has rows, and nobody said that they may go.
 
@@ -20,16 +20,16 @@ class RowsInTheWay(EvolutionError):
         rows: How many rows it has.
     """
 
-    def __init__(self, table: str, rows: int, anyway: str) -> None:
+    def __init__(self, table: str, rows: int, confirm_option: str) -> None:
         super().__init__(
             f"{table} holds {rows} rows, which this step would drop; keep a backup and give "
-            f"`-x {anyway}=yes` if that is wanted; nothing was changed"
+            f"`-x {confirm_option}=yes` if that is wanted; nothing was changed"
         )
         self.table = table
         self.rows = rows
 
 
-class TablesInTheWay(EvolutionError):
+class TableReferenced(EvolutionError):
     """
     Tables that are not dropped refer to one that is.
 
@@ -47,35 +47,47 @@ class TablesInTheWay(EvolutionError):
         self.referring = referring
 
 
-@Operations.register_operation("refuse_to_drop", "refuse_to_drop")
+@Operations.register_operation("check_drop_tables", "check_drop_tables")
 @Operations.register_operation("drop_tables", "drop_tables")
 class DropTablesOp(MigrateOperation):
     """Drop a table and its children, unless rows or other tables are in the way."""
 
     def __init__(
-        self, table: str, *, children: Sequence[str], anyway: str, only_look: bool = False
+        self, table: str, *, children: Sequence[str], confirm_option: str, only_check: bool = False
     ) -> None:
         self.table = table
         self.children = children
-        self.anyway = anyway
-        self.only_look = only_look
+        self.confirm_option = confirm_option
+        self.only_check = only_check
 
     @classmethod
-    def refuse_to_drop(
-        cls, operations: Operations, table: str, *, children: Sequence[str] = (), anyway: str
+    def check_drop_tables(
+        cls,
+        operations: Operations,
+        table: str,
+        *,
+        children: Sequence[str] = (),
+        confirm_option: str,
     ) -> None:
         """
         Raise what `drop_tables` would raise now; drop nothing.
 
         Raises:
-            RowsInTheWay: The table has rows.
-            TablesInTheWay: A foreign key of another table refers to it.
+            TableNotEmpty: The table has rows.
+            TableReferenced: A foreign key of another table refers to it.
         """
-        operations.invoke(cls(table, children=children, anyway=anyway, only_look=True))
+        operations.invoke(
+            cls(table, children=children, confirm_option=confirm_option, only_check=True)
+        )
 
     @classmethod
     def drop_tables(
-        cls, operations: Operations, table: str, *, children: Sequence[str] = (), anyway: str
+        cls,
+        operations: Operations,
+        table: str,
+        *,
+        children: Sequence[str] = (),
+        confirm_option: str,
     ) -> None:
         """
         Drop *children*, if they exist, and *table*, if it is empty or ``-x <anyway>=yes`` is given.
@@ -85,10 +97,10 @@ class DropTablesOp(MigrateOperation):
         script looks and raises.
 
         Raises:
-            RowsInTheWay: The table has rows.
-            TablesInTheWay: A foreign key of another table refers to it.
+            TableNotEmpty: The table has rows.
+            TableReferenced: A foreign key of another table refers to it.
         """
-        operations.invoke(cls(table, children=children, anyway=anyway))
+        operations.invoke(cls(table, children=children, confirm_option=confirm_option))
 
 
 @Operations.implementation_for(DropTablesOp)
@@ -96,11 +108,11 @@ def _drop_tables(operations: Operations, drop: DropTablesOp) -> None:
     context = operations.get_context()
     environment = context.environment_context
     given = environment.get_x_argument(as_dictionary=True) if environment else {}
-    wanted = given.get(drop.anyway) == "yes"
+    wanted = given.get(drop.confirm_option) == "yes"
     postgresql = context.dialect.name == "postgresql"
     if not context.as_sql:
         _refuse(operations.get_bind(), drop, wanted, postgresql)
-    if drop.only_look:
+    if drop.only_check:
         return
     statements = [f"DROP TABLE IF EXISTS {name}" for name in drop.children]
     statements.append(f"DROP TABLE {drop.table}")
@@ -109,17 +121,19 @@ def _drop_tables(operations: Operations, drop: DropTablesOp) -> None:
             operations.execute(statement)
         return
     if not wanted:
-        statements.insert(0, _RAISE_IF_ROWS.format(t=drop.table, anyway=drop.anyway))
-    operations.invoke(ShortLockOp(drop.table, statements, with_version=True))
+        statements.insert(
+            0, _RAISE_IF_ROWS.format(t=drop.table, confirm_option=drop.confirm_option)
+        )
+    operations.invoke(ExclusiveLockOp(drop.table, statements, in_version_transaction=True))
 
 
 def _refuse(connection: Connection, drop: DropTablesOp, wanted: bool, postgresql: bool) -> None:
     referring = _referring(connection, drop, postgresql)
     if referring:
-        raise TablesInTheWay(drop.table, referring)
+        raise TableReferenced(drop.table, referring)
     rows = connection.execute(text(f"SELECT count(*) FROM {drop.table}")).scalar_one()
     if rows and not wanted:
-        raise RowsInTheWay(drop.table, rows, drop.anyway)
+        raise TableNotEmpty(drop.table, rows, drop.confirm_option)
 
 
 def _referring(connection: Connection, drop: DropTablesOp, postgresql: bool) -> list[str]:
@@ -134,7 +148,7 @@ _RAISE_IF_ROWS = """\
 DO $drop$ BEGIN
   IF EXISTS (SELECT 1 FROM {t}) THEN
     RAISE EXCEPTION '{t} holds rows, which this step would drop'
-      USING HINT = 'keep a backup and give -x {anyway}=yes if that is wanted';
+      USING HINT = 'keep a backup and give -x {confirm_option}=yes if that is wanted';
   END IF;
 END $drop$"""
 

@@ -12,17 +12,17 @@ from sqlalchemy import inspect, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import session
-from cleveragents_plans.evolution.reporting import saying
+from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
 
 #: So many of many rows are named.
-LISTED = 10
+MAX_LISTED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class ParentTree:
     """A table whose rows name their parent and, once it is known, the root of their tree."""
 
     table: str
@@ -44,8 +44,8 @@ class CycleFound(EvolutionError):
     """
 
     def __init__(self, table: str, parent: str, cycles: Sequence[Sequence[str]]) -> None:
-        shown = "; ".join(" -> ".join([*cycle, cycle[0]]) for cycle in cycles[:LISTED])
-        more = f" and {len(cycles) - LISTED} more" if len(cycles) > LISTED else ""
+        shown = "; ".join(" -> ".join([*cycle, cycle[0]]) for cycle in cycles[:MAX_LISTED])
+        more = f" and {len(cycles) - MAX_LISTED} more" if len(cycles) > MAX_LISTED else ""
         super().__init__(
             f"rows of {table} are their own ancestors and have no root: {shown}{more}; "
             f"set {parent} of one row in each cycle to its true parent or to NULL, then run "
@@ -55,7 +55,9 @@ class CycleFound(EvolutionError):
         self.cycles = cycles
 
     @classmethod
-    def among(cls, tree: Tree, members: Iterable[str], parent_of: Callable[[str], str]) -> Self:
+    def among(
+        cls, tree: ParentTree, members: Iterable[str], parent_of: Callable[[str], str]
+    ) -> Self:
         """Name the whole cycles that the rows *members* belong to."""
         cycles: list[list[str]] = []
         seen: set[str] = set()
@@ -70,15 +72,15 @@ class CycleFound(EvolutionError):
         return cls(tree.table, tree.parent, cycles)
 
 
-@Operations.register_operation("look_at_tree")
-class LookAtTreeOp(MigrateOperation):
+@Operations.register_operation("check_parent_tree")
+class CheckParentTreeOp(MigrateOperation):
     """Refuse a table in which a row needs a root and cannot have one."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: ParentTree) -> None:
         self.tree = tree
 
     @classmethod
-    def look_at_tree(cls, operations: Operations, tree: Tree) -> None:
+    def check_parent_tree(cls, operations: Operations, tree: ParentTree) -> None:
         """
         Walk up the parent links of every row of *tree* that has no root.
 
@@ -95,8 +97,8 @@ class LookAtTreeOp(MigrateOperation):
         operations.invoke(cls(tree))
 
 
-@Operations.implementation_for(LookAtTreeOp)
-def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
+@Operations.implementation_for(CheckParentTreeOp)
+def _check_parent_tree(operations: Operations, look: CheckParentTreeOp) -> None:
     names = asdict(look.tree)
     if operations.get_context().as_sql:
         operations.execute(_OFFLINE.format(**names, members=members_of_cycles(look.tree)))
@@ -108,7 +110,7 @@ def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
     every = Settings.of(operations.get_context().environment_context).report_every
     # A hash or merge join would read the whole table again for every level of the walk.
     with (
-        saying(f"looking for cycles in {look.tree.table}", every),
+        heartbeat(f"looking for cycles in {look.tree.table}", every),
         session(connection, enable_hashjoin="off", enable_mergejoin="off"),
     ):
         members = connection.execute(text(members_of_cycles(look.tree))).scalars().all()
@@ -117,13 +119,13 @@ def _look_at_tree(operations: Operations, look: LookAtTreeOp) -> None:
         raise CycleFound.among(
             look.tree, members, lambda key: connection.execute(parent_of, {"key": key}).scalar_one()
         )
-    with saying(f"looking for missing parents in {look.tree.table}", every):
+    with heartbeat(f"looking for missing parents in {look.tree.table}", every):
         dangling = connection.execute(text(_DANGLING.format(**names))).all()
     if dangling:
-        warn_of_missing(look.tree, dangling[0].total, [row[:2] for row in dangling])
+        warn_of_missing_parents(look.tree, dangling[0].total, [row[:2] for row in dangling])
 
 
-def warn_of_missing(tree: Tree, total: int, first: Sequence[Sequence[str]]) -> None:
+def warn_of_missing_parents(tree: ParentTree, total: int, first: Sequence[Sequence[str]]) -> None:
     """Log that *total* rows of *tree* name a parent that does not exist; the *first* by key."""
     log.warning(
         "%d rows of %s name a parent that does not exist, %s; "
@@ -134,7 +136,7 @@ def warn_of_missing(tree: Tree, total: int, first: Sequence[Sequence[str]]) -> N
     )
 
 
-def members_of_cycles(tree: Tree, table: str | None = None) -> str:
+def members_of_cycles(tree: ParentTree, table: str | None = None) -> str:
     """Give the query for rows of each cycle, in *table* if the tree is kept elsewhere just now."""
     names = asdict(tree)
     return _MEMBERS.format(**{**names, "table": table or tree.table})
@@ -157,7 +159,7 @@ _DANGLING = f"""\
 SELECT {{key}} AS key, {{parent}} AS parent, count(*) OVER () AS total FROM {{table}} t
  WHERE {{root}} IS NULL AND {{parent}} IS NOT NULL
    AND NOT EXISTS (SELECT 1 FROM {{table}} p WHERE p.{{key}} = t.{{parent}})
- ORDER BY {{key}} LIMIT {LISTED}"""
+ ORDER BY {{key}} LIMIT {MAX_LISTED}"""
 
 _OFFLINE = """\
 DO $look$

@@ -16,36 +16,38 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.backfill import BackfillOp
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.triggers import OfRow, create_trigger
+from cleveragents_plans.evolution.postgresql.triggers import RowExpression, create_trigger
 from cleveragents_plans.evolution.recipes.parent_trees import (
-    LISTED,
+    MAX_LISTED,
     CycleFound,
-    Tree,
+    ParentTree,
     members_of_cycles,
-    warn_of_missing,
+    warn_of_missing_parents,
 )
 from cleveragents_plans.evolution.sqlite.copy_rows import MakeFunction
 
 #: A cycle must not hang anybody.
-_MOST_STEPS = 100_000
+_MAX_STEPS = 100_000
 #: So many rows a `RootFinder` remembers; some 10 MB.
-_REMEMBERED = 50_000
+_CACHE_SIZE = 50_000
 
 
-class Fill(NamedTuple):
+class ColumnDefault(NamedTuple):
     """What else a row may lack."""
 
     #: True for a row that lacks it.
-    needs: OfRow
+    needs: RowExpression
     #: What it gets.
-    value: OfRow
+    value: RowExpression
 
 
 @Operations.register_operation("fill_roots")
 class FillRootsOp(MigrateOperation):
     """Write the root of every row that has none."""
 
-    def __init__(self, tree: Tree, also: Mapping[str, Fill], label: str | None) -> None:
+    def __init__(
+        self, tree: ParentTree, also: Mapping[str, ColumnDefault], label: str | None
+    ) -> None:
         self.tree = tree
         self.also = also
         self.label = label
@@ -54,9 +56,9 @@ class FillRootsOp(MigrateOperation):
     def fill_roots(
         cls,
         operations: Operations,
-        tree: Tree,
+        tree: ParentTree,
         *,
-        also: Mapping[str, Fill] | None = None,
+        also: Mapping[str, ColumnDefault] | None = None,
         label: str | None = None,
     ) -> int:
         """
@@ -104,16 +106,16 @@ def _fill_roots(operations: Operations, fill: FillRootsOp) -> int:
     return written
 
 
-def _value(column: str, fill: Fill) -> str:
+def _value(column: str, fill: ColumnDefault) -> str:
     return f"CASE WHEN {fill.needs('t')}\n    THEN {fill.value('t')} ELSE t.{column} END"
 
 
-def _has_foreign_key(connection: Connection, tree: Tree) -> bool:
+def _has_foreign_key(connection: Connection, tree: ParentTree) -> bool:
     wanted = {"table": tree.table, "root": tree.root, "key": tree.key}
     return bool(run(connection, _FOREIGN_KEY, wanted).scalar_one())
 
 
-def _update(tree: Tree, needs: str, values: Mapping[str, str], *, sure: bool) -> str:
+def _update(tree: ParentTree, needs: str, values: Mapping[str, str], *, sure: bool) -> str:
     t, key, parent, root = tree.table, tree.key, tree.parent, tree.root
     known = f"p.{root}" if sure else f"r.{key}"
     join = "" if sure else f"\n    LEFT JOIN {t} r ON r.{key} = p.{root}"
@@ -133,7 +135,7 @@ WITH RECURSIVE batch AS MATERIALIZED (
            {known}, CASE WHEN p.{key} IS NULL THEN up.at
                          WHEN p.{parent} IS NULL THEN p.{key} END) AS {tree.type}), up.steps + 1
     FROM up LEFT JOIN {t} p ON p.{key} = up.above{join}
-   WHERE up.root IS NULL AND up.steps < {_MOST_STEPS}
+   WHERE up.root IS NULL AND up.steps < {_MAX_STEPS}
 ), found AS MATERIALIZED (
   SELECT up.id, up.root FROM up WHERE up.root IS NOT NULL
 ), kept AS MATERIALIZED (
@@ -157,9 +159,11 @@ SELECT EXISTS (SELECT FROM pg_constraint c
                           WHERE attrelid = c.conrelid AND attname = %(key)s))"""
 
 
-def fill_trigger(tree: Tree, name: str, *, also: Mapping[str, Fill]) -> tuple[str, ...]:
+def fill_trigger(
+    tree: ParentTree, name: str, *, also: Mapping[str, ColumnDefault]
+) -> tuple[str, ...]:
     """
-    Give the statements, for a `short_lock`, of a trigger that writers need to notice nothing.
+    Give the statements, for `with_exclusive_lock`, of a trigger that fills in missing roots.
 
     On PostgreSQL it fills in the root that an INSERT or an UPDATE leaves out, and what is
     in *also*. A client pays for it with one look-up for each ancestor without a root; the
@@ -188,7 +192,7 @@ BEGIN
   WHILE new.{root} IS NULL LOOP
     fill.at := new.{key}; fill.above := new.{parent}; fill.root := NULL; fill.steps := 0;
     -- A cycle must not hang a client.
-    WHILE fill.root IS NULL AND fill.above IS NOT NULL AND fill.steps < {_MOST_STEPS} LOOP
+    WHILE fill.root IS NULL AND fill.above IS NOT NULL AND fill.steps < {_MAX_STEPS} LOOP
       SELECT p.{key}, p.{parent}, r.{key} INTO fill.at, fill.above, fill.root
         FROM {t} p LEFT JOIN {t} r ON r.{key} = p.{root}
        WHERE p.{key} = fill.above;
@@ -218,7 +222,7 @@ class RootFinder:
     itself. It remembers what it met, so that most rows cost one look-up or none.
     """
 
-    def __init__(self, tree: Tree, connection: Any, table: str) -> None:
+    def __init__(self, tree: ParentTree, connection: Any, table: str) -> None:
         self._tree = tree
         self._table = table
         self._run = connection.cursor().execute
@@ -261,7 +265,7 @@ class RootFinder:
                     at, (above, root) = above, row
         root = at if root is None else root
         if passed:
-            if len(self._known) > _REMEMBERED:
+            if len(self._known) > _CACHE_SIZE:
                 self._known.clear()
             self._known.update(dict.fromkeys(passed, root))
         return root
@@ -281,16 +285,16 @@ class RootFinder:
         if self._first_missing[:1] == [pair]:  # the copy was begun anew
             self._missing, self._first_missing = 0, []
         self._missing += 1
-        if len(self._first_missing) < LISTED:
+        if len(self._first_missing) < MAX_LISTED:
             self._first_missing.append(pair)
 
     def close(self) -> None:
         """Tell of rows whose parent is missing, if there were any."""
         if self._missing:
-            warn_of_missing(self._tree, self._missing, self._first_missing)
+            warn_of_missing_parents(self._tree, self._missing, self._first_missing)
 
 
-def root_in_copy(tree: Tree) -> tuple[str, dict[str, MakeFunction]]:
+def root_in_copy(tree: ParentTree) -> tuple[str, dict[str, MakeFunction]]:
     """
     Give the value of the root for ``rebuild_table`` on SQLite, and the function in it.
 

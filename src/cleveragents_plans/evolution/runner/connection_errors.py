@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
 
 
-class NoConnection(EvolutionError):
+class ConnectionFailed(EvolutionError):
     """
     The database cannot be reached, or was lost on the way.
 
@@ -37,30 +37,30 @@ class NoConnection(EvolutionError):
 
 
 @contextmanager
-def clear_opening(target: str) -> Iterator[None]:
+def report_connection_failed(target: str) -> Iterator[None]:
     """
     Turn a connection that cannot be made into one line.
 
     *target* is what to call the database, without a password.
 
     Raises:
-        NoConnection: The connection cannot be made.
+        ConnectionFailed: The connection cannot be made.
     """
     try:
         yield
     except DBAPIError as error:
-        raise NoConnection.of(target, error, lost=False) from error
+        raise ConnectionFailed.of(target, error, lost=False) from error
 
 
 @contextmanager
-def clear_errors(target: str = "the database") -> Iterator[None]:
+def report_connection_lost(target: str = "the database") -> Iterator[None]:
     """
     Turn a connection that is lost into one line; other errors pass.
 
     *target* is what to call the database, without a password.
 
     Raises:
-        NoConnection: The connection was lost.
+        ConnectionFailed: The connection was lost.
     """
     try:
         yield
@@ -70,7 +70,7 @@ def clear_errors(target: str = "the database") -> Iterator[None]:
             if isinstance(cause, EvolutionError):
                 break
             if isinstance(cause, DBAPIError) and cause.connection_invalidated:
-                raise NoConnection.of(target, cause, lost=True) from error
+                raise ConnectionFailed.of(target, cause, lost=True) from error
         raise
 
 

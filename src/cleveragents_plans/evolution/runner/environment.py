@@ -25,21 +25,21 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
 from cleveragents_plans.evolution.postgresql.server import (
+    configure_session,
     refuse_old_server,
-    settle,
     warn_of_replicas,
 )
-from cleveragents_plans.evolution.reporting import speaking
+from cleveragents_plans.evolution.reporting import console_logging
 from cleveragents_plans.evolution.runner.connection_errors import (
-    NoConnection,
-    clear_errors,
-    clear_opening,
+    ConnectionFailed,
+    report_connection_failed,
+    report_connection_lost,
 )
 from cleveragents_plans.evolution.runner.migration_lock import (
     MigrationLockNotObtained,
     migration_lock,
 )
-from cleveragents_plans.evolution.runner.statement_errors import DatabaseRefused
+from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from cleveragents_plans.evolution.runner.unfinished import go_from, starting_point
 from cleveragents_plans.evolution.settings import Settings
 
@@ -79,7 +79,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
     if engine.dialect.name == "sqlite":
         _refuse_unfit_file(engine.url, target, command, changes)
     told = ""
-    with speaking(), _in_one_line(target), connected(engine, target) as connection:
+    with console_logging(), _in_one_line(target), connected(engine, target) as connection:
         refuse_old_server(connection, target)
         if not changes:
             connection.execution_options(read_only=True)
@@ -92,7 +92,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
             with _writing(connection, settings.migration_lock_wait):
                 told = _run(connection, metadata)
         else:
-            settle(connection)
+            configure_session(connection)
             with migration_lock(connection, settings):
                 told = _run(connection, metadata)
     if told:
@@ -154,7 +154,7 @@ def _run(connection: Connection, metadata: MetaData) -> str:
     start = starting_point(migration)
     # The first step looks by itself when it begins; if the version must be set for it to
     # begin, that is too late.
-    steps = _look_ahead(migration, start, past=1 if start == before else 0)
+    steps = _check_ahead(migration, start, past=1 if start == before else 0)
     if connection.dialect.name != "sqlite":
         if steps and _command() != "do_stamp":
             warn_of_replicas(connection)
@@ -168,12 +168,12 @@ def _run(connection: Connection, metadata: MetaData) -> str:
     return f"{_named(before)} -> {_named(after)}"
 
 
-def _look_ahead(migration: MigrationContext, start: tuple[str, ...], *, past: int) -> int:
+def _check_ahead(migration: MigrationContext, start: tuple[str, ...], *, past: int) -> int:
     """
     Let every step from *start* refuse before the first one is taken; count the steps.
 
-    A revision says what it would refuse in ``look_before_upgrade`` and
-    ``look_before_downgrade``. The first *past* steps are not asked.
+    A revision says what it would refuse in ``check_upgrade`` and
+    ``check_downgrade``. The first *past* steps are not asked.
     """
     find_steps: Any = migration._migrations_fn
     steps = list(find_steps(start, migration))
@@ -252,9 +252,9 @@ def connected(engine: Engine, target: str) -> Iterator[Connection]:
     Connect to *engine*, which is called *target* in messages.
 
     Raises:
-        NoConnection: That is not possible.
+        ConnectionFailed: That is not possible.
     """
-    with clear_opening(target):
+    with report_connection_failed(target):
         connection = engine.connect()
     with connection:
         yield connection
@@ -262,7 +262,7 @@ def connected(engine: Engine, target: str) -> Iterator[Connection]:
 
 @contextmanager
 def _in_one_line(target: str) -> Iterator[None]:
-    with clear_errors(target):
+    with report_connection_lost(target):
         try:
             with _interruptible():
                 yield
@@ -270,8 +270,10 @@ def _in_one_line(target: str) -> Iterator[None]:
             if error.connection_invalidated:
                 raise
             if "not a database" in str(error.orig):  # SQLite looks into the file late
-                raise NoConnection(target, f"{error.orig}; check the path", lost=False) from error
-            raise DatabaseRefused(target, error) from error
+                raise ConnectionFailed(
+                    target, f"{error.orig}; check the path", lost=False
+                ) from error
+            raise StatementFailed(target, error) from error
         except CommandError as error:
             if not isinstance(error.__cause__, ResolutionError):
                 raise

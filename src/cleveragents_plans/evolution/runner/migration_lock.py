@@ -14,11 +14,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cleveragents_plans.evolution.errors import (
     EvolutionError,
-    TransactionNotOurs,
+    ExternalTransaction,
     WrongDialect,
     listed,
 )
-from cleveragents_plans.evolution.postgresql.blockers import Patience
+from cleveragents_plans.evolution.postgresql.blockers import Deadline
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.settings import Settings
 
@@ -46,7 +46,7 @@ class MigrationLockNotObtained(EvolutionError):
         self.holders = tuple(holders)
 
 
-class SessionNotOurs(EvolutionError):
+class TransactionPoolerFound(EvolutionError):
     """
     Transactions on one connection are in different sessions of the server.
 
@@ -100,14 +100,14 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
 
     Raises:
         MigrationLockNotObtained: Another process had it for too long.
-        SessionNotOurs: The next transaction was in another session.
-        TransactionNotOurs: The connection was in a transaction.
+        TransactionPoolerFound: The next transaction was in another session.
+        ExternalTransaction: The connection was in a transaction.
         WrongDialect: The database is not PostgreSQL.
     """
     if connection.dialect.name != "postgresql":
         raise WrongDialect("migration_lock", connection.dialect.name)
     if connection.in_transaction():
-        raise TransactionNotOurs("the connection was in a transaction before the migration lock")
+        raise ExternalTransaction("the connection was in a transaction before the migration lock")
     with _autocommit(connection):
         _obtain(connection, settings or Settings())
     try:
@@ -124,7 +124,7 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
 def _obtain(connection: Connection, settings: Settings) -> None:
     # A blocking pg_advisory_lock would hold a snapshot while it waits, and VALIDATE in
     # the process that migrates would wait for that snapshot: for ever.
-    patience = Patience(settings.migration_lock_wait, settings.report_every)
+    deadline = Deadline(settings.migration_lock_wait, settings.report_every)
     said = False
     while True:
         got = run(connection, "SELECT pg_try_advisory_lock(%(key)s)", {"key": _KEY}).scalar_one()
@@ -133,17 +133,17 @@ def _obtain(connection: Connection, settings: Settings) -> None:
             if run(connection, _HELD_BY_US, _key()).scalar_one():
                 return
             _give_back_somewhere(connection)
-            raise SessionNotOurs(_NAME)
-        if patience.left <= 0:
-            raise MigrationLockNotObtained(_NAME, patience.waited, _holders(connection))
-        if patience.time_to_speak() or not said:
+            raise TransactionPoolerFound(_NAME)
+        if deadline.left <= 0:
+            raise MigrationLockNotObtained(_NAME, deadline.waited, _holders(connection))
+        if deadline.report_due() or not said:
             log.info(
                 "another process is migrating; waiting for %.0f s; it is %s",
-                patience.waited,
+                deadline.waited,
                 listed(_holders(connection)),
             )
             said = True
-        time.sleep(min(_POLL_SECONDS, max(patience.left, 0)))
+        time.sleep(min(_POLL_SECONDS, max(deadline.left, 0)))
 
 
 def _give_back(connection: Connection) -> bool:

@@ -21,7 +21,7 @@ _STATEMENT = re.compile(
 )
 
 
-class DatabaseRefused(EvolutionError):
+class StatementFailed(EvolutionError):
     """
     The database refused a statement that the chain counted on.
 

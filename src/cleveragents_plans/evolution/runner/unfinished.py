@@ -21,9 +21,9 @@ from sqlalchemy import Connection, String, column
 from sqlalchemy import table as sql_table
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import EvolutionError, TransactionNotOurs, sqlstate
+from cleveragents_plans.evolution.errors import EvolutionError, ExternalTransaction, sqlstate
 from cleveragents_plans.evolution.postgresql.connection import (
-    beside,
+    as_table_owner,
     in_autocommit,
     online,
     qualified,
@@ -112,7 +112,7 @@ class MarkEndOp(MigrateOperation):
         The table goes with its last row.
 
         Raises:
-            TransactionNotOurs: It is called within ``online``, where the version would
+            ExternalTransaction: It is called within ``online``, where the version would
                 change in another transaction.
         """
         operations.invoke(cls(revision))
@@ -131,7 +131,7 @@ def _mark_begin(operations: Operations, begin: MarkBeginOp) -> None:
         name = _name(context)
         # Whoever goes on with the revision, or takes it back, may be another role.
         versions = (context.version_table, context.version_table_schema)
-        run(connection, beside(qualified(context.dialect, *versions)))
+        run(connection, as_table_owner(qualified(context.dialect, *versions)))
         run(
             connection,
             f"CREATE TABLE IF NOT EXISTS {name} (revision text PRIMARY KEY, down_revision text, "
@@ -156,7 +156,7 @@ def _mark_end(operations: Operations, end: MarkEndOp) -> None:
         return
     connection = operations.get_bind()
     if in_autocommit(connection):
-        raise TransactionNotOurs("mark_end was called within online()")
+        raise ExternalTransaction("mark_end was called within online()")
     name = _name(context)
     if not _there(connection, name):
         return
