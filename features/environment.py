@@ -28,8 +28,9 @@ from cleveragents_plans import database_url, open_engine
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from support import databases, postgres
+from support.revisions import M4_003
 
-REVISIONS = {"database": "head", "former_database": "m4_003_plan_env_columns"}
+REVISIONS = {"database": "head", "former_database": M4_003}
 
 
 class Databases:

@@ -8,9 +8,9 @@ from words import attempt, everything, id_of, in_words, name_of
 
 from cleveragents_plans import AutomationProfileRef, new_ulid
 from support.databases import migrate, roll_back
+from support.revisions import M4_003
 from support.rows import database_hash, schema_dump
 
-FORMER = "m4_003_plan_env_columns"
 FILLED_IN = {"root_plan_id", "automation_profile", "effective_profile_snapshot"}
 PROFILES = {"": None, "blanks": " \t\n"}
 
@@ -84,20 +84,20 @@ def try_to_upgrade(context):
 @given("the database was rolled back")
 @when("the database is rolled back")
 def go_back(context):
-    roll_back(context.url, FORMER)
+    roll_back(context.url, M4_003)
 
 
 @when("the database is upgraded and rolled back")
 def there_and_back(context):
     begin_change(context)
     migrate(context.url, "head")
-    roll_back(context.url, FORMER)
+    roll_back(context.url, M4_003)
 
 
 @when("the database is rolled back and upgraded")
 def back_and_there(context):
     begin_change(context)
-    roll_back(context.url, FORMER)
+    roll_back(context.url, M4_003)
     migrate(context.url, "head")
 
 

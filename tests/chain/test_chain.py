@@ -14,6 +14,7 @@ from sqlalchemy import inspect, text
 
 from cleveragents_plans import Base, open_engine
 from support.databases import ROOT, chain, empty_database, migrate, roll_back
+from support.revisions import A5_004, M4_003, M8_001
 from support.rows import schema_dump
 
 CHAIN = ScriptDirectory.from_config(chain("sqlite://"))
@@ -25,12 +26,8 @@ each_script = pytest.mark.parametrize(
 
 
 def test_the_chain_has_one_head_and_leads_to_it_in_the_known_order():
-    assert CHAIN.get_heads() == ["m8_001_align_plans_schema"]
-    assert [script.revision for script in OLDEST_FIRST] == [
-        "a5_004_spec_aligned_plans",
-        "m4_003_plan_env_columns",
-        "m8_001_align_plans_schema",
-    ]
+    assert CHAIN.get_heads() == [M8_001]
+    assert [script.revision for script in OLDEST_FIRST] == [A5_004, M4_003, M8_001]
 
 
 @each_script

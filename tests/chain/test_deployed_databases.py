@@ -13,9 +13,8 @@ from sqlalchemy.exc import IntegrityError
 
 from cleveragents_plans import open_engine
 from support.databases import ENGINES, empty_database, migrate, roll_back
+from support.revisions import M4_003, M8_001
 from support.rows import database_hash, schema_dump
-
-FORMER = "m4_003_plan_env_columns"
 
 # The application's own, longer chain made these: other types, further columns, an unnamed
 # CHECK, a foreign key to another package's table, no index on root_plan_id.
@@ -93,9 +92,9 @@ def test_everything_that_it_does_not_know_stays_through_up_and_down(deployed: st
     run(deployed, "UPDATE v3_plans SET root_plan_id = '01' WHERE plan_id <> '01'")
     rows, schema = database_hash(deployed), schema_dump(deployed)
 
-    migrate(deployed, "head")
+    migrate(deployed, M8_001)
     between = schema_dump(deployed)
-    roll_back(deployed, FORMER)
+    roll_back(deployed, M4_003)
 
     assert database_hash(deployed) == rows
     assert schema_dump(deployed) == schema
@@ -120,7 +119,7 @@ def test_everything_that_it_does_not_know_stays_through_up_and_down(deployed: st
 
 
 def test_its_plans_get_their_roots_and_everything_around_them_goes_on_working(deployed: str):
-    migrate(deployed, "head")
+    migrate(deployed, M8_001)
 
     assert run(
         deployed,
@@ -140,7 +139,7 @@ def test_its_plans_get_their_roots_and_everything_around_them_goes_on_working(de
 
 def test_clients_with_another_search_path_can_still_insert_plans(tmp_path: Path):
     with empty_database("postgresql-18", tmp_path) as url:
-        migrate(url, "head")
+        migrate(url, M8_001)
 
         run(
             url,
@@ -158,14 +157,14 @@ def test_clients_with_another_search_path_can_still_insert_plans(tmp_path: Path)
 
 
 def test_a_left_over_of_alembics_batch_mode_is_not_in_the_way(sqlite_url: str):
-    migrate(sqlite_url, FORMER)
+    migrate(sqlite_url, M4_003)
     run(
         sqlite_url,
         "CREATE TABLE _alembic_tmp_v3_plans (x)",
         "INSERT INTO _alembic_tmp_v3_plans VALUES (1)",
     )
 
-    migrate(sqlite_url, "head")
+    migrate(sqlite_url, M8_001)
 
     assert run(sqlite_url, "SELECT x FROM _alembic_tmp_v3_plans") == [(1,)]
 
@@ -175,7 +174,7 @@ def test_a_snapshot_column_that_is_there_already_is_left_with_its_values(
     engine: str, tmp_path: Path
 ):
     with empty_database(engine, tmp_path) as url:
-        migrate(url, FORMER)
+        migrate(url, M4_003)
         run(
             url,
             "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT NOT NULL DEFAULT '{}'",
@@ -183,7 +182,7 @@ def test_a_snapshot_column_that_is_there_already_is_left_with_its_values(
             " effective_profile_snapshot) VALUES ('01', 'a', '', '', '{\"a\":1}')",
         )
 
-        migrate(url, "head")
+        migrate(url, M8_001)
 
         assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [('{"a":1}',)]
 
@@ -191,7 +190,7 @@ def test_a_snapshot_column_that_is_there_already_is_left_with_its_values(
 def test_plans_are_found_in_a_schema_that_is_not_the_first_and_all_stays_beside_them(
     postgresql_url: str,
 ):
-    migrate(postgresql_url, "head")
+    migrate(postgresql_url, M8_001)
     run(
         postgresql_url,
         "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at,"
@@ -207,13 +206,13 @@ def test_plans_are_found_in_a_schema_that_is_not_the_first_and_all_stays_beside_
     )
 
     run(postgresql_url, f'ALTER DATABASE "{name}" SET search_path = app, public')
-    roll_back(postgresql_url, FORMER)
+    roll_back(postgresql_url, M4_003)
     assert run(postgresql_url, where) == [("public", "v3_plans_snapshot_archive")]
-    migrate(postgresql_url, "head")
+    migrate(postgresql_url, M8_001)
     assert run(postgresql_url, where) == [("public", "v3_plans_fill")]
     run(postgresql_url, f'ALTER DATABASE "{name}" RESET search_path')
-    roll_back(postgresql_url, FORMER)
-    migrate(postgresql_url, "head")
+    roll_back(postgresql_url, M4_003)
+    migrate(postgresql_url, M8_001)
 
     assert run(postgresql_url, where) == [("public", "v3_plans_fill")]
     assert run(postgresql_url, "SELECT effective_profile_snapshot FROM v3_plans") == [('{"a":1}',)]
@@ -235,7 +234,7 @@ def test_plans_are_found_in_a_schema_that_is_not_the_first_and_all_stays_beside_
 def test_a_check_that_would_refuse_the_rows_stops_it_before_anything_is_changed(
     postgresql_url: str, check: str, told: str
 ):
-    migrate(postgresql_url, FORMER)
+    migrate(postgresql_url, M4_003)
     run(
         postgresql_url,
         "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at)"
@@ -245,15 +244,15 @@ def test_a_check_that_would_refuse_the_rows_stops_it_before_anything_is_changed(
     before = database_hash(postgresql_url), schema_dump(postgresql_url)
 
     with pytest.raises(CommandError, match=f"the CHECK strict of v3_plans {told}") as refused:
-        migrate(postgresql_url, "head")
+        migrate(postgresql_url, M8_001)
     assert "\n" not in str(refused.value)
     assert (database_hash(postgresql_url), schema_dump(postgresql_url)) == before
     run(postgresql_url, "ALTER TABLE v3_plans DROP CONSTRAINT strict")
-    migrate(postgresql_url, "head")
+    migrate(postgresql_url, M8_001)
 
 
 def test_a_view_of_the_snapshots_stops_a_downgrade_before_anything_is_changed(postgresql_url: str):
-    migrate(postgresql_url, "head")
+    migrate(postgresql_url, M8_001)
     run(
         postgresql_url,
         "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at)"
@@ -263,7 +262,7 @@ def test_a_view_of_the_snapshots_stops_a_downgrade_before_anything_is_changed(po
     before = database_hash(postgresql_url), schema_dump(postgresql_url)
 
     with pytest.raises(CommandError, match=r"effective_profile_snapshot.* is used by view report"):
-        roll_back(postgresql_url, FORMER)
+        roll_back(postgresql_url, M4_003)
 
     assert (database_hash(postgresql_url), schema_dump(postgresql_url)) == before
 
@@ -271,7 +270,7 @@ def test_a_view_of_the_snapshots_stops_a_downgrade_before_anything_is_changed(po
 def test_triggers_that_will_fire_for_every_plan_are_named_first(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ):
-    migrate(postgresql_url, FORMER)
+    migrate(postgresql_url, M4_003)
     run(
         postgresql_url,
         "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS"
@@ -284,8 +283,8 @@ def test_triggers_that_will_fire_for_every_plan_are_named_first(
     )
 
     for step in (
-        lambda: migrate(postgresql_url, "head"),
-        lambda: roll_back(postgresql_url, FORMER),
+        lambda: migrate(postgresql_url, M8_001),
+        lambda: roll_back(postgresql_url, M4_003),
     ):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "alembic.evolution"):
@@ -294,11 +293,11 @@ def test_triggers_that_will_fire_for_every_plan_are_named_first(
 
 
 def test_ids_of_another_type_and_collation_find_their_snapshots_by_an_index(postgresql_url: str):
-    migrate(postgresql_url, FORMER)
+    migrate(postgresql_url, M4_003)
     columns = ("plan_id", "parent_plan_id", "root_plan_id")
     changes = ", ".join(f'ALTER {column} TYPE TEXT COLLATE "C"' for column in columns)
     run(postgresql_url, f"ALTER TABLE v3_plans {changes}")
-    migrate(postgresql_url, "head")
+    migrate(postgresql_url, M8_001)
     run(
         postgresql_url,
         "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at,"
@@ -306,7 +305,7 @@ def test_ids_of_another_type_and_collation_find_their_snapshots_by_an_index(post
         " FROM generate_series(1, 10) n",
     )
 
-    roll_back(postgresql_url, FORMER)
+    roll_back(postgresql_url, M4_003)
 
     plan = run(
         postgresql_url,
@@ -315,7 +314,7 @@ def test_ids_of_another_type_and_collation_find_their_snapshots_by_an_index(post
         " (SELECT 1 FROM v3_plans_snapshot_archive a WHERE a.plan_id = t.plan_id)",
     )
     assert "uq_v3_plans_snapshot_archive_plan_id" in str(plan)
-    migrate(postgresql_url, "head")
+    migrate(postgresql_url, M8_001)
     kept = "SELECT count(*) FROM v3_plans WHERE effective_profile_snapshot = '[1]'"
     assert run(postgresql_url, kept) == [(10,)]
 
@@ -323,9 +322,9 @@ def test_ids_of_another_type_and_collation_find_their_snapshots_by_an_index(post
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_snapshot_column_of_another_shape_ends_as_ours(engine: str, tmp_path: Path):
     with empty_database(engine, tmp_path) as url:
-        migrate(url, "head")
+        migrate(url, M8_001)
         wanted = schema_dump(url)
-        roll_back(url, FORMER)
+        roll_back(url, M4_003)
         run(
             url,
             "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT",
@@ -333,7 +332,7 @@ def test_a_snapshot_column_of_another_shape_ends_as_ours(engine: str, tmp_path: 
             " VALUES ('01', 'a', '', '')",
         )
 
-        migrate(url, "head")
+        migrate(url, M8_001)
 
         found, expected = dict.fromkeys(schema_dump(url)), dict.fromkeys(wanted)
         if engine == "sqlite":  # where a text says the same in another order of words

@@ -22,8 +22,8 @@ from sqlalchemy import Engine, NullPool, event
 from cleveragents_plans import open_engine
 from support.databases import ENGINES, empty_database, migrate, roll_back
 from support.former_release import write_former_release
+from support.revisions import M4_003, M8_001
 
-FORMER = "m4_003_plan_env_columns"
 EMITTED = Path(__file__).parent / "emitted"
 
 # What only looks, waits, or depends on the moment, changes nothing that lasts.
@@ -58,16 +58,16 @@ def recorded() -> Iterator[list[str]]:
 def test_m8_001_sends_what_it_was_released_with(engine: str, direction: str, tmp_path: Path):
     with empty_database(engine, tmp_path) as url:
         write_former_release(url, plans=200, seed=1)
-        migrate(url, "head")
+        migrate(url, M8_001)
         with open_engine(url, poolclass=NullPool).begin() as connection:
             connection.exec_driver_sql(
                 'UPDATE v3_plans SET effective_profile_snapshot = \'{"name":"x"}\''
             )
         if direction == "upgrade":
-            roll_back(url, FORMER)
+            roll_back(url, M4_003)
 
         with recorded() as statements:
-            migrate(url, "head") if direction == "upgrade" else roll_back(url, FORMER)
+            migrate(url, M8_001) if direction == "upgrade" else roll_back(url, M4_003)
 
     sent = ";\n\n".join(statements) + ";\n"
     # Before 18, NOT NULL goes another way; otherwise all versions are sent the same.

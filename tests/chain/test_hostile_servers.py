@@ -18,9 +18,9 @@ from sqlalchemy.exc import ProgrammingError
 from cleveragents_plans import open_engine
 from support import postgres
 from support.databases import empty_database, migrate, roll_back
+from support.revisions import A5_004, M4_003, M8_001
 from support.rows import database_hash, schema_dump
 
-BASE, FORMER = "a5_004_spec_aligned_plans", "m4_003_plan_env_columns"
 ROLE = "plans_clerk"
 PLAN = (
     "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
@@ -50,7 +50,7 @@ def clerk(url: str) -> Iterator[str]:
 
 
 def test_limits_that_are_set_for_the_database_do_not_break_a_run(url: str):
-    migrate(url, FORMER)
+    migrate(url, M4_003)
     rows = ", ".join(f"('{n:06}', 'a', '', '')" for n in range(20_000))
     run(url, f"INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at) VALUES {rows}")
     name = make_url(url).database
@@ -63,15 +63,15 @@ def test_limits_that_are_set_for_the_database_do_not_break_a_run(url: str):
     ):
         run(url, f'ALTER DATABASE "{name}" SET {setting}')
 
-    migrate(url, "head")
-    roll_back(url, FORMER)
-    migrate(url, "head")
+    migrate(url, M8_001)
+    roll_back(url, M4_003)
+    migrate(url, M8_001)
 
     assert run(url, "SELECT count(*) FROM v3_plans WHERE root_plan_id = plan_id") == [(20_000,)]
 
 
 def test_plans_that_arrive_while_the_lock_is_waited_for_are_not_dropped(url: str):
-    migrate(url, "a5_004_spec_aligned_plans")
+    migrate(url, A5_004)
     name = make_url(url).database
     run(url, f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = 'repeatable read'")
     client = open_engine(url, poolclass=NullPool).connect()
@@ -97,7 +97,7 @@ def test_plans_that_arrive_while_the_lock_is_waited_for_are_not_dropped(url: str
 
 
 def test_rows_that_a_policy_hides_are_not_taken_for_rows_that_do_not_exist(url: str, clerk: str):
-    migrate(url, "head")
+    migrate(url, M8_001)
     run(
         url,
         PLAN.format("01", "NULL"),
@@ -113,7 +113,7 @@ def test_rows_that_a_policy_hides_are_not_taken_for_rows_that_do_not_exist(url: 
     before = database_hash(url)["v3_plans"]
 
     with pytest.raises(CommandError, match="row-level security"):
-        roll_back(clerk, FORMER)
+        roll_back(clerk, M4_003)
     with pytest.raises(CommandError, match="row-level security"):
         roll_back(clerk, "base")
 
@@ -122,7 +122,7 @@ def test_rows_that_a_policy_hides_are_not_taken_for_rows_that_do_not_exist(url: 
 
 def test_a_client_that_may_only_insert_and_read_is_filled_in_for(url: str, clerk: str):
     run(url, "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC")
-    migrate(url, "head")
+    migrate(url, M8_001)
     run(url, f"GRANT SELECT, INSERT ON v3_plans TO {ROLE}")
 
     run(clerk, PLAN.format("01", "NULL"), PLAN.format("02", "'01'"), PLAN.format("03", "'02'"))
@@ -132,7 +132,7 @@ def test_a_client_that_may_only_insert_and_read_is_filled_in_for(url: str, clerk
 
 
 def test_a_temporary_table_of_the_same_name_does_not_mislead_the_trigger(url: str):
-    migrate(url, "head")
+    migrate(url, M8_001)
 
     run(
         url,
@@ -147,23 +147,23 @@ def test_a_temporary_table_of_the_same_name_does_not_mislead_the_trigger(url: st
 
 def test_what_a_superuser_migrates_belongs_to_the_owner_of_the_plans(url: str, clerk: str):
     run(url, f"GRANT ALL ON SCHEMA public TO {ROLE}")
-    migrate(url, FORMER)
+    migrate(url, M4_003)
     run(url, *OWNED)
     owner = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'v3_plans_fill'"
 
-    migrate(url, "head")
+    migrate(url, M8_001)
     assert run(url, owner) == [(ROLE,)]
     run(
         url,
         PLAN.format("01", "NULL"),
         "UPDATE v3_plans SET effective_profile_snapshot = '[1]'",
     )
-    roll_back(url, FORMER)
-    migrate(clerk, "head")
-    roll_back(clerk, FORMER)
+    roll_back(url, M4_003)
+    migrate(clerk, M8_001)
+    roll_back(clerk, M4_003)
     with dying_at("VALIDATE CONSTRAINT"), pytest.raises(RuntimeError):
-        migrate(url, "head")
-    migrate(clerk, "head")
+        migrate(url, M8_001)
+    migrate(clerk, M8_001)
 
     assert run(url, owner) == [(ROLE,)]
     assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [("[1]",)]
@@ -192,14 +192,14 @@ OWNED = [
 
 
 def test_who_does_not_own_the_table_is_told_in_one_line(url: str, clerk: str):
-    migrate(url, FORMER)
+    migrate(url, M4_003)
     run(url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")
 
     with pytest.raises(CommandError, match="refused `") as refused:
-        migrate(clerk, "head")
+        migrate(clerk, M8_001)
 
     assert "\n" not in str(refused.value)
-    assert run(url, "SELECT version_num FROM alembic_version") == [(FORMER,)]
+    assert run(url, "SELECT version_num FROM alembic_version") == [(M4_003,)]
 
 
 @pytest.mark.parametrize("server", list(postgres.binaries()))
@@ -207,9 +207,9 @@ def test_a_stand_in_that_an_interrupted_upgrade_left_goes_with_the_downgrade(
     server: str, tmp_path: Path
 ):
     with empty_database(server, tmp_path) as url:
-        migrate(url, FORMER)
+        migrate(url, M4_003)
         former = schema_dump(url)
-        migrate(url, "head")
+        migrate(url, M8_001)
         run(
             url,
             PLAN.format("01", "NULL"),
@@ -217,30 +217,30 @@ def test_a_stand_in_that_an_interrupted_upgrade_left_goes_with_the_downgrade(
             " CHECK (automation_profile IS NOT NULL) NOT VALID",
         )
 
-        roll_back(url, FORMER)
+        roll_back(url, M4_003)
         run(url, PLAN.format("02", "NULL"))
 
         assert schema_dump(url) == former
 
 
 def test_somebody_who_looks_at_the_marker_or_the_archive_does_not_hold_a_run_up_for_ever(url: str):
-    migrate(url, FORMER)
+    migrate(url, M4_003)
     run(url, "CREATE TABLE evolution_marker (revision text PRIMARY KEY, down_revision text,"
              " direction text NOT NULL, started_at timestamptz NOT NULL)")  # fmt: skip
     with open_engine(url, poolclass=NullPool).connect() as client:
         client.exec_driver_sql("SELECT * FROM evolution_marker").all()
 
-        migrate(url, "head")
+        migrate(url, M8_001)
 
         assert client.exec_driver_sql("SELECT count(*) FROM evolution_marker").scalar() == 0
-    roll_back(url, FORMER)
+    roll_back(url, M4_003)
     assert "evolution_marker" not in {entry[1] for entry in schema_dump(url)}
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-18"])
 def test_ctrl_c_is_answered_with_one_line_and_the_run_can_be_repeated(engine: str, tmp_path: Path):
     with empty_database(engine, tmp_path) as url:
-        migrate(url, FORMER)
+        migrate(url, M4_003)
         blocker = open_engine(url, poolclass=NullPool).connect()
         lock = "SELECT 1" if engine == "sqlite" else "LOCK TABLE v3_plans"
         blocker.exec_driver_sql(lock)  # the run waits, and is interrupted there
@@ -257,7 +257,7 @@ def test_ctrl_c_is_answered_with_one_line_and_the_run_can_be_repeated(engine: st
         process.send_signal(signal.SIGINT)
         told = process.communicate(timeout=60)[1]
         blocker.close()
-        migrate(url, "head")
+        migrate(url, M8_001)
 
         assert process.returncode == 130, told
         assert "Traceback" not in told
@@ -265,7 +265,7 @@ def test_ctrl_c_is_answered_with_one_line_and_the_run_can_be_repeated(engine: st
 
 
 def test_a_commit_that_fails_is_not_called_a_success(url: str):
-    migrate(url, FORMER)
+    migrate(url, M4_003)
     run(
         url,
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
@@ -275,15 +275,15 @@ def test_a_commit_that_fails_is_not_called_a_success(url: str):
     )
 
     with pytest.raises(CommandError, match="refused `COMMIT`: not today"):
-        migrate(url, "head")
+        migrate(url, M8_001)
     run(url, "DROP TRIGGER refuse ON alembic_version")
-    migrate(url, "head")
+    migrate(url, M8_001)
 
-    assert run(url, "SELECT version_num FROM alembic_version") == [("m8_001_align_plans_schema",)]
+    assert run(url, "SELECT version_num FROM alembic_version") == [(M8_001,)]
 
 
 def test_published_tables_are_no_hindrance_and_snapshots_come_back(url: str):
-    migrate(url, "head")
+    migrate(url, M8_001)
     run(
         url,
         PLAN.format("01", "NULL"),
@@ -291,14 +291,14 @@ def test_published_tables_are_no_hindrance_and_snapshots_come_back(url: str):
         "CREATE PUBLICATION everything FOR ALL TABLES",
     )
 
-    roll_back(url, FORMER)
-    migrate(url, "head")
+    roll_back(url, M4_003)
+    migrate(url, M8_001)
 
     assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [("[1]",)]
 
 
 def test_nobody_else_can_make_a_trigger_of_a_function_that_runs_as_the_owner(url: str, clerk: str):
-    migrate(url, "head")
+    migrate(url, M8_001)
 
     with pytest.raises(ProgrammingError, match="permission denied for function"):
         run(
@@ -309,29 +309,29 @@ def test_nobody_else_can_make_a_trigger_of_a_function_that_runs_as_the_owner(url
         )
 
 
-@pytest.mark.parametrize("revision", [BASE, FORMER])
+@pytest.mark.parametrize("revision", [A5_004, M4_003])
 def test_a_step_back_ends_with_its_version_or_not_at_all(url: str, revision: str):
     """Killed before the version changes, it has changed nothing; then either way is open."""
     migrate(url, revision)
     before = schema_dump(url)
 
-    change = "UPDATE alembic_version" if revision == FORMER else "DELETE FROM alembic_version"
+    change = "UPDATE alembic_version" if revision == M4_003 else "DELETE FROM alembic_version"
     with dying_at(change), pytest.raises(RuntimeError):
         roll_back(url, "-1")
     assert schema_dump(url) == before
-    migrate(url, "head")
+    migrate(url, M8_001)
     roll_back(url, "base")
     assert {entry[1] for entry in schema_dump(url)} <= {"alembic_version", ""}
 
 
 def test_a_step_that_was_killed_on_the_way_up_can_be_taken_back(url: str):
-    migrate(url, BASE)
+    migrate(url, A5_004)
     before = schema_dump(url)
 
     with dying_at("VALIDATE CONSTRAINT"), pytest.raises(RuntimeError):
-        migrate(url, FORMER)
+        migrate(url, M4_003)
     assert schema_dump(url) != before
-    roll_back(url, BASE)
+    roll_back(url, A5_004)
 
     assert schema_dump(url) == before
 
@@ -340,7 +340,7 @@ def test_a_step_that_was_killed_on_the_way_up_can_be_taken_back(url: str):
     "check", ["automation_profile::json IS NOT NULL", "length(action_name) > 2"]
 )
 def test_a_check_stops_a_run_only_if_it_would_refuse_what_is_written(url: str, check: str):
-    migrate(url, FORMER)
+    migrate(url, M4_003)
     run(
         url,
         PLAN.format("01", "NULL"),
@@ -350,6 +350,6 @@ def test_a_check_stops_a_run_only_if_it_would_refuse_what_is_written(url: str, c
 
     if "json" in check:
         with pytest.raises(CommandError, match="the CHECK strict of v3_plans would refuse"):
-            migrate(url, "head")
+            migrate(url, M8_001)
     else:  # no row that breaks it is to be written
-        migrate(url, "head")
+        migrate(url, M8_001)

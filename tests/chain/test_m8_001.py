@@ -18,9 +18,9 @@ from sqlalchemy.orm import Session, selectinload
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
 from support.databases import ENGINES, empty_database, migrate, roll_back
 from support.former_release import true_roots, write_former_release
+from support.revisions import A5_004, M4_003, M8_001
 from support.rows import database_hash, schema_dump
 
-FORMER = "m4_003_plan_env_columns"
 ARCHIVE = "v3_plans_snapshot_archive"
 NOW = "2026-03-14T00:05:32.000000+00:00"
 SNAPSHOT = '{"name":"odd","who":"söme böðy % :x"}'
@@ -37,7 +37,7 @@ A, B, C, D, E = map(plan_id, range(1, 6))
 def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """An empty database of the former release, without foreign keys in the way of bad rows."""
     with empty_database(request.param, tmp_path) as url:
-        migrate(url, FORMER)
+        migrate(url, M4_003)
         yield Database(url)
 
 
@@ -77,10 +77,10 @@ class Database:
         return dict(self.run(f"SELECT plan_id, {name} FROM v3_plans"))
 
     def upgrade(self) -> None:
-        migrate(self.url, "head")
+        migrate(self.url, M8_001)
 
     def downgrade(self) -> None:
-        roll_back(self.url, FORMER)
+        roll_back(self.url, M4_003)
 
 
 def test_a_child_gets_the_root_of_its_tree_however_deep_and_however_old(former: Database):
@@ -261,7 +261,7 @@ def test_a_plan_whose_ancestors_go_round_with_a_root_that_does_not_exist_stops_t
     tmp_path: Path,
 ):
     with empty_database("sqlite", tmp_path) as url:
-        migrate(url, FORMER)
+        migrate(url, M4_003)
         former = Database(url)
         former.plan(A, root=E)
         former.plan(B, root=E, parent=A)
@@ -368,7 +368,7 @@ def test_other_tables_keep_their_rows_and_their_key_to_plans(former: Database):
 
 def test_migrated_plans_are_read_as_plans(former: Database):
     write_former_release(former.url, plans=500, seed=4, pure=True)
-    former.upgrade()
+    migrate(former.url, "head")  # what the library reads
     engine = open_engine(former.url)
 
     with Session(engine) as session:
@@ -386,14 +386,14 @@ def test_migrated_plans_are_read_as_plans(former: Database):
 
 
 def test_a_snapshot_taken_by_the_library_survives_a_rollback(former: Database):
-    former.upgrade()
+    migrate(former.url, "head")  # what the library writes
     engine = open_engine(former.url)
     with Session(engine) as session:
         plan = PlanRepository(session).add(Plan.create("local/tidy", profile="trusted"))
         session.commit()
 
     former.downgrade()
-    former.upgrade()
+    migrate(former.url, "head")
 
     with Session(engine) as session:
         assert PlanRepository(session).get(plan.plan_id) == plan
@@ -427,7 +427,7 @@ def test_tables_that_refer_to_plans_are_in_the_way_of_base(former: Database):
 
 
 def test_a_cycle_is_found_before_the_steps_that_come_first_are_taken(former: Database):
-    roll_back(former.url, "a5_004_spec_aligned_plans")
+    roll_back(former.url, A5_004)
     former.plan(A)
     former.run("UPDATE v3_plans SET parent_plan_id = plan_id")
     before = database_hash(former.url), schema_dump(former.url)
@@ -443,10 +443,10 @@ def test_the_way_to_not_null_before_version_18_ends_in_the_same_schema_on_18(tmp
         empty_database("postgresql-18", tmp_path) as url,
         empty_database("postgresql-18", tmp_path) as other,
     ):
-        migrate(url, "head")
-        migrate(other, FORMER)
+        migrate(url, M8_001)
+        migrate(other, M4_003)
         Database(other).plan(A)
 
-        migrate(other, "head", "assume-server-version=15")
+        migrate(other, M8_001, "assume-server-version=15")
 
         assert schema_dump(other) == schema_dump(url)

@@ -13,9 +13,8 @@ from sqlalchemy import make_url
 from support import postgres
 from support.databases import chain, empty_database, migrate, roll_back
 from support.former_release import write_former_release
+from support.revisions import M4_003, M8_001
 from support.rows import database_hash, schema_dump
-
-FORMER = "m4_003_plan_env_columns"
 
 
 def script(url: str, capsys: pytest.CaptureFixture[str], revisions: str, back: bool = False) -> str:
@@ -48,9 +47,9 @@ def test_the_script_of_the_whole_chain_builds_the_schema_that_the_chain_builds(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     online, offline = pair
-    migrate(online, "head")
+    migrate(online, M8_001)
 
-    done = run_psql(offline, script(offline, capsys, "head"), tmp_path)
+    done = run_psql(offline, script(offline, capsys, M8_001), tmp_path)
 
     assert done.returncode == 0, done.stderr
     assert schema_dump(offline) == schema_dump(online)
@@ -62,15 +61,15 @@ def test_the_script_gives_the_rows_that_the_online_run_gives_up_and_down(
     for url in pair:
         write_former_release(url, plans=2_000, seed=5)
     online, offline = pair
-    migrate(online, "head")
+    migrate(online, M8_001)
 
-    done = run_psql(offline, script(offline, capsys, f"{FORMER}:head"), tmp_path)
+    done = run_psql(offline, script(offline, capsys, f"{M4_003}:{M8_001}"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert database_hash(offline) == database_hash(online)
     assert schema_dump(offline) == schema_dump(online)
 
-    roll_back(online, FORMER)
-    done = run_psql(offline, script(offline, capsys, f"head:{FORMER}", back=True), tmp_path)
+    roll_back(online, M4_003)
+    done = run_psql(offline, script(offline, capsys, f"{M8_001}:{M4_003}", back=True), tmp_path)
     assert done.returncode == 0, done.stderr
     assert database_hash(offline) == database_hash(online)
     assert schema_dump(offline) == schema_dump(online)
@@ -81,7 +80,7 @@ def test_the_script_is_one_transaction_that_a_cycle_takes_back(
 ):
     url, _ = pair
     write_former_release(url, plans=100)
-    sql = script(url, capsys, f"{FORMER}:head")
+    sql = script(url, capsys, f"{M4_003}:{M8_001}")
     run_psql(url, "UPDATE v3_plans SET parent_plan_id = plan_id, root_plan_id = NULL", tmp_path)
     before = database_hash(url), schema_dump(url)
 
@@ -98,7 +97,7 @@ def test_the_script_goes_on_as_the_role_that_began_it(
 ):
     url, _ = pair
     write_former_release(url, plans=10)
-    sql = script(url, capsys, f"{FORMER}:head")
+    sql = script(url, capsys, f"{M4_003}:{M8_001}")
     begin = "CREATE ROLE plans_script; GRANT ALL ON SCHEMA public TO plans_script;\n"
     for table in ("v3_plans", "alembic_version"):
         begin += f"ALTER TABLE {table} OWNER TO plans_script;\n"
@@ -117,7 +116,7 @@ def test_the_script_back_to_base_refuses_to_drop_plans(
     url, _ = pair
     write_former_release(url, plans=100)
 
-    done = run_psql(url, script(url, capsys, f"{FORMER}:base", back=True), tmp_path)
+    done = run_psql(url, script(url, capsys, f"{M4_003}:base", back=True), tmp_path)
 
     assert done.returncode != 0
     assert "v3_plans holds rows" in done.stderr
@@ -125,6 +124,6 @@ def test_the_script_back_to_base_refuses_to_drop_plans(
 
 def test_sqlite_is_told_what_to_do_instead(sqlite_url: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(CommandError, match="without --sql"):
-        script(sqlite_url, capsys, "head")
+        script(sqlite_url, capsys, M8_001)
 
     assert capsys.readouterr().out == ""

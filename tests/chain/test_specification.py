@@ -11,16 +11,14 @@ from typing import Any, NamedTuple
 import pytest
 from alembic import command
 from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, NullPool, create_engine, inspect
 from sqlalchemy.types import Double, Float, TypeEngine
+
+from support.revisions import CHAIN, M4_003, M8_001
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "specification.md").read_text(encoding="utf-8")
 INI = ROOT / "alembic.ini"
-CHAIN = [script.revision for script in ScriptDirectory.from_config(Config(INI)).walk_revisions()][
-    ::-1
-]
 
 
 class Difference(NamedTuple):
@@ -197,12 +195,12 @@ def test_a_difference_begins_with_the_revision_that_the_list_names(listed, by_re
 
 
 def test_aligning_closed_the_gaps_that_are_on_no_list(by_revision):
-    assert sorted(by_revision["m4_003_plan_env_columns"] - LISTED.keys()) == [
+    assert sorted(by_revision[M4_003] - LISTED.keys()) == [
         ("column", "effective_profile_snapshot", "present", "absent"),
         ("null", "automation_profile_name", "NOT NULL", "NULL"),
         ("null", "root_plan_id", "NOT NULL", "NULL"),
     ]
-    assert sorted(by_revision["m8_001_align_plans_schema"] - LISTED.keys()) == []
+    assert sorted(by_revision[M8_001] - LISTED.keys()) == []
 
 
 DETACH = "id ON DELETE SET NULL"

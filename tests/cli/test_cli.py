@@ -15,9 +15,9 @@ import pytest
 
 from cleveragents_plans.cli import main
 from support.databases import ROOT, migrate
+from support.revisions import CHAIN, HEAD, M4_003
 from support.rows import database_hash, schema_dump
 
-HEAD = "m8_001_align_plans_schema"
 SECRET = "s3cret%40word"
 
 each_bad_url = pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_file_that_is_no_database_is_left_as_it_is(
 
 
 def test_a_read_only_file_is_left_as_it_is(sqlite_url: str, capfd: pytest.CaptureFixture[str]):
-    migrate(sqlite_url, "m4_003_plan_env_columns")
+    migrate(sqlite_url, M4_003)
     file = Path(sqlite_url.removeprefix("sqlite:///"))
     file.chmod(0o444)
     before = hashlib.sha256(file.read_bytes()).digest()
@@ -92,7 +92,7 @@ def test_a_read_only_file_is_left_as_it_is(sqlite_url: str, capfd: pytest.Captur
 def test_a_read_only_connection_is_told_in_one_line(
     sqlite_url: str, capfd: pytest.CaptureFixture[str]
 ):
-    migrate(sqlite_url, "m4_003_plan_env_columns")
+    migrate(sqlite_url, M4_003)
     read_only = sqlite_url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
 
     assert main(["upgrade", "--url", read_only]) == 1
@@ -117,7 +117,7 @@ def test_a_revision_that_nobody_knows_is_answered_with_those_that_are_known(
     sqlite_url: str, capfd: pytest.CaptureFixture[str]
 ):
     assert main(["upgrade", "m9", "--url", sqlite_url]) == 1
-    assert f"'m9'; known: {HEAD}, m4_003_plan_env_columns" in capfd.readouterr().err
+    assert f"'m9'; known: {', '.join(reversed(CHAIN))}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["downgrade", "base"], ["current"]])
@@ -181,7 +181,7 @@ def test_current_says_where_the_database_is(migrated_url: str, capfd: pytest.Cap
 def test_current_can_be_asked_whether_that_is_the_newest(
     empty_url: str, capfd: pytest.CaptureFixture[str]
 ):
-    migrate(empty_url, "m4_003_plan_env_columns")
+    migrate(empty_url, M4_003)
     assert main(["current", "--check-heads", "--url", empty_url]) == 1
     assert "not on all head revisions" in capfd.readouterr().err
 
@@ -238,7 +238,7 @@ def test_the_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Pa
         "[alembic]\nscript_location = cleveragents_plans:migrations\npath_separator = os\n"
     )
     current = run("-m", "alembic", "current")
-    downgrade = run("-m", "cleveragents_plans", "downgrade", "m4_003_plan_env_columns")
+    downgrade = run("-m", "cleveragents_plans", "downgrade", M4_003)
 
     assert str(installed) in where
     assert "cleveragents_plans/py.typed" in names
@@ -247,7 +247,7 @@ def test_the_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Pa
     with sqlite3.connect(folder / "plans.db") as connection:
         (version,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
     connection.close()
-    assert version == "m4_003_plan_env_columns"
+    assert version == M4_003
 
 
 def test_names_the_readme_promises_are_public():

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from support.databases import ENGINES, migrate, roll_back
-from support.faults import FORMER, NEW, Ended, Migration, State, models
+from support.faults import Ended, Migration, State, models
 from support.online import client
+from support.revisions import M4_003, M8_001
 
 PLANS = 3_000
-NAMES = {NEW: "new", FORMER: "former"}
+NAMES = {M8_001: "new", M4_003: "former"}
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 
 # Each change of the schema, and each row that is written with what it then holds.
@@ -33,7 +34,7 @@ def one_migrated(ended: list[Ended], goal: str) -> list[str]:
     """Check what each process said; give it."""
     said = [each.said for each in ended]
     assert [each.status for each in ended] == [0] * len(ended), said
-    moved = f"{FORMER} -> {NEW}" if goal == NEW else f"{NEW} -> {FORMER}"
+    moved = f"{M4_003} -> {M8_001}" if goal == M8_001 else f"{M8_001} -> {M4_003}"
     assert sum(text.splitlines()[-1].endswith(moved) for text in said) == 1, said
     idle = [text for text in said if f"already at {goal}, nothing to do" in text]
     assert len(idle) == len(ended) - 1, said
@@ -70,14 +71,14 @@ def wait_for_waiting(url: str, processes: int) -> None:
 
 def crowd_at_a_server(engine: str, folder: Path, goal: str, processes: int) -> None:
     model = models(engine, PLANS)
-    start = "gaps" if goal == NEW else "new"
+    start = "gaps" if goal == M8_001 else "new"
     work = []
     for alone in (True, False):
         with model.copy(start, folder) as url:
             with client(url) as connection:
                 connection.execute(COUNTERS.encode())
             if alone:
-                (migrate if goal == NEW else roll_back)(url, goal)
+                (migrate if goal == M8_001 else roll_back)(url, goal)
             else:
                 # The first one cannot go on before all are there.
                 with client(url, autocommit=False) as holder:
@@ -95,7 +96,7 @@ def crowd_at_a_server(engine: str, folder: Path, goal: str, processes: int) -> N
 
 def crowd_at_a_file(folder: Path, goal: str, processes: int) -> None:
     model = models("sqlite", PLANS)
-    start = "gaps" if goal == NEW else "new"
+    start = "gaps" if goal == M8_001 else "new"
     with model.copy(start, folder) as url:
         # Nobody can begin before all are there.
         holder = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
@@ -112,22 +113,22 @@ def crowd_at_a_file(folder: Path, goal: str, processes: int) -> None:
 
 @pytest.mark.parametrize("engine", SERVERS[:1])
 def test_of_three_processes_at_a_server_one_upgrades(tmp_path: Path, engine: str):
-    crowd_at_a_server(engine, tmp_path, NEW, 3)
+    crowd_at_a_server(engine, tmp_path, M8_001, 3)
 
 
 def test_of_three_processes_at_a_file_one_upgrades(tmp_path: Path):
-    crowd_at_a_file(tmp_path, NEW, 3)
+    crowd_at_a_file(tmp_path, M8_001, 3)
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("goal", [NEW, FORMER], ids=["up", "down"])
+@pytest.mark.parametrize("goal", [M8_001, M4_003], ids=["up", "down"])
 @pytest.mark.parametrize("engine", SERVERS)
 def test_of_ten_processes_at_a_server_one_migrates(tmp_path: Path, engine: str, goal: str):
     crowd_at_a_server(engine, tmp_path, goal, 10)
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize("goal", [NEW, FORMER], ids=["up", "down"])
+@pytest.mark.parametrize("goal", [M8_001, M4_003], ids=["up", "down"])
 def test_of_ten_processes_at_a_file_one_migrates(tmp_path: Path, goal: str):
     crowd_at_a_file(tmp_path, goal, 10)
 
@@ -138,12 +139,12 @@ def test_when_the_one_is_killed_another_one_takes_over(tmp_path: Path, engine: s
     model = models(engine, PLANS)
     with model.copy("gaps", tmp_path) as url:
         slow = "rows-per-second=800"
-        first = Migration(url, NEW, slow, victim=("--die-after", "1.5"))
+        first = Migration(url, M8_001, slow, victim=("--die-after", "1.5"))
         first.wait_for("Running upgrade")
-        others = [Migration(url, NEW) for _ in range(5)]
+        others = [Migration(url, M8_001) for _ in range(5)]
         assert first.ended().killed
         begun = time.monotonic()
-        said = one_migrated([each.ended() for each in others], NEW)
+        said = one_migrated([each.ended() for each in others], M8_001)
 
         assert time.monotonic() - begun < 30
         assert any("going on with" in text for text in said)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from support.databases import ENGINES, empty_database, migrate
-from support.faults import FORMER, NEW, Migration
+from support.faults import Migration
 from support.online import client, meanwhile
+from support.revisions import M4_003, M8_001
 
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 ROW = (
@@ -32,7 +33,7 @@ NO_FOREIGN_KEY = "ALTER TABLE v3_plans DROP CONSTRAINT fk_v3_plans_root_plan_id"
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database of the former release: a tree without roots, and other plans."""
     with empty_database(request.param, tmp_path) as url:
-        migrate(url, FORMER)
+        migrate(url, M4_003)
         with client(url) as connection:
             for key, parent in ((ROOT, None), (MIDDLE, ROOT), (CHILD, MIDDLE)):
                 connection.execute(ROW, [key, parent])
@@ -54,7 +55,7 @@ def wait_for(connection: Any, query: str) -> None:
 
 
 def upgraded_as_far_as_the_trigger(url: str) -> None:
-    died = Migration(url, NEW, victim=("--die-at", "WITH RECURSIVE batch")).ended()
+    died = Migration(url, M8_001, victim=("--die-at", "WITH RECURSIVE batch")).ended()
     assert died.killed, died.said
     assert set(roots(url).values()) == {None}
 
@@ -67,7 +68,7 @@ def test_a_root_that_is_being_deleted_is_no_root_and_holds_up_nobody_else(
         with client(url) as connection:
             connection.execute(NO_FOREIGN_KEY)
     # So slow that it comes to the tree last, when its first step is long over.
-    migration = Migration(url, NEW, "report-every=0.3", "rows-per-second=150")
+    migration = Migration(url, M8_001, "report-every=0.3", "rows-per-second=150")
     with client(url) as connection:
         wait_for(connection, HAS_THE_TRIGGER)
     with client(url, autocommit=False) as deleter:
@@ -106,7 +107,7 @@ def test_a_plan_that_is_inserted_while_its_root_is_deleted_gets_the_root_that_is
 
     assert inserted == [GRANDCHILD]
     assert roots(url)[GRANDCHILD] == MIDDLE
-    migrate(url, "head")
+    migrate(url, M8_001)
     assert {key: roots(url)[key] for key in (MIDDLE, CHILD, GRANDCHILD)} == {
         MIDDLE: MIDDLE,
         CHILD: MIDDLE,
@@ -116,14 +117,14 @@ def test_a_plan_that_is_inserted_while_its_root_is_deleted_gets_the_root_that_is
 
 @pytest.mark.parametrize("plan", [MIDDLE, CHILD])
 def test_what_is_below_a_plan_that_is_deleted_keeps_the_root_that_was_recorded(url: str, plan: str):
-    migrate(url, "head")
+    migrate(url, M8_001)
     with client(url) as connection:
         connection.execute(ROW, [GRANDCHILD, CHILD])
         connection.execute(DELETE, [plan])
 
     assert set(roots(url).items()) >= {(GRANDCHILD, ROOT)}
-    died = Migration(url, FORMER, victim=("--die-at", "DROP COLUMN")).ended()
+    died = Migration(url, M4_003, victim=("--die-at", "DROP COLUMN")).ended()
     assert died.killed, died.said
     assert roots(url)[GRANDCHILD] == ROOT
-    migrate(url, "head")
+    migrate(url, M8_001)
     assert roots(url)[GRANDCHILD] == ROOT

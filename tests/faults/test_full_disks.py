@@ -11,12 +11,13 @@ import pytest
 from sqlalchemy import NullPool, create_engine, text
 
 from support.databases import migrate, roll_back
-from support.faults import FORMER, NEW, Ended, Migration, State, models, one_clear_line
+from support.faults import Ended, Migration, State, models, one_clear_line
+from support.revisions import M4_003, M8_001
 
 PLANS = 3_000
 WAYS = [
-    pytest.param("gaps", NEW, "new", id="up"),
-    pytest.param("new", FORMER, "former", id="down"),
+    pytest.param("gaps", M8_001, "new", id="up"),
+    pytest.param("new", M4_003, "former", id="down"),
 ]
 
 
@@ -38,8 +39,8 @@ def failed_clearly(ended: Ended) -> None:
 @pytest.mark.parametrize(
     ("start", "goal", "end", "more_pages", "wal"),
     [
-        pytest.param("gaps", NEW, "new", 400, False, id="up, while the rows are copied"),
-        pytest.param("new", FORMER, "former", 0, True, id="down, at once"),
+        pytest.param("gaps", M8_001, "new", 400, False, id="up, while the rows are copied"),
+        pytest.param("new", M4_003, "former", 0, True, id="down, at once"),
     ],
 )
 def test_a_full_disk_changes_nothing_and_more_room_helps(
@@ -53,7 +54,7 @@ def test_a_full_disk_changes_nothing_and_more_room_helps(
 
         assert ask(url, "PRAGMA integrity_check") == "ok"
         assert State.of(url) == model.states[start]
-        (migrate if goal == NEW else roll_back)(url, goal)
+        (migrate if goal == M8_001 else roll_back)(url, goal)
         assert State.of(url) == model.states[end]
 
 
@@ -85,5 +86,5 @@ def test_a_disk_that_is_really_full_changes_nothing(
         assert ask(url, "PRAGMA integrity_check") == "ok"
         assert State.of(url) == model.states[start]
         subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
-        (migrate if goal == NEW else roll_back)(url, goal)
+        (migrate if goal == M8_001 else roll_back)(url, goal)
         assert State.of(url) == model.states[end]

@@ -13,8 +13,9 @@ from sqlalchemy import NullPool, create_engine, text
 
 from cleveragents_plans.cli import main
 from support.databases import ENGINES, migrate, roll_back
-from support.faults import FORMER, NEW, Migration, Models, State, execute, models, points, spread
+from support.faults import Migration, Models, State, execute, models, points, spread
 from support.online import client
+from support.revisions import M4_003, M8_001
 
 PLANS = 3_000
 MANY_PLANS = 9_000  # so many that the table is vacuumed on the way
@@ -22,16 +23,16 @@ PLAN = "01J" + "{:023d}"
 
 #: Where it begins, where it goes, and what an undisturbed run makes of it.
 WAYS = [
-    pytest.param("gaps", NEW, id="up"),
-    pytest.param("new", FORMER, id="down"),
+    pytest.param("gaps", M8_001, id="up"),
+    pytest.param("new", M4_003, id="down"),
 ]
-BACK = {NEW: FORMER, FORMER: NEW}
-NAMES = {NEW: "new", FORMER: "former"}
+BACK = {M8_001: M4_003, M4_003: M8_001}
+NAMES = {M8_001: "new", M4_003: "former"}
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 
 
 def go(url: str, goal: str) -> None:
-    act: Callable[[str, str], None] = migrate if goal == NEW else roll_back
+    act: Callable[[str, str], None] = migrate if goal == M8_001 else roll_back
     act(url, goal)
 
 
@@ -81,7 +82,7 @@ def untouched(url: str, model: Models, start: str) -> bool:
 
 @pytest.mark.parametrize(
     ("start", "goal", "statement"),
-    [pytest.param("gaps", NEW, 70, id="up"), pytest.param("new", FORMER, 45, id="down")],
+    [pytest.param("gaps", M8_001, 70, id="up"), pytest.param("new", M4_003, 45, id="down")],
 )
 def test_a_file_is_as_it_was_after_a_kill_and_a_second_run_ends_well(
     tmp_path: Path, start: str, goal: str, statement: int
@@ -97,7 +98,7 @@ def test_a_file_is_as_it_was_after_a_kill_and_a_second_run_ends_well(
 
 @pytest.mark.parametrize(
     ("start", "goal", "statement"),
-    [pytest.param("gaps", NEW, 80, id="up"), pytest.param("new", FORMER, 40, id="down")],
+    [pytest.param("gaps", M8_001, 80, id="up"), pytest.param("new", M4_003, 40, id="down")],
 )
 @pytest.mark.parametrize("engine", SERVERS[:1])
 def test_clients_go_on_after_a_kill_and_a_second_run_ends_well(
@@ -115,8 +116,8 @@ def test_clients_go_on_after_a_kill_and_a_second_run_ends_well(
 @pytest.mark.parametrize(
     ("start", "goal", "statement"),
     [
-        pytest.param("former", NEW, "VALIDATE CONSTRAINT", id="up"),
-        pytest.param("new", FORMER, "DROP COLUMN", id="down"),
+        pytest.param("former", M8_001, "VALIDATE CONSTRAINT", id="up"),
+        pytest.param("new", M4_003, "DROP COLUMN", id="down"),
     ],
 )
 @pytest.mark.parametrize("engine", SERVERS)
@@ -139,7 +140,7 @@ def test_a_refused_command_leaves_a_killed_run_where_it_was(
 ):
     model = models(engine, PLANS)
     with model.copy("former", tmp_path) as url:
-        assert kill(url, NEW, "ADD COLUMN")
+        assert kill(url, M8_001, "ADD COLUMN")
         killed = State.of(url)
 
         with pytest.raises(CommandError, match=r"this step would drop.*nothing was changed"):
@@ -147,8 +148,8 @@ def test_a_refused_command_leaves_a_killed_run_where_it_was(
 
         assert State.of(url) == killed
         assert main(["current", "--url", url]) == 0
-        assert capfd.readouterr().out.strip() == FORMER
-        go(url, NEW)
+        assert capfd.readouterr().out.strip() == M4_003
+        go(url, M8_001)
         assert State.of(url) == model.states["new"]
 
 
@@ -156,7 +157,7 @@ def test_a_refused_command_leaves_a_killed_run_where_it_was(
 def test_nor_does_a_look_that_refuses_the_way_back_set_the_version(tmp_path: Path, engine: str):
     model = models(engine, PLANS)
     with model.copy("new", tmp_path) as url:
-        assert kill(url, FORMER, "DROP COLUMN")
+        assert kill(url, M4_003, "DROP COLUMN")
         execute(
             url,
             "UPDATE v3_plans SET parent_plan_id = plan_id, root_plan_id = NULL"
@@ -165,7 +166,7 @@ def test_nor_does_a_look_that_refuses_the_way_back_set_the_version(tmp_path: Pat
         killed = State.of(url)
 
         with pytest.raises(CommandError, match=r"their own ancestors.*nothing was changed"):
-            migrate(url, "head")
+            migrate(url, M8_001)
 
         assert State.of(url) == killed
 
@@ -178,16 +179,17 @@ def test_between_two_versions_nothing_passes_as_up_to_date(
     caplog: pytest.LogCaptureFixture,
 ):
     with models(engine, PLANS).copy("new", tmp_path) as url:
+        migrate(url, "head")
         assert main(["current", "--check-heads", "--url", url]) == 0
-        assert kill(url, FORMER, "DROP COLUMN")
+        assert kill(url, M4_003, "DROP COLUMN")
         capfd.readouterr()
 
         assert main(["current", "--check-heads", "--url", url]) == 1
         told = capfd.readouterr()
-        assert f"error: the downgrade of {NEW} was interrupted" in told.err
+        assert f"error: the downgrade of {M8_001} was interrupted" in told.err
         assert told.out == ""
         assert main(["current", "--url", url]) == 0
-        assert f"the downgrade of {NEW} was interrupted" in caplog.text
+        assert f"the downgrade of {M8_001} was interrupted" in caplog.text
 
 
 @pytest.mark.parametrize("engine", SERVERS[:1])
@@ -199,7 +201,7 @@ def test_what_is_written_while_a_downgrade_is_under_way_takes_the_former_form(
         with client(url) as connection:
             query = "SELECT plan_id FROM v3_plans WHERE root_plan_id = plan_id ORDER BY 1 LIMIT 1"
             (plan,) = connection.execute(query).fetchone() or ("",)
-        assert kill(url, FORMER, "DROP COLUMN")
+        assert kill(url, M4_003, "DROP COLUMN")
 
         with client(url) as connection:
             written = connection.execute(
@@ -230,12 +232,12 @@ def test_a_file_survives_a_kill_at_every_step(tmp_path: Path, start: str, goal: 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("then", ["again", "back"])
-@pytest.mark.parametrize("goal", [NEW, FORMER], ids=["up", "down"])
+@pytest.mark.parametrize("goal", [M8_001, M4_003], ids=["up", "down"])
 @pytest.mark.parametrize("engine", SERVERS)
 def test_a_server_survives_a_kill_at_every_step(tmp_path: Path, engine: str, goal: str, then: str):
     model = models(engine, MANY_PLANS)
     # What has gaps cannot be brought back to them: they are filled for good.
-    start = NAMES[BACK[goal]] if then == "back" else {NEW: "gaps", FORMER: "new"}[goal]
+    start = NAMES[BACK[goal]] if then == "back" else {M8_001: "gaps", M4_003: "new"}[goal]
     end = goal if then == "again" else BACK[goal]
     with model.copy(start, tmp_path) as url:
         found = points(url, goal, tmp_path)

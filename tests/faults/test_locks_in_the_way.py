@@ -14,8 +14,9 @@ import pytest
 
 from support import postgres
 from support.databases import ENGINES, migrate
-from support.faults import FORMER, NEW, Migration, State, models, one_clear_line
+from support.faults import Migration, State, models, one_clear_line
 from support.online import Probe, client
+from support.revisions import M4_003, M8_001
 
 PLANS = 3_000
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
@@ -26,8 +27,8 @@ WRITE = f"UPDATE v3_plans SET last_completed_step = last_completed_step {ROW}"
 FELT = 0.4
 
 
-STARTS = {NEW: "gaps", FORMER: "new"}
-ENDS = {NEW: "new", FORMER: "former"}
+STARTS = {M8_001: "gaps", M4_003: "new"}
+ENDS = {M8_001: "new", M4_003: "former"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def copied(engine: str, goal: str, folder: Path) -> Iterator[Way]:
         yield Way(url, goal, engine)
 
 
-@pytest.fixture(params=[NEW, FORMER], ids=["up", "down"])
+@pytest.fixture(params=[M8_001, M4_003], ids=["up", "down"])
 def goal(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -133,8 +134,9 @@ def test_it_gives_up_when_it_is_told_to_and_can_be_run_again(way: Way):
 # written last: what the backfill needs, what only the restoring of snapshots needs, what
 # takes the former form.
 FIRST_STEP_OF = {
-    NEW: "SELECT FROM pg_trigger WHERE tgrelid = 'v3_plans'::regclass AND tgname = 'v3_plans_fill'",
-    FORMER: "SELECT FROM pg_trigger WHERE tgrelid = 'v3_plans'::regclass"
+    M8_001: "SELECT FROM pg_trigger WHERE tgrelid = 'v3_plans'::regclass"
+    " AND tgname = 'v3_plans_fill'",
+    M4_003: "SELECT FROM pg_trigger WHERE tgrelid = 'v3_plans'::regclass"
     " AND tgname = 'v3_plans_unfill'",
 }
 OF_THE_BACKFILL = "SELECT max(plan_id) FROM v3_plans WHERE root_plan_id IS NULL"
@@ -147,9 +149,9 @@ OF_THE_DOWNGRADE = "SELECT max(plan_id) FROM v3_plans WHERE root_plan_id = plan_
 each_row = pytest.mark.parametrize(
     ("start", "goal", "pick"),
     [
-        pytest.param("gaps", NEW, OF_THE_BACKFILL, id="backfill"),
-        pytest.param("former", NEW, OF_THE_ARCHIVE, id="snapshots"),
-        pytest.param("new", FORMER, OF_THE_DOWNGRADE, id="down"),
+        pytest.param("gaps", M8_001, OF_THE_BACKFILL, id="backfill"),
+        pytest.param("former", M8_001, OF_THE_ARCHIVE, id="snapshots"),
+        pytest.param("new", M4_003, OF_THE_DOWNGRADE, id="down"),
     ],
 )
 
@@ -248,7 +250,7 @@ def test_an_autovacuum_gives_way(engine: str, goal: str):
     )
     try:
         url = server.create_database()
-        migrate(url, FORMER if goal == NEW else NEW)
+        migrate(url, M4_003 if goal == M8_001 else M8_001)
         with client(url) as connection:
             connection.execute(
                 "INSERT INTO v3_plans (plan_id, action_name, description, created_at, updated_at)"
@@ -286,7 +288,7 @@ def test_a_writer_of_a_file_is_waited_for_and_given_up_when_told_to(tmp_path: Pa
         writer = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         writer.execute("BEGIN IMMEDIATE")
 
-        ended = Migration(url, NEW, "migration-lock-wait=1.5").ended()
+        ended = Migration(url, M8_001, "migration-lock-wait=1.5").ended()
 
         line = one_clear_line(ended.said)
         assert ended.status not in (0, None)
@@ -295,5 +297,5 @@ def test_a_writer_of_a_file_is_waited_for_and_given_up_when_told_to(tmp_path: Pa
         writer.execute("ROLLBACK")
         writer.close()
         assert State.of(url) == model.states["gaps"]
-        migrate(url, "head")
+        migrate(url, M8_001)
         assert State.of(url) == model.states["new"]

@@ -11,16 +11,17 @@ from sqlalchemy import make_url
 
 from support import postgres
 from support.databases import ENGINES, migrate, roll_back
-from support.faults import FORMER, NEW, Migration, State, one_clear_line
+from support.faults import Migration, State, one_clear_line
 from support.former_release import write_former_release
 from support.online import client
+from support.revisions import M4_003, M8_001
 
 PLANS = 3_000
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 # The rows that are done, in each direction.
 DONE = {
-    NEW: "SELECT count(*) FROM v3_plans WHERE automation_profile = 'balanced'",
-    FORMER: "SELECT count(*) FROM v3_plans WHERE automation_profile IS NULL",
+    M8_001: "SELECT count(*) FROM v3_plans WHERE automation_profile = 'balanced'",
+    M4_003: "SELECT count(*) FROM v3_plans WHERE automation_profile IS NULL",
 }
 
 
@@ -38,10 +39,10 @@ def prepared(server: postgres.PostgresServer, goal: str) -> tuple[str, State]:
     """Make a database, and what an undisturbed run would make of it."""
     url = server.create_database()
     write_former_release(url, PLANS, seed=6)
-    if goal == FORMER:
-        migrate(url, "head")
+    if goal == M4_003:
+        migrate(url, M8_001)
     twin = server.create_database(template=make_url(url).database)
-    (migrate if goal == NEW else roll_back)(twin, goal)
+    (migrate if goal == M8_001 else roll_back)(twin, goal)
     return url, State.of(twin)
 
 
@@ -78,7 +79,7 @@ def lose_the_server(server: postgres.PostgresServer, goal: str, mode: str) -> No
 
 @pytest.mark.fault
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
-@pytest.mark.parametrize("goal", [NEW, FORMER], ids=["up", "down"])
+@pytest.mark.parametrize("goal", [M8_001, M4_003], ids=["up", "down"])
 def test_a_migration_outlives_the_end_of_the_server(
     server: postgres.PostgresServer, goal: str, mode: str
 ):
@@ -90,12 +91,12 @@ def test_a_migration_outlives_the_end_of_the_server(
 def test_a_server_that_ends_while_a_lock_is_waited_for_is_one_line_too(
     server: postgres.PostgresServer, mode: str
 ):
-    url, end = prepared(server, NEW)
+    url, end = prepared(server, M8_001)
     holder = client(url, autocommit=False)
     holder.execute("SELECT FROM v3_plans")
-    first = Migration(url, NEW, "report-every=0.5")
+    first = Migration(url, M8_001, "report-every=0.5")
     first.wait_for("waiting for a lock on v3_plans")
-    second = Migration(url, NEW)
+    second = Migration(url, M8_001)
     second.wait_for("another process is migrating")
 
     server.stop(mode)
@@ -106,7 +107,7 @@ def test_a_server_that_ends_while_a_lock_is_waited_for_is_one_line_too(
     holder.close()
 
     assert all("was lost" in line for line in lines), lines
-    migrate(url, "head")
+    migrate(url, M8_001)
     assert State.of(url) == end
 
 
@@ -114,9 +115,9 @@ def test_a_server_that_ends_while_a_lock_is_waited_for_is_one_line_too(
 def test_a_session_that_is_ended_by_hand_at_any_moment_is_one_line(
     server: postgres.PostgresServer,
 ):
-    url, end = prepared(server, NEW)
+    url, end = prepared(server, M8_001)
     for moment in range(12):
-        migration = Migration(url, NEW, "rows-per-second=2000")
+        migration = Migration(url, M8_001, "rows-per-second=2000")
         time.sleep(0.8 + moment / 10)
         with client(url) as connection:
             connection.execute(
@@ -127,5 +128,5 @@ def test_a_session_that_is_ended_by_hand_at_any_moment_is_one_line(
         if ended.status != 0:
             assert "run the same command again" in one_clear_line(ended.said)
 
-    migrate(url, "head")
+    migrate(url, M8_001)
     assert State.of(url) == end

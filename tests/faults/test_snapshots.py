@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from support.databases import ENGINES, migrate
-from support.faults import FORMER, NEW, Migration, models
+from support.faults import Migration, models
 from support.online import client
+from support.revisions import M4_003, M8_001
 
 PLANS = 3_000
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
@@ -29,7 +30,7 @@ def written(url: str, query: str) -> dict[str, str]:
 @pytest.mark.parametrize("engine", SERVERS)
 def test_what_the_new_release_writes_behind_the_archiving_is_kept(tmp_path: Path, engine: str):
     with models(engine, PLANS).copy("new", tmp_path) as url:
-        migration = Migration(url, FORMER, "rows-per-second=1500")
+        migration = Migration(url, M4_003, "rows-per-second=1500")
         # The archiving is over, and comes by no more; the former form is being written.
         migration.wait_for("effective_profile_snapshot, archived: ")
         late = {}
@@ -49,5 +50,5 @@ def test_what_the_new_release_writes_behind_the_archiving_is_kept(tmp_path: Path
         assert ended.status == 0, ended.said
 
         assert written(url, ARCHIVED).items() >= late.items()
-        migrate(url, NEW)
+        migrate(url, M8_001)
         assert written(url, SNAPSHOTS).items() >= late.items()

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from support.databases import ENGINES, empty_database, migrate
-from support.faults import FORMER, NEW, Migration
+from support.faults import Migration
 from support.former_clients import FormerClients
 from support.former_release import write_former_release
 from support.online import client, meanwhile
+from support.revisions import M4_003, M8_001
 
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 DEFAULT = "SELECT count(*) FROM v3_plans WHERE automation_profile = 'balanced'"
@@ -42,7 +43,7 @@ def migrate_among_writers(
     clients = FormerClients(url, seed=seed)
     # What was read before the end of a downgrade must not be written after it: the former
     # release could not have read the new form of it.
-    clients.slow_writers = goal == NEW
+    clients.slow_writers = goal == M8_001
     with clients:
         time.sleep(0.5)
         killed = 0
@@ -68,12 +69,12 @@ def migrate_among_writers(
 def up_down_and_up(url: str, plans: int, *extra: str, kills: tuple[str, ...] = ()) -> None:
     write_former_release(url, plans, seed=9)
 
-    up = migrate_among_writers(url, NEW, 1, *extra, kills=kills)
+    up = migrate_among_writers(url, M8_001, 1, *extra, kills=kills)
     assert stored_roots(url) == up.roots
     assert number(url, BLANK) == 0
 
     at_first = stored_roots(url)
-    down = migrate_among_writers(url, FORMER, 2, *extra, kills=kills)
+    down = migrate_among_writers(url, M4_003, 2, *extra, kills=kills)
     stored = stored_roots(url)
     assert stored.keys() == down.roots.keys()
     wrong = {key: root for key, root in stored.items() if root not in (None, down.roots[key])}
@@ -83,7 +84,7 @@ def up_down_and_up(url: str, plans: int, *extra: str, kills: tuple[str, ...] = (
     assert lost == []
     assert number(url, DEFAULT) == 0
 
-    up = migrate_among_writers(url, NEW, 3, *extra, kills=kills)
+    up = migrate_among_writers(url, M8_001, 3, *extra, kills=kills)
     assert stored_roots(url) == up.roots
     assert number(url, BLANK) == 0
 
@@ -124,7 +125,7 @@ def test_nor_is_there_any_when_it_is_killed_again_and_again_inside_a_statement(
 
 
 def test_a_child_of_a_plan_that_is_just_being_written_gets_its_root(url: str):
-    migrate(url, FORMER)
+    migrate(url, M4_003)
     row = (
         "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
         " VALUES (%s, %s, 'local/tidy', 'now', 'now')"
@@ -142,7 +143,7 @@ def test_a_child_of_a_plan_that_is_just_being_written_gets_its_root(url: str):
             f"CREATE TRIGGER dawdle AFTER UPDATE ON v3_plans FOR EACH ROW"
             f" WHEN (new.plan_id = '{root}') EXECUTE FUNCTION dawdle()"
         )
-        with meanwhile(lambda: migrate(url, "head")):
+        with meanwhile(lambda: migrate(url, M8_001)):
             while number(url, ASLEEP) == 0:
                 time.sleep(0.01)
             begun = time.monotonic()

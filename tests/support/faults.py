@@ -23,13 +23,11 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 from support import postgres
 from support.databases import ROOT, migrate, roll_back
 from support.former_release import write_former_release
+from support.revisions import M4_003, M8_001
 from support.rows import Entry, database_hash, schema_dump
 
-#: The schema of the former release, and that of this one.
-FORMER, NEW = "m4_003_plan_env_columns", "m8_001_align_plans_schema"
-
 #: The command that leads to each.
-COMMANDS = {FORMER: ("downgrade", FORMER), NEW: ("upgrade", "head")}
+COMMANDS = {M4_003: ("downgrade", M4_003), M8_001: ("upgrade", M8_001)}
 
 _SNAPSHOT = '{"name":"odd","who":"söme böðy % :x"}'
 
@@ -83,7 +81,7 @@ def models(engine: str, plans: int) -> Models:
     """Make the models of that many plans, once."""
     new = _empty(engine)
     write_former_release(new, plans, seed=5, also_tables=True)
-    migrate(new, "head")
+    migrate(new, M8_001)
     execute(
         new,
         "UPDATE v3_plans SET effective_profile_snapshot = :snapshot"
@@ -92,7 +90,7 @@ def models(engine: str, plans: int) -> Models:
         snapshot=_SNAPSHOT,
     )
     former = _copied(engine, new)
-    roll_back(former, FORMER)
+    roll_back(former, M4_003)
     gaps = _copied(engine, former)
     execute(
         gaps,

@@ -40,8 +40,7 @@ from support.former_rows import (
     correction,
     plans_of,
 )
-
-REVISION = "m4_003_plan_env_columns"
+from support.revisions import M4_003
 
 # Tables of other packages, as deployed databases have them beside the plans.
 _OTHER_TABLES = (
@@ -63,7 +62,7 @@ class UnfitDatabaseError(Exception):
     def __init__(self, found: str) -> None:
         self.found = found
         super().__init__(
-            f"found {found}; expected an empty database, or one at {REVISION} without plans; "
+            f"found {found}; expected an empty database, or one at {M4_003} without plans; "
             "name another database, or drop this one first"
         )
 
@@ -168,7 +167,7 @@ def _prepare(engine: Engine, url: str) -> None:
     with engine.connect() as connection:
         tables = inspect(connection).get_table_names()
         revision = MigrationContext.configure(connection).get_current_revision()
-        if revision not in (None, REVISION):
+        if revision not in (None, M4_003):
             raise UnfitDatabaseError(f"revision {revision}")
         if "v3_plans" in tables:
             if connection.scalar(text("SELECT 1 FROM v3_plans LIMIT 1")):
@@ -177,7 +176,7 @@ def _prepare(engine: Engine, url: str) -> None:
             raise UnfitDatabaseError(f"other tables ({', '.join(sorted(tables)[:3])})")
     if revision is None:
         ini = Path(__file__).resolve().parents[2] / "alembic.ini"
-        command.upgrade(Config(ini, attributes={"url": url}), REVISION)
+        command.upgrade(Config(ini, attributes={"url": url}), M4_003)
 
 
 def _fill(

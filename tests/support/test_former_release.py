@@ -15,6 +15,7 @@ from support import former_release
 from support.databases import migrate
 from support.former_release import UnfitDatabaseError, true_roots, write_former_release
 from support.former_rows import BLANK_PROFILES, DEEP, TEXTS, WIDE
+from support.revisions import A5_004
 from support.rows import database_hash
 
 PLANS = 3_000
@@ -169,9 +170,9 @@ def test_a_database_that_has_plans_is_refused_and_left_alone(empty_url):
 
 
 def test_a_database_at_another_revision_is_refused(empty_url):
-    migrate(empty_url, "a5_004_spec_aligned_plans")
+    migrate(empty_url, A5_004)
 
-    with pytest.raises(UnfitDatabaseError, match="found revision a5_004_spec_aligned_plans"):
+    with pytest.raises(UnfitDatabaseError, match=f"found revision {A5_004}"):
         write_former_release(empty_url, 50)
 
 

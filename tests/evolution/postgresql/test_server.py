@@ -20,8 +20,8 @@ from support import postgres
 from support.databases import ENGINES, migrate, roll_back
 from support.online import client
 from support.pooler import transaction_pooler
+from support.revisions import M4_003
 
-FORMER = "m4_003_plan_env_columns"
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 
 
@@ -118,7 +118,7 @@ def test_who_migrates_under_a_replica_is_warned_once(
     server: postgres.PostgresServer, caplog: pytest.LogCaptureFixture
 ):
     url = server.create_database()
-    migrate(url, FORMER)
+    migrate(url, M4_003)
     assert warned(caplog) == []
 
     with server.replica(), caplog.at_level(logging.WARNING):
@@ -129,7 +129,7 @@ def test_who_migrates_under_a_replica_is_warned_once(
         migrate(url, "head")  # nothing to do
         assert len(warned(caplog)) == 1
 
-        roll_back(url, FORMER)
+        roll_back(url, M4_003)
         assert len(warned(caplog)) == 2
 
 
