@@ -182,7 +182,7 @@ def _check_ahead(migration: MigrationContext, start: tuple[str, ...], *, past: i
             if not isinstance(step, RevisionStep):  # a stamp
                 continue
             direction = "upgrade" if step.is_upgrade else "downgrade"
-            getattr(step.revision.module, f"look_before_{direction}", _nothing)()
+            getattr(step.revision.module, f"check_{direction}", _nothing)()
     return len(steps)
 
 
