@@ -12,7 +12,6 @@ Revision: ${up_revision}, after ${down_revision | comma,n}
 import sqlalchemy as sa
 from alembic import op
 ${imports if imports else ""}
-import cleveragents_plans.evolution  # noqa: F401  registers the operations
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}

@@ -14,7 +14,10 @@ Revision: a5_004_spec_aligned_plans, the first
 import sqlalchemy as sa
 from alembic import op
 
-import cleveragents_plans.evolution  # noqa: F401  registers the operations
+from cleveragents_plans.evolution import (
+    check_drop_tables,
+    drop_tables,
+)
 
 revision = "a5_004_spec_aligned_plans"
 down_revision = None
@@ -135,12 +138,12 @@ def upgrade() -> None:
 
 def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
-    op.check_drop_tables("v3_plans", children=CHILDREN, confirm_option="drop-plans")
+    check_drop_tables(op, "v3_plans", children=CHILDREN, confirm_option="drop-plans")
 
 
 def downgrade() -> None:
     """Drop the four tables, if nothing is lost by it or the loss is wanted."""
-    op.drop_tables("v3_plans", children=CHILDREN, confirm_option="drop-plans")
+    drop_tables(op, "v3_plans", children=CHILDREN, confirm_option="drop-plans")
 
 
 def _create_child_table(name: str, *parts: sa.schema.SchemaItem) -> None:

@@ -12,7 +12,12 @@ Revision: m4_003_plan_env_columns, after a5_004_spec_aligned_plans
 
 from alembic import op
 
-import cleveragents_plans.evolution  # noqa: F401  registers the operations
+from cleveragents_plans.evolution import (
+    mark_begin,
+    mark_end,
+    validate_constraint,
+    with_exclusive_lock,
+)
 
 revision = "m4_003_plan_env_columns"
 down_revision = "a5_004_spec_aligned_plans"
@@ -33,8 +38,9 @@ def upgrade() -> None:
         op.execute("ALTER TABLE v3_plans ADD COLUMN execution_environment VARCHAR(255)")
         op.execute(f"ALTER TABLE v3_plans ADD COLUMN execution_env_priority VARCHAR(20) {CHECK}")
         return
-    op.mark_begin(revision, down_revision, "upgrade")
-    op.with_exclusive_lock(
+    mark_begin(op, revision, down_revision, "upgrade")
+    with_exclusive_lock(
+        op,
         "v3_plans",
         "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_environment VARCHAR(255)",
         "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_env_priority VARCHAR(20)",
@@ -42,8 +48,8 @@ def upgrade() -> None:
         "ALTER TABLE v3_plans DROP CONSTRAINT IF EXISTS ck_v3_plans_execution_env_priority",
         f"ALTER TABLE v3_plans ADD {CHECK} NOT VALID",
     )
-    op.validate_constraint("v3_plans", "ck_v3_plans_execution_env_priority")
-    op.mark_end(revision)
+    validate_constraint(op, "v3_plans", "ck_v3_plans_execution_env_priority")
+    mark_end(op, revision)
 
 
 def downgrade() -> None:
@@ -55,5 +61,5 @@ def downgrade() -> None:
         return
     # An upgrade that was interrupted early has none yet.
     statements = [f"ALTER TABLE v3_plans DROP COLUMN IF EXISTS {column}" for column in columns]
-    op.with_exclusive_lock("v3_plans", *statements, in_version_transaction=True)
-    op.mark_end(revision)
+    with_exclusive_lock(op, "v3_plans", *statements, in_version_transaction=True)
+    mark_end(op, revision)

@@ -31,10 +31,23 @@ from cleveragents_plans.evolution import (
     ColumnDefault,
     ParentTree,
     allow_null,
+    archive_column,
+    backfill,
+    check_droppable,
+    check_parent_tree,
+    check_writable,
     create_trigger,
+    drop_if_empty,
     drop_trigger,
+    fill_roots,
     fill_trigger,
+    mark_begin,
+    mark_end,
+    rebuild_table,
+    restore_column,
     root_in_copy,
+    set_not_null,
+    with_exclusive_lock,
 )
 
 revision = "m8_001_align_plans_schema"
@@ -61,21 +74,21 @@ ADD_SNAPSHOT = (
 
 def check_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
-    op.check_parent_tree(PLANS)
+    check_parent_tree(op, PLANS)
     lacking = f"t.root_plan_id IS NULL OR {_is_blank('t')} OR {_is_wrapped('t')}"
     _check_writable(lacking, "'balanced'")
 
 
 def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
-    op.check_droppable("v3_plans", "effective_profile_snapshot", ours=(KEEP,))
+    check_droppable(op, "v3_plans", "effective_profile_snapshot", ours=(KEEP,))
     _check_writable(FILLED, None)
 
 
 def _check_writable(needs: str, profile: str | None) -> None:
     values = {"root_plan_id": None, "automation_profile": profile}
     ours = (FILL, UNFILL, KEEP)
-    op.check_writable("v3_plans", key="plan_id", needs=needs, values=values, ours=ours)
+    check_writable(op, "v3_plans", key="plan_id", needs=needs, values=values, ours=ours)
 
 
 def upgrade() -> None:
@@ -108,7 +121,8 @@ def _upgrade_sqlite() -> None:
         values[SNAPSHOTS.column] = SNAPSHOTS.value_in_copy(present=present)
     elif present:
         values[SNAPSHOTS.column] = f"coalesce(old.{SNAPSHOTS.column}, '{{}}')"
-    op.rebuild_table(
+    rebuild_table(
+        op,
         "v3_plans",
         add={} if present else {SNAPSHOTS.column: SNAPSHOT},
         set_not_null=("root_plan_id", "automation_profile", *[SNAPSHOTS.column] * present),
@@ -124,8 +138,9 @@ def _upgrade_sqlite() -> None:
 
 
 def _downgrade_sqlite() -> None:
-    op.archive_column(SNAPSHOTS)
-    op.rebuild_table(
+    archive_column(op, SNAPSHOTS)
+    rebuild_table(
+        op,
         "v3_plans",
         drop=("effective_profile_snapshot",),
         drop_not_null=("root_plan_id", "automation_profile"),
@@ -138,8 +153,9 @@ def _downgrade_sqlite() -> None:
 
 
 def _upgrade_postgresql() -> None:
-    op.mark_begin(revision, down_revision, "upgrade")
-    op.with_exclusive_lock(
+    mark_begin(op, revision, down_revision, "upgrade")
+    with_exclusive_lock(
+        op,
         "v3_plans",
         *drop_trigger("v3_plans", UNFILL),  # of a downgrade that was interrupted
         *drop_trigger("v3_plans", KEEP),
@@ -153,15 +169,16 @@ def _upgrade_postgresql() -> None:
         *SNAPSHOTS.create(),
     )
     _fill()
-    op.restore_column(SNAPSHOTS)
-    op.set_not_null(
-        "v3_plans", "root_plan_id", "automation_profile", SNAPSHOTS.column, refill=_fill
+    restore_column(op, SNAPSHOTS)
+    set_not_null(
+        op, "v3_plans", "root_plan_id", "automation_profile", SNAPSHOTS.column, refill=_fill
     )
-    op.mark_end(revision)
+    mark_end(op, revision)
 
 
 def _fill() -> None:
-    op.fill_roots(
+    fill_roots(
+        op,
         PLANS,
         also={
             "automation_profile": ColumnDefault(
@@ -177,13 +194,14 @@ def _fill() -> None:
 
 
 def _downgrade_postgresql() -> None:
-    op.mark_begin(revision, down_revision, "downgrade")
+    mark_begin(op, revision, down_revision, "downgrade")
     # What is written behind its back takes the former form, too, and no snapshot is missed.
     unfill = (
         f"BEGIN\n  new.root_plan_id := {_former_root('new')};\n"
         f"  new.automation_profile := {_former_profile('new', POSTGRESQL)};\n  RETURN new;\nEND"
     )
-    op.with_exclusive_lock(
+    with_exclusive_lock(
+        op,
         "v3_plans",
         ADD_SNAPSHOT,  # an upgrade that was interrupted early has no column yet
         *SNAPSHOTS.create(),
@@ -193,16 +211,17 @@ def _downgrade_postgresql() -> None:
         *allow_null("v3_plans", "root_plan_id", "automation_profile"),
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT",
     )
-    op.archive_column(SNAPSHOTS)
-    op.backfill("v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
-    op.with_exclusive_lock(
+    archive_column(op, SNAPSHOTS)
+    backfill(op, "v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
+    with_exclusive_lock(
+        op,
         "v3_plans",
         *drop_trigger("v3_plans", UNFILL),
         *drop_trigger("v3_plans", KEEP),
         "ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot",
     )
-    op.drop_if_empty(SNAPSHOTS)
-    op.mark_end(revision)
+    drop_if_empty(op, SNAPSHOTS)
+    mark_end(op, revision)
 
 
 # Profiles. The former release reads JSON only: another bare name than 'balanced' is written

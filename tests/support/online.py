@@ -19,8 +19,6 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-import cleveragents_plans.evolution  # noqa: F401  registers the operations
-
 
 @contextmanager
 def revision(url: str, **settings: float) -> Iterator[Operations]:

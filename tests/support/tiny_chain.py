@@ -14,7 +14,6 @@ from alembic import context
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
-import cleveragents_plans.evolution
 from cleveragents_plans.evolution.runner.environment import connected
 from cleveragents_plans.evolution.runner.connection_errors import report_connection_lost
 from cleveragents_plans.evolution.runner import unfinished
@@ -64,6 +63,14 @@ def downgrade():
 _MIDDLE = """\
 from alembic import context, op
 
+from cleveragents_plans.evolution import (
+    backfill,
+    mark_begin,
+    mark_end,
+    set_not_null,
+    with_exclusive_lock,
+)
+
 revision, down_revision = "b2_middle", "a1_first"
 
 
@@ -74,28 +81,28 @@ def may_stop():
 
 
 def upgrade():
-    op.mark_begin(revision, down_revision, "upgrade")
-    op.with_exclusive_lock("toy", "ALTER TABLE toy ADD COLUMN IF NOT EXISTS word text")
+    mark_begin(op, revision, down_revision, "upgrade")
+    with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD COLUMN IF NOT EXISTS word text")
     may_stop()
     op.execute("INSERT INTO runs VALUES (pg_backend_pid())")
-    op.backfill(
+    backfill(op,
         "toy",
         key="id",
         needs="t.word IS NULL",
         update="UPDATE toy t SET word = 'w' WHERE {batch} AND word IS NULL",
     )
-    op.set_not_null("toy", "word")
-    op.mark_end(revision)
+    set_not_null(op, "toy", "word")
+    mark_end(op, revision)
 
 
 def downgrade():
-    op.mark_begin(revision, down_revision, "downgrade")
-    op.with_exclusive_lock(
+    mark_begin(op, revision, down_revision, "downgrade")
+    with_exclusive_lock(op,
         "toy", "ALTER TABLE toy ALTER word DROP NOT NULL", "UPDATE toy SET word = NULL"
     )
     may_stop()
-    op.with_exclusive_lock("toy", "ALTER TABLE toy DROP COLUMN word")
-    op.mark_end(revision)
+    with_exclusive_lock(op, "toy", "ALTER TABLE toy DROP COLUMN word")
+    mark_end(op, revision)
 """
 
 _LAST = """\

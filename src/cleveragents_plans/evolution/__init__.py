@@ -1,24 +1,35 @@
 """
-Operations for revisions that change a live table; nothing here knows what a plan is.
+Everything that a revision may use; nothing here knows what a plan is.
 
-Importing this package registers them on Alembic's ``op``.
+Operations are plain functions whose first argument is Alembic's ``op``.
 """
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.postgresql import (  # noqa: F401  to register their operations
-    backfill,
-    checks,
-    constraints,
-    locks,
+from cleveragents_plans.evolution.postgresql.backfill import backfill
+from cleveragents_plans.evolution.postgresql.checks import check_droppable, check_writable
+from cleveragents_plans.evolution.postgresql.constraints import (
+    allow_null,
+    set_not_null,
+    validate_constraint,
 )
-from cleveragents_plans.evolution.postgresql.constraints import allow_null
+from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.triggers import create_trigger, drop_trigger
-from cleveragents_plans.evolution.recipes import guarded_drop  # noqa: F401  likewise
-from cleveragents_plans.evolution.recipes.column_archive import ColumnArchive
-from cleveragents_plans.evolution.recipes.parent_trees import ParentTree
-from cleveragents_plans.evolution.recipes.roots import ColumnDefault, fill_trigger, root_in_copy
-from cleveragents_plans.evolution.runner import unfinished  # noqa: F401  likewise
-from cleveragents_plans.evolution.sqlite import rebuild  # noqa: F401  likewise
+from cleveragents_plans.evolution.recipes.column_archive import (
+    ColumnArchive,
+    archive_column,
+    drop_if_empty,
+    restore_column,
+)
+from cleveragents_plans.evolution.recipes.guarded_drop import check_drop_tables, drop_tables
+from cleveragents_plans.evolution.recipes.parent_trees import ParentTree, check_parent_tree
+from cleveragents_plans.evolution.recipes.roots import (
+    ColumnDefault,
+    fill_roots,
+    fill_trigger,
+    root_in_copy,
+)
+from cleveragents_plans.evolution.runner.unfinished import mark_begin, mark_end
+from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
 
 __all__ = [
     "ColumnArchive",
@@ -26,8 +37,24 @@ __all__ = [
     "EvolutionError",
     "ParentTree",
     "allow_null",
+    "archive_column",
+    "backfill",
+    "check_drop_tables",
+    "check_droppable",
+    "check_parent_tree",
+    "check_writable",
     "create_trigger",
+    "drop_if_empty",
+    "drop_tables",
     "drop_trigger",
+    "fill_roots",
     "fill_trigger",
+    "mark_begin",
+    "mark_end",
+    "rebuild_table",
+    "restore_column",
     "root_in_copy",
+    "set_not_null",
+    "validate_constraint",
+    "with_exclusive_lock",
 ]

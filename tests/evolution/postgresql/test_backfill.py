@@ -12,6 +12,9 @@ import pytest
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
+from cleveragents_plans.evolution import (
+    backfill,
+)
 from cleveragents_plans.evolution.errors import WrongDialect
 from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
 from support.online import client, meanwhile, revision, script
@@ -26,7 +29,7 @@ UPDATE toy t SET word = '{"a": "100%"}'::text, writes = writes + 1 FROM b WHERE 
 
 
 def fill(op, **changed):
-    return op.backfill("toy", **{"key": "id", "needs": NEEDS, "update": UPDATE, **changed})
+    return backfill(op, "toy", **{"key": "id", "needs": NEEDS, "update": UPDATE, **changed})
 
 
 def one_value(url, query):
@@ -178,7 +181,7 @@ WITH b AS (SELECT id FROM toy WHERE id IN (SELECT id FROM source t WHERE {batch}
      w AS (UPDATE toy SET writes = writes + 1 FROM b WHERE b.id = toy.id RETURNING toy.id)
 DELETE FROM source s USING w WHERE s.id = w.id"""
     with caplog.at_level(logging.WARNING), meanwhile(let_go), revision(url, report_every=0.5) as op:
-        done = op.backfill("source", key="id", needs="TRUE", update=update, vacuum="toy")
+        done = backfill(op, "source", key="id", needs="TRUE", update=update, vacuum="toy")
 
     assert done == ROWS
     assert f"pid {other.info.backend_pid}" in caplog.text
@@ -281,7 +284,7 @@ def test_the_key_may_be_a_number_or_a_uuid(url):
     for table, key in (("n", "id"), ("U", "Key")):
         with revision(url) as op:
             update = f'UPDATE "{table}" t SET word = 1 WHERE {{batch}} AND word IS NULL'
-            assert op.backfill(table, key=key, needs="t.word IS NULL", update=update) == 1000
+            assert backfill(op, table, key=key, needs="t.word IS NULL", update=update) == 1000
 
 
 def test_a_statement_may_do_something_else_than_update(url):

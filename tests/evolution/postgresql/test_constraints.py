@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from cleveragents_plans.evolution import (
+    set_not_null,
+)
 from cleveragents_plans.evolution.errors import WrongDialect
 from cleveragents_plans.evolution.postgresql.constraints import NullsRemain
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
@@ -73,7 +76,7 @@ def test_it_ends_as_create_table_makes_it(url, leftover, as_if):
             connection.execute(statement)
 
     with revision(url, assume_server_version=as_if) as op:
-        op.set_not_null("toy", "word")
+        set_not_null(op, "toy", "word")
 
     assert described(url, "toy") == described(url, "plain.toy")
 
@@ -88,7 +91,7 @@ def test_long_names_end_as_create_table_makes_them(url, as_if):
         )
 
     with revision(url, assume_server_version=as_if) as op:
-        op.set_not_null(table, column)
+        set_not_null(op, table, column)
 
     assert described(url, table) == described(url, f"plain.{table}")
 
@@ -100,7 +103,7 @@ def test_a_constraint_of_another_name_is_used_as_it_is(url):
         connection.execute('ALTER TABLE toy ADD CONSTRAINT "It\'s mine" NOT NULL word NOT VALID')
 
     with revision(url) as op:
-        op.set_not_null("toy", "word")
+        set_not_null(op, "toy", "word")
 
     constraints = described(url, "toy")[1]
     assert ("It's mine", "n", True, "NOT NULL word") in constraints
@@ -111,7 +114,7 @@ def test_somebody_elses_check_of_the_same_kind_stays(url):
         connection.execute("ALTER TABLE toy ADD CONSTRAINT theirs CHECK (word IS NOT NULL)")
 
     with revision(url) as op:
-        op.set_not_null("toy", "word")
+        set_not_null(op, "toy", "word")
 
     assert "theirs" in [constraint[0] for constraint in described(url, "toy")[1]]
 
@@ -125,13 +128,13 @@ def test_a_null_is_an_error_that_says_to_run_it_again(url, as_if):
         pytest.raises(NullsRemain, match=r"toy\.word has a NULL.*again") as refused,
         revision(url, assume_server_version=as_if) as op,
     ):
-        op.set_not_null("toy", "word")
+        set_not_null(op, "toy", "word")
     assert (refused.value.table, refused.value.column) == ("toy", "word")
 
     with client(url) as connection:
         connection.execute("UPDATE toy SET word = 'x' WHERE id = 500")
     with revision(url) as op:
-        op.set_not_null("toy", "word")
+        set_not_null(op, "toy", "word")
     assert described(url, "toy") == described(url, "plain.toy")
 
 
@@ -146,7 +149,7 @@ def test_a_null_can_be_filled_in_and_looked_for_again(url, as_if):
 
         calls = []
         with revision(url, assume_server_version=as_if) as op:
-            op.set_not_null("toy", "word", refill=refill)
+            set_not_null(op, "toy", "word", refill=refill)
 
     assert calls == [1]
     assert described(url, "toy") == described(url, "plain.toy")
@@ -157,7 +160,7 @@ def test_filling_in_without_effect_comes_to_an_end(url):
         connection.execute("UPDATE toy SET word = NULL WHERE id = 500")
 
     with pytest.raises(NullsRemain), revision(url) as op:
-        op.set_not_null("toy", "word", refill=lambda: None)
+        set_not_null(op, "toy", "word", refill=lambda: None)
 
 
 def test_the_scan_waits_for_nobody_for_ever_and_says_for_whom(url):
@@ -170,7 +173,7 @@ def test_the_scan_waits_for_nobody_for_ever_and_says_for_whom(url):
             pytest.raises(LockNotObtained) as given_up,
             revision(url, assume_server_version=15, lock_wait=1) as op,
         ):
-            op.set_not_null("toy", "word")
+            set_not_null(op, "toy", "word")
         pid = other.info.backend_pid
 
     assert [blocker.pid for blocker in given_up.value.blockers] == [pid]
@@ -185,17 +188,17 @@ def test_another_error_passes(url):
         )
 
     with pytest.raises(DBAPIError, match="not supported for views"), revision(url) as op:
-        op.set_not_null("looks", "word")
+        set_not_null(op, "looks", "word")
     with (
         pytest.raises(DBAPIError, match="division by zero"),
         revision(url, assume_server_version=15) as op,
     ):
-        op.set_not_null("toy", "word")
+        set_not_null(op, "toy", "word")
 
 
 def test_offline_it_is_one_statement_with_the_same_end(url):
     with script() as (op, written):
-        op.set_not_null("toy", "word")
+        set_not_null(op, "toy", "word")
 
     assert written.getvalue().strip() == "ALTER TABLE toy ALTER COLUMN word SET NOT NULL;"
     with client(url) as connection:
@@ -205,4 +208,4 @@ def test_offline_it_is_one_statement_with_the_same_end(url):
 
 def test_another_dialect_is_refused(url):
     with script("sqlite") as (op, _), pytest.raises(WrongDialect, match="set_not_null"):
-        op.set_not_null("toy", "word")
+        set_not_null(op, "toy", "word")

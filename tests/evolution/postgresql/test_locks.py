@@ -14,6 +14,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from cleveragents_plans.evolution import (
+    with_exclusive_lock,
+)
 from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
 from cleveragents_plans.evolution.postgresql.connection import online
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
@@ -41,8 +44,8 @@ def columns(url):
 
 def test_the_statements_run_and_commit_before_the_revision_ends(url):
     with revision(url) as op:
-        op.with_exclusive_lock(
-            "toy", "ALTER TABLE toy ADD a int -- a word", "ALTER TABLE toy ADD b int"
+        with_exclusive_lock(
+            op, "toy", "ALTER TABLE toy ADD a int -- a word", "ALTER TABLE toy ADD b int"
         )
 
         assert columns(url) == ["id", "word", "a", "b"]
@@ -50,7 +53,7 @@ def test_the_statements_run_and_commit_before_the_revision_ends(url):
 
 def test_sql_is_sent_as_it_is_written(url):
     with revision(url) as op:
-        op.with_exclusive_lock("toy", f"CREATE TABLE strange AS {STRANGE}")
+        with_exclusive_lock(op, "toy", f"CREATE TABLE strange AS {STRANGE}")
 
     with client(url) as connection:
         assert connection.execute("SELECT * FROM strange").fetchone() == (
@@ -60,7 +63,9 @@ def test_sql_is_sent_as_it_is_written(url):
 
 def test_a_script_has_the_sql_as_it_is_written_and_no_lock(url):
     with script() as (op, written):
-        op.with_exclusive_lock("toy", f"CREATE TABLE strange AS\n{STRANGE};", "SELECT 1 -- the end")
+        with_exclusive_lock(
+            op, "toy", f"CREATE TABLE strange AS\n{STRANGE};", "SELECT 1 -- the end"
+        )
 
     text = written.getvalue()
     assert STRANGE in text
@@ -73,8 +78,8 @@ def test_a_script_has_the_sql_as_it_is_written_and_no_lock(url):
 def test_a_failing_statement_leaves_nothing_behind_and_the_session_as_it_was(url):
     with revision(url) as op:
         with online(op), pytest.raises(DBAPIError, match="no_such_column"):
-            op.with_exclusive_lock(
-                "toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP no_such_column"
+            with_exclusive_lock(
+                op, "toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP no_such_column"
             )
 
         settings = op.get_bind().exec_driver_sql(
@@ -87,8 +92,8 @@ def test_a_failing_statement_leaves_nothing_behind_and_the_session_as_it_was(url
 def test_blocks_can_be_nested_and_alembic_goes_on_afterwards(url):
     with revision(url) as op:
         with online(op) as connection:
-            op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
-            op.with_exclusive_lock("toy", "ALTER TABLE toy ADD b int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD b int")
             connection.exec_driver_sql("INSERT INTO toy VALUES (200, 'x')")
         op.execute("INSERT INTO toy VALUES (201, 'x')")
 
@@ -113,7 +118,7 @@ def test_nobody_queues_for_long_behind_a_client_that_is_idle_in_a_transaction(ur
         meanwhile(end_it),
         revision(url, report_every=1) as op,
     ):
-        op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
+        with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
     idle.close()
 
     assert columns(url) == ["id", "word", "a"]
@@ -141,7 +146,7 @@ def test_among_transactions_that_overlap_without_a_gap_it_gets_its_turn(url):
         stack.callback(done.set)
         time.sleep(0.3)
         with revision(url, lock_wait=60) as op:
-            op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
 
     assert columns(url) == ["id", "word", "a"]
 
@@ -153,7 +158,7 @@ def test_it_gives_up_with_the_reason_and_can_be_run_again(url):
             pytest.raises(LockNotObtained, match="run the same command again") as given_up,
             revision(url, lock_wait=1) as op,
         ):
-            op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
 
         assert columns(url) == ["id", "word"]
         assert given_up.value.table == "toy"
@@ -163,7 +168,7 @@ def test_it_gives_up_with_the_reason_and_can_be_run_again(url):
         idle.rollback()
 
         with revision(url, lock_wait=1) as op:
-            op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
     assert columns(url) == ["id", "word", "a"]
 
 
@@ -174,7 +179,7 @@ def test_a_session_that_bars_the_gate_is_named_too(url):
             pytest.raises(LockNotObtained) as given_up,
             revision(url, lock_wait=0.2) as op,
         ):
-            op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
 
     assert [blocker.mode for blocker in given_up.value.blockers] == ["ShareUpdateExclusiveLock"]
 
@@ -192,7 +197,7 @@ def test_a_prepared_transaction_that_is_in_the_way_is_named_with_the_way_to_end_
                 pytest.raises(LockNotObtained, match="ROLLBACK PREPARED") as given_up,
                 revision(url, lock_wait=0.2) as op,
             ):
-                op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
+                with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
         finally:
             other.execute("ROLLBACK PREPARED 'lost one'")
 
@@ -209,7 +214,7 @@ def test_while_it_waits_at_the_gate_readers_and_writers_go_on(url):
     ):
         other.execute("LOCK TABLE toy IN SHARE UPDATE EXCLUSIVE MODE")
         with pytest.raises(LockNotObtained), revision(url, lock_wait=2) as op:
-            op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
 
     assert probe.longest < 0.15
 
@@ -235,7 +240,7 @@ def test_an_autovacuum_gives_way(url):
 
             begun = time.monotonic()
             with revision(url, lock_wait=20) as op:
-                op.with_exclusive_lock("big", "ALTER TABLE big ADD a int")
+                with_exclusive_lock(op, "big", "ALTER TABLE big ADD a int")
             assert time.monotonic() - begun < 10
         finally:
             connection.execute("ALTER SYSTEM RESET autovacuum_naptime")
@@ -255,7 +260,7 @@ def test_a_vacuum_by_hand_is_waited_for_and_named(url, caplog):
     with caplog.at_level(logging.WARNING), meanwhile(vacuum):
         time.sleep(0.3)
         with revision(url, lock_wait=60, report_every=0.1) as op:
-            op.with_exclusive_lock("big", "ALTER TABLE big ADD a int")
+            with_exclusive_lock(op, "big", "ALTER TABLE big ADD a int")
 
     assert "VACUUM big" in caplog.text
 
@@ -264,12 +269,12 @@ def test_a_transaction_that_is_not_alembics_is_refused(url):
     with create_engine(url, poolclass=NullPool).connect() as connection, connection.begin():
         op = Operations(MigrationContext.configure(connection))
         with pytest.raises(ExternalTransaction, match="transaction_per_migration"):
-            op.with_exclusive_lock("toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
 
 
 def test_another_dialect_is_refused(url):
     with script("sqlite") as (op, _), pytest.raises(WrongDialect, match="with_exclusive_lock"):
-        op.with_exclusive_lock("toy", "SELECT 1")
+        with_exclusive_lock(op, "toy", "SELECT 1")
 
 
 def test_a_table_is_found_in_its_schema_whatever_it_is_called(url):
@@ -278,6 +283,6 @@ def test_a_table_is_found_in_its_schema_whatever_it_is_called(url):
         connection.execute('CREATE TABLE "Odd One"."my table" (id int)')
 
     with revision(url) as op:
-        op.with_exclusive_lock(
-            "my table", 'ALTER TABLE "Odd One"."my table" ADD a int', schema="Odd One"
+        with_exclusive_lock(
+            op, "my table", 'ALTER TABLE "Odd One"."my table" ADD a int', schema="Odd One"
         )

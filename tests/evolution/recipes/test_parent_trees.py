@@ -9,8 +9,15 @@ from cleveragents_plans.evolution import (
     ColumnArchive,
     ColumnDefault,
     ParentTree,
+    archive_column,
+    drop_if_empty,
     drop_trigger,
+    fill_roots,
     fill_trigger,
+    restore_column,
+    set_not_null,
+    validate_constraint,
+    with_exclusive_lock,
 )
 from support.online import client, revision, script
 
@@ -46,7 +53,7 @@ ROOTS = "SELECT top, count(*), min(id), max(id) FROM node GROUP BY top ORDER BY 
 
 def test_every_row_gets_the_root_of_its_tree_in_one_update_with_what_else_it_lacks(url):
     with revision(url) as op:
-        assert op.fill_roots(NODES, also=WORD) == 102
+        assert fill_roots(op, NODES, also=WORD) == 102
 
     assert rows(url, ROOTS) == [(1, 100, 1, 100), (1000, 2, 101, 1000)]
     assert rows(url, "SELECT word, count(*) FROM node GROUP BY 1 ORDER BY 1") == [
@@ -54,12 +61,12 @@ def test_every_row_gets_the_root_of_its_tree_in_one_update_with_what_else_it_lac
         ("mine", 1),
     ]
     with revision(url) as op:
-        assert op.fill_roots(NODES, also=WORD) == 0
+        assert fill_roots(op, NODES, also=WORD) == 0
 
 
 def test_offline_the_script_finds_the_same_roots(url):
     with script() as (op, written):
-        op.fill_roots(NODES, also=WORD)
+        fill_roots(op, NODES, also=WORD)
 
     with client(url) as connection:
         connection.execute(written.getvalue().encode())
@@ -68,7 +75,7 @@ def test_offline_the_script_finds_the_same_roots(url):
 
 def test_the_trigger_finds_the_root_for_whoever_leaves_it_out(url):
     with revision(url) as op:
-        op.with_exclusive_lock("node", *fill_trigger(NODES, "node_fill", also=WORD))
+        with_exclusive_lock(op, "node", *fill_trigger(NODES, "node_fill", also=WORD))
 
     with client(url) as connection:
         connection.execute("INSERT INTO node (id, up) VALUES (2000, 100), (2001, NULL)")
@@ -80,7 +87,7 @@ def test_the_trigger_finds_the_root_for_whoever_leaves_it_out(url):
         (2001, 2001, "100%"),
     ]
     with revision(url) as op:
-        op.with_exclusive_lock("node", *drop_trigger("node", "node_fill"))
+        with_exclusive_lock(op, "node", *drop_trigger("node", "node_fill"))
     assert rows(url, "SELECT count(*) FROM pg_proc WHERE proname = 'node_fill'") == [(0,)]
 
 
@@ -90,19 +97,19 @@ def test_values_wait_in_the_archive_and_come_back(url):
     before = rows(url, "SELECT id, word FROM node ORDER BY 1")
 
     with revision(url) as op:
-        op.with_exclusive_lock("node", *WORDS.create(), *WORDS.keep_trigger("node_keep"))
-        op.archive_column(WORDS)
-        op.archive_column(WORDS)  # as a run that was interrupted does
+        with_exclusive_lock(op, "node", *WORDS.create(), *WORDS.keep_trigger("node_keep"))
+        archive_column(op, WORDS)
+        archive_column(op, WORDS)  # as a run that was interrupted does
         with client(url) as connection:
             connection.execute("UPDATE node SET word = 'late' WHERE id = 60")
-        op.with_exclusive_lock("node", *drop_trigger("node", "node_keep"))
+        with_exclusive_lock(op, "node", *drop_trigger("node", "node_keep"))
     assert rows(url, "SELECT count(*) FROM node_words") == [(51,)]
     with client(url) as connection:
         connection.execute("UPDATE node SET word = '' WHERE id <> 7")
         connection.execute("UPDATE node SET word = 'newer' WHERE id = 7")
         connection.execute("INSERT INTO node_words VALUES (5000, 'of a row that is gone')")
     with revision(url) as op:
-        op.restore_column(WORDS)
+        restore_column(op, WORDS)
 
     wanted = dict(before) | {60: "late", 7: "newer"}
     assert dict(rows(url, "SELECT id, word FROM node")) == wanted
@@ -111,14 +118,14 @@ def test_values_wait_in_the_archive_and_come_back(url):
 
 def test_an_archive_goes_only_when_it_is_empty(url):
     with revision(url) as op:
-        op.with_exclusive_lock("node", *WORDS.create())
+        with_exclusive_lock(op, "node", *WORDS.create())
         with client(url) as connection:
             connection.execute("INSERT INTO node_words VALUES (1, 'x')")
-        op.drop_if_empty(WORDS)
+        drop_if_empty(op, WORDS)
         assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(False,)]
         with client(url) as connection:
             connection.execute("DELETE FROM node_words")
-        op.drop_if_empty(WORDS)
+        drop_if_empty(op, WORDS)
 
     assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(True,)]
 
@@ -132,8 +139,8 @@ def test_one_scan_is_enough_for_several_columns(url):
     event.listen(Engine, "before_cursor_execute", record)
     try:
         with revision(url) as op:
-            op.fill_roots(NODES, also=WORD)
-            op.set_not_null("node", "top", "word")
+            fill_roots(op, NODES, also=WORD)
+            set_not_null(op, "node", "top", "word")
     finally:
         event.remove(Engine, "before_cursor_execute", record)
 
@@ -151,9 +158,9 @@ def test_a_constraint_is_checked_beside_writers_and_a_row_that_breaks_it_is_told
         connection.execute("ALTER TABLE node ADD CONSTRAINT small CHECK (id < 10) NOT VALID")
 
     with revision(url) as op:
-        op.validate_constraint("node", "positive")
+        validate_constraint(op, "node", "positive")
         with pytest.raises(Exception, match="small"):
-            op.validate_constraint("node", "small")
+            validate_constraint(op, "node", "small")
 
     valid = "SELECT convalidated FROM pg_constraint WHERE conname IN ('positive', 'small')"
     assert sorted(rows(url, valid)) == [(False,), (True,)]

@@ -15,6 +15,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from cleveragents_plans.evolution import (
+    backfill,
+    with_exclusive_lock,
+)
 from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed
 from cleveragents_plans.evolution.runner.migration_lock import (
@@ -165,12 +169,16 @@ def test_a_connection_that_is_lost_is_one_line(postgresql_url, tmp_path, when):
         if when == "waiting for a lock":
             with client(postgresql_url, autocommit=False) as idle:
                 idle.execute("SELECT 1 FROM toy")
-                op.with_exclusive_lock("toy", "SELECT 1")
+                with_exclusive_lock(op, "toy", "SELECT 1")
         elif when == "in a short lock":
-            op.with_exclusive_lock("toy", "SELECT pg_sleep(5)")
+            with_exclusive_lock(op, "toy", "SELECT pg_sleep(5)")
         else:
-            op.backfill(
-                "toy", key="id", needs="TRUE", update="SELECT pg_sleep(5) FROM toy t WHERE {batch}"
+            backfill(
+                op,
+                "toy",
+                key="id",
+                needs="TRUE",
+                update="SELECT pg_sleep(5) FROM toy t WHERE {batch}",
             )
 
     with pytest.raises(ConnectionFailed) as lost:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from cleveragents_plans.evolution import (
+    with_exclusive_lock,
+)
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from support.online import client, revision
 
@@ -16,7 +19,7 @@ def refusal(url: str, *statements: str) -> str:
         connection.execute("INSERT INTO toy VALUES (1, 'secret')")
         connection.execute("CREATE VIEW seen AS SELECT word FROM toy")
     with pytest.raises(DBAPIError) as refused, revision(url) as op:
-        op.with_exclusive_lock("toy", *statements)
+        with_exclusive_lock(op, "toy", *statements)
     told = str(StatementFailed("shop", refused.value))
     assert "\n" not in told
     assert "secret" not in told

@@ -8,6 +8,10 @@ from io import StringIO
 import pytest
 from alembic import command
 
+from cleveragents_plans.evolution import (
+    mark_begin,
+    mark_end,
+)
 from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
 from cleveragents_plans.evolution.postgresql.connection import online
 from cleveragents_plans.evolution.runner.unfinished import InterruptedRun, Marker, read_marker
@@ -228,15 +232,15 @@ def test_a_script_has_no_marker(folder, postgresql_url):
 def test_what_is_marked_can_be_read(postgresql_url):
     with revision(postgresql_url) as op:
         assert read_marker(op.get_bind()) is None
-        op.mark_begin("x", None, "upgrade")
-        op.mark_begin("x", None, "downgrade")
+        mark_begin(op, "x", None, "upgrade")
+        mark_begin(op, "x", None, "downgrade")
         assert read_marker(op.get_bind()) == Marker("x", None, "downgrade")
-        op.mark_begin("y", "x", "upgrade")
-        op.mark_end("x")
+        mark_begin(op, "y", "x", "upgrade")
+        mark_end(op, "x")
         assert read_marker(op.get_bind()) == Marker("y", "x", "upgrade")
-        op.mark_end("y")
+        mark_end(op, "y")
         assert read_marker(op.get_bind()) is None
-        op.mark_end("y")
+        mark_end(op, "y")
 
 
 def test_the_end_is_marked_where_the_version_changes_only(postgresql_url):
@@ -245,7 +249,7 @@ def test_the_end_is_marked_where_the_version_changes_only(postgresql_url):
         online(op),
         pytest.raises(ExternalTransaction, match="mark_end"),
     ):
-        op.mark_end("x")
+        mark_end(op, "x")
 
 
 def test_an_empty_table_is_no_marker(folder, postgresql_url):
@@ -261,6 +265,6 @@ def test_an_empty_table_is_no_marker(folder, postgresql_url):
 def test_another_dialect_is_refused(postgresql_url):
     with script("sqlite") as (op, _):
         with pytest.raises(WrongDialect, match="mark_begin"):
-            op.mark_begin("x", None, "upgrade")
+            mark_begin(op, "x", None, "upgrade")
         with pytest.raises(WrongDialect, match="mark_end"):
-            op.mark_end("x")
+            mark_end(op, "x")

@@ -16,7 +16,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import create_engine, event, pool
 
-from cleveragents_plans.evolution.sqlite.rebuild import RebuildRefused
+from cleveragents_plans.evolution.sqlite.rebuild import RebuildRefused, rebuild_table
 from cleveragents_plans.evolution.sqlite.table_state import Change, TableState
 from cleveragents_plans.evolution.sqlite.tokens import quote
 
@@ -26,10 +26,10 @@ class Rebuild:
 
     def __init__(self, context: MigrationContext) -> None:
         self.connection: Any = context.connection
-        self._operations: Any = Operations(context)
+        self._op = Operations(context)
 
     def __call__(self, table: str, **changes: Any) -> None:
-        self._operations.rebuild_table(table, **changes)
+        rebuild_table(self._op, table, **changes)
 
 
 @contextmanager

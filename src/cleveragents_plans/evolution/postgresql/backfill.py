@@ -11,13 +11,14 @@ import itertools
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
+from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
@@ -98,93 +99,66 @@ _VACUUM_SHARE = 10
 _VACUUM_AT_LEAST = 5000
 
 
-@Operations.register_operation("backfill")
-class BackfillOp(MigrateOperation):
-    """Write the rows that need it, in batches."""
+def backfill(
+    op: Op,
+    table: str,
+    *,
+    key: str,
+    needs: str,
+    update: str,
+    label: str | None = None,
+    schema: str | None = None,
+    vacuum: str | None = None,
+) -> int:
+    """
+    Run *update* for one range of keys of *table* after the other, until no row needs it.
 
-    def __init__(
-        self,
-        table: str,
-        *,
-        key: str,
-        needs: str,
-        update: str,
-        label: str | None,
-        schema: str | None,
-        vacuum: str | None,
-    ) -> None:
-        self.table = table
-        self.key = key
-        self.needs = needs
-        self.update = update
-        self.label = label or f"filling {table}"
-        self.schema = schema
-        self.vacuum = vacuum or table
+    Idempotent and resumable: interrupted at any point and run again, it does the rest. No
+    statement waits for longer than 20 ms. VACUUM runs after every tenth of the table.
 
-    @classmethod
-    def backfill(
-        cls,
-        operations: Operations,
-        table: str,
-        *,
-        key: str,
-        needs: str,
-        update: str,
-        label: str | None = None,
-        schema: str | None = None,
-        vacuum: str | None = None,
-    ) -> int:
-        """
-        Run *update* for one range of keys of *table* after the other, until no row needs it.
+    Args:
+        op: Alembic's ``op``.
+        table: The table whose rows are looked at.
+        key: Its primary key, one column.
+        needs: A condition over the alias ``t`` that is true for the rows to be done,
+            and false once they are.
+        update: Any statement whose row count says how many rows it did. In it
+            ``{batch}`` stands for a condition over the alias ``t``; it should lock its
+            rows ``ORDER BY`` the key, ``SKIP LOCKED``. Offline it runs once, with TRUE.
+        label: What to call it in messages.
+        schema: The schema of *table*, if it is not on the search path.
+        vacuum: The table that *update* writes to, if it is another one.
 
-        Killed at any point it can be run again, and does the rest. No statement waits for
-        longer than 20 ms. VACUUM runs after every tenth of the table.
+    Returns:
+        How many rows were done; 0 offline.
 
-        Args:
-            table: The table whose rows are looked at.
-            key: Its primary key, one column.
-            needs: A condition over the alias ``t`` that is true for the rows to be done,
-                and false once they are.
-            update: Any statement whose row count says how many rows it did. In it
-                ``{batch}`` stands for a condition over the alias ``t``; it should lock its
-                rows ``ORDER BY`` the key, ``SKIP LOCKED``. Offline it runs once, with TRUE.
-            label: What to call it in messages.
-            schema: The schema of *table*, if it is not on the search path.
-            vacuum: The table that *update* writes to, if it is another one.
-
-        Returns:
-            How many rows were done; 0 offline.
-
-        Raises:
-            BackfillStuck: Rows that need it could not be done for too long.
-        """
-        written: int = operations.invoke(
-            cls(
-                table,
-                key=key,
-                needs=needs,
-                update=update,
-                label=label,
-                schema=schema,
-                vacuum=vacuum,
-            )
-        )
-        return written
-
-
-@Operations.implementation_for(BackfillOp)
-def _backfill(operations: Operations, wanted: BackfillOp) -> int:
-    context = require_postgresql(operations, "backfill")
+    Raises:
+        BackfillStuck: Rows that need it could not be done for too long.
+    """
+    context = require_postgresql(op, "backfill")
     if context.as_sql:
-        write_sql(context, wanted.update.replace("{batch}", "TRUE"))
+        write_sql(context, update.replace("{batch}", "TRUE"))
         return 0
+    label = label or f"filling {table}"
+    wanted = _Backfill(table, key, needs, update, label, schema, vacuum or table)
     settings = Settings.of(context.environment_context)
-    with online(operations) as connection, session(connection, **_SESSION):
+    with online(op) as connection, session(connection, **_SESSION):
         return _Run(connection, wanted, settings).to_the_end()
 
 
+@dataclass(frozen=True, slots=True)
+class _Backfill:
+    table: str
+    key: str
+    needs: str
+    update: str
+    label: str
+    schema: str | None
+    vacuum: str
+
+
 class _Run:
-    def __init__(self, connection: Connection, wanted: BackfillOp, settings: Settings) -> None:
+    def __init__(self, connection: Connection, wanted: _Backfill, settings: Settings) -> None:
         self.connection = connection
         self.wanted = wanted
         self.settings = settings

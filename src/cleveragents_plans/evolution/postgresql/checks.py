@@ -6,11 +6,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError, sqlstate
+from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.connection import qualified, run
 
 log = logging.getLogger("alembic.evolution")
@@ -58,90 +58,42 @@ class ColumnInUse(EvolutionError):
         self.users = users
 
 
-@Operations.register_operation("check_writable")
-class CheckWritableOp(MigrateOperation):
-    """Refuse a table in which the rows cannot be written."""
+def check_writable(
+    op: Op,
+    table: str,
+    *,
+    key: str,
+    needs: str,
+    values: Mapping[str, str | None],
+    ours: Sequence[str] = (),
+) -> None:
+    """
+    Find out whether all rows of *table* can be written on PostgreSQL; change nothing.
 
-    def __init__(
-        self,
-        table: str,
-        key: str,
-        needs: str,
-        values: Mapping[str, str | None],
-        ours: Sequence[str],
-    ) -> None:
-        self.table = table
-        self.key = key
-        self.needs = needs
-        self.values = values
-        self.ours = ours
+    A CHECK that is NOT VALID refuses the next UPDATE of each row that breaks it, and
+    another may refuse what is to be written. Triggers that would fire are named in a
+    warning. Reads only: ACCESS SHARE for one scan for each CHECK that is NOT VALID.
+    On SQLite, and offline, it does nothing.
 
-    @classmethod
-    def check_writable(
-        cls,
-        operations: Operations,
-        table: str,
-        *,
-        key: str,
-        needs: str,
-        values: Mapping[str, str | None],
-        ours: Sequence[str] = (),
-    ) -> None:
-        """
-        Find out whether all rows of *table* can be written on PostgreSQL; change nothing.
+    Args:
+        op: Alembic's ``op``.
+        table: The table.
+        key: Its primary key, to name rows by.
+        needs: A condition over the alias ``t`` that is true for the rows to be written.
+        values: The columns that are to be written, and the literal that most rows get,
+            if there is one.
+        ours: Triggers that the revision makes itself.
 
-        A CHECK that is NOT VALID refuses the next UPDATE of each row that breaks it, and
-        another may refuse what is to be written. Triggers that would fire are named in a
-        warning. Reads only: ACCESS SHARE for one scan for each CHECK that is NOT VALID.
-        On SQLite, and offline, it does nothing.
-
-        Args:
-            table: The table.
-            key: Its primary key, to name rows by.
-            needs: A condition over the alias ``t`` that is true for the rows to be written.
-            values: The columns that are to be written, and the literal that most rows get,
-                if there is one.
-            ours: Triggers that the revision makes itself.
-
-        Raises:
-            CheckViolated: A CHECK would refuse a row.
-        """
-        operations.invoke(cls(table, key, needs, values, ours))
-
-
-@Operations.register_operation("check_droppable")
-class CheckDroppableOp(MigrateOperation):
-    """Refuse to drop a column that something is made from."""
-
-    def __init__(self, table: str, column: str, ours: Sequence[str]) -> None:
-        self.table = table
-        self.column = column
-        self.ours = ours
-
-    @classmethod
-    def check_droppable(
-        cls, operations: Operations, table: str, column: str, *, ours: Sequence[str] = ()
-    ) -> None:
-        """
-        Find out whether *column* of *table* can be dropped on PostgreSQL; change nothing.
-
-        The triggers *ours* go before it. On SQLite, and offline, it does nothing.
-
-        Raises:
-            ColumnInUse: A view, or something else that would not go with it, needs it.
-        """
-        operations.invoke(cls(table, column, ours))
-
-
-@Operations.implementation_for(CheckWritableOp)
-def _check_writable(operations: Operations, look: CheckWritableOp) -> None:
-    connection = _connection(operations)
+    Raises:
+        CheckViolated: A CHECK would refuse a row.
+    """
+    connection = _connection(op)
     if connection is None:
         return
-    table = qualified(connection.dialect, look.table, None)
-    key = connection.dialect.identifier_preparer.quote(look.key)
+    table = qualified(connection.dialect, table, None)
+    key = connection.dialect.identifier_preparer.quote(key)
     for name, check in _rows(connection, _NOT_VALID, table):
-        where = f"({look.needs}) AND NOT ({check})"
+        where = f"({needs}) AND NOT ({check})"
         query = f"SELECT t.{key} FROM {table} t WHERE {where} LIMIT {_MAX_SHOWN}"
         broken = [str(found) for (found,) in run(connection, query)]
         if broken:
@@ -151,13 +103,13 @@ def _check_writable(operations: Operations, look: CheckWritableOp) -> None:
                 f"is NOT VALID, and rows break it, such as {', '.join(broken)}",
                 "mend these rows, or drop it",
             )
-    planned = {column: value for column, value in look.values.items() if value is not None}
+    planned = {column: value for column, value in values.items() if value is not None}
     columns = ", ".join(f"{value} AS {column}" for column, value in planned.items())
     for name, check in _rows(connection, _ONLY_OF, table, columns=list(planned)):
         if _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
             shown = ", ".join(f"{column} = {value}" for column, value in planned.items())
             raise CheckViolated(table, name, f"would refuse {shown}", "let it pass, or drop it")
-    written = {"columns": list(look.values), "ours": list(look.ours)}
+    written = {"columns": list(values), "ours": list(ours)}
     triggers = [name for (name,) in _rows(connection, _TRIGGERS, table, **written)]
     if triggers:
         log.warning(
@@ -168,15 +120,22 @@ def _check_writable(operations: Operations, look: CheckWritableOp) -> None:
         )
 
 
-@Operations.implementation_for(CheckDroppableOp)
-def _check_droppable(operations: Operations, look: CheckDroppableOp) -> None:
-    connection = _connection(operations)
+def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()) -> None:
+    """
+    Find out whether *column* of *table* can be dropped on PostgreSQL; change nothing.
+
+    The triggers *ours* go before it. On SQLite, and offline, it does nothing.
+
+    Raises:
+        ColumnInUse: A view, or something else that would not go with it, needs it.
+    """
+    connection = _connection(op)
     if connection is None:
         return
-    table = qualified(connection.dialect, look.table, None)
-    found = _rows(connection, _USERS, table, column=look.column, ours=list(look.ours))
+    name = qualified(connection.dialect, table, None)
+    found = _rows(connection, _USERS, name, column=column, ours=list(ours))
     if found:
-        raise ColumnInUse(look.table, look.column, [name for (name,) in found])
+        raise ColumnInUse(table, column, [user for (user,) in found])
 
 
 def _refuses(connection: Connection, query: str) -> bool:
@@ -190,8 +149,8 @@ def _refuses(connection: Connection, query: str) -> bool:
         raise
 
 
-def _connection(operations: Operations) -> Connection | None:
-    context = operations.get_context()
+def _connection(op: Op) -> Connection | None:
+    context = op.get_context()
     on_server = context.dialect.name == "postgresql" and not context.as_sql
     return context.connection if on_server else None
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, CursorResult, Dialect
 
 from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
-
-
-class _HasContext(Protocol):
-    def get_context(self) -> MigrationContext: ...
+from cleveragents_plans.evolution.op import Op
 
 
 @contextmanager
-def online(op: _HasContext) -> Iterator[Connection]:
+def online(op: Op) -> Iterator[Connection]:
     """
     Leave Alembic's transaction for a while: each statement is one of its own.
 
@@ -46,7 +43,7 @@ def in_autocommit(connection: Connection) -> bool:
     return connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT"
 
 
-def require_postgresql(op: _HasContext, operation: str) -> MigrationContext:
+def require_postgresql(op: Op, operation: str) -> MigrationContext:
     """
     Give the context of *op*.
 

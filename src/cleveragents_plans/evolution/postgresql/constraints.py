@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, sqlstate
+from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
     qualified,
@@ -49,122 +49,82 @@ _NULL_FOUND = ("23502", "23514")
 _REFILLS = 5
 
 
-@Operations.register_operation("set_not_null")
-class SetNotNullOp(MigrateOperation):
-    """Forbid NULL in columns, without a scan under a strong lock."""
+def set_not_null(
+    op: Op,
+    table: str,
+    *columns: str,
+    refill: Callable[[], Any] | None = None,
+    schema: str | None = None,
+) -> None:
+    """
+    Make *columns* of *table* NOT NULL; the end is what NOT NULL in CREATE TABLE gives.
 
-    def __init__(
-        self,
-        table: str,
-        columns: Sequence[str],
-        refill: Callable[[], Any] | None,
-        schema: str | None,
-    ) -> None:
-        self.table = table
-        self.columns = columns
-        self.refill = refill
-        self.schema = schema
+    Strong locks are held for a moment (see `with_exclusive_lock`); one scan, for all of them,
+    runs beside readers and writers. It goes on from whatever an interrupted run left.
 
-    @classmethod
-    def set_not_null(
-        cls,
-        operations: Operations,
-        table: str,
-        *columns: str,
-        refill: Callable[[], Any] | None = None,
-        schema: str | None = None,
-    ) -> None:
-        """
-        Make *columns* of *table* NOT NULL; the end is what NOT NULL in CREATE TABLE gives.
+    Args:
+        op: Alembic's ``op``.
+        table: The table.
+        columns: Its columns, without NULLs by now.
+        refill: Called when the scan meets a NULL all the same; then it scans again.
+        schema: The schema of *table*, if it is not on the search path.
 
-        Strong locks are held for a moment (see ``with_exclusive_lock``); one scan, for all of them,
-        runs beside readers and writers. It goes on from whatever an interrupted run left.
-
-        Args:
-            table: The table.
-            columns: Its columns, without NULLs by now.
-            refill: Called when the scan meets a NULL all the same; then it scans again.
-            schema: The schema of *table*, if it is not on the search path.
-
-        Raises:
-            NullsRemain: There is a NULL, and *refill* did not help.
-            LockNotObtained: Others were in the way for too long.
-        """
-        operations.invoke(cls(table, columns, refill, schema))
-
-
-@Operations.register_operation("validate_constraint")
-class ValidateConstraintOp(MigrateOperation):
-    """Check the rows that were there before a constraint."""
-
-    def __init__(self, table: str, constraint: str, schema: str | None) -> None:
-        self.table = table
-        self.constraint = constraint
-        self.schema = schema
-
-    @classmethod
-    def validate_constraint(
-        cls, operations: Operations, table: str, constraint: str, *, schema: str | None = None
-    ) -> None:
-        """
-        Let PostgreSQL check that all rows of *table* obey a *constraint* that is NOT VALID.
-
-        SHARE UPDATE EXCLUSIVE for one scan: readers and writers go on.
-
-        Raises:
-            LockNotObtained: Others were in the way for too long.
-        """
-        operations.invoke(cls(table, constraint, schema))
-
-
-@Operations.implementation_for(ValidateConstraintOp)
-def _validate_constraint(operations: Operations, wanted: ValidateConstraintOp) -> None:
-    context = require_postgresql(operations, "validate_constraint")
+    Raises:
+        NullsRemain: There is a NULL, and *refill* did not help.
+        LockNotObtained: Other sessions held locks for too long.
+    """
+    context = require_postgresql(op, "set_not_null")
     quote = context.dialect.identifier_preparer.quote
-    table = qualified(context.dialect, wanted.table, wanted.schema)
-    statement = f"ALTER TABLE {table} VALIDATE CONSTRAINT {quote(wanted.constraint)}"
+    name = qualified(context.dialect, table, schema)
+    if context.as_sql:
+        # One scan under the lock that the script holds anyway, on every version.
+        write_sql(
+            context, _in_one(name, [f"ALTER COLUMN {quote(c)} SET NOT NULL" for c in columns])
+        )
+        return
+    settings = Settings.of(context.environment_context)
+    with online(op) as connection:
+        version = settings.assume_server_version or _major(connection)
+        while True:
+            states = [_state(connection, name, column) for column in columns]
+            statements = [
+                statement
+                for column, state in zip(columns, states, strict=True)
+                for statement in _statements(state, name, quote(column), version)
+            ]
+            if statements:
+                run_under_lock(connection, name, statements, settings)
+                continue
+            names = {state.to_validate: c for state, c in zip(states, columns, strict=True)}
+            names.pop(None, None)
+            if not names:
+                return
+            _validate(connection, name, names, refill, settings)
+
+
+def validate_constraint(op: Op, table: str, constraint: str, *, schema: str | None = None) -> None:
+    """
+    Let PostgreSQL check that all rows of *table* obey a *constraint* that is NOT VALID.
+
+    SHARE UPDATE EXCLUSIVE for one scan: readers and writers go on.
+
+    Raises:
+        LockNotObtained: Other sessions held locks for too long.
+    """
+    context = require_postgresql(op, "validate_constraint")
+    quote = context.dialect.identifier_preparer.quote
+    name = qualified(context.dialect, table, schema)
+    statement = f"ALTER TABLE {name} VALIDATE CONSTRAINT {quote(constraint)}"
     if context.as_sql:
         write_sql(context, statement)
         return
     settings = Settings.of(context.environment_context)
     with (
-        online(operations) as connection,
+        online(op) as connection,
         run_with_retries(connection, settings) as run_patiently,
-        heartbeat(f"checking the rows of {table}", settings.report_every),
+        heartbeat(f"checking the rows of {name}", settings.report_every),
     ):
-        run_patiently(table, statement)
-
-
-@Operations.implementation_for(SetNotNullOp)
-def _set_not_null(operations: Operations, wanted: SetNotNullOp) -> None:
-    context = require_postgresql(operations, "set_not_null")
-    quote = context.dialect.identifier_preparer.quote
-    table = qualified(context.dialect, wanted.table, wanted.schema)
-    if context.as_sql:
-        # One scan under the lock that the script holds anyway, on every version.
-        write_sql(
-            context,
-            _in_one(table, [f"ALTER COLUMN {quote(c)} SET NOT NULL" for c in wanted.columns]),
-        )
-        return
-    settings = Settings.of(context.environment_context)
-    with online(operations) as connection:
-        version = settings.assume_server_version or _major(connection)
-        while True:
-            states = [_state(connection, table, column) for column in wanted.columns]
-            statements = [
-                statement
-                for column, state in zip(wanted.columns, states, strict=True)
-                for statement in _statements(state, table, quote(column), version)
-            ]
-            if statements:
-                run_under_lock(connection, table, statements, settings)
-                continue
-            names = {state.to_validate: c for state, c in zip(states, wanted.columns, strict=True)}
-            names.pop(None, None)
-            if not names:
-                return
-            _validate(connection, table, names, wanted, settings)
+        run_patiently(name, statement)
 
 
 def _in_one(table: str, changes: Iterable[str]) -> str:
@@ -243,12 +203,12 @@ def _validate(
     connection: Connection,
     table: str,
     names: Mapping[str | None, str],
-    wanted: SetNotNullOp,
+    refill: Callable[[], Any] | None,
     settings: Settings,
 ) -> None:
     quote = connection.dialect.identifier_preparer.quote
     statement = _in_one(table, [f"VALIDATE CONSTRAINT {quote(str(name))}" for name in names])
-    refills = _REFILLS if wanted.refill else 0
+    refills = _REFILLS if refill else 0
     log.info("checking that %s has no NULL in %s", table, " and ".join(names.values()))
     while True:
         try:
@@ -262,11 +222,11 @@ def _validate(
                 raise
             said: Any = getattr(error.orig, "diag", None)
             column = said.column_name or names.get(said.constraint_name, "?")
-            if not wanted.refill or not refills:
+            if not refill or not refills:
                 raise NullsRemain(table, column) from error
         refills -= 1
         log.warning("%s.%s has a NULL; filling in again", table, column)
-        wanted.refill()
+        refill()
 
 
 def _state(connection: Connection, table: str, column: str) -> _State:

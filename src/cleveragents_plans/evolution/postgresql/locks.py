@@ -13,11 +13,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
-from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
+from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import (
     as_table_owner,
@@ -78,72 +78,47 @@ _LONG_RUNG_MS = 50
 _LONG_RUNG_AFTER = 60.0
 
 
-@Operations.register_operation("with_exclusive_lock")
-class ExclusiveLockOp(MigrateOperation):
-    """Run statements under a strong lock that is held for a moment."""
+def with_exclusive_lock(
+    op: Op,
+    table: str,
+    *statements: str,
+    schema: str | None = None,
+    in_version_transaction: bool = False,
+) -> None:
+    """
+    Run *statements* in one short transaction that holds ACCESS EXCLUSIVE on *table*.
 
-    def __init__(
-        self,
-        table: str,
-        statements: Sequence[str],
-        schema: str | None = None,
-        *,
-        in_version_transaction: bool = False,
-    ) -> None:
-        self.table = table
-        self.statements = statements
-        self.schema = schema
-        self.in_version_transaction = in_version_transaction
+    No client waits for longer than 20 ms (50 ms once a minute has passed) and the
+    statements themselves, however long it takes to get the lock; an ordinary autovacuum
+    gives way. The statements are sent as they are written: ``%`` and ``:name`` mean
+    nothing. They run as the owner of *table*, and its schema is their search path, so that
+    what they make stands beside it and belongs to whom it does. Offline they are written
+    without the lock.
 
-    @classmethod
-    def with_exclusive_lock(
-        cls,
-        operations: Operations,
-        table: str,
-        *statements: str,
-        schema: str | None = None,
-        in_version_transaction: bool = False,
-    ) -> None:
-        """
-        Run *statements* in one short transaction that holds ACCESS EXCLUSIVE on *table*.
+    Args:
+        op: Alembic's ``op``.
+        table: The table.
+        statements: What to run.
+        schema: The schema of *table*, if it is not on the search path.
+        in_version_transaction: Run them in the transaction in which Alembic changes the
+            version, so that a run cannot end between the two. They must be the last that
+            the revision does; the lock is held for two statements more.
 
-        No client waits for longer than 20 ms (50 ms once a minute has passed) and the
-        statements themselves, however long it takes to get the lock; an ordinary
-        autovacuum gives way. The statements are sent as they are written: ``%`` and
-        ``:name`` mean nothing. They run as the owner of *table*, and its schema is their
-        search path, so that what they make stands beside it and belongs to whom it does.
-        Offline they are written without the lock.
-
-        Args:
-            table: The table.
-            statements: What to run.
-            schema: The schema of *table*, if it is not on the search path.
-            in_version_transaction: Run them in the transaction in which Alembic changes the
-                version, so that a run cannot end between the two. They must be the last that
-                the revision does; the lock is held for two statements more.
-
-        Raises:
-            LockNotObtained: Others were in the way for too long. Nothing was changed.
-        """
-        operations.invoke(
-            cls(table, statements, schema, in_version_transaction=in_version_transaction)
-        )
-
-
-@Operations.implementation_for(ExclusiveLockOp)
-def _short_lock(operations: Operations, lock: ExclusiveLockOp) -> None:
-    context = require_postgresql(operations, "with_exclusive_lock")
-    table = qualified(context.dialect, lock.table, lock.schema)
+    Raises:
+        LockNotObtained: Other sessions held locks for too long. Nothing was changed.
+    """
+    context = require_postgresql(op, "with_exclusive_lock")
+    name = qualified(context.dialect, table, schema)
     if context.as_sql:
-        write_sql(context, _REMEMBER, as_table_owner(table), *lock.statements, _AS_BEFORE)
+        write_sql(context, _REMEMBER, as_table_owner(name), *statements, _AS_BEFORE)
         return
     settings = Settings.of(context.environment_context)
-    if lock.in_version_transaction:
-        connection = operations.get_bind()
-        run_under_lock(connection, table, lock.statements, settings, connection.begin_nested)
+    if in_version_transaction:
+        connection = op.get_bind()
+        run_under_lock(connection, name, statements, settings, connection.begin_nested)
         return
-    with online(operations) as connection:
-        run_under_lock(connection, table, lock.statements, settings)
+    with online(op) as connection:
+        run_under_lock(connection, name, statements, settings)
 
 
 def run_under_lock(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from alembic.operations import MigrateOperation, Operations
-
-from cleveragents_plans.evolution.postgresql.backfill import BackfillOp
-from cleveragents_plans.evolution.postgresql.locks import ExclusiveLockOp
+from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.postgresql.backfill import backfill
+from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.triggers import create_trigger
 
 
@@ -108,98 +107,53 @@ DO $$ BEGIN
 END $$"""
 
 
-@Operations.register_operation("archive_column")
-class ArchiveColumnOp(MigrateOperation):
-    """Copy the values of a column into their archive."""
+def archive_column(op: Op, archive: ColumnArchive) -> None:
+    """
+    Copy every value but the empty one into *archive*.
 
-    def __init__(self, archive: ColumnArchive) -> None:
-        self.archive = archive
-
-    @classmethod
-    def archive_column(cls, operations: Operations, archive: ColumnArchive) -> None:
-        """
-        Copy every value that says something into *archive*.
-
-        On PostgreSQL in batches that wait for nobody, into a table that has been made;
-        it may be done again. On SQLite the table is made, unless there is nothing to keep.
-        """
-        operations.invoke(cls(archive))
-
-
-@Operations.register_operation("restore_column")
-class RestoreColumnOp(MigrateOperation):
-    """Write archived values into their column again, and drop the archive."""
-
-    def __init__(self, archive: ColumnArchive) -> None:
-        self.archive = archive
-
-    @classmethod
-    def restore_column(cls, operations: Operations, archive: ColumnArchive) -> None:
-        """
-        Write archived values where there is none, on PostgreSQL, and drop *archive*.
-
-        In batches that leave rows which others hold for a later pass; then ACCESS
-        EXCLUSIVE on the archive for a moment.
-        """
-        operations.invoke(cls(archive))
-
-
-@Operations.register_operation("drop_if_empty")
-class DropIfEmptyOp(MigrateOperation):
-    """Drop an archive that keeps nothing."""
-
-    def __init__(self, archive: ColumnArchive) -> None:
-        self.archive = archive
-
-    @classmethod
-    def drop_if_empty(cls, operations: Operations, archive: ColumnArchive) -> None:
-        """Drop *archive* on PostgreSQL if it is empty; ACCESS EXCLUSIVE on it for a moment."""
-        operations.invoke(cls(archive))
-
-
-@Operations.implementation_for(ArchiveColumnOp)
-def _archive_column(operations: Operations, wanted: ArchiveColumnOp) -> None:
-    archive = wanted.archive
-    if operations.get_context().dialect.name != "sqlite":
-        _backfill(operations, archive, archive.table, archive._not_aside, archive._archive_column)
+    On PostgreSQL in batches that wait for no lock (see `backfill`), into a table that was
+    created before; idempotent. On SQLite the table is created, unless there is nothing to
+    keep.
+    """
+    if op.get_context().dialect.name != "sqlite":
+        _backfill(op, archive, archive.table, archive._not_aside, archive._archive_column)
         return
-    operations.execute(
+    op.execute(
         f"CREATE TABLE IF NOT EXISTS {archive.name}"
         f" ({archive.key} TEXT NOT NULL PRIMARY KEY, {archive.column} TEXT NOT NULL)"
     )
-    operations.execute(
+    op.execute(
         f"INSERT OR REPLACE INTO {archive.name} SELECT {archive.key}, {archive.column}"
         f" FROM {archive.table} WHERE {archive.column} <> {archive.empty_value}"
     )
-    kept = operations.get_bind().exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {archive.name})")
+    kept = op.get_bind().exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {archive.name})")
     if not kept.scalar_one():
-        operations.execute(f"DROP TABLE {archive.name}")
+        op.execute(f"DROP TABLE {archive.name}")
 
 
-@Operations.implementation_for(RestoreColumnOp)
-def _restore_column(operations: Operations, wanted: RestoreColumnOp) -> None:
-    archive = wanted.archive
-    _backfill(operations, archive, archive.name, "TRUE", archive._restore_column)
-    operations.invoke(ExclusiveLockOp(archive.name, [f"DROP TABLE {archive.name}"]))
+def restore_column(op: Op, archive: ColumnArchive) -> None:
+    """
+    Write archived values into rows with the empty value, on PostgreSQL, and drop *archive*.
+
+    In batches that leave rows which other sessions lock for a later pass; then ACCESS
+    EXCLUSIVE on the archive for a moment.
+    """
+    _backfill(op, archive, archive.name, "TRUE", archive._restore_column)
+    with_exclusive_lock(op, archive.name, f"DROP TABLE {archive.name}")
 
 
-@Operations.implementation_for(DropIfEmptyOp)
-def _drop_if_empty(operations: Operations, wanted: DropIfEmptyOp) -> None:
-    archive = wanted.archive
-    operations.invoke(ExclusiveLockOp(archive.name, [archive._drop_if_empty]))
+def drop_if_empty(op: Op, archive: ColumnArchive) -> None:
+    """Drop *archive* on PostgreSQL if it is empty; ACCESS EXCLUSIVE on it for a moment."""
+    with_exclusive_lock(op, archive.name, archive._drop_if_empty)
 
 
-def _backfill(
-    operations: Operations, archive: ColumnArchive, over: str, needs: str, sql: str
-) -> None:
-    operations.invoke(
-        BackfillOp(
-            over,
-            key=archive.key,
-            needs=needs,
-            update=sql,
-            label=f"{archive.column}, archived",
-            schema=None,
-            vacuum=archive.table if over == archive.name else archive.name,
-        )
+def _backfill(op: Op, archive: ColumnArchive, over: str, needs: str, sql: str) -> None:
+    backfill(
+        op,
+        over,
+        key=archive.key,
+        needs=needs,
+        update=sql,
+        label=f"{archive.column}, archived",
+        vacuum=archive.table if over == archive.name else archive.name,
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.postgresql.locks import ExclusiveLockOp
+from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 
 
 class TableNotEmpty(EvolutionError):
@@ -47,99 +47,68 @@ class TableReferenced(EvolutionError):
         self.referring = referring
 
 
-@Operations.register_operation("check_drop_tables", "check_drop_tables")
-@Operations.register_operation("drop_tables", "drop_tables")
-class DropTablesOp(MigrateOperation):
-    """Drop a table and its children, unless rows or other tables are in the way."""
+def check_drop_tables(
+    op: Op, table: str, *, children: Sequence[str] = (), confirm_option: str
+) -> None:
+    """
+    Raise what `drop_tables` would raise now; drop nothing.
 
-    def __init__(
-        self, table: str, *, children: Sequence[str], confirm_option: str, only_check: bool = False
-    ) -> None:
-        self.table = table
-        self.children = children
-        self.confirm_option = confirm_option
-        self.only_check = only_check
-
-    @classmethod
-    def check_drop_tables(
-        cls,
-        operations: Operations,
-        table: str,
-        *,
-        children: Sequence[str] = (),
-        confirm_option: str,
-    ) -> None:
-        """
-        Raise what `drop_tables` would raise now; drop nothing.
-
-        Raises:
-            TableNotEmpty: The table has rows.
-            TableReferenced: A foreign key of another table refers to it.
-        """
-        operations.invoke(
-            cls(table, children=children, confirm_option=confirm_option, only_check=True)
-        )
-
-    @classmethod
-    def drop_tables(
-        cls,
-        operations: Operations,
-        table: str,
-        *,
-        children: Sequence[str] = (),
-        confirm_option: str,
-    ) -> None:
-        """
-        Drop *children*, if they exist, and *table*, if it is empty or ``-x <anyway>=yes`` is given.
-
-        ACCESS EXCLUSIVE on all of them on PostgreSQL, for as long as dropping takes; the
-        rows are looked for under that lock, and the version changes with them. Offline the
-        script looks and raises.
-
-        Raises:
-            TableNotEmpty: The table has rows.
-            TableReferenced: A foreign key of another table refers to it.
-        """
-        operations.invoke(cls(table, children=children, confirm_option=confirm_option))
-
-
-@Operations.implementation_for(DropTablesOp)
-def _drop_tables(operations: Operations, drop: DropTablesOp) -> None:
-    context = operations.get_context()
-    environment = context.environment_context
-    given = environment.get_x_argument(as_dictionary=True) if environment else {}
-    wanted = given.get(drop.confirm_option) == "yes"
-    postgresql = context.dialect.name == "postgresql"
-    if not context.as_sql:
-        _refuse(operations.get_bind(), drop, wanted, postgresql)
-    if drop.only_check:
+    Raises:
+        TableNotEmpty: The table has rows.
+        TableReferenced: A foreign key of another table refers to it.
+    """
+    if op.get_context().as_sql:
         return
-    statements = [f"DROP TABLE IF EXISTS {name}" for name in drop.children]
-    statements.append(f"DROP TABLE {drop.table}")
-    if not postgresql:
-        for statement in statements:
-            operations.execute(statement)
-        return
-    if not wanted:
-        statements.insert(
-            0, _RAISE_IF_ROWS.format(t=drop.table, confirm_option=drop.confirm_option)
-        )
-    operations.invoke(ExclusiveLockOp(drop.table, statements, in_version_transaction=True))
-
-
-def _refuse(connection: Connection, drop: DropTablesOp, wanted: bool, postgresql: bool) -> None:
-    referring = _referring(connection, drop, postgresql)
+    connection = op.get_bind()
+    referring = _referring(connection, table, children)
     if referring:
-        raise TableReferenced(drop.table, referring)
-    rows = connection.execute(text(f"SELECT count(*) FROM {drop.table}")).scalar_one()
-    if rows and not wanted:
-        raise TableNotEmpty(drop.table, rows, drop.confirm_option)
+        raise TableReferenced(table, referring)
+    rows = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+    if rows and not _is_confirmed(op, confirm_option):
+        raise TableNotEmpty(table, rows, confirm_option)
 
 
-def _referring(connection: Connection, drop: DropTablesOp, postgresql: bool) -> list[str]:
-    query = text(_REFERRING_POSTGRESQL if postgresql else _REFERRING_SQLITE)
-    found = connection.execute(query, {"t": drop.table}).scalars()
-    return [name for name in found if name not in (drop.table, *drop.children)]
+def drop_tables(op: Op, table: str, *, children: Sequence[str] = (), confirm_option: str) -> None:
+    """
+    Drop *children*, if they exist, and *table*, if it is empty or the loss is confirmed.
+
+    ACCESS EXCLUSIVE on all of them on PostgreSQL, for as long as dropping takes; the
+    rows are looked for under that lock, and the version changes with them. Offline the
+    script looks and raises.
+
+    Args:
+        op: Alembic's ``op``.
+        table: The table.
+        children: Tables that refer to it and go before it.
+        confirm_option: ``-x <confirm_option>=yes`` drops a table that has rows.
+
+    Raises:
+        TableNotEmpty: The table has rows.
+        TableReferenced: A foreign key of another table refers to it.
+    """
+    check_drop_tables(op, table, children=children, confirm_option=confirm_option)
+    statements = [f"DROP TABLE IF EXISTS {name}" for name in children]
+    statements.append(f"DROP TABLE {table}")
+    if op.get_context().dialect.name == "sqlite":
+        for statement in statements:
+            op.execute(statement)
+        return
+    if not _is_confirmed(op, confirm_option):
+        statements.insert(0, _RAISE_IF_ROWS.format(t=table, confirm_option=confirm_option))
+    with_exclusive_lock(op, table, *statements, in_version_transaction=True)
+
+
+def _is_confirmed(op: Op, confirm_option: str) -> bool:
+    environment = op.get_context().environment_context
+    given = environment.get_x_argument(as_dictionary=True) if environment else {}
+    return given.get(confirm_option) == "yes"
+
+
+def _referring(connection: Connection, table: str, children: Sequence[str]) -> list[str]:
+    on_sqlite = connection.dialect.name == "sqlite"
+    query = text(_REFERRING_SQLITE if on_sqlite else _REFERRING_POSTGRESQL)
+    found = connection.execute(query, {"t": table}).scalars()
+    return [name for name in found if name not in (table, *children)]
 
 
 # An operator's script has nobody to ask, so it carries the question with it; on line it

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import inspect, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.connection import session
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
@@ -72,57 +72,44 @@ class CycleFound(EvolutionError):
         return cls(tree.table, tree.parent, cycles)
 
 
-@Operations.register_operation("check_parent_tree")
-class CheckParentTreeOp(MigrateOperation):
-    """Refuse a table in which a row needs a root and cannot have one."""
+def check_parent_tree(op: Op, tree: ParentTree) -> None:
+    """
+    Walk up the parent links of every row of *tree* that has no root.
 
-    def __init__(self, tree: ParentTree) -> None:
-        self.tree = tree
+    Rows whose walk ends at a row with a root, at a row without parent, or at a
+    parent that does not exist, are fine; the last kind is reported by a warning.
 
-    @classmethod
-    def check_parent_tree(cls, operations: Operations, tree: ParentTree) -> None:
-        """
-        Walk up the parent links of every row of *tree* that has no root.
+    Reads only: ACCESS SHARE for the length of two scans. Offline it becomes a block of
+    the script that raises. On SQLite it does nothing: the copy meets all this anyway
+    (see `root_in_copy`), and its transaction is rolled back.
 
-        Rows whose walk ends at a row with a root, at a row without parent, or at a
-        parent that does not exist, are fine; the last kind is reported by a warning.
-
-        Reads only: ACCESS SHARE for the length of two scans. Offline it becomes a block of
-        the script that raises. On SQLite it does nothing: the copy meets all this anyway
-        (see `root_in_copy`), and takes back what was done before it.
-
-        Raises:
-            CycleFound: A row without root is its own ancestor.
-        """
-        operations.invoke(cls(tree))
-
-
-@Operations.implementation_for(CheckParentTreeOp)
-def _check_parent_tree(operations: Operations, look: CheckParentTreeOp) -> None:
-    names = asdict(look.tree)
-    if operations.get_context().as_sql:
-        operations.execute(_OFFLINE.format(**names, members=members_of_cycles(look.tree)))
+    Raises:
+        CycleFound: A row without root is its own ancestor.
+    """
+    names = asdict(tree)
+    if op.get_context().as_sql:
+        op.execute(_OFFLINE.format(**names, members=members_of_cycles(tree)))
         return
-    connection = operations.get_bind()
+    connection = op.get_bind()
     # A step before this one may be to create the table.
-    if connection.dialect.name == "sqlite" or not inspect(connection).has_table(look.tree.table):
+    if connection.dialect.name == "sqlite" or not inspect(connection).has_table(tree.table):
         return
-    every = Settings.of(operations.get_context().environment_context).report_every
+    every = Settings.of(op.get_context().environment_context).report_every
     # A hash or merge join would read the whole table again for every level of the walk.
     with (
-        heartbeat(f"looking for cycles in {look.tree.table}", every),
+        heartbeat(f"looking for cycles in {tree.table}", every),
         session(connection, enable_hashjoin="off", enable_mergejoin="off"),
     ):
-        members = connection.execute(text(members_of_cycles(look.tree))).scalars().all()
+        members = connection.execute(text(members_of_cycles(tree))).scalars().all()
     if members:
         parent_of = text("SELECT {parent} FROM {table} WHERE {key} = :key".format(**names))
         raise CycleFound.among(
-            look.tree, members, lambda key: connection.execute(parent_of, {"key": key}).scalar_one()
+            tree, members, lambda key: connection.execute(parent_of, {"key": key}).scalar_one()
         )
-    with heartbeat(f"looking for missing parents in {look.tree.table}", every):
+    with heartbeat(f"looking for missing parents in {tree.table}", every):
         dangling = connection.execute(text(_DANGLING.format(**names))).all()
     if dangling:
-        warn_of_missing_parents(look.tree, dangling[0].total, [row[:2] for row in dangling])
+        warn_of_missing_parents(tree, dangling[0].total, [row[:2] for row in dangling])
 
 
 def warn_of_missing_parents(tree: ParentTree, total: int, first: Sequence[Sequence[str]]) -> None:

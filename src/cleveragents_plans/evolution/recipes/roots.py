@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from alembic.operations import MigrateOperation, Operations
 from sqlalchemy import Connection
 
-from cleveragents_plans.evolution.postgresql.backfill import BackfillOp
+from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.postgresql.backfill import backfill
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.triggers import RowExpression, create_trigger
 from cleveragents_plans.evolution.recipes.parent_trees import (
@@ -41,69 +41,40 @@ class ColumnDefault(NamedTuple):
     value: RowExpression
 
 
-@Operations.register_operation("fill_roots")
-class FillRootsOp(MigrateOperation):
-    """Write the root of every row that has none."""
+def fill_roots(
+    op: Op,
+    tree: ParentTree,
+    *,
+    also: Mapping[str, ColumnDefault] | None = None,
+    label: str | None = None,
+) -> int:
+    """
+    Give every row of *tree* that has no root the root of its tree, on PostgreSQL.
 
-    def __init__(
-        self, tree: ParentTree, also: Mapping[str, ColumnDefault], label: str | None
-    ) -> None:
-        self.tree = tree
-        self.also = also
-        self.label = label
+    One UPDATE for a row, in batches: see `backfill`. A root is locked as the foreign
+    key would lock it, so that it stays; rows and roots that others hold are left for a
+    later pass. What a row costs is the number of its ancestors without a root.
 
-    @classmethod
-    def fill_roots(
-        cls,
-        operations: Operations,
-        tree: ParentTree,
-        *,
-        also: Mapping[str, ColumnDefault] | None = None,
-        label: str | None = None,
-    ) -> int:
-        """
-        Give every row of *tree* that has no root the root of its tree, on PostgreSQL.
+    Args:
+        op: Alembic's ``op``.
+        tree: The table and its columns.
+        also: What else is filled in on the way, by the name of the column.
+        label: What to call it in messages.
 
-        One UPDATE for a row, in batches: see ``backfill``. A root is locked as the foreign
-        key would lock it, so that it stays; rows and roots that others hold are left for a
-        later pass. What a row costs is the number of its ancestors without a root.
+    Returns:
+        How many rows were written; 0 offline.
 
-        Args:
-            tree: The table and its columns.
-            also: What else is filled in on the way, by the name of the column.
-            label: What to call it in messages.
-
-        Returns:
-            How many rows were written; 0 offline.
-
-        Raises:
-            BackfillStuck: Rows that need it could not be written for too long.
-        """
-        written: int = operations.invoke(cls(tree, also or {}, label))
-        return written
-
-
-@Operations.implementation_for(FillRootsOp)
-def _fill_roots(operations: Operations, fill: FillRootsOp) -> int:
-    tree = fill.tree
-    lacking = [f"t.{tree.root} IS NULL", *(one.needs("t") for one in fill.also.values())]
+    Raises:
+        BackfillStuck: Rows that need it could not be written for too long.
+    """
+    also = also or {}
+    lacking = [f"t.{tree.root} IS NULL", *(one.needs("t") for one in also.values())]
     needs = "\nOR ".join(lacking)
-    values = {name: _value(name, one) for name, one in fill.also.items()}
-    context = operations.get_context()
+    values = {name: _value(name, one) for name, one in also.items()}
     # Where a foreign key has seen to it that roots exist, they need not be looked up.
-    sure = not context.as_sql and _has_foreign_key(operations.get_bind(), tree)
-    written: int = operations.invoke(
-        BackfillOp(
-            tree.table,
-            key=tree.key,
-            needs=needs,
-            update=_update(tree, needs, values, sure=sure),
-            label=fill.label,
-            schema=None,
-            vacuum=None,
-        )
-    )
-    return written
+    sure = not op.get_context().as_sql and _has_foreign_key(op.get_bind(), tree)
+    update = _update(tree, needs, values, sure=sure)
+    return backfill(op, tree.table, key=tree.key, needs=needs, update=update, label=label)
 
 
 def _value(column: str, fill: ColumnDefault) -> str:

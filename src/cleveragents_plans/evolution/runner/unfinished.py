@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alembic.operations import MigrateOperation, Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection, String, column
@@ -22,6 +21,7 @@ from sqlalchemy import table as sql_table
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError, ExternalTransaction, sqlstate
+from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.connection import (
     as_table_owner,
     in_autocommit,
@@ -71,60 +71,18 @@ class Marker:
     direction: str
 
 
-@Operations.register_operation("mark_begin")
-class MarkBeginOp(MigrateOperation):
-    """Note that a revision begins."""
+def mark_begin(op: Op, revision: str, down_revision: str | None, direction: Direction) -> None:
+    """
+    Note that *revision* is under way in *direction*, in a transaction of its own.
 
-    def __init__(self, revision: str, down_revision: str | None, direction: Direction) -> None:
-        self.revision = revision
-        self.down_revision = down_revision
-        self.direction = direction
-
-    @classmethod
-    def mark_begin(
-        cls,
-        operations: Operations,
-        revision: str,
-        down_revision: str | None,
-        direction: Direction,
-    ) -> None:
-        """
-        Note that *revision* is under way in *direction*, in a transaction of its own.
-
-        It may be noted already, by a run that was interrupted, in either direction.
-        Offline nothing is written: that script is one transaction.
-        """
-        operations.invoke(cls(revision, down_revision, direction))
-
-
-@Operations.register_operation("mark_end")
-class MarkEndOp(MigrateOperation):
-    """Note that a revision has ended."""
-
-    def __init__(self, revision: str) -> None:
-        self.revision = revision
-
-    @classmethod
-    def mark_end(cls, operations: Operations, revision: str) -> None:
-        """
-        Take the note away, in the transaction in which Alembic changes the version.
-
-        The table goes with its last row.
-
-        Raises:
-            ExternalTransaction: It is called within ``online``, where the version would
-                change in another transaction.
-        """
-        operations.invoke(cls(revision))
-
-
-@Operations.implementation_for(MarkBeginOp)
-def _mark_begin(operations: Operations, begin: MarkBeginOp) -> None:
-    context = require_postgresql(operations, "mark_begin")
+    It may be noted already, by a run that was interrupted, in either direction.
+    Offline nothing is written: that script is one transaction.
+    """
+    context = require_postgresql(op, "mark_begin")
     if context.as_sql:
         return
     with (
-        online(operations) as connection,
+        online(op) as connection,
         session(connection, client_min_messages="warning"),
         transaction(connection),
     ):
@@ -141,26 +99,30 @@ def _mark_begin(operations: Operations, begin: MarkBeginOp) -> None:
             connection,
             f"INSERT INTO {name} VALUES (%(revision)s, %(down)s, %(direction)s, now()) "
             "ON CONFLICT (revision) DO UPDATE SET direction = excluded.direction",
-            {
-                "revision": begin.revision,
-                "down": begin.down_revision,
-                "direction": begin.direction,
-            },
+            {"revision": revision, "down": down_revision, "direction": direction},
         )
 
 
-@Operations.implementation_for(MarkEndOp)
-def _mark_end(operations: Operations, end: MarkEndOp) -> None:
-    context = require_postgresql(operations, "mark_end")
+def mark_end(op: Op, revision: str) -> None:
+    """
+    Delete the note, in the transaction in which Alembic changes the version.
+
+    The table goes with its last row.
+
+    Raises:
+        ExternalTransaction: It is called within ``online``, where the version would
+            change in another transaction.
+    """
+    context = require_postgresql(op, "mark_end")
     if context.as_sql:
         return
-    connection = operations.get_bind()
+    connection = op.get_bind()
     if in_autocommit(connection):
         raise ExternalTransaction("mark_end was called within online()")
     name = _name(context)
     if not _there(connection, name):
         return
-    run(connection, f"DELETE FROM {name} WHERE revision = %(revision)s", {"revision": end.revision})
+    run(connection, f"DELETE FROM {name} WHERE revision = %(revision)s", {"revision": revision})
     if run(connection, f"SELECT EXISTS (SELECT FROM {name})").scalar_one():
         return
     try:

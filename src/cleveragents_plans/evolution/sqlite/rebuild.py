@@ -14,10 +14,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import count, pairwise
 
-from alembic.operations import MigrateOperation, Operations
-
+from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.sqlite.copy_rows import (
     MakeFunction,
     RebuildRefused,
@@ -33,89 +33,16 @@ from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 log = logging.getLogger("alembic.evolution")
 
 
-@Operations.register_operation("rebuild_table")
-class RebuildTableOp(MigrateOperation):
-    """Change columns of a SQLite table in one copy of it."""
+@dataclass(frozen=True)
+class _Changes:
+    """What a rebuild does to the columns of a table."""
 
-    def __init__(
-        self,
-        table: str,
-        *,
-        add: Mapping[str, str],
-        drop: Collection[str],
-        set_not_null: Collection[str],
-        drop_not_null: Collection[str],
-        set_default: Mapping[str, str],
-        drop_default: Collection[str],
-        values: Mapping[str, str],
-        functions: Mapping[str, MakeFunction],
-    ) -> None:
-        self.table = table
-        self.add = add
-        self.drop = drop
-        self.set_not_null = set_not_null
-        self.drop_not_null = drop_not_null
-        self.set_default = set_default
-        self.drop_default = drop_default
-        self.values = {fold(column): sql for column, sql in values.items()}
-        self.functions = functions
-
-    @classmethod
-    def rebuild_table(
-        cls,
-        operations: Operations,
-        table: str,
-        *,
-        add: Mapping[str, str] | None = None,
-        drop: Collection[str] = (),
-        set_not_null: Collection[str] = (),
-        drop_not_null: Collection[str] = (),
-        set_default: Mapping[str, str] | None = None,
-        drop_default: Collection[str] = (),
-        values: Mapping[str, str] | None = None,
-        functions: Mapping[str, MakeFunction] | None = None,
-    ) -> None:
-        """
-        Copy *table* once, changing its columns on the way; whatever is not named stays.
-
-        The text of the table changes at the places of these changes only, and the
-        opposite changes restore it. They cannot know what was there before: a column that
-        was NOT NULL, or had the DEFAULT, already must not be named in the *drop* of a
-        downgrade.
-
-        The transaction must have begun, with foreign keys off before it; whoever began it
-        rolls it back when this raises.
-
-        Args:
-            table: The table.
-            add: New columns and what follows their names; they go after the last column.
-            drop: Columns that go.
-            set_not_null: Columns that become NOT NULL, if they are not.
-            drop_not_null: Columns that are to allow NULL.
-            set_default: Columns that get a DEFAULT; one in parentheses unless it is a value.
-            drop_default: Columns that lose their DEFAULT.
-            values: What the copy writes into a column, as an expression that
-                ``SELECT <expression> FROM <table> AS old`` would understand beforehand,
-                subqueries included.
-            functions: What *values* may call besides what SQLite has: each is made from the
-                connection of the driver and the name by which the old rows can be read.
-
-        Raises:
-            RebuildRefused: It cannot be done, or would lose something.
-        """
-        operations.invoke(
-            cls(
-                table,
-                add=add or {},
-                drop=drop,
-                set_not_null=set_not_null,
-                drop_not_null=drop_not_null,
-                set_default=set_default or {},
-                drop_default=drop_default,
-                values=values or {},
-                functions=functions or {},
-            )
-        )
+    add: Mapping[str, str]
+    drop: Collection[str]
+    set_not_null: Collection[str]
+    drop_not_null: Collection[str]
+    set_default: Mapping[str, str]
+    drop_default: Collection[str]
 
     def edit(self, statement: CreateTable) -> CreateTable:
         """
@@ -153,35 +80,89 @@ class RebuildTableOp(MigrateOperation):
         )
 
 
-@Operations.implementation_for(RebuildTableOp)
-def _rebuild(operations: Operations, rebuild: RebuildTableOp) -> None:
-    context = operations.get_context()
+@dataclass(frozen=True)
+class _Copy:
+    """What the copy writes into columns, and the functions in it."""
+
+    values: Mapping[str, str]
+    functions: Mapping[str, MakeFunction]
+
+
+def rebuild_table(
+    op: Op,
+    table: str,
+    *,
+    add: Mapping[str, str] | None = None,
+    drop: Collection[str] = (),
+    set_not_null: Collection[str] = (),
+    drop_not_null: Collection[str] = (),
+    set_default: Mapping[str, str] | None = None,
+    drop_default: Collection[str] = (),
+    values: Mapping[str, str] | None = None,
+    functions: Mapping[str, MakeFunction] | None = None,
+) -> None:
+    """
+    Copy *table* once, changing its columns on the way; whatever is not named stays.
+
+    The text of the table changes at the places of these changes only, and the
+    opposite changes restore it. They cannot know what was there before: a column that
+    was NOT NULL, or had the DEFAULT, already must not be named in the *drop* of a
+    downgrade.
+
+    The transaction must have begun, with foreign keys off before it; whoever began it
+    rolls it back when this raises.
+
+    Args:
+        op: Alembic's ``op``.
+        table: The table.
+        add: New columns and what follows their names; they go after the last column.
+        drop: Columns that go.
+        set_not_null: Columns that become NOT NULL, if they are not.
+        drop_not_null: Columns that are to allow NULL.
+        set_default: Columns that get a DEFAULT; one in parentheses unless it is a value.
+        drop_default: Columns that lose their DEFAULT.
+        values: What the copy writes into a column, as an expression that
+            ``SELECT <expression> FROM <table> AS old`` would understand beforehand,
+            subqueries included.
+        functions: What *values* may call besides what SQLite has: each is made from the
+            connection of the driver and the name by which the old rows can be read.
+
+    Raises:
+        RebuildRefused: It cannot be done, or would lose something.
+    """
+    context = op.get_context()
     if context.dialect.name != "sqlite":
         raise RebuildRefused(
-            rebuild.table,
+            table,
             f"rebuild_table is for SQLite, and this database is {context.dialect.name}, "
             "which can alter a table in place",
         )
     if context.as_sql:
         raise RebuildRefused(
-            rebuild.table,
+            table,
             "SQLite is rebuilt from what the file holds, which --sql cannot know; "
             "run `alembic upgrade head` against the file itself",
         )
-    table = SqliteTable(operations.get_bind(), rebuild.table)
-    with table.refusing("looking at the table"):
-        _require_transaction(table)
-        text = _find(table)
-        columns = list(columns_of(table.connection, table.name))
-        old, new = _edited(table, text, rebuild)
-        _require_columns(table, rebuild, (old, new), columns)
-        _require_no_mention(table, rebuild.drop, new)
-    _replace(table, rebuild, (old, new), {fold(c.name) for c in columns if c.generated})
+    changes = _Changes(
+        add or {}, drop, set_not_null, drop_not_null, set_default or {}, drop_default
+    )
+    copy = _Copy({fold(c): sql for c, sql in (values or {}).items()}, functions or {})
+    found = SqliteTable(op.get_bind(), table)
+    with found.refusing("looking at the table"):
+        _require_transaction(found)
+        text = _find(found)
+        columns = list(columns_of(found.connection, found.name))
+        old, new = _edited(found, text, changes)
+        _require_columns(found, copy.values, (old, new), columns)
+        _require_no_mention(found, drop, new)
+    generated = {fold(c.name) for c in columns if c.generated}
+    _replace(found, changes, copy, (old, new), generated)
 
 
 def _replace(
     table: SqliteTable,
-    rebuild: RebuildTableOp,
+    changes: _Changes,
+    copy: _Copy,
     statements: tuple[CreateTable, CreateTable],
     generated: set[str],
 ) -> None:
@@ -190,14 +171,14 @@ def _replace(
         before = TableState.of(table.connection, table.name)
         dependents = _dependents(table)
         sequence = sequence_of(table)
-        aside = _free_name(table, rebuild.values)
+        aside = _free_name(table, copy.values)
     times.append(time.monotonic())
     with table.refusing("moving the table aside"), table.pragma("legacy_alter_table"):
         table.run(f"ALTER TABLE main.{quote(table.name)} RENAME TO {aside}")
     with table.refusing("making the new table"):
         table.run(statements[1].text)
-    with table.refusing("copying the rows"), table.functions(rebuild.functions, aside):
-        copy_rows(table, aside, statements, generated, rebuild.values)
+    with table.refusing("copying the rows"), table.functions(copy.functions, aside):
+        copy_rows(table, aside, statements, generated, copy.values)
     with table.refusing("dropping the old table"):
         table.run(f"DROP TABLE main.{aside}")
         restore_sequence(table, sequence)
@@ -208,7 +189,7 @@ def _replace(
     times.append(time.monotonic())
     with table.refusing("checking the new table"):
         after = TableState.of(table.connection, table.name)
-    for difference in before.unexpected(after, statements[1].text, rebuild.change()):
+    for difference in before.unexpected(after, statements[1].text, changes.change()):
         raise table.refusal(difference)
     times.append(time.monotonic())
     looked, copied, indexed, checked = (b - a for a, b in pairwise(times))
@@ -257,19 +238,17 @@ def _find(table: SqliteTable) -> str:
     return str(text)
 
 
-def _edited(
-    table: SqliteTable, text: str, rebuild: RebuildTableOp
-) -> tuple[CreateTable, CreateTable]:
+def _edited(table: SqliteTable, text: str, changes: _Changes) -> tuple[CreateTable, CreateTable]:
     try:
         old = CreateTable(text)
-        return old, rebuild.edit(old)
+        return old, changes.edit(old)
     except DdlNotUnderstood as error:
         raise table.refusal(str(error)) from error
 
 
 def _require_columns(
     table: SqliteTable,
-    rebuild: RebuildTableOp,
+    values: Mapping[str, str],
     statements: tuple[CreateTable, CreateTable],
     columns: list[Column],
 ) -> None:
@@ -278,7 +257,7 @@ def _require_columns(
     if list(map(fold, old.columns)) != list(map(fold, seen)):
         raise table.refusal(f"its text was read as having {old.columns}, and SQLite has {seen}")
     generated = {fold(column.name) for column in columns if column.generated}
-    for column in rebuild.values:
+    for column in values:
         if column not in map(fold, new.columns):
             raise table.refusal(f"column {column} not found, for which there is a value")
         if column in generated:

@@ -1,0 +1,21 @@
+"""What an operation needs of Alembic's ``op``."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection
+
+
+class Op(Protocol):
+    """What a revision imports as ``op``: Alembic's module of that name, or an `Operations`."""
+
+    def get_context(self) -> MigrationContext:
+        """Give the context of the run: dialect, offline mode, configuration."""
+
+    def get_bind(self) -> Connection:
+        """Give the connection that migrates; there is none offline."""
+
+    def execute(self, sqltext: str, /) -> None:
+        """Run one statement, or print it offline."""
