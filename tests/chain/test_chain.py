@@ -25,46 +25,46 @@ each_script = pytest.mark.parametrize(
 )
 
 
-def test_the_chain_has_one_head_and_leads_to_it_in_the_known_order():
+def test_chain_has_one_head_and_the_known_order():
     assert CHAIN.get_heads() == [M8_001]
     assert [script.revision for script in OLDEST_FIRST] == [A5_004, M4_003, M8_001]
 
 
 @each_script
-def test_a_file_is_named_after_its_revision_and_the_version_table_can_hold_it(script: Script):
+def test_file_is_named_after_its_revision_which_fits_the_version_table(script: Script):
     assert Path(script.path).stem == script.revision
     assert len(script.revision) <= 32
 
 
 @each_script
-def test_a_migration_says_why_what_it_does_to_rows_how_to_undo_it_and_what_it_locks(script: Script):
+def test_revision_says_why_what_it_does_to_rows_how_to_undo_it_and_what_it_locks(script: Script):
     for heading in ("Why:", "Rows:", "Undo:", "Locks:"):
         assert heading in (script.module.__doc__ or "")
 
 
 @each_script
-def test_a_migration_imports_neither_the_domain_nor_the_models(script: Script):
+def test_revision_imports_neither_the_domain_nor_the_models(script: Script):
     imported = re.findall(r"^(?:from|import) (\S+)", Path(script.path).read_text(), re.MULTILINE)
 
     assert set(imported) <= {"alembic", "sqlalchemy", "cleveragents_plans.evolution"}
 
 
-def test_the_next_revision_is_born_with_the_questions_that_it_must_answer(tmp_path: Path):
+def test_new_revision_file_has_the_headings_to_fill_in(tmp_path: Path):
     shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
     config = Config()
     config.set_main_option("script_location", str(tmp_path / "migrations"))
     config.set_main_option("file_template", "%%(rev)s")
 
-    script = command.revision(config, "Say who waits", rev_id="m9_001_say_who_waits")
+    script = command.revision(config, "Index the states", rev_id="m9_001_index_the_states")
 
     assert isinstance(script, Script)
-    assert Path(script.path).name == "m9_001_say_who_waits.py"
-    for heading in ("Say who waits", "Why:", "Rows:", "Undo:", "Locks:"):
+    assert Path(script.path).name == "m9_001_index_the_states.py"
+    for heading in ("Index the states", "Why:", "Rows:", "Undo:", "Locks:"):
         assert heading in (script.module.__doc__ or "")
     assert script.down_revision == CHAIN.get_current_head()
 
 
-def test_every_step_goes_up_down_and_up_again(empty_url: str):
+def test_steps_go_up_down_and_up_again(empty_url: str):
     for script in OLDEST_FIRST:
         before = schema_dump(empty_url)
 
@@ -82,7 +82,7 @@ def test_autogenerate_finds_nothing_to_change(migrated_url: str):
     command.check(chain(migrated_url))
 
 
-def test_the_chain_builds_what_the_models_describe(
+def test_chain_builds_what_the_models_describe(
     migrated_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ):
     # Two real schemas: Alembic's own check compares no text of a CHECK and no trigger.
@@ -98,7 +98,7 @@ def test_the_chain_builds_what_the_models_describe(
             assert on_server(migrated_url) == on_server(described_url)
 
 
-def test_create_all_can_be_taken_back(postgresql_url: str):
+def test_drop_all_undoes_create_all(postgresql_url: str):
     engine = open_engine(postgresql_url)
     before = schema_dump(postgresql_url)
 

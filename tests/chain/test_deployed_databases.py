@@ -87,7 +87,7 @@ def deployed(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-def test_everything_that_it_does_not_know_stays_through_up_and_down(deployed: str):
+def test_unknown_objects_stay_through_up_and_down(deployed: str):
     # As the former release wrote them: children knew their root.
     run(deployed, "UPDATE v3_plans SET root_plan_id = '01' WHERE plan_id <> '01'")
     rows, schema = database_hash(deployed), schema_dump(deployed)
@@ -118,7 +118,7 @@ def test_everything_that_it_does_not_know_stays_through_up_and_down(deployed: st
     assert added == expected
 
 
-def test_its_plans_get_their_roots_and_everything_around_them_goes_on_working(deployed: str):
+def test_deployed_plans_get_their_roots_and_views_and_triggers_go_on_working(deployed: str):
     migrate(deployed, M8_001)
 
     assert run(
@@ -156,7 +156,7 @@ def test_clients_with_another_search_path_can_still_insert_plans(tmp_path: Path)
         ]
 
 
-def test_a_left_over_of_alembics_batch_mode_is_not_in_the_way(sqlite_url: str):
+def test_table_left_by_alembics_batch_mode_does_not_stop_the_upgrade(sqlite_url: str):
     migrate(sqlite_url, M4_003)
     run(
         sqlite_url,
@@ -170,9 +170,7 @@ def test_a_left_over_of_alembics_batch_mode_is_not_in_the_way(sqlite_url: str):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_snapshot_column_that_is_there_already_is_left_with_its_values(
-    engine: str, tmp_path: Path
-):
+def test_snapshot_column_that_exists_already_keeps_its_values(engine: str, tmp_path: Path):
     with empty_database(engine, tmp_path) as url:
         migrate(url, M4_003)
         run(
@@ -187,7 +185,7 @@ def test_a_snapshot_column_that_is_there_already_is_left_with_its_values(
         assert run(url, "SELECT effective_profile_snapshot FROM v3_plans") == [('{"a":1}',)]
 
 
-def test_plans_are_found_in_a_schema_that_is_not_the_first_and_all_stays_beside_them(
+def test_plans_are_found_in_a_later_schema_of_the_search_path_with_all_objects_beside_them(
     postgresql_url: str,
 ):
     migrate(postgresql_url, M8_001)
@@ -231,7 +229,7 @@ def test_plans_are_found_in_a_schema_that_is_not_the_first_and_all_stays_beside_
         ),
     ],
 )
-def test_a_check_that_would_refuse_the_rows_stops_it_before_anything_is_changed(
+def test_check_that_would_refuse_the_rows_stops_the_upgrade_before_any_change(
     postgresql_url: str, check: str, told: str
 ):
     migrate(postgresql_url, M4_003)
@@ -251,7 +249,7 @@ def test_a_check_that_would_refuse_the_rows_stops_it_before_anything_is_changed(
     migrate(postgresql_url, M8_001)
 
 
-def test_a_view_of_the_snapshots_stops_a_downgrade_before_anything_is_changed(postgresql_url: str):
+def test_view_of_the_snapshots_stops_the_downgrade_before_any_change(postgresql_url: str):
     migrate(postgresql_url, M8_001)
     run(
         postgresql_url,
@@ -267,7 +265,7 @@ def test_a_view_of_the_snapshots_stops_a_downgrade_before_anything_is_changed(po
     assert (database_hash(postgresql_url), schema_dump(postgresql_url)) == before
 
 
-def test_triggers_that_will_fire_for_every_plan_are_named_first(
+def test_triggers_that_fire_for_every_plan_are_named_first(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ):
     migrate(postgresql_url, M4_003)
@@ -320,7 +318,7 @@ def test_ids_of_another_type_and_collation_find_their_snapshots_by_an_index(post
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_snapshot_column_of_another_shape_ends_as_ours(engine: str, tmp_path: Path):
+def test_snapshot_column_of_another_shape_gets_the_specified_one(engine: str, tmp_path: Path):
     with empty_database(engine, tmp_path) as url:
         migrate(url, M8_001)
         wanted = schema_dump(url)

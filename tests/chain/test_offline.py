@@ -43,7 +43,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path):
         yield one, other
 
 
-def test_the_script_of_the_whole_chain_builds_the_schema_that_the_chain_builds(
+def test_script_of_the_whole_chain_builds_the_schema_of_the_chain(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     online, offline = pair
@@ -55,7 +55,7 @@ def test_the_script_of_the_whole_chain_builds_the_schema_that_the_chain_builds(
     assert schema_dump(offline) == schema_dump(online)
 
 
-def test_the_script_gives_the_rows_that_the_online_run_gives_up_and_down(
+def test_script_gives_the_rows_of_the_online_run_up_and_down(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     for url in pair:
@@ -75,7 +75,7 @@ def test_the_script_gives_the_rows_that_the_online_run_gives_up_and_down(
     assert schema_dump(offline) == schema_dump(online)
 
 
-def test_the_script_is_one_transaction_that_a_cycle_takes_back(
+def test_script_is_one_transaction_that_a_cycle_rolls_back(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     url, _ = pair
@@ -92,7 +92,7 @@ def test_the_script_is_one_transaction_that_a_cycle_takes_back(
     assert sql.count("COMMIT;") == 1
 
 
-def test_the_script_goes_on_as_the_role_that_began_it(
+def test_script_ends_as_the_role_that_began_it(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     url, _ = pair
@@ -110,7 +110,7 @@ def test_the_script_goes_on_as_the_role_that_began_it(
     assert done.returncode == 0, done.stderr
 
 
-def test_the_script_back_to_base_refuses_to_drop_plans(
+def test_script_down_to_base_refuses_to_drop_plans(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):
     url, _ = pair
@@ -122,7 +122,9 @@ def test_the_script_back_to_base_refuses_to_drop_plans(
     assert "v3_plans holds rows" in done.stderr
 
 
-def test_sqlite_is_told_what_to_do_instead(sqlite_url: str, capsys: pytest.CaptureFixture[str]):
+def test_script_for_sqlite_is_refused_with_a_remedy(
+    sqlite_url: str, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(CommandError, match="without --sql"):
         script(sqlite_url, capsys, M8_001)
 

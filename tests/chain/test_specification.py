@@ -57,7 +57,7 @@ def table(connection: Connection, name: str) -> Table:
     columns = {
         column["name"]: {
             "type": in_one_word(column["type"]),
-            # SQLite lets a key that is not an integer be NULL; nobody means that.
+            # SQLite lets a key that is not an integer be NULL, which no schema means.
             "null": "NULL" if column["nullable"] and column["name"] not in key else "NOT NULL",
             "default": re.sub(r"::[a-z ]+$", "", column["default"] or "none"),
             "reference": references.get(column["name"], "none"),
@@ -161,25 +161,25 @@ def by_revision(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[Diffe
     return found
 
 
-def test_every_difference_from_the_specification_is_on_the_list(migrated_url):
+def test_differences_from_the_specification_are_on_the_list(migrated_url):
     unlisted = differences_at(migrated_url) - LISTED.keys()
 
     assert sorted(unlisted) == []
 
 
-def test_every_entry_on_the_list_is_still_a_difference(migrated_url):
+def test_entries_on_the_list_are_still_differences(migrated_url):
     outdated = LISTED.keys() - differences_at(migrated_url)
 
     assert sorted(outdated) == []
 
 
-def test_no_difference_is_listed_twice():
+def test_differences_are_listed_once():
     entries = [(entry["what"], of) for entry in DEVIATIONS for of in entry["of"]]
 
     assert sorted(entries) == sorted(set(entries))
 
 
-def test_every_entry_has_these_six_facts_and_a_reason_in_words():
+def test_entries_have_six_facts_and_a_reason_in_words():
     facts = {"what", "of", "specified", "here", "since", "why"}
 
     for entry in DEVIATIONS:
@@ -188,13 +188,13 @@ def test_every_entry_has_these_six_facts_and_a_reason_in_words():
 
 
 @pytest.mark.parametrize("listed", sorted(LISTED), ids=lambda listed: f"{listed.what}:{listed.of}")
-def test_a_difference_begins_with_the_revision_that_the_list_names(listed, by_revision):
+def test_difference_begins_with_the_revision_that_the_list_names(listed, by_revision):
     at = [revision for revision in CHAIN if listed in by_revision[revision]]
 
     assert at == CHAIN[CHAIN.index(LISTED[listed]) :]
 
 
-def test_aligning_closed_the_gaps_that_are_on_no_list(by_revision):
+def test_m8_001_closed_the_differences_that_are_on_no_list(by_revision):
     assert sorted(by_revision[M4_003] - LISTED.keys()) == [
         ("column", "effective_profile_snapshot", "present", "absent"),
         ("null", "automation_profile_name", "NOT NULL", "NULL"),
@@ -250,11 +250,11 @@ CREATE TABLE x (
         ("PRIMARY KEY (id),", "", ("primary key", "id", "1", "none")),
     ],
 )
-def test_the_comparison_sees_every_kind_of_difference(old, new, seen):
+def test_comparison_sees_every_kind_of_difference(old, new, seen):
     changed = SAMPLE.replace(old, new)
 
     assert seen in differences(made(SAMPLE), made(changed))
 
 
-def test_the_comparison_finds_nothing_between_equal_tables():
+def test_comparison_finds_nothing_between_equal_tables():
     assert differences(made(SAMPLE), made(SAMPLE)) == set()

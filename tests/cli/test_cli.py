@@ -36,7 +36,7 @@ each_bad_url = pytest.mark.parametrize(
 
 
 @each_bad_url
-def test_a_url_that_leads_nowhere_is_told_in_one_line_without_its_password(
+def test_url_that_cannot_be_used_is_refused_in_one_line_without_its_password(
     url: str, told: str, capfd: pytest.CaptureFixture[str]
 ):
     status = main(["upgrade", "--url", url])
@@ -49,7 +49,7 @@ def test_a_url_that_leads_nowhere_is_told_in_one_line_without_its_password(
     assert "s3cret" not in out + err
 
 
-def test_the_password_is_not_shown_when_all_goes_well(
+def test_password_is_not_shown_by_a_run_that_succeeds(
     postgresql_url: str, capfd: pytest.CaptureFixture[str]
 ):
     url = postgresql_url.replace("postgres@", f"postgres:{SECRET}@") + f"&sslpassword={SECRET}"
@@ -62,7 +62,7 @@ def test_the_password_is_not_shown_when_all_goes_well(
     assert "s3cret" not in out + err
 
 
-def test_a_file_that_is_no_database_is_left_as_it_is(
+def test_file_that_is_no_database_is_left_unchanged(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     file = tmp_path / "notes.txt"
@@ -76,7 +76,7 @@ def test_a_file_that_is_no_database_is_left_as_it_is(
     assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_a_read_only_file_is_left_as_it_is(sqlite_url: str, capfd: pytest.CaptureFixture[str]):
+def test_read_only_file_is_left_unchanged(sqlite_url: str, capfd: pytest.CaptureFixture[str]):
     migrate(sqlite_url, M4_003)
     file = Path(sqlite_url.removeprefix("sqlite:///"))
     file.chmod(0o444)
@@ -89,7 +89,7 @@ def test_a_read_only_file_is_left_as_it_is(sqlite_url: str, capfd: pytest.Captur
     assert hashlib.sha256(file.read_bytes()).digest() == before
 
 
-def test_a_read_only_connection_is_told_in_one_line(
+def test_read_only_connection_is_refused_in_one_line(
     sqlite_url: str, capfd: pytest.CaptureFixture[str]
 ):
     migrate(sqlite_url, M4_003)
@@ -99,7 +99,7 @@ def test_a_read_only_connection_is_told_in_one_line(
     assert "readonly database" in capfd.readouterr().err
 
 
-def test_a_revision_that_this_release_does_not_know_stops_everything(
+def test_database_at_an_unknown_revision_is_refused(
     migrated_url: str, capfd: pytest.CaptureFixture[str]
 ):
     run = sql_runner(migrated_url)
@@ -113,7 +113,7 @@ def test_a_revision_that_this_release_does_not_know_stops_everything(
     assert (database_hash(migrated_url), schema_dump(migrated_url)) == before
 
 
-def test_a_revision_that_nobody_knows_is_answered_with_those_that_are_known(
+def test_unknown_revision_is_refused_with_the_known_ones(
     sqlite_url: str, capfd: pytest.CaptureFixture[str]
 ):
     assert main(["upgrade", "m9", "--url", sqlite_url]) == 1
@@ -121,7 +121,7 @@ def test_a_revision_that_nobody_knows_is_answered_with_those_that_are_known(
 
 
 @pytest.mark.parametrize("command", [["downgrade", "base"], ["current"]])
-def test_only_an_upgrade_creates_a_file(
+def test_commands_other_than_upgrade_create_no_file(
     command: list[str], sqlite_url: str, capfd: pytest.CaptureFixture[str]
 ):
     assert main([*command, "--url", sqlite_url]) == 1
@@ -129,7 +129,7 @@ def test_only_an_upgrade_creates_a_file(
     assert not Path(sqlite_url.removeprefix("sqlite:///")).exists()
 
 
-def test_a_second_upgrade_says_that_there_is_nothing_to_do(
+def test_second_upgrade_says_that_there_is_nothing_to_do(
     empty_url: str, capfd: pytest.CaptureFixture[str]
 ):
     main(["upgrade", "--url", empty_url])
@@ -142,7 +142,7 @@ def test_a_second_upgrade_says_that_there_is_nothing_to_do(
     assert f"already at {HEAD}, nothing to do" in capfd.readouterr().err
 
 
-def test_the_default_database_is_in_the_current_folder_and_marked(
+def test_default_database_is_in_the_current_folder_and_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
@@ -154,7 +154,7 @@ def test_the_default_database_is_in_the_current_folder_and_marked(
     assert (tmp_path / "plans.db").exists()
 
 
-def test_what_is_given_with_x_wins_over_the_option_and_the_environment(
+def test_url_given_with_x_overrides_the_option_and_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -168,17 +168,17 @@ def test_what_is_given_with_x_wins_over_the_option_and_the_environment(
     assert files == ["environment.db", "option.db", "x.db"]
 
 
-def test_a_setting_that_is_no_number_is_told(sqlite_url: str, capfd: pytest.CaptureFixture[str]):
+def test_setting_that_is_no_number_is_refused(sqlite_url: str, capfd: pytest.CaptureFixture[str]):
     assert main(["upgrade", "--url", sqlite_url, "-x", "lock-wait=soon"]) == 1
     assert "lock-wait is 'soon'; expected a number" in capfd.readouterr().err
 
 
-def test_current_says_where_the_database_is(migrated_url: str, capfd: pytest.CaptureFixture[str]):
+def test_current_prints_the_revision(migrated_url: str, capfd: pytest.CaptureFixture[str]):
     assert main(["current", "--url", migrated_url]) == 0
     assert capfd.readouterr().out.strip() == f"{HEAD} (head)"
 
 
-def test_current_can_be_asked_whether_that_is_the_newest(
+def test_current_check_heads_fails_below_the_head(
     empty_url: str, capfd: pytest.CaptureFixture[str]
 ):
     migrate(empty_url, M4_003)
@@ -189,7 +189,7 @@ def test_current_can_be_asked_whether_that_is_the_newest(
     assert main(["current", "--check-heads", "--url", empty_url]) == 0
 
 
-def test_an_alembic_that_cannot_be_asked_is_told_in_one_line(
+def test_check_heads_is_refused_in_one_line_with_an_older_alembic(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     migrate(sqlite_url, "head")
@@ -199,7 +199,7 @@ def test_an_alembic_that_cannot_be_asked_is_told_in_one_line(
     assert "--check-heads needs Alembic 1.17.1 or newer" in capfd.readouterr().err
 
 
-def test_alembic_itself_prints_one_line_too(tmp_path: Path):
+def test_alembic_prints_one_line_for_a_refusal(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", "-x", "url=mysql://h/d",
          "upgrade", "head"],
@@ -211,7 +211,7 @@ def test_alembic_itself_prints_one_line_too(tmp_path: Path):
     assert "'mysql', which is not supported" in done.stderr + done.stdout
 
 
-def test_the_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Path):
+def test_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Path):
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist"],
         cwd=ROOT, check=True, capture_output=True,
@@ -250,7 +250,7 @@ def test_the_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Pa
     assert version == M4_003
 
 
-def test_names_the_readme_promises_are_public():
+def test_names_used_in_the_readme_are_public():
     from cleveragents_plans import __all__ as public
 
     wanted = {"Plan", "LifecyclePlanModel", "AutomationProfile", "PlanRepository", "open_engine"}
@@ -271,7 +271,7 @@ def sql_runner(url: str):
     return run
 
 
-def test_three_lines_of_alembic_ini_find_the_chain_of_a_checkout(tmp_path: Path):
+def test_alembic_ini_of_three_lines_finds_the_chain_of_a_checkout(tmp_path: Path):
     (tmp_path / "alembic.ini").write_text(
         "[alembic]\nscript_location = cleveragents_plans:migrations\npath_separator = os\n"
     )
@@ -285,7 +285,7 @@ def test_three_lines_of_alembic_ini_find_the_chain_of_a_checkout(tmp_path: Path)
     assert (tmp_path / "plans.db").exists()
 
 
-def test_an_editable_install_has_no_copy_of_the_chain():
+def test_editable_install_has_no_copy_of_the_chain():
     copies = [Path(folder) / "cleveragents_plans" / "migrations" for folder in sys.path]
 
     found = {copy.resolve() for copy in copies if copy.exists()}

@@ -20,7 +20,9 @@ README = (ROOT / "README.md").read_text()
 RUN_ELSEWHERE = ("make ", "pip install ")
 
 
-def test_the_python_lines_give_what_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_python_lines_of_the_readme_give_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATABASE_URL", raising=False)
     assert main(["upgrade"]) == 0
@@ -34,7 +36,7 @@ def test_the_python_lines_give_what_is_shown(tmp_path: Path, monkeypatch: pytest
     assert results.failed == 0
 
 
-def test_the_commands_print_what_is_shown(tmp_path: Path):
+def test_commands_of_the_readme_print_what_is_shown(tmp_path: Path):
     folder = tmp_path / "work"
     folder.mkdir()
     for name in ("alembic.ini", "migrations", "tests", "src"):
@@ -60,7 +62,7 @@ def test_the_commands_print_what_is_shown(tmp_path: Path):
     assert ran >= 5
 
 
-def test_every_make_target_that_the_documents_name_exists():
+def test_make_targets_named_in_documents_exist():
     makefile = (ROOT / "Makefile").read_text()
     documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
     named = {
@@ -73,7 +75,7 @@ def test_every_make_target_that_the_documents_name_exists():
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in named), named
 
 
-def test_every_link_within_the_documents_leads_somewhere():
+def test_links_within_the_documents_lead_somewhere():
     for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"

@@ -98,7 +98,7 @@ def crowd_at_a_file(folder: Path, goal: str, processes: int) -> None:
     model = models("sqlite", PLANS)
     start = "gaps" if goal == M8_001 else "new"
     with model.copy(start, folder) as url:
-        # Nobody can begin before all are there.
+        # None can begin before all are there.
         holder = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
         holder.execute("BEGIN IMMEDIATE")
         crowd = [Migration(url, goal) for _ in range(processes)]
@@ -112,30 +112,30 @@ def crowd_at_a_file(folder: Path, goal: str, processes: int) -> None:
 
 
 @pytest.mark.parametrize("engine", SERVERS[:1])
-def test_of_three_processes_at_a_server_one_upgrades(tmp_path: Path, engine: str):
+def test_one_of_three_processes_upgrades_a_server(tmp_path: Path, engine: str):
     crowd_at_a_server(engine, tmp_path, M8_001, 3)
 
 
-def test_of_three_processes_at_a_file_one_upgrades(tmp_path: Path):
+def test_one_of_three_processes_upgrades_a_file(tmp_path: Path):
     crowd_at_a_file(tmp_path, M8_001, 3)
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("goal", [M8_001, M4_003], ids=["up", "down"])
 @pytest.mark.parametrize("engine", SERVERS)
-def test_of_ten_processes_at_a_server_one_migrates(tmp_path: Path, engine: str, goal: str):
+def test_one_of_ten_processes_migrates_a_server(tmp_path: Path, engine: str, goal: str):
     crowd_at_a_server(engine, tmp_path, goal, 10)
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("goal", [M8_001, M4_003], ids=["up", "down"])
-def test_of_ten_processes_at_a_file_one_migrates(tmp_path: Path, goal: str):
+def test_one_of_ten_processes_migrates_a_file(tmp_path: Path, goal: str):
     crowd_at_a_file(tmp_path, goal, 10)
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("engine", SERVERS)
-def test_when_the_one_is_killed_another_one_takes_over(tmp_path: Path, engine: str):
+def test_waiting_process_takes_over_from_a_killed_one(tmp_path: Path, engine: str):
     model = models(engine, PLANS)
     with model.copy("gaps", tmp_path) as url:
         slow = "rows-per-second=800"

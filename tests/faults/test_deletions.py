@@ -1,4 +1,4 @@
-"""Roots that clients delete while others look for them: nobody gets a root that is gone."""
+"""Roots that clients delete during the migration: no plan gets a root that is gone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DELETE = "DELETE FROM v3_plans WHERE plan_id = %s"
 OTHERS = [f"01J{n:023d}" for n in range(300)]
 ROOT, MIDDLE, CHILD, GRANDCHILD = (f"02J{n:023d}" for n in range(1, 5))
 HAS_THE_TRIGGER = "SELECT FROM pg_trigger WHERE tgname = 'v3_plans_fill'"
-SOMEBODY_WAITS = (
+WAITS_FOR_A_LOCK = (
     "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 )
 NO_FOREIGN_KEY = "ALTER TABLE v3_plans DROP CONSTRAINT fk_v3_plans_root_plan_id"
@@ -61,7 +61,7 @@ def upgraded_as_far_as_the_trigger(url: str) -> None:
 
 
 @pytest.mark.parametrize("foreign_key", [True, False], ids=["foreign key", "none"])
-def test_a_root_that_is_being_deleted_is_no_root_and_holds_up_nobody_else(
+def test_root_that_is_being_deleted_is_not_used_and_delays_no_other_row(
     url: str, foreign_key: bool
 ):
     if not foreign_key:
@@ -85,7 +85,7 @@ def test_a_root_that_is_being_deleted_is_no_root_and_holds_up_nobody_else(
 
 
 @pytest.mark.parametrize("foreign_key", [True, False], ids=["foreign key", "none"])
-def test_a_plan_that_is_inserted_while_its_root_is_deleted_gets_the_root_that_is_left(
+def test_plan_inserted_while_its_root_is_deleted_gets_the_root_that_is_left(
     url: str, foreign_key: bool
 ):
     upgraded_as_far_as_the_trigger(url)
@@ -102,7 +102,7 @@ def test_a_plan_that_is_inserted_while_its_root_is_deleted_gets_the_root_that_is
         with client(url, autocommit=False) as deleter:
             deleter.execute(DELETE, [ROOT])
             with meanwhile(insert):
-                wait_for(connection, SOMEBODY_WAITS)
+                wait_for(connection, WAITS_FOR_A_LOCK)
                 deleter.commit()
 
     assert inserted == [GRANDCHILD]
@@ -116,7 +116,7 @@ def test_a_plan_that_is_inserted_while_its_root_is_deleted_gets_the_root_that_is
 
 
 @pytest.mark.parametrize("plan", [MIDDLE, CHILD])
-def test_what_is_below_a_plan_that_is_deleted_keeps_the_root_that_was_recorded(url: str, plan: str):
+def test_plans_below_a_deleted_plan_keep_the_recorded_root(url: str, plan: str):
     migrate(url, M8_001)
     with client(url) as connection:
         connection.execute(ROW, [GRANDCHILD, CHILD])

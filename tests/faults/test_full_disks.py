@@ -43,7 +43,7 @@ def failed_clearly(ended: Ended) -> None:
         pytest.param("new", M4_003, "former", 0, True, id="down, at once"),
     ],
 )
-def test_a_full_disk_changes_nothing_and_more_room_helps(
+def test_full_disk_changes_nothing_and_the_run_can_be_repeated_with_more_room(
     tmp_path: Path, start: str, goal: str, end: str, more_pages: int, wal: bool
 ):
     model = models("sqlite", PLANS)
@@ -76,7 +76,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.fault
 @pytest.mark.parametrize("wal", [False, True], ids=["journal", "wal"])
 @pytest.mark.parametrize(("start", "goal", "end"), WAYS)
-def test_a_disk_that_is_really_full_changes_nothing(
+def test_full_file_system_changes_nothing(
     small_disk: Path, start: str, goal: str, end: str, wal: bool
 ):
     model = models("sqlite", PLANS)

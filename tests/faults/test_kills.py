@@ -84,7 +84,7 @@ def untouched(url: str, model: Models, start: str) -> bool:
     ("start", "goal", "statement"),
     [pytest.param("gaps", M8_001, 70, id="up"), pytest.param("new", M4_003, 45, id="down")],
 )
-def test_a_file_is_as_it_was_after_a_kill_and_a_second_run_ends_well(
+def test_file_is_unchanged_after_a_kill_and_a_second_run_succeeds(
     tmp_path: Path, start: str, goal: str, statement: int
 ):
     model = models("sqlite", PLANS)
@@ -101,7 +101,7 @@ def test_a_file_is_as_it_was_after_a_kill_and_a_second_run_ends_well(
     [pytest.param("gaps", M8_001, 80, id="up"), pytest.param("new", M4_003, 40, id="down")],
 )
 @pytest.mark.parametrize("engine", SERVERS[:1])
-def test_clients_go_on_after_a_kill_and_a_second_run_ends_well(
+def test_clients_go_on_after_a_kill_and_a_second_run_succeeds(
     tmp_path: Path, engine: str, start: str, goal: str, statement: int
 ):
     model = models(engine, PLANS)
@@ -121,7 +121,7 @@ def test_clients_go_on_after_a_kill_and_a_second_run_ends_well(
     ],
 )
 @pytest.mark.parametrize("engine", SERVERS)
-def test_a_killed_run_is_taken_back_by_the_opposite_command(
+def test_killed_run_is_undone_by_the_opposite_command(
     tmp_path: Path, engine: str, start: str, goal: str, statement: str
 ):
     model = models(engine, PLANS)
@@ -135,7 +135,7 @@ def test_a_killed_run_is_taken_back_by_the_opposite_command(
 
 
 @pytest.mark.parametrize("engine", SERVERS[:1])
-def test_a_refused_command_leaves_a_killed_run_where_it_was(
+def test_refused_command_leaves_a_killed_run_unchanged(
     tmp_path: Path, engine: str, capfd: pytest.CaptureFixture[str]
 ):
     model = models(engine, PLANS)
@@ -154,7 +154,7 @@ def test_a_refused_command_leaves_a_killed_run_where_it_was(
 
 
 @pytest.mark.parametrize("engine", SERVERS[:1])
-def test_nor_does_a_look_that_refuses_the_way_back_set_the_version(tmp_path: Path, engine: str):
+def test_check_that_refuses_the_way_back_does_not_set_the_version(tmp_path: Path, engine: str):
     model = models(engine, PLANS)
     with model.copy("new", tmp_path) as url:
         assert kill(url, M4_003, "DROP COLUMN")
@@ -172,7 +172,7 @@ def test_nor_does_a_look_that_refuses_the_way_back_set_the_version(tmp_path: Pat
 
 
 @pytest.mark.parametrize("engine", SERVERS[:1])
-def test_between_two_versions_nothing_passes_as_up_to_date(
+def test_check_heads_fails_between_two_versions(
     tmp_path: Path,
     engine: str,
     capfd: pytest.CaptureFixture[str],
@@ -193,9 +193,7 @@ def test_between_two_versions_nothing_passes_as_up_to_date(
 
 
 @pytest.mark.parametrize("engine", SERVERS[:1])
-def test_what_is_written_while_a_downgrade_is_under_way_takes_the_former_form(
-    tmp_path: Path, engine: str
-):
+def test_writes_during_a_downgrade_take_the_former_form(tmp_path: Path, engine: str):
     model = models(engine, PLANS)
     with model.copy("new", tmp_path) as url:
         with client(url) as connection:
@@ -215,7 +213,7 @@ def test_what_is_written_while_a_downgrade_is_under_way_takes_the_former_form(
 @pytest.mark.fault
 @pytest.mark.parametrize(("start", "goal"), WAYS)
 @pytest.mark.parametrize("wal", [False, True], ids=["journal", "wal"])
-def test_a_file_survives_a_kill_at_every_step(tmp_path: Path, start: str, goal: str, wal: bool):
+def test_file_survives_a_kill_at_every_step(tmp_path: Path, start: str, goal: str, wal: bool):
     model = models("sqlite", MANY_PLANS)
     with model.copy(start, tmp_path) as url:
         found = points(url, goal, tmp_path)
@@ -234,7 +232,7 @@ def test_a_file_survives_a_kill_at_every_step(tmp_path: Path, start: str, goal: 
 @pytest.mark.parametrize("then", ["again", "back"])
 @pytest.mark.parametrize("goal", [M8_001, M4_003], ids=["up", "down"])
 @pytest.mark.parametrize("engine", SERVERS)
-def test_a_server_survives_a_kill_at_every_step(tmp_path: Path, engine: str, goal: str, then: str):
+def test_server_survives_a_kill_at_every_step(tmp_path: Path, engine: str, goal: str, then: str):
     model = models(engine, MANY_PLANS)
     # What has gaps cannot be brought back to them: they are filled for good.
     start = NAMES[BACK[goal]] if then == "back" else {M8_001: "gaps", M4_003: "new"}[goal]
@@ -258,7 +256,7 @@ def test_a_server_survives_a_kill_at_every_step(tmp_path: Path, engine: str, goa
 @pytest.mark.fault
 @pytest.mark.parametrize(("start", "goal"), WAYS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_kill_at_any_moment_does_no_harm(tmp_path: Path, engine: str, start: str, goal: str):
+def test_kill_at_any_moment_does_no_harm(tmp_path: Path, engine: str, start: str, goal: str):
     model = models(engine, MANY_PLANS)
     chance = random.Random(1)
     with model.copy(start, tmp_path) as url:

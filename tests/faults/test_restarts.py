@@ -80,7 +80,7 @@ def lose_the_server(server: postgres.PostgresServer, goal: str, mode: str) -> No
 @pytest.mark.fault
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
 @pytest.mark.parametrize("goal", [M8_001, M4_003], ids=["up", "down"])
-def test_a_migration_outlives_the_end_of_the_server(
+def test_run_can_be_repeated_after_the_server_stopped(
     server: postgres.PostgresServer, goal: str, mode: str
 ):
     lose_the_server(server, goal, mode)
@@ -88,7 +88,7 @@ def test_a_migration_outlives_the_end_of_the_server(
 
 @pytest.mark.fault
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
-def test_a_server_that_ends_while_a_lock_is_waited_for_is_one_line_too(
+def test_server_that_stops_during_a_lock_wait_is_reported_in_one_line(
     server: postgres.PostgresServer, mode: str
 ):
     url, end = prepared(server, M8_001)
@@ -112,7 +112,7 @@ def test_a_server_that_ends_while_a_lock_is_waited_for_is_one_line_too(
 
 
 @pytest.mark.fault
-def test_a_session_that_is_ended_by_hand_at_any_moment_is_one_line(
+def test_session_terminated_at_any_moment_is_reported_in_one_line(
     server: postgres.PostgresServer,
 ):
     url, end = prepared(server, M8_001)

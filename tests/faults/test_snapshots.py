@@ -28,7 +28,7 @@ def written(url: str, query: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("engine", SERVERS)
-def test_what_the_new_release_writes_behind_the_archiving_is_kept(tmp_path: Path, engine: str):
+def test_snapshots_written_after_their_archiving_are_kept(tmp_path: Path, engine: str):
     with models(engine, PLANS).copy("new", tmp_path) as url:
         migration = Migration(url, M4_003, "rows-per-second=1500")
         # The archiving is over, and comes by no more; the former form is being written.

@@ -95,27 +95,27 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield empty
 
 
-def test_no_write_fails_and_no_root_is_wrong_up_down_and_up_again(url: str):
+def test_writes_succeed_and_roots_are_right_up_down_and_up_again(url: str):
     up_down_and_up(url, 10_000)
 
 
 @pytest.mark.fault
-def test_nor_is_there_any_when_it_is_slow(postgresql_url: str):
+def test_writes_succeed_and_roots_are_right_in_a_throttled_run(postgresql_url: str):
     up_down_and_up(postgresql_url, 10_000, "rows-per-second=1000")
 
 
 @pytest.mark.fault
-def test_nor_is_there_any_among_very_many_plans(postgresql_url: str):
+def test_writes_succeed_and_roots_are_right_with_many_plans(postgresql_url: str):
     up_down_and_up(postgresql_url, 200_000)
 
 
 @pytest.mark.fault
-def test_nor_is_there_any_when_it_is_killed_on_the_way(postgresql_url: str):
+def test_writes_succeed_and_roots_are_right_when_the_run_is_killed(postgresql_url: str):
     up_down_and_up(postgresql_url, 30_000, "rows-per-second=5000", kills=("0.02", "0.5", "1.5"))
 
 
 @pytest.mark.fault
-def test_nor_is_there_any_when_it_is_killed_again_and_again_inside_a_statement(
+def test_writes_succeed_and_roots_are_right_when_the_run_is_killed_often_inside_a_statement(
     postgresql_url: str,
 ):
     # Without rests it is inside of one nearly all the time.
@@ -124,7 +124,7 @@ def test_nor_is_there_any_when_it_is_killed_again_and_again_inside_a_statement(
     up_down_and_up(postgresql_url, 50_000, "duty-cycle=1", kills=moments)
 
 
-def test_a_child_of_a_plan_that_is_just_being_written_gets_its_root(url: str):
+def test_child_of_a_plan_in_an_open_batch_gets_its_root(url: str):
     migrate(url, M4_003)
     row = (
         "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"

@@ -37,7 +37,7 @@ _PROFILE = json.dumps({"profile_name": "ci", "provenance": "plan"})
 
 @dataclass
 class Mine:
-    """What one client has inserted to delete it again: nobody else puts a plan below it."""
+    """What one client has inserted to delete it again: no other client puts a plan below it."""
 
     leaves: list[str] = field(default_factory=list)
     #: A root, a plan below it, and one below that.

@@ -2,7 +2,7 @@
 What a database holds, in a form that can be compared: its rows and its schema.
 
 Only the catalogues and plain SELECTs are read, never the models, so that a
-test can hold two databases against each other whoever made them.
+test can compare two databases, whatever made them.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ COUNTED = {
 IMPURE = {"roots that name themselves", "children without a root"}
 
 
-def test_the_counts_are_those_of_the_rows(empty_url):
+def test_counts_are_those_of_the_rows(empty_url):
     counts = write_former_release(empty_url, PLANS, also_tables=True)
 
     assert {kind: number(empty_url, condition) for kind, condition in COUNTED.items()} == {
@@ -69,7 +69,7 @@ def test_the_counts_are_those_of_the_rows(empty_url):
     assert counts["plans"] == PLANS
 
 
-def test_every_kind_of_row_is_there(sqlite_url):
+def test_kinds_of_rows_are_all_present(sqlite_url):
     write_former_release(sqlite_url, PLANS)
 
     for column in NULLABLE:
@@ -134,7 +134,7 @@ def test_pure_rows_are_only_those_that_the_former_release_wrote_itself(empty_url
     assert counts["detached from their parent"] > 0
 
 
-def test_the_true_root_is_the_highest_ancestor_unless_one_is_known(sqlite_url):
+def test_true_root_is_the_highest_ancestor_unless_one_is_known(sqlite_url):
     write_former_release(sqlite_url, 0)
     _insert(sqlite_url, ("A", None, None), ("B", "A", None), ("C", "B", None))
     _insert(sqlite_url, ("D", "gone", None), ("E", "D", None))
@@ -144,7 +144,7 @@ def test_the_true_root_is_the_highest_ancestor_unless_one_is_known(sqlite_url):
 
 
 @pytest.mark.parametrize("links", [[("A", "A", None)], [("A", "B", None), ("B", "A", None)]])
-def test_a_cycle_has_no_true_root(sqlite_url, links):
+def test_cycle_has_no_true_root(sqlite_url, links):
     write_former_release(sqlite_url, 0)
     _insert(sqlite_url, *links)
 
@@ -152,14 +152,14 @@ def test_a_cycle_has_no_true_root(sqlite_url, links):
         true_roots(sqlite_url)
 
 
-def test_a_cycle_with_a_known_root_has_that_root(sqlite_url):
+def test_cycle_with_a_known_root_has_that_root(sqlite_url):
     write_former_release(sqlite_url, 0)
     _insert(sqlite_url, ("A", "B", "R"), ("B", "A", None))
 
     assert true_roots(sqlite_url) == {"A": "R", "B": "R"}
 
 
-def test_a_database_that_has_plans_is_refused_and_left_alone(empty_url):
+def test_database_with_plans_is_refused_and_left_unchanged(empty_url):
     write_former_release(empty_url, 50)
     before = database_hash(empty_url)
 
@@ -169,21 +169,21 @@ def test_a_database_that_has_plans_is_refused_and_left_alone(empty_url):
     assert database_hash(empty_url) == before
 
 
-def test_a_database_at_another_revision_is_refused(empty_url):
+def test_database_at_another_revision_is_refused(empty_url):
     migrate(empty_url, A5_004)
 
     with pytest.raises(UnfitDatabaseError, match=f"found revision {A5_004}"):
         write_former_release(empty_url, 50)
 
 
-def test_a_database_of_somebody_else_is_refused(sqlite_url):
+def test_database_of_another_package_is_refused(sqlite_url):
     _run(sqlite_url, lambda connection: connection.execute("CREATE TABLE birds (name TEXT)"))
 
     with pytest.raises(UnfitDatabaseError, match=r"found other tables \(birds\)"):
         write_former_release(sqlite_url, 50)
 
 
-def test_the_command_prints_what_it_wrote(sqlite_url):
+def test_command_prints_what_it_wrote(sqlite_url):
     done = _command("--url", sqlite_url, "--plans", "200", "--seed", "3", "--also-tables")
 
     assert done.returncode == 0
@@ -193,7 +193,7 @@ def test_the_command_prints_what_it_wrote(sqlite_url):
 
 
 @pytest.mark.parametrize("again", [["--pure"], []])
-def test_the_command_refuses_in_one_line(sqlite_url, again):
+def test_command_refuses_in_one_line(sqlite_url, again):
     write_former_release(sqlite_url, 20)
 
     done = _command("--url", sqlite_url, *again)
@@ -212,7 +212,7 @@ def test_the_command_refuses_in_one_line(sqlite_url, again):
         ("nothing at all", "Could not parse SQLAlchemy URL"),
     ],
 )
-def test_a_database_that_cannot_be_reached_is_said_in_one_line(url, said):
+def test_unreachable_database_is_reported_in_one_line(url, said):
     done = _command("--url", url)
 
     assert done.returncode == 2

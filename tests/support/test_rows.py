@@ -37,7 +37,7 @@ def run(url: str, *statements: str) -> None:
         "ALTER TABLE t ADD COLUMN c TEXT",
     ],
 )
-def test_a_hash_changes_with(empty_url, change):
+def test_hash_changes_with(empty_url, change):
     run(empty_url, TABLE, ROWS)
     before = table_hash(empty_url, "t")
 
@@ -46,7 +46,7 @@ def test_a_hash_changes_with(empty_url, change):
     assert table_hash(empty_url, "t") != before
 
 
-def test_a_hash_does_not_change_with_the_order_in_which_rows_were_written(empty_url):
+def test_hash_does_not_change_with_the_order_in_which_rows_were_written(empty_url):
     run(empty_url, TABLE, ROWS)
     before = table_hash(empty_url, "t")
 
@@ -66,7 +66,7 @@ def test_equal_rows_in_a_table_without_a_key_are_counted(empty_url):
     assert len({twice, another, table_hash(empty_url, "t")}) == 3
 
 
-def test_a_hash_tells_the_types_that_sqlite_keeps_apart(sqlite_url):
+def test_hash_distinguishes_the_types_that_sqlite_keeps_apart(sqlite_url):
     run(sqlite_url, "CREATE TABLE t (a)")
     hashes = []
 
@@ -77,7 +77,7 @@ def test_a_hash_tells_the_types_that_sqlite_keeps_apart(sqlite_url):
     assert len(set(hashes)) == len(hashes)
 
 
-def test_the_hash_of_a_database_names_its_tables(empty_url):
+def test_hash_of_a_database_names_its_tables(empty_url):
     run(empty_url, TABLE, ROWS, 'CREATE TABLE "Odd ""name" (a TEXT)', "CREATE TABLE u (a TEXT)")
     before = database_hash(empty_url)
 
@@ -89,7 +89,7 @@ def test_the_hash_of_a_database_names_its_tables(empty_url):
     assert database_hash(empty_url, without=["u"]) == {k: v for k, v in before.items() if k != "u"}
 
 
-def test_the_hash_of_a_file_holds_what_sqlite_remembers_of_the_highest_key(sqlite_url):
+def test_hash_of_a_file_holds_what_sqlite_remembers_of_the_highest_key(sqlite_url):
     run(sqlite_url, "CREATE TABLE t (id INTEGER PRIMARY KEY AUTOINCREMENT)")
     run(sqlite_url, "INSERT INTO t VALUES (9)", "DELETE FROM t")
 
@@ -149,7 +149,7 @@ ONLY_POSTGRESQL = [
 
 
 @pytest.mark.parametrize("change", BOTH)
-def test_a_dump_of_the_schema_changes_with(empty_url, change):
+def test_schema_dump_changes_with(empty_url, change):
     run(empty_url, TABLE)
     before = schema_dump(empty_url)
 
@@ -159,7 +159,7 @@ def test_a_dump_of_the_schema_changes_with(empty_url, change):
 
 
 @pytest.mark.parametrize("change", ONLY_POSTGRESQL)
-def test_a_dump_of_the_schema_changes_on_postgresql_with(postgresql_url, change):
+def test_schema_dump_changes_on_postgresql_with(postgresql_url, change):
     run(
         postgresql_url,
         TABLE,
@@ -175,7 +175,7 @@ def test_a_dump_of_the_schema_changes_on_postgresql_with(postgresql_url, change)
     assert schema_dump(postgresql_url) != before
 
 
-def test_a_dump_holds_the_names_of_not_null_constraints_where_they_have_one(postgresql_url):
+def test_schema_dump_holds_the_names_of_not_null_constraints(postgresql_url):
     run(postgresql_url, "CREATE TABLE t (a TEXT NOT NULL)")
     named = ("constraint", "t", "t_a_not_null", "NOT NULL a")
     version = create_engine(postgresql_url, poolclass=NullPool)
@@ -197,7 +197,7 @@ def test_equal_schemas_in_two_databases_have_equal_dumps(empty_url):
     assert schema_dump(empty_url) == before
 
 
-def test_a_dump_can_leave_a_table_out_with_all_that_belongs_to_it(empty_url):
+def test_schema_dump_can_leave_out_a_table_with_all_that_belongs_to_it(empty_url):
     run(empty_url, TABLE)
     before = schema_dump(empty_url)
 

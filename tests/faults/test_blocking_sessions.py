@@ -1,4 +1,4 @@
-"""Whoever is in the way of the migration is named and waited for, and stops nobody else."""
+"""A session that blocks the migration is named and waited for, and blocks no other client."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def each_way(request: pytest.FixtureRequest, goal: str, tmp_path: Path) -> Itera
         yield way
 
 
-def stay_in_the_way(way: Way, seconds: float, lock: str) -> str:
+def block_a_migration(way: Way, seconds: float, lock: str) -> str:
     """Hold *lock* that long while a migration comes; give what it said."""
     url = way.url
     with (
@@ -95,24 +95,24 @@ def stay_in_the_way(way: Way, seconds: float, lock: str) -> str:
     return ended.said
 
 
-def test_nobody_queues_behind_a_client_that_is_idle_in_a_transaction(way: Way):
-    stay_in_the_way(way, 3, READ)
+def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(way: Way):
+    block_a_migration(way, 3, READ)
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize(
     "lock", [READ, f"SELECT FROM v3_plans {ROW.replace('max', 'min')} FOR UPDATE"]
 )
-def test_nor_behind_any_such_client_on_any_server(each_way: Way, lock: str):
-    stay_in_the_way(each_way, 8, lock)
+def test_clients_do_not_queue_on_any_server_whatever_the_lock_waits_for(each_way: Way, lock: str):
+    block_a_migration(each_way, 8, lock)
 
 
 @pytest.mark.fault
-def test_nor_when_it_lasts_for_longer_than_a_minute(way: Way):
-    stay_in_the_way(way, 70, READ)
+def test_clients_do_not_queue_when_the_lock_is_waited_for_longer_than_a_minute(way: Way):
+    block_a_migration(way, 70, READ)
 
 
-def test_it_gives_up_when_it_is_told_to_and_can_be_run_again(way: Way):
+def test_lock_wait_ends_a_run_that_can_be_repeated(way: Way):
     with client(way.url, autocommit=False) as holder:
         holder.execute(READ.encode())
         begun = time.monotonic()
@@ -171,7 +171,7 @@ def lock_a_row(holder: Any, migration: Migration, goal: str, pick: str) -> str:
 
 @each_row
 @pytest.mark.parametrize("engine", SERVERS[:1])
-def test_who_locks_a_row_is_named_and_waited_for(
+def test_session_that_locks_a_row_is_named_and_waited_for(
     tmp_path: Path, engine: str, start: str, goal: str, pick: str
 ):
     with models(engine, PLANS).copy(start, tmp_path) as url:
@@ -193,7 +193,7 @@ def test_who_locks_a_row_is_named_and_waited_for(
 @pytest.mark.fault
 @each_row
 @pytest.mark.parametrize("engine", SERVERS)
-def test_a_row_that_stays_locked_is_given_up_with_its_key_and_its_owner(
+def test_row_that_stays_locked_ends_the_run_with_its_key_and_the_session(
     tmp_path: Path, engine: str, start: str, goal: str, pick: str
 ):
     with models(engine, PLANS).copy(start, tmp_path) as url:
@@ -212,7 +212,7 @@ def test_a_row_that_stays_locked_is_given_up_with_its_key_and_its_owner(
 
 
 @pytest.mark.fault
-def test_a_vacuum_by_hand_is_waited_for_and_named(each_way: Way):
+def test_manual_vacuum_is_waited_for_and_named(each_way: Way):
     each_url = each_way.url
     with (
         client(each_url) as holder,
@@ -244,7 +244,7 @@ def test_a_vacuum_by_hand_is_waited_for_and_named(each_way: Way):
 
 @pytest.mark.fault
 @pytest.mark.parametrize("engine", SERVERS)
-def test_an_autovacuum_gives_way(engine: str, goal: str):
+def test_autovacuum_is_cancelled_by_the_lock_wait(engine: str, goal: str):
     server = postgres.PostgresServer(
         postgres.binaries()[engine], {"autovacuum_naptime": "1s", "autovacuum_max_workers": "1"}
     )
@@ -282,7 +282,7 @@ def test_an_autovacuum_gives_way(engine: str, goal: str):
         server.close()
 
 
-def test_a_writer_of_a_file_is_waited_for_and_given_up_when_told_to(tmp_path: Path):
+def test_migration_lock_wait_ends_the_wait_for_a_writer_of_a_file(tmp_path: Path):
     model = models("sqlite", PLANS)
     with model.copy("gaps", tmp_path) as url:
         writer = sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
