@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade test check format lint types imports unit-lowest faults bench-migration bench-mapping wheel
+.PHONY: help upgrade test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -64,6 +64,9 @@ unit-lowest: $(VENV)-lowest/lowest.installed  ## the unit tests on the lowest ve
 
 faults: $(VENV)/dev.installed  ## kills, crowds, restarts, full disks: minutes
 	@$(BIN)/pytest -m fault tests/faults
+
+fuzz: $(VENV)/dev.installed  ## random migrations, kills and writes against an oracle; SECONDS=60 SEED=1
+	@$(BIN)/python tests/fuzz/migrations.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
 
 bench-migration: $(VENV)/dev.installed  ## naive migration against ours; PLANS=1000000
 	@$(BIN)/python benchmarks/migration.py --plans $(or $(PLANS),200000)
