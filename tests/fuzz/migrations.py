@@ -31,11 +31,10 @@ from sqlalchemy.orm import Session
 from cleveragents_plans import Plan, PlanConflict, PlanRepository, open_engine
 from fuzz.oracle import BETWEEN, FORMER, NEW, Expected, Oracle
 from support.databases import ENGINES, empty_database, migrate
-from support.faults import FORMER as FORMER_REVISION
-from support.faults import NEW as NEW_REVISION
 from support.faults import Migration
+from support.revisions import M4_003
 
-_GOALS = {FORMER: FORMER_REVISION, NEW: NEW_REVISION}
+_GOALS = {FORMER: M4_003, NEW: "head"}
 _TIME = "2026-03-14T00:05:32.000000+00:00"
 _PROFILE = json.dumps({"profile_name": "ci", "provenance": "plan"})
 _INSERT = (
@@ -62,7 +61,7 @@ class Sequence:
         self.steps: list[str] = []
         self._number = 0
         self.engine = _raw_engine(url)
-        migrate(url, FORMER_REVISION)
+        migrate(url, M4_003)
 
     def run(self, until: float, counts: Counter[str]) -> None:
         """

@@ -27,7 +27,11 @@ from support.revisions import M4_003, M8_001
 from support.rows import Entry, database_hash, schema_dump
 
 #: The command that leads to each.
-COMMANDS = {M4_003: ("downgrade", M4_003), M8_001: ("upgrade", M8_001)}
+COMMANDS = {
+    M4_003: ("downgrade", M4_003),
+    M8_001: ("upgrade", M8_001),
+    "head": ("upgrade", "head"),
+}
 
 _SNAPSHOT = '{"name":"odd","who":"söme böðy % :x"}'
 
