@@ -24,14 +24,14 @@ _SQLITE_TABLES = """
 
 _POSTGRESQL_TABLES = """
     SELECT relname FROM pg_class
-    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')
+    WHERE relnamespace = quote_ident(current_schema())::regnamespace AND relkind IN ('r', 'p')
 """
 
 _SQLITE_SCHEMA = "SELECT type, tbl_name, name, coalesce(sql, '') FROM sqlite_schema"
 
 _POSTGRESQL_SCHEMA = """
 WITH here AS (
-    SELECT * FROM pg_class WHERE relnamespace = current_schema()::regnamespace
+    SELECT * FROM pg_class WHERE relnamespace = quote_ident(current_schema())::regnamespace
 ), columns AS (
     SELECT here.relname, a.*, pg_get_expr(d.adbin, d.adrelid) AS expression
     FROM here JOIN pg_attribute a ON a.attrelid = here.oid
@@ -74,7 +74,7 @@ SELECT 'sequence', relname, relname, '' FROM here WHERE relkind = 'S'
 UNION ALL
 SELECT 'function', '', p.oid::regprocedure::text, CASE WHEN prokind = 'a' THEN prosrc
         ELSE pg_get_functiondef(p.oid) END
-    FROM pg_proc p WHERE pronamespace = current_schema()::regnamespace
+    FROM pg_proc p WHERE pronamespace = quote_ident(current_schema())::regnamespace
 """
 
 

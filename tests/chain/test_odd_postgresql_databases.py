@@ -1,0 +1,251 @@
+"""PostgreSQL databases of unusual shape: up, down and up again, or refused before any change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine, make_url, text
+
+from support import debian
+from support.databases import ENGINES, empty_database, migrate, roll_back
+from support.former_release import true_roots
+from support.revisions import M4_003, M8_001
+from support.rows import database_hash, schema_dump
+
+SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
+
+COLUMNS = """\
+  plan_id {id} NOT NULL,
+  parent_plan_id {id},
+  root_plan_id {id},
+  automation_profile {profile},
+  action_name TEXT NOT NULL DEFAULT 'local/tidy',
+  description TEXT NOT NULL DEFAULT ''{more}"""
+
+KEYS = (
+    "ALTER TABLE v3_plans ADD CONSTRAINT pk_v3_plans PRIMARY KEY (plan_id)",
+    "ALTER TABLE v3_plans ADD CONSTRAINT fk_v3_plans_parent_plan_id FOREIGN KEY (parent_plan_id)"
+    " REFERENCES v3_plans (plan_id) ON DELETE SET NULL{deferred}",
+    "ALTER TABLE v3_plans ADD CONSTRAINT fk_v3_plans_root_plan_id FOREIGN KEY (root_plan_id)"
+    " REFERENCES v3_plans (plan_id) ON DELETE RESTRICT",
+    "CREATE INDEX ix_v3_plans_root_plan_id ON v3_plans (root_plan_id)",
+    "CREATE TABLE plan_notes (plan_id {id} NOT NULL REFERENCES v3_plans (plan_id)"
+    " ON DELETE CASCADE, note TEXT)",
+)
+
+STAMP = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)",
+    f"INSERT INTO alembic_version VALUES ('{M4_003}')",
+)
+
+#: A forest of 400 plans, three levels deep, as the former release wrote it.
+PLANS = """\
+INSERT INTO v3_plans (plan_id, parent_plan_id, root_plan_id, automation_profile)
+SELECT 'P' || lpad(n::text, 6, '0'),
+       CASE WHEN n > 20 THEN 'P' || lpad((n / 20)::text, 6, '0') END,
+       NULL,
+       CASE n % 5 WHEN 0 THEN '{"profile_name":"ci","provenance":"plan"}' END
+  FROM generate_series(1, 400) n"""
+
+SHAPES: dict[str, dict[str, object]] = {
+    "plain": {},
+    "char(26)": {"id": "CHAR(26)"},
+    "ids and profiles of a domain": {
+        "before": ["CREATE DOMAIN ulid AS varchar(26) CHECK (length(VALUE) > 2)",
+                   "CREATE DOMAIN profile AS text CHECK (VALUE <> 'forbidden')"],
+        "id": "ulid",
+        "profile": "profile",
+    },
+    "generated columns": {
+        "more": ",\n  shout TEXT GENERATED ALWAYS AS (upper(action_name)) STORED,\n"
+                "  is_child BOOLEAN GENERATED ALWAYS AS (parent_plan_id IS NOT NULL) STORED",
+    },
+    "an identity column and mixed-case columns": {
+        "more": ',\n  "Number" INTEGER GENERATED ALWAYS AS IDENTITY,'
+                ' "Mixed Case" TEXT DEFAULT \'"\'',
+    },
+    "deferred constraints": {"deferred": " DEFERRABLE INITIALLY DEFERRED"},
+    "partitions by hash": {
+        "options": " PARTITION BY HASH (plan_id)",
+        "after_table": [
+            f"CREATE TABLE v3_plans_{n} PARTITION OF v3_plans FOR VALUES"
+            f" WITH (MODULUS 3, REMAINDER {n})" for n in range(3)
+        ],
+    },
+    "an unlogged table": {"kind": "UNLOGGED ", "note": "UNLOGGED "},
+    "row level security forced": {
+        "after": ["ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY",
+                  "ALTER TABLE v3_plans FORCE ROW LEVEL SECURITY",
+                  "CREATE POLICY all_rows ON v3_plans USING (true) WITH CHECK (true)"],
+    },
+    "an INCLUDE index, a BRIN index and statistics": {
+        "after": ["CREATE INDEX ix_odd ON v3_plans (action_name) INCLUDE (automation_profile)",
+                  "CREATE INDEX ix_brin ON v3_plans USING brin (plan_id)",
+                  "CREATE STATISTICS st_odd ON automation_profile, root_plan_id FROM v3_plans"],
+    },
+    "a fillfactor and a storage mode": {
+        "after": ["ALTER TABLE v3_plans SET (fillfactor = 50, autovacuum_enabled = false)",
+                  "ALTER TABLE v3_plans ALTER automation_profile SET STORAGE EXTERNAL"],
+    },
+    "a materialized view and a rule on a view": {
+        "after": ["CREATE MATERIALIZED VIEW seen AS SELECT plan_id, root_plan_id FROM v3_plans",
+                  "CREATE VIEW shown AS SELECT plan_id FROM v3_plans",
+                  "CREATE RULE no_delete AS ON DELETE TO shown DO INSTEAD NOTHING"],
+    },
+    "dropped columns before": {
+        "after": ["ALTER TABLE v3_plans ADD gone1 TEXT", "ALTER TABLE v3_plans ADD gone2 INT",
+                  "ALTER TABLE v3_plans DROP gone1", "ALTER TABLE v3_plans DROP gone2"],
+    },
+    "a tree of one column only": {"no_keys": True},
+}  # fmt: skip
+
+
+# The server of the wheel is built without ICU, that of Debian with it.
+ICU_SHAPES: dict[str, dict[str, object]] = {
+    "text ids in an ICU collation": {"id": 'TEXT COLLATE "en-x-icu"'},
+    "ids in a nondeterministic collation": {
+        "before": ["CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2',"
+                   " deterministic = false)"],
+        "id": "TEXT COLLATE nocase",
+    },
+}  # fmt: skip
+
+
+def run(url: str, *statements: str) -> list[tuple]:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        for statement in statements:
+            result = connection.exec_driver_sql(statement.replace("%", "%%"))
+        rows = [tuple(row) for row in result] if result.returns_rows else []
+    engine.dispose()
+    return rows
+
+
+def build(url: str, shape: dict, *, plans: str = PLANS) -> None:
+    names = {
+        "id": shape.get("id", "VARCHAR(26)"),
+        "profile": shape.get("profile", "TEXT"),
+        "more": shape.get("more", ""),
+        "deferred": shape.get("deferred", ""),
+    }
+    table = f"CREATE {shape.get('kind', '')}TABLE v3_plans (\n{COLUMNS.format(**names)}\n)"
+    keys = () if shape.get("no_keys") else [key.format(**names) for key in KEYS]
+    if shape.get("note"):
+        keys = [key.replace("CREATE TABLE plan_notes", "CREATE UNLOGGED TABLE plan_notes")
+                for key in keys]  # fmt: skip
+    run(
+        url,
+        *shape.get("before", ()),
+        table + str(shape.get("options", "")),
+        *shape.get("after_table", ()),
+        *keys,
+        *STAMP,
+        plans,
+        *shape.get("after", ()),
+    )
+
+
+def up_down_and_up(url: str) -> None:
+    expected = true_roots(url)
+    schema = schema_dump(url)
+
+    migrate(url, M8_001)
+    rows = dict(run(url, "SELECT plan_id, root_plan_id FROM v3_plans"))
+    assert {key: str(root) for key, root in rows.items()} == expected
+    ((gaps,),) = run(
+        url,
+        "SELECT count(*) FROM v3_plans WHERE automation_profile IS NULL"
+        " OR effective_profile_snapshot <> '{}'",
+    )
+    assert gaps == 0
+    up = database_hash(url)
+
+    roll_back(url, M4_003)
+    assert schema_dump(url) == schema
+
+    migrate(url, M8_001)
+    assert database_hash(url) == up
+
+
+@pytest.fixture(params=SERVERS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with empty_database(request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_table_of_an_unusual_shape_is_upgraded_downgraded_and_upgraded_again(url: str, shape: str):
+    build(url, SHAPES[shape])
+
+    up_down_and_up(url)
+
+
+@pytest.mark.parametrize("shape", ICU_SHAPES)
+def test_ids_in_an_icu_collation_are_upgraded_downgraded_and_upgraded_again(
+    tmp_path: Path, shape: str
+):
+    debian.program("postgresql-15")
+    with empty_database("postgresql-15", tmp_path) as url:
+        build(url, ICU_SHAPES[shape])
+
+        up_down_and_up(url)
+
+
+ODD_IDS = {
+    "quotes and backslashes": """E'it''s "' || n || '" \\\\ % :x'""",
+    "spaces and line ends": "' ' || n || E' \\n'",
+    "very long": "repeat('x', 2000) || n",
+    "scripts": "'計画 ñ 🎉 ' || n",
+    "the empty text": "CASE n WHEN 1 THEN '' ELSE n::text END",
+    "comments": "'/* ' || n || ' -- '",
+}
+
+
+@pytest.mark.parametrize("ids", ODD_IDS)
+def test_ids_that_are_no_ulids_get_their_roots(url: str, ids: str):
+    plans = f"""\
+INSERT INTO v3_plans (plan_id, parent_plan_id)
+SELECT {ODD_IDS[ids]}, (SELECT {ODD_IDS[ids]} FROM (SELECT n / 2 AS n WHERE n > 3) above)
+  FROM generate_series(1, 60) n"""
+    build(url, {"id": "TEXT"}, plans=plans)
+
+    up_down_and_up(url)
+
+
+def test_descriptions_of_a_megabyte_are_left_alone(url: str):
+    build(url, {})
+    run(
+        url,
+        "UPDATE v3_plans SET description = repeat(md5(plan_id), 32768) WHERE plan_id <= 'P000040'",
+    )
+
+    up_down_and_up(url)
+
+
+def test_upgrade_works_in_a_mixed_case_schema(url: str):
+    name = make_url(url).database
+    run(
+        url, 'CREATE SCHEMA "Mixed Case"', f'ALTER DATABASE "{name}" SET search_path = "Mixed Case"'
+    )
+    build(url, {})
+
+    up_down_and_up(url)
+
+    assert run(url, "SELECT schemaname FROM pg_tables WHERE tablename = 'v3_plans'") == [
+        ("Mixed Case",)
+    ]
+
+
+def test_foreign_key_that_a_client_checks_late_does_not_break_a_batch(url: str):
+    build(url, {"deferred": " DEFERRABLE INITIALLY DEFERRED"})
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO v3_plans (plan_id, parent_plan_id) VALUES ('Z1', 'Z0')")
+        )
+        connection.execute(text("INSERT INTO v3_plans (plan_id) VALUES ('Z0')"))
+    engine.dispose()
+
+    up_down_and_up(url)
