@@ -28,7 +28,6 @@ from cleveragents_plans.evolution.recipes.roots import (
     fill_trigger,
     root_in_copy,
 )
-from cleveragents_plans.evolution.runner.unfinished import mark_begin, mark_end
 from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
 
 __all__ = [
@@ -49,8 +48,6 @@ __all__ = [
     "drop_trigger",
     "fill_roots",
     "fill_trigger",
-    "mark_begin",
-    "mark_end",
     "rebuild_table",
     "restore_column",
     "root_in_copy",
