@@ -111,21 +111,21 @@ Feature: A stored plan is the plan that was meant
 
   Rule: The second of two writers is told
 
-    Scenario: Somebody else was first
+    Scenario: The plan was changed after it was read
       Given a stored plan that two people have read
       And the first of them begins it
       When the second of them tries to cancel it
-      Then they are told "was changed or deleted by somebody else"
+      Then they are told "was changed or deleted by another writer"
       And the stored plan is processing in the action phase
 
-    Scenario: Somebody else deleted it
+    Scenario: The plan was deleted after it was read
       Given a stored plan that two people have read
       And the first of them deletes it
       When the second of them tries to cancel it
-      Then they are told "is not stored: add() it if it is new; otherwise somebody deleted it"
+      Then they are told "is not stored: add() it if it is new; otherwise it was deleted since it was read"
       And 0 plans are stored
 
-    Scenario: Whoever reads again can go on
+    Scenario: A writer who reads again can go on
       Given a stored plan that two people have read
       And the first of them begins it
       When the second of them reads it again and cancels it

@@ -282,7 +282,7 @@ def reported(context, name):
     (report,) = context.reported
     assert report.plan_id == id_of(context, name)
     assert report.found == '{"profile_name": "tru'
-    assert "a JSON object" in report.expected
+    assert "a JSON object" in report.reason
 
 
 @then('"{name:w}" is a part of no plan any more')

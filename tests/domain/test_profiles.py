@@ -12,6 +12,9 @@ from cleveragents_plans.domain import (
     AutomationProfile,
     AutomationProfileRef,
     BadProfileFile,
+    InvalidFields,
+    InvalidType,
+    InvalidValue,
     Level,
     ProfileNameTaken,
     ResolvedProfile,
@@ -159,7 +162,7 @@ def test_a_custom_profile_names_every_threshold():
     fields = custom()
     del fields["edit_code"]
 
-    with pytest.raises(ValidationError, match="edit_code"):
+    with pytest.raises(InvalidFields, match="no valid AutomationProfile: edit_code: Field"):
         AutomationProfile.from_mapping(fields)
 
 
@@ -169,7 +172,7 @@ def test_a_custom_profile_names_every_threshold():
      {"edit_cod": 0.5}, {"name": "two words"}, {"safety": {"require_sandbox": "yes"}}],
 )  # fmt: skip
 def test_a_custom_profile_with_a_wrong_field_is_refused(wrong):
-    with pytest.raises(ValidationError):
+    with pytest.raises(InvalidFields, match=next(iter(wrong))):
         AutomationProfile.from_mapping(custom(**wrong))
 
 
@@ -220,25 +223,25 @@ def test_known_profiles_cannot_hide_a_built_in_one():
 
 
 def test_a_profile_is_known_under_its_own_name():
-    with pytest.raises(ValueError, match="profile 'trusted' under the name 'mine'"):
+    with pytest.raises(InvalidValue, match=r"known\['mine'\] is the profile 'trusted'; expected"):
         resolve_profile(plan="mine", known={"mine": AutomationProfile(**custom(name="trusted"))})
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"plan": 3}, "the plan level names 3; expected a profile's name"),
-        ({"global_": ["ci"]}, r"the global level names \['ci'\]"),
-        ({"known": {"mine": 5}}, "known has 5; expected an AutomationProfile"),
+        ({"plan": 3}, "the profile of the plan level is 3; expected a name"),
+        ({"global_": ["ci"]}, r"the profile of the global level is \['ci'\]"),
+        ({"known": {"mine": 5}}, r"known\['mine'\] is 5; expected an AutomationProfile"),
     ],
 )
 def test_what_is_no_name_and_no_profile_is_refused(wrong, said):
-    with pytest.raises(TypeError, match=said):
+    with pytest.raises(InvalidType, match=said):
         resolve_profile(**wrong)
 
 
 def test_fields_that_are_no_mapping_are_refused():
-    with pytest.raises(TypeError, match="fields is None; expected a mapping"):
+    with pytest.raises(InvalidType, match="fields is None; expected a mapping"):
         AutomationProfile.from_mapping(None)
 
 
@@ -382,7 +385,7 @@ def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path):
 
 @pytest.mark.parametrize("path", [None, 3, b"a.json"])
 def test_what_is_no_path_is_refused(path):
-    with pytest.raises(TypeError, match="expected the path of a file"):
+    with pytest.raises(InvalidType, match="expected the path of a file"):
         load_profiles(path)
 
 

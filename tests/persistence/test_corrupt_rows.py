@@ -161,8 +161,7 @@ def check(session: Session, table: str, column: str, shown: str) -> None:
         names = next((each for each in TOGETHER if column in each), {column})
         assert corrupt.column in {f"{table}.{name}" for name in names}, shown
         assert (corrupt.plan_id == MIDDLE) or (table, column) == ("v3_plans", "plan_id"), shown
-        assert re.match(r"an? |one of |each |text|another |true ", corrupt.expected), corrupt
-        assert repr(corrupt.plan_id) in str(corrupt)
+        assert re.search(" should | can | expected |^expected |Value error, ", corrupt.reason)
         assert corrupt.column in str(corrupt)
     for plan in read.values():
         # Decodable, or it would not have been read.
@@ -246,26 +245,38 @@ def test_any_value_is_read_as_it_is_or_named(broken: Session, place, value):
 def test_the_error_says_what_was_found_and_what_to_do(broken: Session):
     write(broken, "v3_plans", "updated_at", "'yesterday'")
 
-    with pytest.raises(CorruptPlanRow, match=r"v3_plans\.updated_at holds 'yesterday'") as caught:
+    with pytest.raises(CorruptPlanRow) as caught:
         PlanRepository(broken).get(MIDDLE)
 
     assert (caught.value.plan_id, caught.value.found) == (MIDDLE, "yesterday")
-    assert caught.value.expected == "a time like 2026-03-14T00:05:32.000000+00:00"
-    assert "repair the row or restore it" in str(caught.value)
+    assert str(caught.value) == (
+        f"plan '{MIDDLE}' cannot be read: v3_plans.updated_at holds 'yesterday' (expected a time "
+        "like 2026-03-14T00:05:32.000000+00:00); repair the row or restore it from a backup"
+    )
 
 
 SENTENCES = [
-    ("token_count_input", "-1", "-1, expected an integer from 0 to 2147483647, or NULL"),
-    ("attempt", "0", "0, expected an integer from 1 to 2147483647"),
-    ("reversion_count", "4", "4, expected an integer from 0 to 3"),
-    ("cost_actual_usd", "-1", r"-1\.0, expected a finite number from 0, or NULL"),
-    ("phase", "'Action'", "'Action', expected one of action, strategize, execute, apply"),
-    ("action_name", "'a b'", r"expected a name: \[\[server:\]namespace/\]name, of letters"),
-    ("namespace", "'a/b'", r"expected a namespace: \[server:\]namespace, of letters, digits, - "),
-    ("parent_plan_id", "'x'", "expected a ULID: 26 characters of Crockford base 32.*, or NULL"),
-    ("parent_plan_id", f"'{MIDDLE}'", f"another plan: plan {MIDDLE} cannot be its own parent"),
-    ("phase", "'execute'", "expected a state that goes with the phase: a plan is applied in the"),
-    ("effective_profile_snapshot", "'[]'", r"'\[\]', expected a JSON object"),
+    ("token_count_input", "-1", "-1 (Input should be greater than or equal to 0)"),
+    ("attempt", "0", "0 (Input should be greater than or equal to 1)"),
+    ("reversion_count", "4", "4 (Input should be less than or equal to 3)"),
+    ("cost_actual_usd", "-1", "-1.0 (Input should be greater than or equal to 0)"),
+    (
+        "phase",
+        "'Action'",
+        "'Action' (Input should be 'action', 'strategize', 'execute' or 'apply')",
+    ),
+    (
+        "action_name",
+        "'a b'",
+        "'a b' (Input should be a name: [[server:]namespace/]name, of letters",
+    ),
+    ("namespace", "'a/b'", "'a/b' (Input should be a namespace: [server:]namespace, of letters"),
+    ("parent_plan_id", "'x'", "'x' (Input should be a ULID: 26 characters of Crockford base 32"),
+    ("parent_plan_id", f"'{MIDDLE}'", f"(Value error, plan {MIDDLE} cannot be its own parent)"),
+    ("phase", "'execute'", "(Value error, a plan is applied in the apply phase only, not in exec"),
+    ("effective_profile_snapshot", "'[]'", "found list [], expected a JSON object)"),
+    ("tags_json", "'[1]'", "'[1]' (expected a JSON array of strings, or NULL)"),
+    ("validation_summary_json", "'{'", "'{' (expected a JSON object, or NULL: not JSON at $"),
 ]
 
 
@@ -273,19 +284,27 @@ SENTENCES = [
 def test_the_error_is_a_sentence(broken: Session, column: str, value: str, said: str):
     assert write(broken, "v3_plans", column, value)
 
-    with pytest.raises(CorruptPlanRow, match=rf"v3_plans\.\w+ holds .*{said}.*; repair the row"):
+    with pytest.raises(CorruptPlanRow) as caught:
         PlanRepository(broken).get(MIDDLE)
+
+    assert re.match(rf"plan '{MIDDLE}' cannot be read: v3_plans\.\w+ holds ", str(caught.value))
+    assert said in str(caught.value)
+    assert str(caught.value).endswith("); repair the row or restore it from a backup")
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [("char(0)", "text without NUL"), ("CAST(x'ff' AS TEXT)", "text in UTF-8"), ("x'41'", "text")],
+    ("value", "said"),
+    [
+        ("char(0)", "neither NUL characters"),
+        ("CAST(x'ff' AS TEXT)", "that are no UTF-8"),
+        ("x'41'", "a valid string"),
+    ],
 )
 @pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
-def test_text_that_only_sqlite_keeps_is_named(broken: Session, value: str, expected: str):
+def test_text_that_only_sqlite_keeps_is_named(broken: Session, value: str, said: str):
     assert write(broken, "v3_plans", "description", value)
 
-    with pytest.raises(CorruptPlanRow, match=rf"description holds .*, expected {expected}"):
+    with pytest.raises(CorruptPlanRow, match=rf"description holds .* \(.*{said}.*\); repair"):
         PlanRepository(broken).get(MIDDLE)
 
 
@@ -331,7 +350,7 @@ def test_a_long_value_is_shown_in_part(broken: Session):
     with pytest.raises(CorruptPlanRow) as caught:
         PlanRepository(broken).get(MIDDLE)
 
-    assert len(str(caught.value)) < 400
+    assert len(str(caught.value)) < 500
     assert len(caught.value.found) == 10_000
 
 
@@ -366,4 +385,4 @@ def test_two_equal_aliases_are_named(broken: Session):
     with pytest.raises(CorruptPlanRow, match="two projects have the alias 'a'") as caught:
         PlanRepository(broken).get(MIDDLE)
 
-    assert caught.value.column == "plan_projects.alias"
+    assert caught.value.column == "plan_projects"

@@ -1,21 +1,16 @@
-"""Errors carry their facts, and say what to do."""
+"""Errors of persistence name the plan, and say what to do."""
 
 from __future__ import annotations
-
-import pickle
 
 import pytest
 
 from cleveragents_plans.domain import PlansError
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
-    DatabaseUrlError,
-    ForeignKeysOff,
     NoLaterVersion,
     NotARoot,
     PlanAlreadyStored,
     PlanConflict,
-    PlanCycle,
     PlanNotFound,
     PlanNotStored,
     RelatedPlanMissing,
@@ -41,21 +36,3 @@ def test_an_error_names_the_plan_and_says_what_to_do(error, advice):
     assert error.plan_id == "A"
     assert advice in str(error)
     assert "\n" not in str(error)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        *(error for error, _ in ERRORS),
-        ForeignKeysOff(),
-        DatabaseUrlError("no"),
-        PlanCycle(("A", "B")),
-    ],
-    ids=lambda each: type(each).__name__,
-)
-def test_an_error_can_be_pickled(error):
-    again = pickle.loads(pickle.dumps(error))
-
-    assert type(again) is type(error)
-    assert str(again) == str(error)
-    assert vars(again) == vars(error)

@@ -274,7 +274,7 @@ def test_anything_else_is_no_profile(text):
     assert caught.value.plan_id == A
     assert caught.value.column == "v3_plans.automation_profile"
     assert caught.value.found == text
-    assert '{"profile_name":' in caught.value.expected
+    assert '{"profile_name":' in caught.value.reason
 
 
 def test_the_default_profile_is_stored_as_a_bare_word_and_a_chosen_one_is_not():

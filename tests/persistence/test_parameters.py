@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from pydantic import ValidationError, computed_field
+from pydantic import computed_field
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import Plan
-from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
+from cleveragents_plans.domain import BUILT_IN_PROFILES, InvalidFields, PlanIdentity
 from cleveragents_plans.persistence import CorruptPlanRow
 from support.plans import a_plan, ulid
 
@@ -152,7 +152,7 @@ def test_a_plan_that_was_never_checked_is_checked_before_it_is_written(
     unchecked = Plan.model_construct(**{**dict(plan), **wrong})
 
     for write in (repository.save, repository.add):
-        with pytest.raises(ValidationError):
+        with pytest.raises(InvalidFields):
             write(unchecked)
 
     assert repository.get(ulid(1)) == plan
@@ -241,7 +241,7 @@ def test_a_class_of_ones_own_may_compute_what_it_tells(repository):
 
 
 def test_a_value_that_was_never_checked_is_named(repository):
-    with pytest.raises(ValidationError, match=r"arguments"):
+    with pytest.raises(InvalidFields, match=r"arguments"):
         repository.add(Plan.model_construct(**{**dict(root()), "arguments": [1]}))
 
     raw = Plan.model_construct(**{**dict(root()), "arguments": {"a": 1}})

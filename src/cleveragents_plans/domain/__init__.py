@@ -5,6 +5,11 @@ from __future__ import annotations
 from cleveragents_plans.domain.enums import EnvironmentPriority, Level, Phase, ProcessingState
 from cleveragents_plans.domain.errors import (
     BadProfileFile,
+    ChangeNotAllowed,
+    InvalidArgument,
+    InvalidFields,
+    InvalidType,
+    InvalidValue,
     NotEditable,
     NotJson,
     PlansError,
@@ -14,6 +19,7 @@ from cleveragents_plans.domain.errors import (
     StepNotAllowed,
     UnknownProfile,
 )
+from cleveragents_plans.domain.inputs import EditableFields
 from cleveragents_plans.domain.json_values import Arguments, JsonObject, canonical_json
 from cleveragents_plans.domain.plan import Plan
 from cleveragents_plans.domain.profile_files import load_profiles
@@ -22,6 +28,7 @@ from cleveragents_plans.domain.profiles import (
     DEFAULT_PROFILE_NAME,
     AutomationProfile,
     AutomationProfileRef,
+    ProfileChoice,
     ResolvedProfile,
     SafetyProfile,
     resolve_profile,
@@ -36,7 +43,13 @@ __all__ = [
     "AutomationProfile",
     "AutomationProfileRef",
     "BadProfileFile",
+    "ChangeNotAllowed",
+    "EditableFields",
     "EnvironmentPriority",
+    "InvalidArgument",
+    "InvalidFields",
+    "InvalidType",
+    "InvalidValue",
     "Invariant",
     "JsonObject",
     "Level",
@@ -47,6 +60,7 @@ __all__ = [
     "PlanIdentity",
     "PlansError",
     "ProcessingState",
+    "ProfileChoice",
     "ProfileNameTaken",
     "ProjectLink",
     "ResolvedProfile",

@@ -1,14 +1,20 @@
 """
-What can go wrong with a plan, in words for whoever has to act on it.
+What can go wrong with a plan, in words for those who have to act on it.
 
-Each error carries its facts as attributes, and can be pickled.
+Each error carries its facts as attributes, and survives `pickle` and `copy`, so that it can
+cross from one process to another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from reprlib import Repr
+from typing import Any, Self
+
+from pydantic import ValidationError
 
 from cleveragents_plans.domain.enums import Level, Phase, ProcessingState
 
@@ -24,47 +30,129 @@ def shown(value: object) -> str:
     try:
         text = _SHORT.repr(value)
     except Exception:
-        # Python writes no integer of more than 4300 digits, and a repr can be anybody's.
+        # Python writes no integer of more than 4300 digits, and a class can have any repr.
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 160 else f"{text[:160]}…"
 
 
 class PlansError(Exception):
-    """The base of every error that this package raises itself."""
+    """
+    The base of every error that the library raises for what it was given or what it found.
+
+    Where Python users expect a ``TypeError``, ``ValueError`` or ``LookupError``, it is one of
+    those besides. Only pydantic's own entry points, as ``Plan(…)`` and ``Plan.model_validate``,
+    raise pydantic's own error.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own way calls the class with `args`, which are not what it was made of.
+        return _restored, (type(self), self.args, vars(self))
 
 
+def _restored(kind: type[PlansError], args: tuple[Any, ...], facts: dict[str, Any]) -> PlansError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(facts)
+    return error
+
+
+@dataclass(eq=False)
+class InvalidArgument(PlansError):
+    """An argument cannot be used; it is an `InvalidType` or an `InvalidValue`."""
+
+    #: What is wrong, as the caller knows it.
+    name: str
+    #: What was given, as text.
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.found}; expected {self.expected}"
+
+
+class InvalidType(InvalidArgument, TypeError):
+    """An argument has a type that cannot be used."""
+
+
+class InvalidValue(InvalidArgument, ValueError):
+    """An argument has the right type, and a value that cannot be used."""
+
+
+@dataclass(eq=False)
+class InvalidFields(PlansError, ValueError):
+    """Fields do not make a valid plan, or another value of the domain."""
+
+    #: What they do not make, as ``Plan``.
+    model: str
+    #: One mapping for each problem, with pydantic's ``type``, ``loc`` and ``msg``.
+    errors: list[dict[str, Any]]
+
+    def __str__(self) -> str:
+        return f"no valid {self.model}: {in_one_line(self.errors)}"
+
+    @classmethod
+    def of(cls, error: ValidationError) -> Self:
+        """Take what pydantic says, without the values: they can be anything."""
+        return cls(error.title, problems_of(error))
+
+
+@contextmanager
+def report_invalid_fields() -> Iterator[None]:
+    """
+    Turn what pydantic refuses into one line.
+
+    Raises:
+        InvalidFields: pydantic refused a value.
+    """
+    try:
+        yield
+    except ValidationError as error:
+        raise InvalidFields.of(error) from error
+
+
+def problems_of(error: ValidationError) -> list[dict[str, Any]]:
+    """List what pydantic says, without the values."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [dict(each) for each in found]
+
+
+def in_one_line(problems: list[dict[str, Any]]) -> str:
+    """Write what is wrong, field by field, cut to a few hundred characters."""
+    text = "; ".join(
+        ": ".join(filter(None, (".".join(map(_part, each["loc"])), each["msg"])))
+        for each in problems
+    )
+    return text if len(text) <= 400 else f"{text[:400]}…"
+
+
+def _part(part: int | str) -> str:
+    # A file or a row can have any text for the name of a field.
+    return part if isinstance(part, str) and part.isidentifier() else shown(part)
+
+
+@dataclass(eq=False)
 class NotJson(PlansError, ValueError):
-    """A value cannot be kept as JSON; *path* says where in it, `$` being the whole."""
+    """A value cannot be kept as JSON."""
 
-    def __init__(self, path: str, found: str, expected: str) -> None:
-        super().__init__(path, found, expected)
-        self.path = path
-        self.found = found
-        self.expected = expected
+    #: Where in it; `$` is the whole.
+    path: str
+    found: str
+    expected: str
 
     def __str__(self) -> str:
         return f"not JSON at {self.path}: found {self.found}, expected {self.expected}"
 
 
+@dataclass(eq=False)
 class StepNotAllowed(PlansError):
     """A plan was asked for a step that it cannot take where it stands."""
 
-    def __init__(
-        self,
-        plan_id: str,
-        phase: Phase,
-        processing_state: ProcessingState,
-        wanted: str,
-        allowed: tuple[str, ...],
-        reason: str | None = None,
-    ) -> None:
-        super().__init__(plan_id, phase, processing_state, wanted, allowed, reason)
-        self.plan_id = plan_id
-        self.phase = phase
-        self.processing_state = processing_state
-        self.wanted = wanted
-        self.allowed = allowed
-        self.reason = reason
+    plan_id: str
+    phase: Phase
+    processing_state: ProcessingState
+    wanted: str
+    #: The steps that it can take.
+    allowed: tuple[str, ...]
+    reason: str | None = None
 
     def __str__(self) -> str:
         standing = f"a plan that is {self.processing_state} in the {self.phase} phase"
@@ -73,12 +161,25 @@ class StepNotAllowed(PlansError):
         return f"{standing} cannot {self.wanted}{why}; allowed here: {instead} [{self.plan_id}]"
 
 
-class NotEditable(PlansError):
-    """Fields were to be edited that only a verb changes, or nobody."""
+@dataclass(eq=False)
+class ChangeNotAllowed(PlansError):
+    """A plan was to be saved that no verbs and edits make out of the stored one."""
 
-    def __init__(self, fields: Iterable[str]) -> None:
-        self.fields = tuple(fields)
-        super().__init__(self.fields)
+    plan_id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"plan {self.plan_id} cannot be saved like this: {self.reason}; read it again and use"
+            " its verbs, or save(plan, unchecked=True)"
+        )
+
+
+@dataclass(eq=False)
+class NotEditable(PlansError):
+    """`edit` was given fields that only a verb changes, or that never change."""
+
+    fields: tuple[str, ...]
 
     def __str__(self) -> str:
         return (
@@ -87,12 +188,11 @@ class NotEditable(PlansError):
         )
 
 
+@dataclass(eq=False)
 class SnapshotIsFrozen(PlansError, AttributeError):
-    """Somebody tried to change the profile that a plan was created under."""
+    """The profile that a plan was created under was to be changed."""
 
-    def __init__(self, plan_id: str) -> None:
-        super().__init__(plan_id)
-        self.plan_id = plan_id
+    plan_id: str
 
     def __str__(self) -> str:
         return (
@@ -101,14 +201,14 @@ class SnapshotIsFrozen(PlansError, AttributeError):
         )
 
 
+@dataclass(eq=False)
 class SnapshotUnreadable(PlansError, ValueError):
-    """A snapshot is text, but describes no profile; *plan_id* is None if it is no plan's yet."""
+    """A snapshot is text, but describes no profile."""
 
-    def __init__(self, snapshot: str, reason: str, plan_id: str | None = None) -> None:
-        super().__init__(snapshot, reason, plan_id)
-        self.snapshot = snapshot
-        self.reason = reason
-        self.plan_id = plan_id
+    snapshot: str
+    reason: str
+    #: None if it is not yet that of a plan.
+    plan_id: str | None = None
 
     def __str__(self) -> str:
         whose = f" of plan {self.plan_id}" if self.plan_id else ""
@@ -118,43 +218,45 @@ class SnapshotUnreadable(PlansError, ValueError):
         )
 
 
+@dataclass(eq=False)
 class UnknownProfile(PlansError, LookupError):
-    """A profile was named that nobody has defined; *nearest* is a guess at what was meant."""
+    """A profile was named that is neither built in nor known besides."""
 
-    def __init__(self, name: str, known: Iterable[str], level: Level | None = None) -> None:
-        self.name = name
-        self.known = tuple(known)
-        self.level = level
-        matches = get_close_matches(name.lower(), self.known, n=1)
-        self.nearest = matches[0] if matches else None
-        super().__init__(name, self.known, level)
+    name: str
+    known: tuple[str, ...]
+    #: The level that names it.
+    level: Level | None = None
+
+    @property
+    def nearest(self) -> str | None:
+        """A guess at what was meant."""
+        matches = get_close_matches(self.name.lower(), self.known, n=1)
+        return matches[0] if matches else None
 
     def __str__(self) -> str:
         where = f", named by the {self.level} level" if self.level else ""
         guess = f"; did you mean {self.nearest!r}?" if self.nearest else ";"
-        return (
-            f"unknown automation profile {self.name!r}{where}{guess} known: {', '.join(self.known)}"
-        )
+        known = ", ".join(self.known)
+        return f"unknown automation profile {shown(self.name)}{where}{guess} known: {known}"
 
 
+@dataclass(eq=False)
 class ProfileNameTaken(PlansError, ValueError):
     """A custom profile has the name of a built-in one."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
+    name: str
 
     def __str__(self) -> str:
         return f"{self.name!r} is a built-in automation profile: give yours another name"
 
 
-class BadProfileFile(PlansError):
-    """A file of profiles cannot be read; *reason* says what to correct."""
+@dataclass(eq=False)
+class BadProfileFile(PlansError, ValueError):
+    """A file of profiles cannot be read."""
 
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
+    path: str
+    #: What to correct.
+    reason: str
 
     def __str__(self) -> str:
         path = self.path if self.path.isprintable() else shown(self.path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, StrictBool, field_validator, model_validator
+from pydantic import AfterValidator, Field, StrictBool, ValidationInfo, field_validator
 
 from cleveragents_plans.domain.enums import EnvironmentPriority, Phase, ProcessingState
 from cleveragents_plans.domain.errors import SnapshotIsFrozen, SnapshotUnreadable
@@ -16,15 +16,16 @@ from cleveragents_plans.domain.lifecycle import (
     MAX_REVERSIONS,
     STATES_OF_APPLY,
     STEPS,
+    Standing,
 )
 from cleveragents_plans.domain.profiles import AutomationProfile, AutomationProfileRef
 from cleveragents_plans.domain.types import (
     Count,
-    Invariant,
+    Invariants,
     Name,
     Namespace,
     PlanIdentity,
-    ProjectLink,
+    ProjectLinks,
     Reference,
     ShortText,
     StepIndex,
@@ -51,57 +52,89 @@ class PlanRecord(Value):
     """
     All that is known of a plan, checked and immutable; `Plan` adds what it may do.
 
-    Its profile's snapshot is never exchanged, by whatever way it is tried.
+    Its profile's snapshot is never replaced by another.
     """
 
     identity: PlanIdentity
-    #: None for a child, which has only its id.
+    """Which plan it is, and its place in its tree."""
     namespaced_name: Name | None = None
+    """`[[server:]namespace/]name`; none for a child, which has only its id."""
     namespace: Namespace | None = None
+    """The namespace within the name."""
     action_name: Name
+    """The action that the plan carries out."""
     description: Text = ""
+    """What the plan is about."""
     definition_of_done: Text | None = None
+    """How to tell that the plan is complete."""
     phase: Phase = Phase.ACTION
+    """Where the plan is on its way."""
     processing_state: ProcessingState = ProcessingState.QUEUED
+    """How far the plan has come within its phase."""
     strategy_actor: ShortText | None = None
+    """The actor that strategizes."""
     execution_actor: ShortText | None = None
+    """The actor that executes."""
     estimation_actor: ShortText | None = None
+    """The actor that estimates."""
     invariant_actor: ShortText | None = None
-    #: Which profile the plan has; `effective_profile` says what it says.
+    """The actor that watches the invariants."""
     automation_profile: AutomationProfileRef = AutomationProfileRef()
-    #: The profile as it was when the plan was created, byte for byte; `{}`: not recorded.
+    """Which profile the plan has; its snapshot says what the profile says."""
     effective_profile_snapshot: Annotated[Text, AfterValidator(_a_json_object)] = "{}"
+    """The profile as it was when the plan was created, byte for byte; `{}`: not recorded."""
     changeset_id: Reference | None = None
+    """The changeset that holds the result."""
     decision_root_id: Reference | None = None
+    """The root of the decisions that the plan made."""
     sandbox_refs: tuple[Text, ...] = ()
+    """The sandboxes that the plan works in."""
     validation_summary: JsonObject | None = None
-    #: What went wrong, while the plan is errored or constrained.
+    """What validation found, as JSON."""
     error_message: Text | None = None
+    """What went wrong, while the plan is errored or constrained."""
     error_details: JsonObject | None = None
+    """More about what went wrong, as JSON."""
     cost_actual_usd: Usd | None = None
+    """What the plan has cost, in US dollars."""
     token_count_input: Count | None = None
+    """How many tokens were sent to models."""
     token_count_output: Count | None = None
-    #: How often the plan was sent back to strategize.
+    """How many tokens models gave."""
     reversion_count: Annotated[Count, Field(le=MAX_REVERSIONS)] = 0
+    """How often the plan was sent back to strategize."""
     last_completed_step: StepIndex = -1
+    """The last step of the work that was completed, from 0; -1 before the first."""
     last_checkpoint_id: Reference | None = None
+    """The last checkpoint that was made."""
     reusable: StrictBool = False
+    """Whether the plan may be used as a model for others."""
     read_only: StrictBool = False
+    """Whether the plan must leave its projects as they are."""
     tags: tuple[Text, ...] = ()
+    """Words to find the plan by, in their order."""
     created_by: ShortText | None = None
+    """The author."""
     execution_environment: ShortText | None = None
+    """Where the plan is to be executed."""
     execution_env_priority: EnvironmentPriority | None = None
+    """What the execution environment does to one that is chosen elsewhere."""
     created_at: UtcDatetime
+    """When the plan was created, in UTC."""
     updated_at: UtcDatetime
-    #: When the plan was applied or cancelled.
+    """When the plan was last written, in UTC: the version that a save compares."""
     completed_at: UtcDatetime | None = None
-    project_links: tuple[ProjectLink, ...] = ()
+    """When the plan was applied or cancelled, in UTC."""
+    project_links: ProjectLinks = ()
+    """The projects that the plan works on, in their order."""
     arguments: Arguments = Arguments()
-    invariants: tuple[Invariant, ...] = ()
+    """JSON values by name, in their order."""
+    invariants: Invariants = ()
+    """What must stay true whatever the plan does, in its order."""
 
     @field_validator("project_links")
     @classmethod
-    def _aliases_differ(cls, links: tuple[ProjectLink, ...]) -> tuple[ProjectLink, ...]:
+    def _aliases_differ(cls, links: ProjectLinks) -> ProjectLinks:
         seen: set[str] = set()
         for link in links:
             if link.alias in seen:
@@ -110,13 +143,13 @@ class PlanRecord(Value):
                 seen.add(link.alias)
         return links
 
-    @model_validator(mode="after")
-    def _state_fits_phase(self) -> Self:
-        if self.processing_state in STATES_OF_APPLY and self.phase is not Phase.APPLY:
-            raise ValueError(
-                f"a plan is {self.processing_state} in the apply phase only, not in {self.phase}"
-            )
-        return self
+    @field_validator("processing_state")
+    @classmethod
+    def _state_fits_phase(cls, state: ProcessingState, info: ValidationInfo) -> ProcessingState:
+        phase = info.data.get("phase", Phase.APPLY)
+        if state in STATES_OF_APPLY and phase is not Phase.APPLY:
+            raise ValueError(f"a plan is {state} in the apply phase only, not in {phase}")
+        return state
 
     @property
     def plan_id(self) -> str:
@@ -139,6 +172,11 @@ class PlanRecord(Value):
         return self.identity.attempt
 
     @property
+    def standing(self) -> Standing:
+        """Where the plan stands: what its verbs change."""
+        return Standing(self.phase, self.processing_state, self.attempt, self.reversion_count)
+
+    @property
     def is_root(self) -> bool:
         """Whether the plan began its tree."""
         return self.parent_plan_id is None and self.root_plan_id == self.plan_id
@@ -156,8 +194,8 @@ class PlanRecord(Value):
     @property
     def allowed_steps(self) -> tuple[str, ...]:
         """The verbs that the plan may take where it stands."""
-        standing = (self.phase, self.processing_state, self.reversion_count)
-        return tuple(verb for verb, step in STEPS.items() if step.allowed(*standing))
+        standing = self.standing
+        return tuple(verb for verb, step in STEPS.items() if step.allowed(standing))
 
     @property
     def effective_profile(self) -> AutomationProfile | None:
@@ -178,7 +216,7 @@ class PlanRecord(Value):
 
         Raises:
             SnapshotIsFrozen: *update* has another snapshot.
-            pydantic.ValidationError: The copy would not be a valid plan.
+            InvalidFields: The copy would not be a valid plan.
         """
         self._keep_snapshot(update or {})
         return super().model_copy(update=update, deep=deep)

@@ -25,8 +25,8 @@ JsonValue: TypeAlias = "bool | int | float | str | tuple[JsonValue, ...] | JsonO
 # is put.
 _MAX_DEPTH = 100
 # Python and the parser write and read integers of up to 4300 digits.
-_WIDEST = 10**4300
-_LONGEST_NAME = 255
+_MAX_INTEGER = 10**4300
+_MAX_NAME = 255
 
 # Texts that may hold what the parser takes and we do not: NUL, and numbers that overflow
 # to infinity. A match costs a second look, nothing else; so do many brackets, which may be deep.
@@ -109,12 +109,6 @@ class JsonObject(Mapping[str, JsonValue]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.to_plain()!r})"
 
-    def __copy__(self) -> Self:
-        return self
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
-
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_text, (self.canonical,)
 
@@ -177,8 +171,8 @@ class Arguments(JsonObject):
         data: dict[str, Any] = {}
         for name, text in texts:
             if name in data:
-                raise NotJson(f"$.{name}", "a second argument of this name", "each name once")
-            data[_text(name, "$")] = _parsed_value(text, f"$.{name}", 1)
+                raise NotJson("$", f"a second argument {shown(name)}", "each name once")
+            data[_key(name, "$")] = _parsed_value(text, f"$.{name}", 1)
         return cls._over(cls._checked_names(data))
 
     def texts(self) -> tuple[tuple[str, str], ...]:
@@ -190,8 +184,8 @@ class Arguments(JsonObject):
     @classmethod
     def _checked_names(cls, data: dict[str, Any]) -> dict[str, Any]:
         for name in data:
-            if not 0 < len(name) <= _LONGEST_NAME:
-                expected = f"an argument name of 1 to {_LONGEST_NAME} characters"
+            if not 0 < len(name) <= _MAX_NAME:
+                expected = f"an argument name of 1 to {_MAX_NAME} characters"
                 raise NotJson("$", f"a name of {len(name)} characters", expected)
         return data
 
@@ -208,11 +202,13 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _parsed_value(text: str, path: str, depth: int = 0) -> Any:
+    if not isinstance(text, str):  # the parser takes bytes, too
+        raise NotJson(path, _described(text), "a JSON text")
     try:
         data = from_json(text, allow_inf_nan=False)
         suspect = _SUSPECT.search(text) or text.count("[") + text.count("{") > _MAX_DEPTH - depth
     except (TypeError, ValueError) as error:
-        # A TypeError is a text that has no UTF-8 form, or is none.
+        # A TypeError is a text that has no UTF-8 form.
         raise NotJson(path, f"{_described(text)} ({error})", "a JSON text") from error
     if suspect:
         _plain(data, path, depth)
@@ -226,7 +222,7 @@ def _plain(value: Any, path: str, depth: int) -> Any:
     if isinstance(value, str):
         return _text(value, path)
     if isinstance(value, int):
-        if not -_WIDEST < value < _WIDEST:
+        if not -_MAX_INTEGER < value < _MAX_INTEGER:
             raise NotJson(path, "an integer of more than 4300 digits", "a shorter one")
         return int(value)
     if isinstance(value, float):

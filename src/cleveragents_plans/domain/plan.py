@@ -4,41 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
-from cleveragents_plans.domain.enums import EnvironmentPriority, Phase, ProcessingState
-from cleveragents_plans.domain.errors import NotEditable, StepNotAllowed, UnknownProfile
+from cleveragents_plans.domain.enums import EnvironmentPriority
+from cleveragents_plans.domain.errors import (
+    InvalidType,
+    InvalidValue,
+    NotEditable,
+    StepNotAllowed,
+    UnknownProfile,
+    shown,
+)
 from cleveragents_plans.domain.fields import PlanRecord
-from cleveragents_plans.domain.inputs import (
+from cleveragents_plans.domain.inputs import EditableFields
+from cleveragents_plans.domain.lifecycle import FIXED_FIELDS, STEPS, Standing
+from cleveragents_plans.domain.profiles import (
+    BUILT_IN_PROFILES,
+    SCHEMA_VERSION,
     ProfileChoice,
-    added,
-    invariants_of,
-    items_of,
-    links_of,
-    message_of,
-    or_else,
-    resolved_choice,
+    ResolvedProfile,
+    chosen_profile,
 )
-from cleveragents_plans.domain.lifecycle import NEXT_PHASE, STEPS
-from cleveragents_plans.domain.profiles import BUILT_IN_PROFILES, SCHEMA_VERSION, ResolvedProfile
-from cleveragents_plans.domain.types import (
-    Invariant,
-    PlanIdentity,
-    ProjectLink,
-    full_name,
-    namespace_of,
-)
+from cleveragents_plans.domain.types import Invariant, ProjectLink, full_name, namespace_of
 from cleveragents_plans.domain.ulid import new_ulid
 
-#: What `edit` leaves to the verbs, to the repository, or to nobody.
-_NOT_EDITABLE = frozenset(
-    {
-        *("identity", *PlanIdentity.model_fields),
-        *("namespaced_name", "namespace", "action_name", "created_by"),
-        *("phase", "processing_state", "reversion_count", "automation_profile"),
-        *("created_at", "updated_at", "completed_at"),
-    }
-)
+# `edit` refuses another snapshot by an error of its own.
+_NOT_EDITABLE = {"identity", *FIXED_FIELDS, *Standing._fields, "updated_at", "completed_at"} - {
+    "effective_profile_snapshot"
+}
 
 
 class Plan(PlanRecord):
@@ -46,8 +39,8 @@ class Plan(PlanRecord):
     A piece of work on its way from an idea to a result that counts.
 
     A plan never changes in place: each verb returns the plan as it stands
-    afterwards and leaves the old one as it was. No verb touches `updated_at`;
-    that is the repository's, which tells by it whether somebody else was first.
+    afterwards and leaves the old one as it was. No verb touches `updated_at`:
+    the repository moves it with each write, as the version of an optimistic lock.
     """
 
     @classmethod
@@ -81,8 +74,9 @@ class Plan(PlanRecord):
         Args:
             namespaced_name: `[[server:]namespace/]name`; the namespace is `local` if not given.
             action_name: The action that the plan carries out; the plan's own name if not given.
-            profile: A built-in profile's name, a profile, or what `resolve` found; the default
-                if nobody chose one.
+            profile: A built-in profile's name, a profile, or what `resolve_profile` found; the
+                default
+                if none is given.
             project_links: Links, or just the names of projects.
             arguments: Any JSON values; their order is kept.
             invariants: Invariants, or just the texts of the plan's own.
@@ -92,14 +86,14 @@ class Plan(PlanRecord):
         Raises:
             UnknownProfile: *profile* names no built-in profile.
             ProfileNameTaken: *profile* differs from the built-in one of its name.
-            TypeError: *namespaced_name* is no text, or *profile* is no choice of one.
-            pydantic.ValidationError: A value cannot be a plan's.
+            InvalidType: *namespaced_name* is no text, or *profile* names none.
+            InvalidFields: A value cannot be a plan's.
         """
         name = full_name(namespaced_name)
-        resolved = resolved_choice(profile)
-        now = or_else(created_at, datetime.now(UTC))
-        return cls(
-            identity=PlanIdentity(plan_id=new_ulid() if plan_id is None else plan_id),
+        resolved = chosen_profile(profile)
+        now = datetime.now(UTC) if created_at is None else created_at
+        return cls._valid(
+            identity={"plan_id": new_ulid() if plan_id is None else plan_id},
             namespaced_name=name,
             namespace=namespace_of(name),
             action_name=name if action_name is None else full_name(action_name),
@@ -113,15 +107,15 @@ class Plan(PlanRecord):
             effective_profile_snapshot=resolved.profile.snapshot(),
             reusable=reusable,
             read_only=read_only,
-            tags=items_of(tags),
+            tags=tags,
             created_by=created_by,
             execution_environment=execution_environment,
             execution_env_priority=execution_env_priority,
             created_at=now,
             updated_at=now,
-            project_links=links_of(project_links),
-            arguments=or_else(arguments, {}),
-            invariants=invariants_of(invariants),
+            project_links=project_links,
+            arguments={} if arguments is None else arguments,
+            invariants=invariants,
         )
 
     def spawn(
@@ -146,7 +140,7 @@ class Plan(PlanRecord):
         """
         Give a part of this plan to a child of its own, queued in the action phase.
 
-        The child takes over what is not given: action, profile as this plan has it frozen,
+        The child inherits what is not given: action, profile as this plan has it frozen,
         projects, actors, execution environment, author, and being read-only. *invariants* add
         to those of this plan, which hold for the child as well. Arguments and tags are its own.
 
@@ -154,36 +148,45 @@ class Plan(PlanRecord):
             StepNotAllowed: This plan is applied or cancelled.
             UnknownProfile: This plan's profile was not recorded, and is no built-in one either.
             SnapshotUnreadable: What this plan has recorded describes no profile.
+            As `create` besides.
         """
-        self._check("spawn")
-        now = or_else(created_at, datetime.now(UTC))
-        resolved = self._profile_for_a_child() if profile is None else resolved_choice(profile)
-        return type(self)(
-            identity=PlanIdentity(
-                plan_id=new_ulid() if plan_id is None else plan_id,
-                parent_plan_id=self.plan_id,
-                root_plan_id=self.root_plan_id,
-            ),
+        self._after("spawn")
+        now = datetime.now(UTC) if created_at is None else created_at
+        resolved = self._profile_for_a_child() if profile is None else chosen_profile(profile)
+        given = {
+            "strategy_actor": strategy_actor,
+            "execution_actor": execution_actor,
+            "estimation_actor": estimation_actor,
+            "invariant_actor": invariant_actor,
+            "created_by": created_by,
+            "project_links": project_links,
+        }
+        child = self._valid(
+            identity={
+                "plan_id": new_ulid() if plan_id is None else plan_id,
+                "parent_plan_id": self.plan_id,
+                "root_plan_id": self.root_plan_id,
+            },
             action_name=self.action_name if action_name is None else full_name(action_name),
             description=description,
             definition_of_done=definition_of_done,
-            strategy_actor=or_else(strategy_actor, self.strategy_actor),
-            execution_actor=or_else(execution_actor, self.execution_actor),
-            estimation_actor=or_else(estimation_actor, self.estimation_actor),
-            invariant_actor=or_else(invariant_actor, self.invariant_actor),
             automation_profile=resolved.ref,
             effective_profile_snapshot=resolved.profile.snapshot(),
             read_only=self.read_only,
-            tags=items_of(tags),
-            created_by=or_else(created_by, self.created_by),
+            tags=tags,
             execution_environment=self.execution_environment,
             execution_env_priority=self.execution_env_priority,
             created_at=now,
             updated_at=now,
-            project_links=self.project_links if project_links is None else links_of(project_links),
-            arguments=or_else(arguments, {}),
-            invariants=added(self.invariants, invariants_of(invariants)),
+            arguments={} if arguments is None else arguments,
+            invariants=invariants,
+            **{
+                name: getattr(self, name) if value is None else value
+                for name, value in given.items()
+            },
         )
+        every = dict.fromkeys((*self.invariants, *child.invariants))
+        return child._with(invariants=tuple(every))
 
     def resolved_profile(self) -> ResolvedProfile:
         """
@@ -196,45 +199,40 @@ class Plan(PlanRecord):
         ref = self.automation_profile
         profile = self.effective_profile or BUILT_IN_PROFILES.get(ref.profile_name)
         if profile is None:
-            raise UnknownProfile(ref.profile_name, BUILT_IN_PROFILES, ref.provenance)
+            raise UnknownProfile(ref.profile_name, tuple(BUILT_IN_PROFILES), ref.provenance)
         return ResolvedProfile(profile=profile, provenance=ref.provenance)
 
     def begin(self) -> Self:
         """Take up the work of the phase."""
-        self._check("begin")
-        return self._with(processing_state=ProcessingState.PROCESSING)
+        return self._take("begin")
 
     def complete(self) -> Self:
         """Finish the work of the phase."""
-        self._check("complete")
-        return self._with(processing_state=ProcessingState.COMPLETE)
+        return self._take("complete")
 
     def fail(self, message: str, details: Mapping[str, Any] | None = None) -> Self:
         """
-        Record that this try went wrong, and how.
+        Record that this attempt went wrong, and how.
 
         Raises:
             StepNotAllowed: The plan is neither queued nor processing.
-            TypeError: *message* is no text.
-            ValueError: *message* says nothing, or *details* are no JSON.
+            InvalidType: *message* is no text.
+            InvalidValue: *message* is blank.
+            InvalidFields: *details* are no JSON.
         """
-        self._check("fail")
-        return self._stopped(ProcessingState.ERRORED, message, details)
+        return self._stop("fail", message, details)
 
     def retry(self) -> Self:
-        """Queue a plan that failed for another try; the error goes with the old one."""
-        self._check("retry")
-        return self._queued(identity={**dict(self.identity), "attempt": self.attempt + 1})
+        """Queue a plan that failed for another attempt; the error goes with the old one."""
+        return self._requeue("retry")
 
     def advance(self) -> Self:
         """Go on to the next phase, and queue there."""
-        self._check("advance")
-        return self._queued(phase=NEXT_PHASE[self.phase])
+        return self._requeue("advance")
 
     def revert(self) -> Self:
         """Go back to strategize, and queue there; a plan may do so three times."""
-        self._check("revert")
-        return self._queued(phase=Phase.STRATEGIZE, reversion_count=self.reversion_count + 1)
+        return self._requeue("revert")
 
     def constrain(self, message: str, details: Mapping[str, Any] | None = None) -> Self:
         """
@@ -242,74 +240,68 @@ class Plan(PlanRecord):
 
         Raises:
             StepNotAllowed: The plan is not processing in the apply phase.
-            TypeError: *message* is no text.
-            ValueError: *message* says nothing, or *details* are no JSON.
+            InvalidType: *message* is no text.
+            InvalidValue: *message* is blank.
+            InvalidFields: *details* are no JSON.
         """
-        self._check("constrain")
-        return self._stopped(ProcessingState.CONSTRAINED, message, details)
+        return self._stop("constrain", message, details)
 
     def resume(self) -> Self:
-        """Queue a plan again that was held back, as nothing does any more."""
-        self._check("resume")
-        return self._queued()
+        """Queue a constrained plan again, as nothing holds it back any more."""
+        return self._requeue("resume")
 
     def apply(self, at: datetime | None = None) -> Self:
         """Make the result count, for good."""
-        self._check("apply")
-        return self._finished(ProcessingState.APPLIED, at)
+        return self._finish("apply", at)
 
     def cancel(self, at: datetime | None = None) -> Self:
         """Give the plan up, for good."""
-        self._check("cancel")
-        return self._finished(ProcessingState.CANCELLED, at)
+        return self._finish("cancel", at)
 
-    def edit(self, **changes: Any) -> Self:
+    def edit(self, **changes: Unpack[EditableFields]) -> Self:
         """
         Edit what is neither a step nor fixed, and check the result.
 
         Raises:
             SnapshotIsFrozen: The snapshot was to be changed.
-            NotEditable: A field was to be changed that only a verb changes, or nobody.
-            pydantic.ValidationError: A value cannot be a plan's, or there is no such field.
+            NotEditable: A field was to be changed that only a verb changes, or that is fixed.
+            InvalidFields: A value cannot be a plan's, or there is no such field.
         """
         self._keep_snapshot(changes)
         refused = _NOT_EDITABLE.intersection(changes)
         if refused:
-            raise NotEditable(sorted(refused))
+            raise NotEditable(tuple(sorted(refused)))
         return self._with(**changes)
 
-    def _check(self, verb: str) -> None:
-        standing = (self.phase, self.processing_state)
-        if STEPS[verb].allowed(*standing, self.reversion_count):
-            return
-        often = STEPS[verb].allowed(*standing, 0)
-        reason = f"it went back {self.reversion_count} times already" if often else None
+    def _after(self, verb: str) -> Standing:
+        at, step = self.standing, STEPS[verb]
+        if step.allowed(at):
+            return step.after(at)
+        often = step.allowed(at._replace(reversion_count=0))
+        reason = f"it went back {at.reversion_count} times already" if often else None
+        standing = (at.phase, at.processing_state)
         raise StepNotAllowed(self.plan_id, *standing, verb, self.allowed_steps, reason)
+
+    def _take(self, verb: str, **changes: Any) -> Self:
+        after = self._after(verb)._asdict()
+        identity = {**dict(self.identity), "attempt": after.pop("attempt")}
+        return self._with(identity=identity, **after, **changes)
+
+    def _requeue(self, verb: str) -> Self:
+        return self._take(verb, error_message=None, error_details=None)
+
+    def _finish(self, verb: str, at: datetime | None) -> Self:
+        return self._take(verb, completed_at=datetime.now(UTC) if at is None else at)
+
+    def _stop(self, verb: str, message: str, details: Mapping[str, Any] | None) -> Self:
+        if not isinstance(message, str):
+            raise InvalidType("message", shown(message), "text that says what is wrong")
+        if not message.strip():
+            raise InvalidValue("message", shown(message), "text that says what is wrong")
+        return self._take(verb, error_message=message, error_details=details)
 
     def _profile_for_a_child(self) -> ResolvedProfile:
         # What an earlier release froze is written out in full by this one, in its own schema.
         resolved = self.resolved_profile()
         profile = resolved.profile.model_copy(update={"schema_version": SCHEMA_VERSION})
         return resolved.model_copy(update={"profile": profile})
-
-    def _queued(self, **changes: Any) -> Self:
-        return self._with(
-            processing_state=ProcessingState.QUEUED,
-            error_message=None,
-            error_details=None,
-            **changes,
-        )
-
-    def _stopped(
-        self, state: ProcessingState, message: str, details: Mapping[str, Any] | None
-    ) -> Self:
-        return self._with(
-            processing_state=state, error_message=message_of(message), error_details=details
-        )
-
-    def _finished(self, state: ProcessingState, at: datetime | None) -> Self:
-        return self._with(processing_state=state, completed_at=or_else(at, datetime.now(UTC)))
-
-    def _with(self, **changes: Any) -> Self:
-        # model_copy does not validate; building anew does.
-        return type(self)(**{**dict(self), **changes})

@@ -9,10 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from cleveragents_plans.domain.errors import BadProfileFile, shown
-from cleveragents_plans.domain.profiles import AutomationProfile, in_one_line
+from cleveragents_plans.domain.errors import (
+    BadProfileFile,
+    InvalidFields,
+    InvalidType,
+    in_one_line,
+    shown,
+)
+from cleveragents_plans.domain.profiles import AutomationProfile
 
 
 def load_profiles(path: str | os.PathLike[str]) -> dict[str, AutomationProfile]:
@@ -22,10 +26,10 @@ def load_profiles(path: str | os.PathLike[str]) -> dict[str, AutomationProfile]:
     Raises:
         BadProfileFile: The file cannot be read, or holds something else.
         ProfileNameTaken: A profile has the name of a built-in one.
-        TypeError: *path* is no path.
+        InvalidType: *path* is no path.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"path is {shown(path)}; expected the path of a file")
+        raise InvalidType("path", shown(path), "the path of a file")
     try:
         found = _decoded(Path(path))
         return _profiles(found if isinstance(found, list) else [found])
@@ -47,9 +51,9 @@ def _profiles(found: list[Any]) -> dict[str, AutomationProfile]:
             raise _Bad(f"{place} is {shown(fields)}, not a mapping of fields")
         try:
             profile = AutomationProfile.from_mapping(fields)
-        except ValidationError as error:
+        except InvalidFields as error:
             named = shown(fields["name"]) if "name" in fields else "without a name"
-            raise _Bad(f"{place} ({named}): {in_one_line(error)}") from None
+            raise _Bad(f"{place} ({named}): {in_one_line(error.errors)}") from None
         if profile.name in profiles:
             raise _Bad(f"{place} is a second {profile.name!r}")
         profiles[profile.name] = profile

@@ -1,4 +1,4 @@
-"""Automation profiles: which steps of a plan may run without a person, and who decides."""
+"""Automation profiles: which steps of a plan may run without a person, and who chooses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from pydantic import StrictBool, ValidationError
 
 from cleveragents_plans.domain.enums import Level
 from cleveragents_plans.domain.errors import (
+    InvalidType,
+    InvalidValue,
     NotJson,
     ProfileNameTaken,
     SnapshotUnreadable,
     UnknownProfile,
+    in_one_line,
+    problems_of,
+    report_invalid_fields,
     shown,
 )
 from cleveragents_plans.domain.json_values import JsonObject, canonical_json
 from cleveragents_plans.domain.types import Count, Label, Name, Text, Threshold, Usd, Value
 
-#: The profile of whoever chose none.
+#: The profile of a plan for which none was chosen.
 DEFAULT_PROFILE_NAME: Final = "balanced"
 #: The fields that a profile has in this release.
 SCHEMA_VERSION: Final = "1.0"
@@ -29,17 +34,22 @@ SCHEMA_VERSION: Final = "1.0"
 class SafetyProfile(Value):
     """What limits a plan however far it may go by itself."""
 
-    #: Empty: every category of skills is allowed.
     allowed_skill_categories: tuple[Label, ...] = ()
+    """The categories of skills that may be used; empty: every one."""
     require_sandbox: StrictBool = True
+    """Whether steps run in a sandbox only."""
     require_checkpoints: StrictBool = True
+    """Whether steps are taken with checkpoints only, to which one can go back."""
     require_human_approval: StrictBool = False
+    """Whether a person approves each step, whatever the thresholds say."""
     allow_unsafe_tools: StrictBool = False
-    #: None: no limit.
+    """Whether tools may be used that are marked as unsafe."""
     max_cost_per_plan: Usd | None = None
+    """How much one plan may cost, in US dollars; none: no limit."""
     max_retries_per_step: Count = 3
-    #: None: no limit.
+    """How often a step may be retried."""
     max_total_cost: Usd | None = None
+    """How much may be spent in total, in US dollars; none: no limit."""
 
 
 class AutomationProfile(Value):
@@ -50,22 +60,37 @@ class AutomationProfile(Value):
     """
 
     name: Name
+    """`[[server:]namespace/]name`."""
     description: Text = ""
+    """What the profile is for, in words."""
     schema_version: Label = SCHEMA_VERSION
+    """The release of the profile's own fields."""
 
     decompose_task: Threshold
+    """How sure to be before a task is broken down by itself: 0 always, 1 never."""
     create_tool: Threshold
+    """How sure to be before a tool is made."""
     select_tool: Threshold
+    """How sure to be before a tool is chosen."""
     edit_code: Threshold
+    """How sure to be before code is edited."""
     execute_command: Threshold
+    """How sure to be before a command is run."""
     create_file: Threshold
+    """How sure to be before a file is made."""
     delete_content: Threshold
+    """How sure to be before something is deleted."""
     access_network: Threshold
+    """How sure to be before the network is used."""
     install_dependency: Threshold
+    """How sure to be before a dependency is installed."""
     modify_config: Threshold
+    """How sure to be before a configuration is changed."""
     approve_plan: Threshold
+    """How sure to be before a plan is applied."""
 
     safety: SafetyProfile = SafetyProfile()
+    """What limits a plan however sure the system is."""
 
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any]) -> Self:
@@ -74,12 +99,13 @@ class AutomationProfile(Value):
 
         Raises:
             ProfileNameTaken: The name is that of a built-in profile.
-            pydantic.ValidationError: A field is missing, unknown or out of range.
-            TypeError: *fields* is no mapping.
+            InvalidFields: A field is missing, unknown or out of range.
+            InvalidType: *fields* is no mapping.
         """
         if not isinstance(fields, Mapping):
-            raise TypeError(f"fields is {shown(fields)}; expected a mapping of a profile's fields")
-        profile = cls.model_validate(dict(fields))
+            raise InvalidType("fields", shown(fields), "a mapping of a profile's fields")
+        with report_invalid_fields():
+            profile = cls.model_validate(dict(fields))
         if profile.name in BUILT_IN_PROFILES:
             raise ProfileNameTaken(profile.name)
         return profile
@@ -106,16 +132,11 @@ class AutomationProfile(Value):
         except NotJson as error:
             raise SnapshotUnreadable(text, str(error)) from error
         except ValidationError as error:
-            raise SnapshotUnreadable(text, in_one_line(error)) from error
+            raise SnapshotUnreadable(text, in_one_line(problems_of(error))) from error
 
     def snapshot(self) -> str:
-        """
-        Write the whole profile, defaults included, as canonical JSON.
-
-        Raises:
-            pydantic.ValidationError: The profile was built without validation, and is none.
-        """
-        return _snapshot(type(self).model_validate(self.model_dump(warnings=False)))
+        """Write the whole profile, defaults included, as canonical JSON."""
+        return _snapshot(self)
 
 
 #: The names of the eleven thresholds.
@@ -130,19 +151,21 @@ def _snapshot(profile: AutomationProfile) -> str:
 
 
 class AutomationProfileRef(Value):
-    """Which profile a plan has, and who chose it; it may no longer exist."""
+    """Which profile a plan has, and the level that chose it; it may no longer exist."""
 
     profile_name: Label = DEFAULT_PROFILE_NAME
-    #: None: nobody chose.
+    """The profile's name."""
     provenance: Level | None = None
+    """The level that chose it; none: the default, as no level did."""
 
 
 class ResolvedProfile(Value):
     """A profile, and the level at which it was chosen."""
 
     profile: AutomationProfile
-    #: None: nobody chose.
+    """The profile."""
     provenance: Level | None = None
+    """The level that chose it; none: the default, as no level did."""
 
     @property
     def ref(self) -> AutomationProfileRef:
@@ -198,7 +221,7 @@ def _built_in() -> Mapping[str, AutomationProfile]:
             (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0),
             SafetyProfile(),
         ),
-        # Nobody is there to ask, so the sandbox and the checkpoints make it safe.
+        # There is no person to ask, so the sandbox and the checkpoints make it safe.
         "ci": (
             "Full auto, safe CI/CD",
             (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
@@ -243,29 +266,38 @@ def resolve_profile(
     Raises:
         UnknownProfile: The name that holds is not known.
         ProfileNameTaken: *known* has another profile under a built-in name.
-        ValueError: *known* has a profile under another name than its own.
-        TypeError: A name is no text, or *known* has something else than profiles.
+        InvalidValue: *known* has a profile under another name than its own.
+        InvalidType: A name is no text, or *known* has something else than profiles.
     """
     levels = dict(zip(Level, (plan, action, project, global_), strict=True))
     for level, name in levels.items():
         if not isinstance(name, str | None):
-            raise TypeError(f"the {level} level names {shown(name)}; expected a profile's name")
+            raise InvalidType(f"the profile of the {level} level", shown(name), "a name")
     everyone = {**_checked(known), **BUILT_IN_PROFILES}
     for level, name in levels.items():
         if name is not None:
             if name not in everyone:
-                raise UnknownProfile(name, everyone, level)
+                raise UnknownProfile(name, tuple(everyone), level)
             return ResolvedProfile(profile=everyone[name], provenance=level)
     return ResolvedProfile(profile=BUILT_IN_PROFILES[DEFAULT_PROFILE_NAME])
 
 
-def refuse_posing(profile: AutomationProfile) -> None:
-    """
-    Refuse a profile that has the name of a built-in one, and says something else.
+#: What names a profile: a built-in name, a profile, or one that `resolve_profile` found.
+ProfileChoice = str | AutomationProfile | ResolvedProfile
 
-    Raises:
-        ProfileNameTaken: It does.
-    """
+
+def chosen_profile(choice: ProfileChoice | None) -> ResolvedProfile:
+    """Find the profile of *choice*, as `resolve_profile` does; raise what it raises."""
+    if isinstance(choice, ResolvedProfile):
+        _refuse_posing(choice.profile)
+        return choice
+    if isinstance(choice, AutomationProfile):
+        return resolve_profile(plan=choice.name, known={choice.name: choice})
+    return resolve_profile(plan=choice)
+
+
+def _refuse_posing(profile: AutomationProfile) -> None:
+    """Refuse a profile that has the name of a built-in one, and says something else."""
     if BUILT_IN_PROFILES.get(profile.name, profile) != profile:
         raise ProfileNameTaken(profile.name)
 
@@ -275,30 +307,13 @@ def _checked(known: Mapping[str, AutomationProfile]) -> Mapping[str, AutomationP
         return known
     for name, profile in known.items():
         if not isinstance(profile, AutomationProfile):
-            raise TypeError(f"known has {shown(profile)}; expected an AutomationProfile")
+            raise InvalidType(f"known[{shown(name)}]", shown(profile), "an AutomationProfile")
         if name != profile.name:
-            raise ValueError(
-                f"known has the profile {profile.name!r} under the name {shown(name)};"
-                " put it under its own"
-            )
-        refuse_posing(profile)
+            found = f"the profile {profile.name!r}"
+            raise InvalidValue(f"known[{shown(name)}]", found, "each profile under its own name")
+        _refuse_posing(profile)
     return known
 
 
 def _only_known(model: type[Value], fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name in model.model_fields}
-
-
-def in_one_line(error: ValidationError) -> str:
-    """Write what is wrong, field by field, cut to a few hundred characters."""
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    text = "; ".join(
-        ": ".join(filter(None, (".".join(map(_part, each["loc"])), each["msg"])))
-        for each in problems
-    )
-    return text if len(text) <= 400 else f"{text[:400]}…"
-
-
-def _part(part: int | str) -> str:
-    # Whatever stands in a file or in a row can be the name of a field.
-    return part if isinstance(part, str) and part.isidentifier() else shown(part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
@@ -10,6 +10,7 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
@@ -17,13 +18,12 @@ from pydantic import (
     StrictBool,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from cleveragents_plans.domain.enums import Level
-from cleveragents_plans.domain.errors import shown
+from cleveragents_plans.domain.errors import InvalidType, report_invalid_fields, shown
 
 _MAX_INTEGER = 2**31 - 1
 
@@ -38,7 +38,9 @@ _A_STR = core_schema.json_or_python_schema(
 _STORABLE = core_schema.custom_error_schema(
     core_schema.str_schema(pattern=r"^[^\x00]*$"),
     custom_error_type="text_not_storable",
-    custom_error_message="Text can hold neither NUL characters nor lone surrogates",
+    custom_error_message=(
+        "Text can hold neither NUL characters nor lone surrogates (bytes that are no UTF-8)"
+    ),
 )
 
 
@@ -151,35 +153,53 @@ Threshold = Annotated[float, Field(strict=True, ge=0, le=1), AfterValidator(_pos
 class Value(BaseModel):
     """A value that is checked when it is made and never changes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        # What is written has every field, whether it may be left out where it is read or not.
+        json_schema_serialization_defaults_required=True,
+    )
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """
         Copy, with *update* checked as in a new value, unlike what pydantic does.
 
         Raises:
-            pydantic.ValidationError: The copy would not be valid.
+            InvalidFields: The copy would not be valid.
         """
         copied = super().model_copy(deep=deep)
-        return type(self)(**{**dict(copied), **update}) if update else copied
+        return copied._with(**update) if update else copied
 
-    def copy(  # type: ignore[override]  # parts of a value are none
-        self, *, update: Mapping[str, Any] | None = None, deep: bool = False
-    ) -> Self:
-        """Copy as `model_copy` does, under pydantic's old name for it."""
-        return self.model_copy(update=update, deep=deep)
+    def _with(self, **changes: Any) -> Self:
+        # pydantic's own copy does not validate; building anew does.
+        return self._valid(**{**dict(self), **changes})
+
+    @classmethod
+    def _valid(cls, **fields: Any) -> Self:
+        with report_invalid_fields():
+            return cls(**fields)
 
 
 class PlanIdentity(Value):
     """Which plan it is, and its place in its tree."""
 
     plan_id: Ulid
-    #: None for a root, and for a plan whose parent was deleted.
+    """The plan's ULID: 26 characters of Crockford base 32."""
     parent_plan_id: Ulid | None = None
-    #: The root of the tree in which the plan was created; its own id if there is no parent.
-    root_plan_id: Ulid = Field(default="", validate_default=True)
-    #: Counts the tries, from 1.
+    """The plan that this one is a part of; none for a root, or if the parent was deleted."""
+    # A default would stand in the JSON schema, where none is right.
+    root_plan_id: Ulid = Field(default_factory=str, validate_default=True)
+    """The root of the tree in which the plan was created; its own id if there is no parent."""
     attempt: Ordinal = 1
+    """Counts the attempts, from 1."""
+
+    @field_validator("parent_plan_id")
+    @classmethod
+    def _not_itself(cls, parent: str | None, info: ValidationInfo) -> str | None:
+        if parent is not None and parent == info.data.get("plan_id"):
+            raise ValueError(f"plan {parent} cannot be its own parent")
+        return parent
 
     @field_validator("root_plan_id", mode="before")
     @classmethod
@@ -190,28 +210,45 @@ class PlanIdentity(Value):
             raise ValueError("a child plan needs the root of its tree; only a root is its own")
         return info.data.get("plan_id")
 
-    @model_validator(mode="after")
-    def _no_parent_of_itself(self) -> PlanIdentity:
-        if self.parent_plan_id == self.plan_id:
-            raise ValueError(f"plan {self.plan_id} cannot be its own parent")
-        return self
-
 
 class ProjectLink(Value):
     """A project that a plan works on."""
 
     project_name: Label
-    #: What the plan calls the project; unique within the plan.
+    """The project's name."""
     alias: Label | None = None
+    """What the plan calls the project; unique within the plan."""
     read_only: StrictBool = False
+    """Whether the plan must leave the project as it is."""
 
 
 class Invariant(Value):
     """What must stay true whatever the plan does."""
 
     text: NonEmptyText
-    #: Who asked for it.
+    """What must stay true, in words."""
     source: Level = Level.PLAN
+    """The level that asked for it."""
+
+
+def _or_texts(field: str, accepted: Any) -> BeforeValidator:
+    """Let each of several values be given as a text as well, that of its *field*."""
+
+    def read(given: Any) -> Any:
+        # A lone text is not taken apart into its characters: pydantic refuses it.
+        if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+            return given
+        return [{field: one} if isinstance(one, str) else one for one in given]
+
+    return BeforeValidator(read, json_schema_input_type=accepted)
+
+
+#: Links, or just the names of projects.
+ProjectLinks = Annotated[
+    tuple[ProjectLink, ...], _or_texts("project_name", Sequence[ProjectLink | str])
+]
+#: Invariants, or just the texts of the plan's own.
+Invariants = Annotated[tuple[Invariant, ...], _or_texts("text", Sequence[Invariant | str])]
 
 
 def full_name(name: str) -> str:
@@ -219,10 +256,10 @@ def full_name(name: str) -> str:
     Write out the namespace of *name*: `refactor-auth` is `local/refactor-auth`.
 
     Raises:
-        TypeError: *name* is no text.
+        InvalidType: *name* is no text.
     """
     if not isinstance(name, str):
-        raise TypeError(f"the name is {shown(name)}; expected text like namespace/name")
+        raise InvalidType("the name", shown(name), "text like namespace/name")
     text = str.__str__(name)  # not the name of an enumeration's member
     return text if "/" in text else f"local/{text}"
 

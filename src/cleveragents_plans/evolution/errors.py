@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
@@ -12,6 +13,18 @@ AGAIN = "run the same command again: what is done stays done"
 
 class EvolutionError(CommandError):
     """A migration was refused or given up; Alembic's command line prints its one line."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own way calls the class with the message, which is not what it was made of.
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(
+    kind: type[EvolutionError], args: tuple[Any, ...], facts: dict[str, Any]
+) -> EvolutionError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(facts)
+    return error
 
 
 class WrongDialect(EvolutionError):

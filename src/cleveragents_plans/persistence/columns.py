@@ -48,7 +48,7 @@ class Unreadable(Exception):
     """
     A column cannot be read.
 
-    Its arguments are the column, what was found and what was expected.
+    Its arguments are the column, what was found and what is wrong with it.
     """
 
 
@@ -57,14 +57,14 @@ def check_positions(table: str, rows: Sequence[Any]) -> None:
     # Their order is what counts; a row may have been taken out.
     for row in rows:
         if type(row.position) is not int or row.position < 0:
-            raise Unreadable(f"{table}.position", row.position, "an integer from 0")
+            raise Unreadable(f"{table}.position", row.position, "expected an integer from 0")
 
 
 def read_word(column: str, found: Any) -> Any:
     """Pass on the word that was *found*, for the domain to read."""
     # pydantic takes the bytes of a word, which SQLite can hold, for the word.
     if isinstance(found, bytes):
-        raise Unreadable(column, found, "a text")
+        raise Unreadable(column, found, "expected text")
     return found
 
 
@@ -77,7 +77,8 @@ def read_time(column: str, text: Any) -> datetime:
             return moment
     except (TypeError, ValueError):
         pass
-    raise Unreadable(f"v3_plans.{column}", text, "a time like 2026-03-14T00:05:32.000000+00:00")
+    expected = "expected a time like 2026-03-14T00:05:32.000000+00:00"
+    raise Unreadable(f"v3_plans.{column}", text, expected)
 
 
 def texts_json(texts: Sequence[str]) -> str | None:
@@ -90,12 +91,13 @@ def read_texts(column: str, text: Any) -> tuple[str, ...]:
     if text is None:
         return ()
     try:
-        found = from_json(_a_text(text))
-    except (TypeError, ValueError):
+        # SQLite stores bytes in a column for text, and the JSON parser would take them.
+        found = from_json(text) if isinstance(text, str) else None
+    except (TypeError, ValueError):  # a TypeError is a text that has no UTF-8 form
         found = None
     if isinstance(found, list) and all(isinstance(each, str) for each in found):
         return tuple(found)
-    raise Unreadable(f"v3_plans.{column}", text, "a JSON array of strings, or NULL")
+    raise Unreadable(f"v3_plans.{column}", text, "expected a JSON array of strings, or NULL")
 
 
 def object_json(value: JsonObject | None) -> str | None:
@@ -108,9 +110,10 @@ def read_object(column: str, text: Any) -> JsonObject | None:
     if text is None:
         return None
     try:
-        return JsonObject.from_text(_a_text(text))
-    except (NotJson, TypeError) as error:
-        raise Unreadable(f"v3_plans.{column}", text, "a JSON object, or NULL") from error
+        return JsonObject.from_text(text)
+    except NotJson as error:
+        expected = f"expected a JSON object, or NULL: {error}"
+        raise Unreadable(f"v3_plans.{column}", text, expected) from error
 
 
 def read_arguments(rows: Iterable[Any]) -> Arguments:
@@ -119,31 +122,11 @@ def read_arguments(rows: Iterable[Any]) -> Arguments:
     if not pairs:
         return _NO_ARGUMENTS
     try:
-        return Arguments.from_texts((_a_text(name), _a_text(text)) for name, text in pairs)
-    except (NotJson, TypeError) as error:
-        for name, text in pairs:
-            if not _is_argument("name", text):
-                raise Unreadable("plan_arguments.value_json", text, "a JSON text") from error
-            if not _is_argument(name, "0"):
-                expected = "an argument name of 1 to 255 characters"
-                raise Unreadable("plan_arguments.name", name, expected) from error
-        names = [name for name, _ in pairs]
-        raise Unreadable("plan_arguments.name", names, "each name once") from error
-
-
-def _is_argument(name: Any, text: Any) -> bool:
-    try:
-        Arguments.from_texts([(_a_text(name), _a_text(text))])
-    except (NotJson, TypeError):
-        return False
-    return True
-
-
-def _a_text(found: Any) -> str:
-    # SQLite stores bytes in a column for text, and the JSON parser would take them.
-    if not isinstance(found, str):
-        raise TypeError(f"{type(found).__name__} is no text")
-    return found
+        return Arguments.from_texts(pairs)
+    except NotJson as error:
+        column = "name" if error.path == "$" else "value_json"
+        found = [getattr(row, column) for row in rows]
+        raise Unreadable(f"plan_arguments.{column}", found, str(error)) from error
 
 
 _NO_ARGUMENTS = Arguments()
@@ -160,9 +143,11 @@ def profile_text(profile_name: str, provenance: Level | None) -> str:
 @lru_cache(maxsize=4096)
 def read_profile(text: Any) -> AutomationProfileRef:
     """Read which profile a plan has: an object, a bare name, or a JSON string."""
-    expected = 'a JSON object like {"profile_name": "trusted", "provenance": "plan"}, or a name'
+    expected = (
+        'expected a JSON object like {"profile_name": "trusted", "provenance": "plan"}, or a name'
+    )
     try:
-        found = _json_or_bare_name(_a_text(text))
+        found = _json_or_bare_name(text) if isinstance(text, str) else None
         if isinstance(found, dict) and "profile_name" in found:
             return AutomationProfileRef(**found)
         if isinstance(found, str):

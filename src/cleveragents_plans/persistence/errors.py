@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from cleveragents_plans.domain.errors import PlansError, shown
 
 
+@dataclass(eq=False)
 class DatabaseUrlError(PlansError, ValueError):
     """
     The text names no database that can be opened.
@@ -12,45 +15,39 @@ class DatabaseUrlError(PlansError, ValueError):
     The text itself is never repeated: it may hold a password.
     """
 
+    #: What is wrong, and what was expected.
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
 
 class ForeignKeysOff(PlansError):
-    """A SQLite connection does not keep foreign keys, so that rows would lose their plan."""
+    """A SQLite connection does not enforce foreign keys, so that rows would lose their plan."""
 
     def __str__(self) -> str:
         return (
-            "this SQLite connection does not keep foreign keys (PRAGMA foreign_keys is 0), and "
+            "this SQLite connection does not enforce foreign keys (PRAGMA foreign_keys is 0), and "
             "rows would be left that belong to no plan; open the database by open_engine() or "
             "open_async_engine()"
         )
 
 
+@dataclass(eq=False)
 class PlanNotFound(PlansError, LookupError):
-    """
-    No plan has this id.
+    """No plan has this id."""
 
-    Attributes:
-        plan_id: The id that was looked for.
-    """
-
-    def __init__(self, plan_id: str) -> None:
-        super().__init__(plan_id)
-        self.plan_id = plan_id
+    plan_id: str
 
     def __str__(self) -> str:
-        return f"no plan {self.plan_id!r} is stored; list the plans to see which are"
+        return f"no plan {shown(self.plan_id)} is stored; list the plans to see which are"
 
 
+@dataclass(eq=False)
 class PlanAlreadyStored(PlansError):
-    """
-    A plan with this id is stored already, or comes twice among those to be added.
+    """A plan with this id is stored already, or comes twice among those to be added."""
 
-    Attributes:
-        plan_id: The id that is taken.
-    """
-
-    def __init__(self, plan_id: str) -> None:
-        super().__init__(plan_id)
-        self.plan_id = plan_id
+    plan_id: str
 
     def __str__(self) -> str:
         return (
@@ -59,56 +56,42 @@ class PlanAlreadyStored(PlansError):
         )
 
 
+@dataclass(eq=False)
 class PlanConflict(PlansError):
     """
-    Somebody else wrote the plan after it was read; nothing of this write was kept.
+    An optimistic lock was lost: another writer changed the plan after it was read.
 
-    Attributes:
-        plan_id: The plan.
-        read: Its ``updated_at`` when the loser read it.
+    Nothing of this write was kept.
     """
 
-    def __init__(self, plan_id: str, read: object) -> None:
-        super().__init__(plan_id, read)
-        self.plan_id = plan_id
-        self.read = read
+    plan_id: str
+    #: Its ``updated_at`` when it was read.
+    read: object
 
     def __str__(self) -> str:
         return (
-            f"plan {self.plan_id} was changed or deleted by somebody else since {self.read}; "
+            f"plan {self.plan_id} was changed or deleted by another writer since {self.read}; "
             "read it again and repeat the step"
         )
 
 
 class PlanNotStored(PlanConflict):
-    """
-    A plan that was to be saved or deleted is not stored: it never was, or is not any more.
-
-    Attributes:
-        plan_id: The plan.
-        read: Its ``updated_at``.
-    """
+    """A plan that was to be saved or deleted is not stored: it never was, or was deleted."""
 
     def __str__(self) -> str:
         return (
             f"plan {self.plan_id} is not stored: add() it if it is new; "
-            "otherwise somebody deleted it since it was read"
+            "otherwise it was deleted since it was read"
         )
 
 
+@dataclass(eq=False)
 class NoLaterVersion(PlansError):
-    """
-    A plan cannot be written, as its ``updated_at`` leaves no later one.
+    """A plan cannot be written, as its ``updated_at`` leaves no later one."""
 
-    Attributes:
-        plan_id: The plan.
-        read: Its ``updated_at``, which is the last time that there is.
-    """
-
-    def __init__(self, plan_id: str, read: object) -> None:
-        super().__init__(plan_id, read)
-        self.plan_id = plan_id
-        self.read = read
+    plan_id: str
+    #: Its ``updated_at``, which is the last time that there is.
+    read: object
 
     def __str__(self) -> str:
         return (
@@ -117,19 +100,13 @@ class NoLaterVersion(PlansError):
         )
 
 
+@dataclass(eq=False)
 class RootInUse(PlansError):
-    """
-    A root cannot be deleted while other plans name it.
+    """A root cannot be deleted while other plans name it."""
 
-    Attributes:
-        plan_id: The root.
-        named_by: How many other plans name it.
-    """
-
-    def __init__(self, plan_id: str, named_by: int) -> None:
-        super().__init__(plan_id, named_by)
-        self.plan_id = plan_id
-        self.named_by = named_by
+    plan_id: str
+    #: How many other plans name it.
+    named_by: int
 
     def __str__(self) -> str:
         return (
@@ -138,44 +115,32 @@ class RootInUse(PlansError):
         )
 
 
+@dataclass(eq=False)
 class CorruptPlanRow(PlansError):
-    """
-    A row holds something that no plan can hold.
+    """A row holds something that no plan can hold."""
 
-    Attributes:
-        plan_id: The row's plan id, as found.
-        column: The column, as ``v3_plans.phase``.
-        found: What was found there.
-        expected: What a readable row has there.
-    """
-
-    def __init__(self, plan_id: object, column: str, found: object, expected: str) -> None:
-        super().__init__(plan_id, column, found, expected)
-        self.plan_id = plan_id
-        self.column = column
-        self.found = found
-        self.expected = expected
+    #: The row's plan id, as found.
+    plan_id: object
+    #: The column, as ``v3_plans.phase``.
+    column: str
+    found: object
+    #: What is wrong with it, or what a readable row has there.
+    reason: str
 
     def __str__(self) -> str:
         return (
-            f"plan {self.plan_id!r} cannot be read: {self.column} holds {shown(self.found)}, "
-            f"expected {self.expected}; repair the row or restore it from a backup"
+            f"plan {shown(self.plan_id)} cannot be read: {self.column} holds {shown(self.found)} "
+            f"({self.reason}); repair the row or restore it from a backup"
         )
 
 
+@dataclass(eq=False)
 class NotARoot(PlansError):
-    """
-    A whole tree was asked for by one of its branches.
+    """A whole tree was asked for by one of its branches."""
 
-    Attributes:
-        plan_id: The plan that was named.
-        root_plan_id: The root of its tree.
-    """
-
-    def __init__(self, plan_id: str, root_plan_id: str) -> None:
-        super().__init__(plan_id, root_plan_id)
-        self.plan_id = plan_id
-        self.root_plan_id = root_plan_id
+    plan_id: str
+    #: The root of its tree.
+    root_plan_id: str
 
     def __str__(self) -> str:
         return (
@@ -184,19 +149,13 @@ class NotARoot(PlansError):
         )
 
 
+@dataclass(eq=False)
 class RelatedPlanMissing(PlansError):
-    """
-    A plan names a parent or a root that is not stored.
+    """A plan names a parent or a root that is not stored."""
 
-    Attributes:
-        plan_id: The plan that was to be stored.
-        missing: The id that is not stored.
-    """
-
-    def __init__(self, plan_id: str, missing: str) -> None:
-        super().__init__(plan_id, missing)
-        self.plan_id = plan_id
-        self.missing = missing
+    plan_id: str
+    #: The id that is not stored.
+    missing: str
 
     def __str__(self) -> str:
         return (
@@ -205,17 +164,12 @@ class RelatedPlanMissing(PlansError):
         )
 
 
+@dataclass(eq=False)
 class PlanCycle(PlansError):
-    """
-    Plans that are to be added are under one another.
+    """Plans that are to be added are under one another."""
 
-    Attributes:
-        plan_ids: The plans, each under the next, the last of them under the first.
-    """
-
-    def __init__(self, plan_ids: tuple[str, ...]) -> None:
-        super().__init__(plan_ids)
-        self.plan_ids = plan_ids
+    #: The plans, each under the next, the last of them under the first.
+    plan_ids: tuple[str, ...]
 
     def __str__(self) -> str:
         return (

@@ -17,7 +17,6 @@ from cleveragents_plans.domain import Plan
 from cleveragents_plans.persistence.columns import (
     Unreadable,
     check_positions,
-    has_surrogates,
     later_than,
     object_json,
     profile_text,
@@ -31,7 +30,6 @@ from cleveragents_plans.persistence.columns import (
     time_text,
 )
 from cleveragents_plans.persistence.errors import CorruptPlanRow, NoLaterVersion
-from cleveragents_plans.persistence.expectations import expected_at
 
 Row = dict[str, Any]
 
@@ -215,11 +213,13 @@ def read_plan(
     except Unreadable as unreadable:
         raise CorruptPlanRow(row.plan_id, *unreadable.args) from unreadable.__cause__
     except ValidationError as error:
-        raise CorruptPlanRow(row.plan_id, *_explained(error, row)) from error
+        raise CorruptPlanRow(row.plan_id, *_explained(error)) from error
     for column in ("plan_id", "parent_plan_id", "root_plan_id"):
         if getattr(plan, column) != getattr(row, column):
             found = getattr(row, column)
-            raise CorruptPlanRow(row.plan_id, f"v3_plans.{column}", found, "a ULID in upper case")
+            raise CorruptPlanRow(
+                row.plan_id, f"v3_plans.{column}", found, "a ULID should be in upper case"
+            )
     return plan
 
 
@@ -246,27 +246,12 @@ _COLUMN_OF = {
     "project_links": "plan_projects",
     "invariants": "plan_invariants",
 }
-#: Where a rule about several columns is broken: the column that is told of, and what it asks for.
-_RULES = {
-    (): ("v3_plans.processing_state", "a state that goes with the phase"),
-    ("identity",): ("v3_plans.parent_plan_id", "another plan"),
-    ("project_links",): ("plan_projects.alias", "each alias once"),
-}
 
 
-def _explained(error: ValidationError, row: Any) -> tuple[str, Any, str]:
+def _explained(error: ValidationError) -> tuple[str, Any, str]:
     first = error.errors(include_url=False, include_context=False)[0]
-    path = tuple(str(part) for part in first["loc"] if not isinstance(part, int))
-    if path in _RULES:
-        column, expected = _RULES[path]
-        found = getattr(row, column.partition(".")[2], first["input"])
-        return column, found, f"{expected}: {first['msg'].removeprefix('Value error, ')}"
-    expected = expected_at(path)
-    if path == ("effective_profile_snapshot",) and isinstance(first["input"], str):
-        expected = "a JSON object"
-    if isinstance(first["input"], str) and has_surrogates(first["input"]):
-        expected = "text in UTF-8"
-    if path[0] == "identity":
-        path = path[1:]
-    column = _COLUMN_OF.get(path[0], f"v3_plans.{path[0]}")
-    return ".".join((column, *path[1:])), first["input"], expected
+    field, *below = (str(part) for part in first["loc"] if isinstance(part, str))
+    if field == "identity":
+        field, *below = below
+    column = _COLUMN_OF.get(field, f"v3_plans.{field}")
+    return ".".join((column, *below)), first["input"], first["msg"]
