@@ -60,7 +60,7 @@ imports: $(VENV)/dev.installed  ## who may import whom
 unit-lowest: $(VENV)-lowest/lowest.installed  ## the unit tests on the lowest versions admitted
 	@$(VENV)-lowest/bin/python -m pytest -q tests/domain tests/persistence/test_engine.py \
 	  tests/persistence/test_errors.py tests/persistence/test_mapping.py tests/evolution/test_*.py \
-	  tests/evolution/sqlite/test_create_table.py tests/evolution/recipes/test_roots.py
+	  tests/evolution/sqlite/test_create_table.py tests/evolution/recipes/test_root_finder.py
 
 faults: $(VENV)/dev.installed  ## kills, crowds, restarts, full disks: minutes
 	@$(BIN)/pytest -m fault tests/faults

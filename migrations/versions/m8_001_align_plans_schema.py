@@ -20,6 +20,9 @@ It relies on four columns only (plan_id, parent_plan_id, root_plan_id,
 automation_profile); all others stay as they are found. Every step can be repeated: a run
 that was interrupted, in either direction, is run again in either direction.
 
+On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
+the file, nor collations, nor keys that are numbers or bytes, make a difference.
+
 Revision: m8_001_align_plans_schema, after m4_003_plan_env_columns
 """
 
@@ -41,6 +44,8 @@ from cleveragents_plans.evolution import (
     drop_trigger,
     fill_roots,
     fill_trigger,
+    mark_begin,
+    mark_end,
     rebuild_table,
     restore_column,
     root_in_copy,
@@ -91,6 +96,7 @@ def _check_writable(needs: str, profile: str | None) -> None:
 
 def upgrade() -> None:
     """Fill the gaps, then forbid them."""
+    check_upgrade()
     # SQLite copies the table once, in one transaction; PostgreSQL works beside its clients.
     if op.get_context().dialect.name == "sqlite":
         _upgrade_sqlite()
@@ -100,6 +106,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Go back to what the former release can read; keep the snapshots aside."""
+    check_downgrade()
     if op.get_context().dialect.name == "sqlite":
         _downgrade_sqlite()
     else:
@@ -111,7 +118,7 @@ def _upgrade_sqlite() -> None:
     archived = tables.has_table(SNAPSHOTS.name)
     # It may be there already, in another shape.
     present = any(c["name"] == SNAPSHOTS.column for c in tables.get_columns("v3_plans"))
-    root, functions = root_in_copy(PLANS)
+    root, functions = root_in_copy(op, PLANS)
     values = {"root_plan_id": root, "automation_profile": _present_profile("old", SQLITE)}
     if archived:
         values[SNAPSHOTS.column] = SNAPSHOTS.value_in_copy(present=present)
@@ -149,6 +156,7 @@ def _downgrade_sqlite() -> None:
 
 
 def _upgrade_postgresql() -> None:
+    mark_begin(op, revision, down_revision, "upgrade")
     with_exclusive_lock(
         op,
         "v3_plans",
@@ -168,6 +176,7 @@ def _upgrade_postgresql() -> None:
     set_not_null(
         op, "v3_plans", "root_plan_id", "automation_profile", SNAPSHOTS.column, refill=_fill
     )
+    mark_end(op, revision)
 
 
 def _fill() -> None:
@@ -188,6 +197,7 @@ def _fill() -> None:
 
 
 def _downgrade_postgresql() -> None:
+    mark_begin(op, revision, down_revision, "downgrade")
     # What is written behind its back takes the former form, too, and no snapshot is missed.
     unfill = (
         f"BEGIN\n  new.root_plan_id := {_former_root('new')};\n"
@@ -214,6 +224,7 @@ def _downgrade_postgresql() -> None:
         "ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot",
     )
     drop_if_empty(op, SNAPSHOTS)
+    mark_end(op, revision)
 
 
 # Profiles. The former release reads JSON only: another bare name than 'balanced' is written
@@ -231,7 +242,9 @@ POSTGRESQL = {
 }
 SQLITE = {
     "blank": "trim(coalesce({0}, ''), char(32, 9, 10, 11, 12, 13)) = ''",
-    "bare": "({0} >= '!' AND substr({0}, 1, 1) NOT IN ('[', ']', '{{')"
+    # substr stops at NUL, and mends text that is not valid: such a name is left alone.
+    "bare": "(typeof({0}) = 'text' AND substr({0}, 1) = {0}"
+    " AND {0} >= '!' AND substr({0}, 1, 1) NOT IN ('[', ']', '{{')"
     " AND {0} NOT GLOB '*[\"\\' || char(1) || '-' || char(31) || ']*'"
     " AND {0} NOT IN ('true', 'false', 'null')"
     " AND NOT (ltrim({0}, '-') GLOB '[0-9]*' AND {0} NOT GLOB '*[^0-9.eE+-]*'))",

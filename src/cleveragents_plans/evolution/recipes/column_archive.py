@@ -59,7 +59,7 @@ END"""
         said = f"nullif(old.{self.column}, {self.empty_value}), " if present else ""
         return (
             f"coalesce({said}(SELECT a.{self.column} FROM {self.name} a"
-            f" WHERE a.{self.key} = old.{self.key}), {self.empty_value})"
+            f" WHERE a.{self.key} = +old.{self.key}), {self.empty_value})"
         )
 
     @property
@@ -118,9 +118,14 @@ def archive_column(op: Op, archive: ColumnArchive) -> None:
     if op.get_context().dialect.name != "sqlite":
         _backfill(op, archive, archive.table, archive._not_aside, archive._archive_column)
         return
+    # AS takes over whether keys are text, numbers or bytes.
     op.execute(
-        f"CREATE TABLE IF NOT EXISTS {archive.name}"
-        f" ({archive.key} TEXT NOT NULL PRIMARY KEY, {archive.column} TEXT NOT NULL)"
+        f"CREATE TABLE IF NOT EXISTS {archive.name} AS"
+        f" SELECT {archive.key}, {archive.column} FROM {archive.table} WHERE 0"
+    )
+    op.execute(
+        f"CREATE UNIQUE INDEX IF NOT EXISTS uq_{archive.name}_{archive.key}"
+        f" ON {archive.name} ({archive.key})"
     )
     op.execute(
         f"INSERT OR REPLACE INTO {archive.name} SELECT {archive.key}, {archive.column}"

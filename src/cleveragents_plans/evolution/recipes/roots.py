@@ -9,7 +9,7 @@ to it, is none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -17,19 +17,10 @@ from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.backfill import backfill
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.triggers import RowExpression, create_trigger
-from cleveragents_plans.evolution.recipes.parent_trees import (
-    MAX_LISTED,
-    CycleFound,
-    ParentTree,
-    members_of_cycles,
-    warn_of_missing_parents,
-)
-from cleveragents_plans.evolution.sqlite.copy_rows import MakeFunction
+from cleveragents_plans.evolution.recipes.parent_trees import ParentTree
 
 #: A cycle must not hang anybody.
 _MAX_STEPS = 100_000
-#: So many rows a `RootFinder` remembers; some 10 MB.
-_CACHE_SIZE = 50_000
 
 
 class ColumnDefault(NamedTuple):
@@ -183,98 +174,3 @@ BEGIN
 END"""
     when = "\n  OR ".join([f"new.{root} IS NULL", *(one.needs("new") for one in also.values())])
     return create_trigger(t, name, "BEFORE INSERT OR UPDATE", body, when=when, as_owner=True)
-
-
-class RootFinder:
-    """
-    The function of SQLite that finds the root of a row, for one copy of its table.
-
-    A function in SQL, because a recursive query for each row takes longer than the copy
-    itself. It remembers what it met, so that most rows cost one look-up or none.
-    """
-
-    def __init__(self, tree: ParentTree, connection: Any, table: str) -> None:
-        self._tree = tree
-        self._table = table
-        self._run = connection.cursor().execute
-        self._known: dict[bytes, bytes] = {}
-        self._missing = 0
-        self._first_missing: list[tuple[str, str]] = []
-        # As bytes, because SQLite keeps texts that are none to Python.
-        self._above = (
-            f"SELECT CAST(p.{tree.parent} AS BLOB), CAST(r.{tree.key} AS BLOB) FROM {table} p"
-            f" LEFT JOIN {table} r ON r.{tree.key} = p.{tree.root}"
-            f" WHERE p.{tree.key} = CAST(? AS TEXT)"
-        )
-
-    def __call__(self, *arguments: Any) -> bytes:
-        """
-        Give the root of a row, by its key and that of its parent.
-
-        Raises:
-            CycleFound: The row, or one above it, is its own ancestor.
-        """
-        at, above = arguments
-        root: bytes | None = None
-        passed: list[bytes] = []
-        # Brent's way to notice a cycle: one of the rows is kept in mind, ever longer.
-        kept, until = None, 1
-        while root is None and above is not None:
-            root = self._known.get(above)
-            if root is None:
-                if above == kept:
-                    raise self._cycle(above)
-                if len(passed) == until:
-                    kept, until = above, 2 * until
-                row = self._run(self._above, (above,)).fetchone()
-                if row is None:
-                    if not passed:
-                        self._note_missing(at, above)
-                    above = None
-                else:
-                    passed.append(above)
-                    at, (above, root) = above, row
-        root = at if root is None else root
-        if passed:
-            if len(self._known) > _CACHE_SIZE:
-                self._known.clear()
-            self._known.update(dict.fromkeys(passed, root))
-        return root
-
-    def _cycle(self, found: bytes) -> CycleFound:
-        parent_of = f"SELECT {self._tree.parent} FROM {self._table} WHERE {self._tree.key} = ?"
-        members = [row[0] for row in self._run(members_of_cycles(self._tree, self._table))]
-        # Those that have a root, though one that does not exist, are not among them.
-        return CycleFound.among(
-            self._tree,
-            members or [found.decode(errors="replace")],
-            lambda key: self._run(parent_of, (key,)).fetchone()[0],
-        )
-
-    def _note_missing(self, at: bytes, above: bytes) -> None:
-        pair = (at.decode(errors="replace"), above.decode(errors="replace"))
-        if self._first_missing[:1] == [pair]:  # the copy was begun anew
-            self._missing, self._first_missing = 0, []
-        self._missing += 1
-        if len(self._first_missing) < MAX_LISTED:
-            self._first_missing.append(pair)
-
-    def close(self) -> None:
-        """Tell of rows whose parent is missing, if there were any."""
-        if self._missing:
-            warn_of_missing_parents(self._tree, self._missing, self._first_missing)
-
-
-def root_in_copy(tree: ParentTree) -> tuple[str, dict[str, MakeFunction]]:
-    """
-    Give the value of the root for ``rebuild_table`` on SQLite, and the function in it.
-
-    Rows that have a root keep it. The function raises `CycleFound` for rows that are their
-    own ancestors, and warns of parents that do not exist.
-    """
-    key, parent = (f"old.{name}" for name in (tree.key, tree.parent))
-    value = (
-        f"coalesce(old.{tree.root}, CASE WHEN {parent} IS NULL THEN {key} ELSE"
-        f" CAST(tree_root(CAST({key} AS BLOB), CAST({parent} AS BLOB)) AS TEXT) END)"
-    )
-    return value, {"tree_root": lambda connection, table: RootFinder(tree, connection, table)}

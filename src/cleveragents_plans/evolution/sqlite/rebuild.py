@@ -18,15 +18,10 @@ from dataclasses import dataclass
 from itertools import count, pairwise
 
 from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.sqlite.copy_rows import (
-    MakeFunction,
-    RebuildRefused,
-    SqliteTable,
-    copy_rows,
-    restore_sequence,
-    sequence_of,
-)
+from cleveragents_plans.evolution.sqlite.callbacks import MakeFunction, functions
+from cleveragents_plans.evolution.sqlite.copy_rows import copy_rows, restore_sequence, sequence_of
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable, DdlNotUnderstood
+from cleveragents_plans.evolution.sqlite.table import RebuildRefused, SqliteTable
 from cleveragents_plans.evolution.sqlite.table_state import Change, Column, TableState, columns_of
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 
@@ -177,7 +172,7 @@ def _replace(
         table.run(f"ALTER TABLE main.{quote(table.name)} RENAME TO {aside}")
     with table.refusing("making the new table"):
         table.run(statements[1].text)
-    with table.refusing("copying the rows"), table.functions(copy.functions, aside):
+    with table.refusing("copying the rows"), functions(table.driver, copy.functions, aside):
         copy_rows(table, aside, statements, generated, copy.values)
     with table.refusing("dropping the old table"):
         table.run(f"DROP TABLE main.{aside}")

@@ -1,0 +1,108 @@
+"""Python functions that SQLite calls, and what becomes of an exception in them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from sqlalchemy.exc import DBAPIError
+
+#: Virtual machine instructions between two calls of the progress handler; some milliseconds.
+_INSTRUCTIONS = 50_000
+_FUNCTION_RAISED = "user-defined function raised exception"
+
+
+class CopyFunction(Protocol):
+    """
+    A function that statements can call for the length of one copy.
+
+    It takes numbers: text that is not valid in its encoding would never reach it.
+    """
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Compute its value."""
+
+    def close(self) -> None:
+        """Report what it met, once all rows are copied."""
+
+
+#: Creates a function from the connection of the driver and the name of the old table.
+MakeFunction = Callable[[Any, str], CopyFunction]
+
+
+@contextmanager
+def functions(driver: Any, makers: Mapping[str, MakeFunction], old: str) -> Iterator[None]:
+    """
+    Let statements on the connection *driver* call functions that read the rows of *old*.
+
+    Raises:
+        BaseException: What a function raised; SQLite reports only that it did.
+    """
+    made = {name: make(driver, old) for name, make in makers.items()}
+    raised: list[BaseException] = []
+    for name, function in made.items():
+        driver.create_function(name, -1, _recording(function, raised))
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        if raised:
+            raise raised[0] from error
+        if str(getattr(error, "orig", error)) == _FUNCTION_RAISED:
+            # It was not even entered: Python called the handler of a signal first.
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        for name in made:
+            driver.create_function(name, -1, None)
+    for function in made.values():
+        function.close()
+
+
+@contextmanager
+def interruptible(driver: Any) -> Iterator[None]:
+    """
+    Let a signal end a statement that runs on the connection *driver*.
+
+    Python calls the handler of a signal between two of its own instructions, and there is
+    none while a statement runs, however long. So SQLite calls Python every few milliseconds
+    (https://www.sqlite.org/c3ref/progress_handler.html); an exception there ends the statement.
+
+    Raises:
+        KeyboardInterrupt: A signal ended a statement.
+    """
+    driver.set_progress_handler(_nothing, _INSTRUCTIONS)
+    try:
+        yield
+    except Exception as error:
+        if _was_interrupted(error):
+            # What the handler of the signal raised; the driver drops it.
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        driver.set_progress_handler(None, 0)
+
+
+def _nothing() -> None:
+    """Let Python call the handlers of signals."""
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    while error is not None:
+        original = getattr(error, "orig", error)
+        if getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _recording(function: Callable[..., Any], raised: list[BaseException]) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    return call
