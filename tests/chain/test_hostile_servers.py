@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -194,33 +190,6 @@ def test_open_read_of_the_marker_table_does_not_block_a_run(url: str):
         assert client.exec_driver_sql("SELECT count(*) FROM evolution_marker").scalar() == 0
     roll_back(url, M4_003)
     assert "evolution_marker" not in {entry[1] for entry in schema_dump(url)}
-
-
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql-18"])
-def test_ctrl_c_ends_a_run_with_one_line_and_the_run_can_be_repeated(engine: str, tmp_path: Path):
-    with empty_database(engine, tmp_path) as url:
-        migrate(url, M4_003)
-        blocker = open_engine(url, poolclass=NullPool).connect()
-        lock = "SELECT 1" if engine == "sqlite" else "LOCK TABLE v3_plans"
-        blocker.exec_driver_sql(lock)  # the run waits, and is interrupted there
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cleveragents_plans", "upgrade", "--url", url],
-            stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-            # A shell that runs the tests in the background ignores Ctrl-C for them.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
-        assert process.stderr is not None
-        process.stderr.readline()
-        time.sleep(2)
-
-        process.send_signal(signal.SIGINT)
-        told = process.communicate(timeout=60)[1]
-        blocker.close()
-        migrate(url, M8_001)
-
-        assert process.returncode == 130, told
-        assert "Traceback" not in told
-        assert "interrupted; to go on, run the same command again" in told
 
 
 def test_failed_commit_is_not_reported_as_a_success(url: str):

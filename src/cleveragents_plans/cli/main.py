@@ -18,7 +18,6 @@ from alembic.config import Config
 from alembic.util import CommandError
 
 from cleveragents_plans import __version__
-from cleveragents_plans.evolution.runner.environment import Interrupted
 from cleveragents_plans.schema import chain_config
 
 
@@ -35,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _current(config, given.check_heads)
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 130 if isinstance(error, Interrupted) else 1
+        return 1
+    except KeyboardInterrupt:  # how to go on has been said
+        return 130
     return 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
-AGAIN = "run the same command again: what is done stays done"
+AGAIN = "run the same command again: it does what is left to do"
 
 
 class EvolutionError(CommandError):

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
+from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.server import (
     configure_session,
     refuse_old_server,
@@ -35,6 +35,7 @@ from cleveragents_plans.evolution.runner.connection_errors import (
     report_connection_failed,
     report_connection_lost,
 )
+from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import (
     MigrationLockNotObtained,
     migration_lock,
@@ -44,13 +45,6 @@ from cleveragents_plans.evolution.runner.unfinished import go_from, starting_poi
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
-
-
-class Interrupted(EvolutionError):
-    """Somebody pressed Ctrl-C."""
-
-    def __init__(self) -> None:
-        super().__init__(f"interrupted; to go on, {AGAIN}")
 
 
 def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
@@ -79,7 +73,14 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
     if engine.dialect.name == "sqlite":
         _refuse_unfit_file(engine.url, target, command, changes)
     told = ""
-    with console_logging(), _in_one_line(target), connected(engine, target) as connection:
+    # Alembic's script leaves its command in the options.
+    command_line = hasattr(context.config.cmd_opts, "cmd")
+    with (
+        console_logging(),
+        interruptible(target, command_line=command_line),
+        _in_one_line(target),
+        connected(engine, target) as connection,
+    ):
         refuse_old_server(connection, target)
         if not changes:
             connection.execution_options(read_only=True)
@@ -264,8 +265,7 @@ def connected(engine: Engine, target: str) -> Iterator[Connection]:
 def _in_one_line(target: str) -> Iterator[None]:
     with report_connection_lost(target):
         try:
-            with _interruptible():
-                yield
+            yield
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -279,20 +279,6 @@ def _in_one_line(target: str) -> Iterator[None]:
                 raise
             known = ", ".join(each.revision for each in context.script.walk_revisions())
             raise EvolutionError(f"{error}; known: {known}, head and base") from None
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except BaseException as error:
-        # What is raised last may be a clean-up that could not be done any more.
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, KeyboardInterrupt):
-                raise Interrupted from error
-            cause = cause.__cause__ or cause.__context__
-        raise
 
 
 def _named(heads: tuple[str, ...]) -> str:

@@ -1,0 +1,97 @@
+"""
+Stop a run at a signal: Ctrl-C, ``docker stop``, a terminal that is closed.
+
+Python turns SIGINT into `KeyboardInterrupt`. SIGTERM and SIGHUP end a process on the spot, or
+are ignored where it is process 1 of a container. Here all three end the run in the same way:
+the statement that is running is cancelled, its transaction rolled back, the locks released.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from cleveragents_plans.evolution.errors import AGAIN
+
+log = logging.getLogger("alembic.evolution")
+
+# Windows has no SIGHUP.
+_SIGNALS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in dir(signal)]
+_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+
+# What has arrived since the handlers were installed. Signals belong to the process, so this
+# does, too. It is needed beside the exception, which SQLite swallows in a callback, as Python
+# does in a destructor.
+_received: list[signal.Signals] = []
+
+
+@contextmanager
+def interruptible(target: str, *, command_line: bool) -> Iterator[None]:
+    """
+    End what is done here at SIGINT, SIGTERM or SIGHUP, and log one line how to go on.
+
+    The handlers raise `KeyboardInterrupt`, at which psycopg cancels the statement that it waits
+    for. They are installed in the main thread only, for signals that have Python's default
+    handler: a handler of the application, and a signal that is ignored (``nohup``), stay as
+    they are. The former handlers are restored at the end.
+
+    Args:
+        target: What to call the database in the message; no password in it.
+        command_line: This process does nothing else: end it without a traceback.
+
+    Raises:
+        SystemExit: A signal arrived; the code is 128 + its number, as shells have it.
+        KeyboardInterrupt: SIGINT arrived, in a program that is more than a command line.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are handled in the main thread, and nowhere else
+        return
+    error = None
+    try:
+        with _handlers():
+            yield
+    except BaseException as raised:
+        error = raised
+    arrived = _received[0] if _received else _signal_behind(error)
+    _received.clear()
+    if arrived is not None:
+        log.error("%s: interrupted by %s; to go on, %s", target, arrived.name, AGAIN)
+        if arrived == signal.SIGINT and not command_line:
+            raise KeyboardInterrupt from error
+        raise SystemExit(128 + arrived) from error
+    if error is not None:
+        raise error
+
+
+@contextmanager
+def _handlers() -> Iterator[None]:
+    former = {
+        number: signal.signal(number, _stop)
+        for number in _SIGNALS
+        if signal.getsignal(number) in _DEFAULTS
+    }
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    _received.append(signal.Signals(number))
+    raise KeyboardInterrupt
+
+
+def _signal_behind(error: BaseException | None) -> signal.Signals | None:
+    if isinstance(error, SystemExit):
+        return None  # the process ends already
+    # What is raised last may be a clean-up that could not be done any more.
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return signal.SIGINT
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,292 @@
+"""A run ends within moments of a signal, says how to go on, and leaves nothing locked."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool
+
+from cleveragents_plans.evolution.runner.interruption import interruptible
+from cleveragents_plans.persistence import open_engine
+from support.databases import ENGINES, ROOT, empty_database, migrate
+from support.faults import execute, models
+from support.online import client
+from support.revisions import M4_003, M8_001
+
+SERVERS = [name for name in ENGINES if name != "sqlite"]
+STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+#: Seconds in which a run has to end: one, and two more for tests that keep the processors busy.
+MOMENT = 3.0
+
+
+class Run:
+    """A process that migrates; *arguments* are Python's."""
+
+    def __init__(self, *arguments: str, before: tuple[str, ...] = ()) -> None:
+        self.process = subprocess.Popen(
+            [*before, sys.executable, *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell switches Ctrl-C off for what it runs in the background, tests too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        self.said = ""
+        self._guard = threading.Timer(60, self.process.kill)
+        self._guard.daemon = True
+        self._guard.start()
+
+    def wait_for(self, words: str) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said += line
+            if words in line:
+                return
+        raise AssertionError(f"{words!r} was not said in: {self.said}")
+
+    def end(self, number: signal.Signals, pid: int | None = None) -> float:
+        """Send the signal; give the seconds until the end."""
+        begun = time.monotonic()
+        os.kill(pid or self.process.pid, number)
+        try:
+            self.said += self.process.communicate(timeout=20)[1]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.said += self.process.communicate()[1]
+        self._guard.cancel()
+        return time.monotonic() - begun
+
+
+def upgrade(url: str, *settings: str, before: tuple[str, ...] = ()) -> Run:
+    extra = [word for setting in settings for word in ("-x", setting)]
+    return Run("-m", "cleveragents_plans", "upgrade", "--url", url, *extra, before=before)
+
+
+def assert_ended_by(run: Run, number: signal.Signals, seconds: float) -> None:
+    assert run.process.returncode == STATUS[number], run.said
+    assert "Traceback" not in run.said
+    assert run.said.splitlines()[-1].endswith(
+        f": interrupted by {number.name}; to go on, run the same command again: it does what is "
+        "left to do"
+    )
+    assert seconds < MOMENT
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Keep a run waiting."""
+    engine = open_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        sqlite = engine.dialect.name == "sqlite"
+        connection.exec_driver_sql(
+            "SELECT 1" if sqlite else "LOCK TABLE v3_plans IN ACCESS SHARE MODE"
+        )
+        yield
+
+
+@pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize("engine", ["sqlite", *SERVERS])
+def test_run_that_waits_for_a_lock_ends_at_a_signal(
+    engine: str, tmp_path: Path, number: signal.Signals
+):
+    with empty_database(engine, tmp_path) as url:
+        migrate(url, M4_003)
+        with locked(url):
+            run = upgrade(url)
+            run.wait_for("waiting")
+
+            assert_ended_by(run, number, run.end(number))
+
+        migrate(url, M8_001)
+
+
+@pytest.fixture(params=SERVERS)
+def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    with models(request.param, 200).copy("gaps", tmp_path) as url:
+        yield url
+
+
+def test_run_ends_between_two_batches(former: str):
+    run = upgrade(former, "rows-per-second=40", "report-every=0.2")
+    run.wait_for(" of 2")  # in the first rest
+
+    assert_ended_by(run, signal.SIGTERM, run.end(signal.SIGTERM))
+
+    migrate(former, M8_001)
+
+
+def test_statement_that_is_running_is_cancelled(former: str):
+    execute(
+        former,
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(60); RETURN NEW; END'",
+        "CREATE TRIGGER dawdle BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION dawdle()",
+    )
+    run = upgrade(former)
+    with client(former) as connection:
+        while not connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+            " AND datname = current_database()"
+        ).fetchone():
+            assert run.process.poll() is None, run.end(signal.SIGKILL)
+            time.sleep(0.05)
+
+        assert_ended_by(run, signal.SIGTERM, run.end(signal.SIGTERM))
+
+        # Nothing of it goes on in the server.
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        assert connection.execute(sessions).fetchone() == (1,)
+
+
+def test_connecting_to_a_server_that_does_not_answer_ends_at_a_signal():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        run = upgrade(f"postgresql://app@127.0.0.1:{silent.getsockname()[1]}/plans")
+        with silent.accept()[0]:
+            time.sleep(0.5)
+
+            assert_ended_by(run, signal.SIGTERM, run.end(signal.SIGTERM))
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgresql-18"])
+def test_process_1_of_a_container_ends_at_sigterm(engine: str, tmp_path: Path):
+    unprivileged = () if os.geteuid() == 0 else ("--map-root-user",)
+    with empty_database(engine, tmp_path) as url:
+        migrate(url, M4_003)
+        with locked(url):
+            run = upgrade(url, before=("unshare", *unprivileged, "--pid", "--fork"))
+            run.wait_for("waiting")
+            unshare = run.process.pid
+            child = int(Path(f"/proc/{unshare}/task/{unshare}/children").read_text())
+            assert "1" in Path(f"/proc/{child}/status").read_text().split("NSpid:")[1].split()[1]
+
+            assert_ended_by(run, signal.SIGTERM, run.end(signal.SIGTERM, child))
+
+
+PROGRAM = """\
+import signal, sys
+from alembic import command
+from cleveragents_plans.schema import chain_config
+
+def own(*_):
+    print("the program's own handler", file=sys.stderr)
+    raise {raised}
+
+{install}
+try:
+    command.upgrade(chain_config(sys.argv[1]), "head")
+except Exception as error:
+    print("an error of the run", type(error), file=sys.stderr)
+except BaseException as error:
+    print("raised", repr(error), file=sys.stderr)
+    raise
+finally:
+    print("handlers", [signal.getsignal(n) for n in (1, 2, 15)], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(signal.SIGINT, "KeyboardInterrupt()"), (signal.SIGTERM, "SystemExit(143)")],
+)
+def test_program_that_migrates_ends_as_python_programs_do(
+    postgresql_url: str, number: signal.Signals, raised: str
+):
+    migrate(postgresql_url, M4_003)
+    with locked(postgresql_url):
+        run = Run("-c", PROGRAM.format(install="", raised="None"), postgresql_url)
+        run.wait_for("waiting")
+
+        seconds = run.end(number)
+
+    assert f"raised {raised}" in run.said
+    assert f"interrupted by {number.name}; to go on" in run.said
+    # Python ends itself by SIGINT where nothing handles KeyboardInterrupt.
+    assert run.process.returncode in (-number, STATUS[number])
+    assert (
+        "handlers [<Handlers.SIG_DFL: 0>, <built-in function default_int_handler>,"
+        " <Handlers.SIG_DFL: 0>]" in run.said
+    )
+    assert seconds < MOMENT
+
+
+def test_program_keeps_its_own_handler(postgresql_url: str):
+    migrate(postgresql_url, M4_003)
+    own = PROGRAM.format(install="signal.signal(signal.SIGTERM, own)", raised="SystemExit(7)")
+    with locked(postgresql_url):
+        run = Run("-c", own, postgresql_url)
+        run.wait_for("waiting")
+        run.end(signal.SIGTERM)
+
+    assert "the program's own handler" in run.said
+    assert "raised SystemExit(7)" in run.said
+    assert run.process.returncode == 7
+
+
+def test_signal_that_is_ignored_stays_so(postgresql_url: str):
+    # As nohup does, so that a run survives the terminal.
+    migrate(postgresql_url, M4_003)
+    own = PROGRAM.format(install="signal.signal(signal.SIGHUP, signal.SIG_IGN)", raised="None")
+    with locked(postgresql_url):
+        run = Run("-c", own, postgresql_url)
+        run.wait_for("waiting")
+        os.kill(run.process.pid, signal.SIGHUP)
+        time.sleep(1)
+        assert run.process.poll() is None
+
+        seconds = run.end(signal.SIGTERM)
+
+    assert run.process.returncode == 143
+    assert seconds < MOMENT
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_alembics_own_script_ends_in_the_same_way(former: str, number: signal.Signals):
+    with locked(former):
+        run = Run("-m", "alembic", "-c", str(ROOT / "alembic.ini"), "-x", f"url={former}",
+                  "upgrade", "head")  # fmt: skip
+        run.wait_for("waiting")
+
+        assert_ended_by(run, number, run.end(number))
+
+
+def test_run_in_another_thread_installs_nothing():
+    found: list[object] = []
+
+    def migrating() -> None:
+        with interruptible("the database", command_line=True):
+            found.extend(map(signal.getsignal, STATUS))
+
+    before = [signal.getsignal(number) for number in STATUS]
+    thread = threading.Thread(target=migrating)
+    thread.start()
+    thread.join()
+
+    assert found == before
+
+
+def test_signal_that_a_callback_swallowed_ends_the_run():
+    def swallow() -> None:
+        # As SQLite does in a function of SQL, and Python in a destructor.
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        raise ZeroDivisionError("user-defined function raised exception")
+
+    with pytest.raises(SystemExit) as ended, interruptible("the database", command_line=True):
+        swallow()
+
+    assert ended.value.code == 143
+
+
+def test_error_without_a_signal_passes():
+    with pytest.raises(ZeroDivisionError), interruptible("the database", command_line=True):
+        raise ZeroDivisionError
