@@ -143,6 +143,44 @@ def test_a_text_that_is_too_deep_is_refused_when_it_is_read():
         JsonObject.from_text(f'{{"deep": [{deep}]}}')
 
 
+def shared(levels: int, least: object = "x") -> object:
+    value = least
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (shared(40), "more than 250,000 values"),
+        ({"deep": [{"a": shared(60)}]}, "more than 250,000 values"),
+        (shared(10, "x" * 2**20), "more than 67,108,864 characters"),
+        (shared(10, {"x" * 2**20: 1}), "more than 67,108,864 characters"),
+        ([[None] * 1000] * 251, "more than 250,000 values"),
+    ],
+)
+def test_a_small_value_that_is_huge_when_written_out_is_refused(value, said):
+    for make in (JsonObject, Arguments, canonical_json):
+        with pytest.raises(NotJson, match=f"{said}, expected a smaller value"):
+            make({"x": value})
+
+
+def test_a_stored_value_is_read_whatever_its_size():
+    text = '{"a":[' + ",".join(["1e99"] * 1_000_001) + "]}"
+
+    assert len(JsonObject.from_text(text)["a"]) == 1_000_001
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x" * 10**6])
+def test_a_refusal_is_one_short_line_whatever_the_keys_are(name):
+    with pytest.raises(NotJson) as caught:
+        JsonObject({name: {"deep": object()}})
+
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
 class Color(str, Enum):  # noqa: UP042  what others still write, and whose str() is its name
     """A text that has a name besides."""
 

@@ -1,6 +1,7 @@
 import json
 import sys
 from itertools import pairwise
+from time import monotonic
 from traceback import format_exception
 
 import pytest
@@ -291,7 +292,8 @@ def test_one_profile_is_read_from_yaml(tmp_path, suffix):
         ("a.toml", "", r"should end in \.yaml, \.yml or \.json"),
         ("a.json", "{", "broken JSON"),
         ("a.json", "3", "profile 1 is 3, not a mapping"),
-        ("a.json", "[" * 100_000, "broken JSON"),
+        ("a.json", "[" * 100_000, "nested more than 100 levels deep"),
+        ("a.json", " " * 300_000, "more than 262,144 bytes; split it"),
         ("a.json", "1" * 5000, "broken JSON"),
         ("a.json", '{"name": "a", "name": "b"}', "the key 'name' comes 2 times; write it once"),
         ("a.json", '{"name": "m", "\\ud800": 1}', "unable to parse raw data"),
@@ -324,6 +326,12 @@ BOMB = (
     + "]"
 )
 
+# Merged keys are copied: nine times those of the mapping before, eleven times over.
+MERGE_BOMB = "- &a0 {k0: v}\n" + "".join(
+    f"- &a{each} {{k{each}: v, <<: [{', '.join([f'*a{each - 1}'] * 9)}]}}\n"
+    for each in range(1, 12)
+)
+
 
 @pytest.mark.parametrize(
     ("text", "said"),
@@ -342,13 +350,19 @@ BOMB = (
         (YAML + "1: 2", "1: Keys should be strings"),
         (YAML + "---\n" + YAML, "expected a single document.*found another document in line 13"),
         (YAML + "\0", "special characters are not allowed"),
-        (YAML + "more: &it [*it]", "more: Extra inputs are not permitted"),
+        (YAML + "more: &it [*it]", "the alias in line 13, column 12 names what it is a part of"),
         ("[]", "it holds an empty list; expected a profile"),
         ("- - " + "x" * 5000, r"profile 1 is \['x+…x+'\], not a mapping"),
-        ("&it [*it]", r"profile 1 is \[+…\]+, not a mapping"),
-        (BOMB, "profile 1 is .*, not a mapping"),
-        ("[" * 5000, "RecursionError"),
-        ("name: " + BOMB, "name: Input should be a valid string"),
+        ("&it [*it]", "the alias in line 1, column 6 names what it is a part of"),
+        ("? &it {*it : 1}\n: 2", "names what it is a part of"),
+        (BOMB, "more than 100,000 values, aliases written out"),
+        (MERGE_BOMB, "more than 100,000 values, aliases written out"),
+        ("[" * 5000, "nested more than 100 levels deep"),
+        ("a: " * 5000, "broken YAML"),
+        ("name: " + BOMB, "more than 100,000 values"),
+        (YAML + "description: " + "1:" * 100_000 + "1", "'1:1.*' in line 13, column 14 is no int"),
+        (YAML + "description: " + "1:" * 100_000 + "1.", "is no float"),
+        ("# " + "x" * 300_000, "more than 262,144 bytes; split it"),
         ("name: " + "x" * 5000, r"profile 1 \('x+…x+'\): name: String should have at most 255"),
     ],
     ids=lambda value: value[-20:],
@@ -363,6 +377,24 @@ def test_yaml_that_is_no_profile_is_one_short_error(tmp_path, text, said):
     assert len(caught.value.reason) < 700
     assert str(caught.value).isprintable()
     assert "".join(format_exception(caught.value)).count("Traceback") == 1
+
+
+def test_a_file_that_has_no_end_is_refused():
+    with pytest.raises(BadProfileFile, match=r"/dev/zero|name should end"):
+        load_profiles("/dev/zero")
+
+
+def test_a_file_as_large_as_allowed_is_read_in_seconds(tmp_path):
+    each = YAML.replace("\n", "\n  ")
+    many = [f"- {each.replace('night-shift', f'p{number}')}\n" for number in range(900)]
+    text = "".join(many)
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    assert 200_000 < len(text) < 262_144
+
+    began = monotonic()
+    assert len(load_profiles(path)) == 900
+    assert monotonic() - began < 30
 
 
 def test_merged_keys_of_yaml_may_be_given_again(tmp_path):

@@ -139,7 +139,10 @@ class NotJson(PlansError, ValueError):
     expected: str
 
     def __str__(self) -> str:
-        return f"not JSON at {self.path}: found {self.found}, expected {self.expected}"
+        # A key of the value can be any text.
+        short = len(self.path) <= 80 and self.path.isprintable()
+        path = self.path if short else shown(self.path)
+        return f"not JSON at {path}: found {self.found}, expected {self.expected}"
 
 
 @dataclass(eq=False)

@@ -26,6 +26,10 @@ JsonValue: TypeAlias = "bool | int | float | str | tuple[JsonValue, ...] | JsonO
 _MAX_DEPTH = 100
 # Python and the parser write and read integers of up to 4300 digits.
 _MAX_INTEGER = 10**4300
+#: How many values a JSON value may consist of when it is given, and how many characters its texts
+#: may have. What is stored already is read whatever its size.
+MAX_VALUES = 250_000
+MAX_CHARACTERS = 2**26
 _MAX_NAME = 255
 
 # Texts that may hold what the parser takes and we do not: NUL, and numbers that overflow
@@ -44,7 +48,7 @@ def canonical_json(value: object) -> str:
     Raises:
         NotJson: *value* holds something that JSON, or a database, cannot.
     """
-    return _encode(_plain(value, "$", 0))
+    return _encode(_plain(value, "$", 0, _Room()))
 
 
 class JsonObject(Mapping[str, JsonValue]):
@@ -133,7 +137,7 @@ class JsonObject(Mapping[str, JsonValue]):
     def _read(cls, values: object) -> dict[str, Any]:
         if not isinstance(values, Mapping):
             raise NotJson("$", _described(values), "a mapping")
-        plain: dict[str, Any] = _plain(values, "$", 0)
+        plain: dict[str, Any] = _plain(values, "$", 0, _Room())
         return cls._checked_names(plain)
 
     @classmethod
@@ -211,12 +215,37 @@ def _parsed_value(text: str, path: str, depth: int = 0) -> Any:
         # A TypeError is a text that has no UTF-8 form.
         raise NotJson(path, f"{_described(text)} ({error})", "a JSON text") from error
     if suspect:
-        _plain(data, path, depth)
+        # What was parsed is as large as its text, and is stored already.
+        _plain(data, path, depth, _Room(values=len(text), characters=len(text)))
     return data
 
 
-def _plain(value: Any, path: str, depth: int) -> Any:
+class _Room:
+    """
+    How much JSON a value may still come to.
+
+    A list that holds one list twice, which holds another twice, is small in memory: written
+    out it would fill it.
+    """
+
+    __slots__ = ("characters", "values")
+
+    def __init__(self, values: int = MAX_VALUES, characters: int = MAX_CHARACTERS) -> None:
+        self.values = values
+        self.characters = characters
+
+    def take(self, path: str, characters: int = 0) -> None:
+        self.values -= 1
+        self.characters -= characters
+        if self.values < 0:
+            raise NotJson(path, f"more than {MAX_VALUES:,} values", "a smaller value")
+        if self.characters < 0:
+            raise NotJson(path, f"more than {MAX_CHARACTERS:,} characters", "a smaller value")
+
+
+def _plain(value: Any, path: str, depth: int, room: _Room) -> Any:
     """Copy *value* into dicts, lists and scalars that can be stored, or say what cannot."""
+    room.take(path, len(value) if isinstance(value, str) else 0)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -230,14 +259,18 @@ def _plain(value: Any, path: str, depth: int) -> Any:
             raise NotJson(path, repr(value), "a finite number")
         return float(value)
     if depth >= _MAX_DEPTH:
-        raise NotJson(path[:80], f"more than {_MAX_DEPTH} levels", "a flatter value")
+        raise NotJson(path, f"more than {_MAX_DEPTH} levels", "a flatter value")
     if isinstance(value, Mapping):
-        return {
-            _key(name, path): _plain(inner, f"{path}.{name}", depth + 1)
-            for name, inner in value.items()
-        }
+        plain = {}
+        for name, inner in value.items():
+            key = _key(name, path)
+            room.take(path, len(key))
+            plain[key] = _plain(inner, f"{path}.{key}", depth + 1, room)
+        return plain
     if isinstance(value, (list, tuple)):
-        return [_plain(inner, f"{path}[{index}]", depth + 1) for index, inner in enumerate(value)]
+        return [
+            _plain(inner, f"{path}[{index}]", depth + 1, room) for index, inner in enumerate(value)
+        ]
     raise NotJson(path, _described(value), "null, a boolean, number, text, list or mapping")
 
 
