@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,28 @@ from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine
-from sqlalchemy.pool import NullPool
+
+from cleveragents_plans import open_engine
 
 
 @contextmanager
 def revision(url: str, **settings: float) -> Iterator[Operations]:
-    """Give what a revision gets as ``op``, in a transaction that Alembic owns."""
-    engine = create_engine(url, poolclass=NullPool)
+    """
+    Give what a revision gets as ``op``, in the transaction that the runner gives it.
+
+    On PostgreSQL Alembic owns it; on SQLite it is that of the whole run.
+    """
+    engine = open_engine(url, migrating=True)
     config = Config()
     config.attributes["evolution"] = settings
-    with engine.connect() as connection:
+    with (
+        engine.connect() as connection,
+        connection.begin() if engine.dialect.name == "sqlite" else nullcontext(),
+    ):
         context = MigrationContext.configure(
             connection,
             environment_context=EnvironmentContext(config, _no_scripts()),
-            opts={"transaction_per_migration": True},
+            opts={"transaction_per_migration": True, "transactional_ddl": True},
         )
         with context.begin_transaction(_per_migration=True):
             yield Operations(context)

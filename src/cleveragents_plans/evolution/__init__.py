@@ -5,6 +5,7 @@ Operations are plain functions whose first argument is Alembic's ``op``.
 """
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.operations.indexes import create_index, drop_index
 from cleveragents_plans.evolution.postgresql.backfill import backfill
 from cleveragents_plans.evolution.postgresql.checks import check_droppable, check_writable
 from cleveragents_plans.evolution.postgresql.constraints import (
@@ -39,8 +40,10 @@ __all__ = [
     "check_droppable",
     "check_parent_tree",
     "check_writable",
+    "create_index",
     "create_trigger",
     "drop_if_empty",
+    "drop_index",
     "drop_tables",
     "drop_trigger",
     "fill_roots",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from alembic.util import CommandError
@@ -25,6 +26,28 @@ def _restored(
     error = kind.__new__(kind, *args)
     vars(error).update(facts)
     return error
+
+
+#: The revision that runs, which its operations name in their errors; the runner sets it.
+running_revision: ContextVar[str | None] = ContextVar("running_revision", default=None)
+
+
+class OperationRefused(EvolutionError):
+    """
+    A revision asks for something that an operation cannot do, or not safely.
+
+    It is raised before the operation changes anything.
+
+    Attributes:
+        operation: The operation, such as ``create_index``.
+        revision: The revision; None outside of a run.
+    """
+
+    def __init__(self, operation: str, found: str, remedy: str) -> None:
+        self.operation = operation
+        self.revision = running_revision.get()
+        where = f"{self.revision}: {operation}" if self.revision else operation
+        super().__init__(f"{where}: {found}; {remedy}; {operation} changed nothing")
 
 
 class WrongDialect(EvolutionError):

@@ -19,3 +19,8 @@ class Op(Protocol):
 
     def execute(self, sqltext: str, /) -> None:
         """Run one statement, or print it offline."""
+
+
+def execute_as_written(op: Op, sql: str) -> None:
+    """Run or print *sql* character by character: Alembic would take ``:name`` for a parameter."""
+    op.execute(sql.replace(":", r"\:"))

@@ -82,6 +82,32 @@ def blockers(connection: Connection, tables: Sequence[str], modes: Sequence[str]
     return [Blocker(*row) for row in rows]
 
 
+def waited_for(connection: Connection, pid: int) -> list[Blocker]:
+    """
+    Find what the session *pid* waits for just now, the longest first.
+
+    Locks of every kind count, and old snapshots, which ``CREATE INDEX CONCURRENTLY`` waits
+    for. A prepared transaction is not named, only counted, by a pid of None.
+    """
+    return [Blocker(*row) for row in run(connection, _WAITED_FOR, {"pid": pid})]
+
+
+# A prepared transaction has 0 for a pid here.
+_WAITED_FOR = """\
+SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
+       extract(epoch FROM clock_timestamp()
+               - coalesce(a.xact_start, a.backend_start))::float8 AS age,
+       left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80)
+  FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
+  LEFT JOIN pg_stat_activity a ON a.pid = b.pid
+  LEFT JOIN LATERAL (
+    SELECT CASE l.locktype WHEN 'virtualxid' THEN 'snapshot or lock of its transaction'
+                           ELSE 'against ' || l.mode END AS mode
+      FROM pg_locks l WHERE l.pid = %(pid)s AND NOT l.granted LIMIT 1) w ON true
+ ORDER BY age DESC NULLS LAST
+ LIMIT 5"""
+
+
 # A prepared transaction has no process; of its locks, the one on its own id names it.
 _BLOCKERS = """\
 WITH held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)

@@ -1,0 +1,1 @@
+"""Operations of a revision that serve both engines in one call."""

@@ -1,0 +1,143 @@
+"""Indexes, on both engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Column, Index, MetaData, Table, TextClause, literal_column
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.schema import CreateIndex
+
+from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.operations.lookups import ddl, on_sqlite, require_table
+from cleveragents_plans.evolution.postgresql import indexes as postgresql
+from cleveragents_plans.evolution.postgresql.connection import online, qualified, write_sql
+from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.sqlite import indexes as sqlite
+
+
+def create_index(
+    op: Op,
+    name: str,
+    table: str,
+    columns: Sequence[str | TextClause],
+    *,
+    unique: bool = False,
+    where: str | None = None,
+    use_equal: bool = False,
+    schema: str | None = None,
+    **options: Any,
+) -> None:
+    """
+    Create the index *name* of *table*, beside readers and writers.
+
+    PostgreSQL: ``CREATE INDEX CONCURRENTLY``, which holds SHARE UPDATE EXCLUSIVE on *table*
+    for two scans (no reader and no writer waits; VACUUM and other changes of the table do)
+    and waits for every older transaction in the database: these are named every few
+    seconds, and given up on after ``lock-wait``. An INVALID index that an interrupted run
+    left is dropped first. SQLite: ``CREATE INDEX``, in the one transaction of the run.
+
+    Idempotent: an index of this name and definition is left as it is. Offline a plain
+    CREATE INDEX is printed, since the script is one transaction: it locks out writers.
+
+    Args:
+        op: Alembic's ``op``.
+        name: What to call the index; as it is, without a naming convention.
+        table: The table.
+        columns: Names of columns, and expressions such as ``text("lower(name)")`` or
+            ``text("created_at DESC")``.
+        unique: Whether rows must differ in *columns*.
+        where: The condition of a partial index.
+        use_equal: Accept an equal index that has another name, and create none.
+        schema: The schema of *table*, if it is not on the search path.
+        options: Further ones of SQLAlchemy's ``Index``, such as ``postgresql_using="gin"``.
+
+    Raises:
+        OperationRefused: The table, a column or an option does not exist, the definition is
+            wrong, or the name is taken by something else. Nothing was changed.
+        IndexNotBuilt: Others did not end within ``lock-wait``.
+        DuplicateRows: *unique*, and rows are equal.
+    """
+    named = [column for column in columns if isinstance(column, str)]
+    require_table(op, "create_index", table, named, schema)
+    given = (name, columns, unique, where, options)
+    plain = ddl(op, CreateIndex(_index(table, schema, *given)))
+    if on_sqlite(op):
+        sqlite.create(op, name, table, plain, use_equal=use_equal)
+        return
+    context = op.get_context()
+    if context.as_sql:
+        write_sql(context, plain)
+        return
+    concurrent = {**options, "postgresql_concurrently": True}
+    statements = postgresql.Statements(
+        name=name,
+        table=qualified(context.dialect, table, schema),
+        build=ddl(op, CreateIndex(_index(table, schema, name, columns, unique, where, concurrent))),
+        try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", *given))),
+    )
+    settings = Settings.of(context.environment_context)
+    with online(op) as connection:
+        postgresql.build(connection, statements, settings, use_equal=use_equal)
+
+
+def drop_index(op: Op, name: str, table: str, *, schema: str | None = None) -> None:
+    """
+    Drop the index *name* of *table*, beside readers and writers.
+
+    PostgreSQL: ``DROP INDEX CONCURRENTLY``, which holds SHARE UPDATE EXCLUSIVE on *table*
+    and waits for the transactions that use the table: these are named every few seconds,
+    and given up on after ``lock-wait``. SQLite: ``DROP INDEX``.
+
+    Idempotent: an index that is not there is no error. Offline a plain DROP INDEX IF EXISTS
+    is printed.
+
+    Args:
+        op: Alembic's ``op``.
+        name: The index.
+        table: The table.
+        schema: The schema of *table*, if it is not on the search path.
+
+    Raises:
+        OperationRefused: The table does not exist, something else than an index of it has
+            this name, or a constraint needs the index. Nothing was changed.
+        IndexNotBuilt: Others did not end within ``lock-wait``.
+    """
+    require_table(op, "drop_index", table, (), schema)
+    if on_sqlite(op):
+        sqlite.drop(op, name, table)
+        return
+    context = op.get_context()
+    if context.as_sql:
+        write_sql(context, f"DROP INDEX IF EXISTS {qualified(context.dialect, name, schema)}")
+        return
+    settings = Settings.of(context.environment_context)
+    with online(op) as connection:
+        postgresql.drop(connection, qualified(context.dialect, table, schema), name, settings)
+
+
+def _index(
+    table: str,
+    schema: str | None,
+    name: str,
+    columns: Sequence[str | TextClause],
+    unique: bool,
+    where: str | None,
+    options: dict[str, Any],
+) -> Index:
+    conditions: dict[str, Any] = {}
+    if where is not None:
+        # Not text(), to which a colon would be the beginning of a parameter.
+        conditions = dict.fromkeys(("postgresql_where", "sqlite_where"), literal_column(where))
+    try:
+        index = Index(name, *columns, unique=unique, **conditions, **options)
+    except (ArgumentError, TypeError) as error:
+        raise OperationRefused(
+            "create_index", f"{name} cannot be made ({error})", "correct the revision"
+        ) from error
+    names = dict.fromkeys(column for column in columns if isinstance(column, str))
+    # A table without metadata that has a naming convention.
+    Table(table, MetaData(), *map(Column, names), index, schema=schema)
+    return index

@@ -1,0 +1,96 @@
+"""
+What an operator sees while an index is built or dropped concurrently.
+
+The session that builds is busy with one statement, so a second one asks for it
+(https://www.postgresql.org/docs/current/progress-reporting.html).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from cleveragents_plans.evolution.errors import listed
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers, waited_for
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
+from cleveragents_plans.evolution.settings import Settings
+
+log = logging.getLogger("alembic.evolution")
+
+# Which of the server's counters tells how far a phase is.
+_COUNTERS = (("tuples_done", "tuples_total", "rows"), ("blocks_done", "blocks_total", "blocks"))
+
+
+class IndexProgress:
+    """
+    Logs, every few seconds, how far a statement on an index is and which sessions it waits for.
+
+    Statements that are done sooner are not mentioned. It takes one more connection, and no
+    lock on any table.
+
+    Attributes:
+        blockers: The sessions and prepared transactions that were waited for last.
+    """
+
+    def __init__(self, connection: Connection, what: str, table: str, settings: Settings) -> None:
+        self.blockers: Sequence[Blocker] = ()
+        self._engine = connection.engine
+        self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
+        self._what, self._table, self._every = what, table, settings.report_every
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._every):
+            try:
+                # Anew each time: a connection kept open could be lost, or hold a slot.
+                with self._engine.connect() as connection:
+                    connection.execution_options(isolation_level="AUTOCOMMIT")
+                    self._report(connection)
+            except SQLAlchemyError as error:
+                self._log(f"how far it is cannot be told: {type(error).__name__}")
+
+    def _report(self, connection: Connection) -> None:
+        row = run(connection, _PROGRESS, {"pid": self._pid}).mappings().first()
+        self.blockers = waited_for(connection, self._pid)
+        if any(blocker.pid is None for blocker in self.blockers):
+            named = blockers(connection, [self._table], ANY_LOCK)
+            processes = [blocker for blocker in self.blockers if blocker.pid is not None]
+            self.blockers = [*processes, *(each for each in named if each.pid is None)]
+        phase = str(row["phase"]) + _share(row) if row else ""
+        waits = f"waiting for {listed(self.blockers)}" if self.blockers else ""
+        self._log("; ".join(part for part in (phase, waits) if part))
+
+    def _log(self, state: str) -> None:
+        log.info("%s, %.0f s: %s", self._what, time.monotonic() - self._begun, state or "working")
+
+
+def _share(row: Any) -> str:
+    if str(row["phase"]).startswith("waiting"):  # the counters are those of the phase before
+        return ""
+    for done, total, unit in _COUNTERS:
+        if row[total]:
+            percent = 100 * row[done] // row[total]
+            return f", {percent} % ({row[done]:,} of {row[total]:,} {unit})"
+    return ""
+
+
+_PROGRESS = """\
+SELECT phase, blocks_done, blocks_total, tuples_done, tuples_total
+  FROM pg_stat_progress_create_index WHERE pid = %(pid)s"""

@@ -1,0 +1,317 @@
+"""
+An index on a table in use, built and dropped concurrently; never left INVALID unsaid.
+
+``CREATE INDEX CONCURRENTLY`` that fails, or is killed, leaves an index behind that every
+write keeps up to date and no query uses, and that ``IF NOT EXISTS`` takes for the real one
+(https://www.postgresql.org/docs/current/sql-createindex.html).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import (
+    AGAIN,
+    EvolutionError,
+    OperationRefused,
+    listed,
+    sqlstate,
+)
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
+from cleveragents_plans.evolution.postgresql.connection import run, session
+from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy
+from cleveragents_plans.evolution.postgresql.index_progress import IndexProgress
+from cleveragents_plans.evolution.postgresql.locks import (
+    ANY_LOCK,
+    LOCK_CONFLICTS,
+    run_with_retries,
+)
+from cleveragents_plans.evolution.settings import Settings
+
+log = logging.getLogger("alembic.evolution")
+
+_UNIQUE_VIOLATION = "23505"
+
+
+class IndexNotBuilt(EvolutionError):
+    """
+    An index could not be built, or dropped, because others did not end in time.
+
+    Attributes:
+        index: The index.
+        waited: For how many seconds.
+        blockers: The sessions and prepared transactions that were waited for last.
+    """
+
+    def __init__(
+        self, index: str, done: str, waited: float, found: Sequence[Blocker], left: str
+    ) -> None:
+        super().__init__(
+            f"the index {index} was not {done} in {waited:.0f} s; waited for: {listed(found)}; "
+            f"{left}; end these or give a longer -x lock-wait=SECONDS, and {AGAIN}"
+        )
+        self.index = index
+        self.waited = waited
+        self.blockers = tuple(found)
+
+
+class DuplicateRows(EvolutionError):
+    """
+    A unique index cannot be built, because rows are equal in its columns.
+
+    Attributes:
+        index: The index.
+        table: Its table.
+    """
+
+    def __init__(self, index: str, table: str, left: str) -> None:
+        super().__init__(
+            f"rows of {table} are equal in the columns of the unique index {index}; {left}; "
+            "change or delete all but one of them, and run the same command again"
+        )
+        self.index = index
+        self.table = table
+
+
+class Statements(NamedTuple):
+    """How one index is made: the same in three forms."""
+
+    name: str
+    #: The quoted name of its table.
+    table: str
+    #: CREATE INDEX CONCURRENTLY on the table.
+    build: str
+    #: CREATE INDEX, likewise named, on ``pg_temp.evolution_copy``.
+    try_out: str
+
+
+class _Found(NamedTuple):
+    #: Whether it is an index of the table that is meant.
+    of_table: bool
+    #: ``index``, ``table``, ...
+    kind: str
+    valid: bool
+    #: What follows the name of the table in its definition, and whether it is unique.
+    definition: tuple[str, bool] | None
+    #: The constraint that it belongs to.
+    constraint: str | None
+    #: Its name with the schema, quoted.
+    qualified: str
+
+
+def build(
+    connection: Connection, wanted: Statements, settings: Settings, *, use_equal: bool
+) -> None:
+    """
+    Build the index on a *connection* in autocommit, unless it is there and valid.
+
+    Raises:
+        OperationRefused: The definition is wrong, or the name is taken by something else.
+        IndexNotBuilt: Others did not end within lock-wait.
+        DuplicateRows: The index is unique and the rows are not.
+    """
+    definition = _definition_of(connection, wanted)
+    if use_equal:
+        equal = _equal(connection, wanted, definition)
+        if equal:
+            log.info("%s has the index %s, which does what %s is to do", wanted.table, *equal)
+            return
+    deadline = Deadline.for_locks(settings)
+    while True:
+        found = _find(connection, wanted.table, wanted.name)
+        if found is None:
+            if _try_to_build(connection, wanted, settings, deadline):
+                return
+        elif found.kind != "index" or not found.of_table or found.definition != definition:
+            raise OperationRefused(
+                "create_index",
+                f"{wanted.name} is the name of {_described(found)}",
+                "give the index another name, or drop or rename what has it",
+            )
+        elif found.valid:
+            log.info("%s has the index %s already", wanted.table, wanted.name)
+            return
+        else:
+            _drop_invalid(connection, wanted, found, settings, deadline)
+
+
+def drop(connection: Connection, table: str, name: str, settings: Settings) -> None:
+    """
+    Drop the index *name* of *table*, the quoted name, on a *connection* in autocommit.
+
+    Raises:
+        OperationRefused: Something else has this name, or a constraint needs the index.
+        IndexNotBuilt: Others did not end within lock-wait.
+    """
+    found = _find(connection, table, name)
+    if found is None:
+        log.info("%s has no index %s (any more)", table, name)
+        return
+    if found.kind != "index" or not found.of_table:
+        raise OperationRefused(
+            "drop_index", f"{name} is {_described(found)}", f"name an index of {table}"
+        )
+    if found.constraint is not None:
+        raise OperationRefused(
+            "drop_index",
+            f"{name} belongs to the constraint {found.constraint}",
+            "drop the constraint, and the index goes with it",
+        )
+    drop_concurrently(connection, found.qualified, table, settings, Deadline.for_locks(settings))
+
+
+def drop_concurrently(
+    connection: Connection, index: str, table: str, settings: Settings, deadline: Deadline
+) -> None:
+    """Send DROP INDEX CONCURRENTLY for *index*, until it is done or the *deadline* is over."""
+    while True:
+        progress = IndexProgress(connection, f"dropping the index {index}", table, settings)
+        try:
+            with _session(connection, deadline), progress:
+                run(connection, f"DROP INDEX CONCURRENTLY IF EXISTS {index}")
+            return
+        except DBAPIError as error:
+            if sqlstate(error) not in LOCK_CONFLICTS:
+                raise
+            if deadline.left <= 0:
+                waited_for = progress.blockers or blockers(connection, [table], ANY_LOCK)
+                left = "no query uses it any more, but it is there until it is dropped"
+                raise IndexNotBuilt(index, "dropped", deadline.waited, waited_for, left) from error
+
+
+def _try_to_build(
+    connection: Connection, wanted: Statements, settings: Settings, deadline: Deadline
+) -> bool:
+    what = f"building the index {wanted.name}"
+    progress = IndexProgress(connection, what, wanted.table, settings)
+    try:
+        with _session(connection, deadline), progress:
+            run(connection, wanted.build)
+        return True
+    except BaseException as error:
+        waited = deadline.waited
+        left = _clean_up(connection, wanted)
+        if not isinstance(error, DBAPIError):  # Ctrl-C
+            log.warning("the build of %s was interrupted: %s", wanted.name, left)
+            raise
+        if sqlstate(error) == _UNIQUE_VIOLATION:
+            raise DuplicateRows(wanted.name, wanted.table, left) from error
+        if sqlstate(error) not in LOCK_CONFLICTS:
+            raise
+        if deadline.left > 0:  # a deadlock
+            return False
+        waited_for = progress.blockers or blockers(connection, [wanted.table], ANY_LOCK)
+        raise IndexNotBuilt(wanted.name, "built", waited, waited_for, left) from error
+
+
+def _clean_up(connection: Connection, wanted: Statements) -> str:
+    """Drop what a failed build left, without waiting for long; tell what is left of it."""
+    if connection.invalidated:
+        return "an INVALID index may be left, which the next run drops"
+    found = _find(connection, wanted.table, wanted.name)
+    if found is None or found.valid:
+        return "no INVALID index is left"
+    try:
+        with session(connection, lock_timeout="2s"):
+            run(connection, f"DROP INDEX CONCURRENTLY {found.qualified}")
+    except DBAPIError as error:
+        if sqlstate(error) not in LOCK_CONFLICTS:
+            raise
+        left = f"the INVALID index {found.qualified} is left, which the next run drops first"
+        log.warning("%s", left)
+        return left
+    return "the INVALID index was dropped"
+
+
+def _session(connection: Connection, deadline: Deadline) -> AbstractContextManager[None]:
+    # Each wait of the statement, for a lock or for an old snapshot, ends with the deadline;
+    # the build itself may take as long as it takes.
+    return session(
+        connection,
+        lock_timeout=f"{1000 * max(deadline.left, 0.05):.0f}ms",
+        statement_timeout="0",
+        transaction_timeout="0",
+    )
+
+
+def _drop_invalid(
+    connection: Connection,
+    wanted: Statements,
+    found: _Found,
+    settings: Settings,
+    deadline: Deadline,
+) -> None:
+    # Another session may be building it: its lock is waited for, and then it may be valid.
+    with run_with_retries(connection, settings) as run_patiently:
+        lock = f"LOCK TABLE {wanted.table} IN SHARE UPDATE EXCLUSIVE MODE"
+        run_patiently(wanted.table, f"DO $$ BEGIN {lock}; END $$")
+    if found == _find(connection, wanted.table, wanted.name):
+        log.warning("%s is INVALID, left by an interrupted build; it is dropped first", wanted.name)
+        drop_concurrently(connection, found.qualified, wanted.table, settings, deadline)
+
+
+def _find(connection: Connection, table: str, name: str) -> _Found | None:
+    row = run(connection, _INDEX, {"table": table, "name": name}).first()
+    if row is None:
+        return None
+    of_table, kind, valid, definition, unique, *rest = row
+    return _Found(of_table, kind, valid, _comparable(definition, unique), *rest)
+
+
+def _definition_of(connection: Connection, wanted: Statements) -> tuple[str, bool] | None:
+    with empty_copy(connection, "create_index", wanted.table) as copy:
+        run(connection, wanted.try_out)
+        row = run(connection, _DEFINITION, {"copy": copy}).one()
+    return _comparable(*row)
+
+
+def _equal(
+    connection: Connection, wanted: Statements, definition: tuple[str, bool] | None
+) -> tuple[str, str] | None:
+    for name, text, unique in run(connection, _VALID_INDEXES, {"table": wanted.table}):
+        if name != wanted.name and _comparable(text, unique) == definition:
+            return name, wanted.name
+    return None
+
+
+def _comparable(definition: str | None, unique: bool) -> tuple[str, bool] | None:
+    return None if definition is None else (definition.split(" USING ", 1)[1], unique)
+
+
+def _described(found: _Found) -> str:
+    if found.kind != "index":
+        return f"the {found.kind} {found.qualified}"
+    if not found.of_table:
+        return f"an index of another table ({found.qualified})"
+    return f"another index: USING {found.definition and found.definition[0]}"
+
+
+# Indexes, tables, views and sequences of a schema have their names from one pool.
+_INDEX = """\
+SELECT i.indrelid IS NOT DISTINCT FROM t.oid,
+       CASE c.relkind WHEN 'i' THEN 'index' WHEN 'I' THEN 'partitioned index' WHEN 'v' THEN 'view'
+                      WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
+                      WHEN 'c' THEN 'type' ELSE 'table' END,
+       coalesce(i.indisvalid, false), pg_get_indexdef(i.indexrelid), coalesce(i.indisunique, false),
+       (SELECT conname FROM pg_constraint WHERE conindid = c.oid AND contype IN ('p', 'u', 'x')),
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+  FROM pg_class t
+  JOIN pg_namespace n ON n.oid = t.relnamespace
+  JOIN pg_class c ON c.relnamespace = t.relnamespace AND c.relname = %(name)s
+  LEFT JOIN pg_index i ON i.indexrelid = c.oid
+ WHERE t.oid = to_regclass(%(table)s)"""
+
+_DEFINITION = """\
+SELECT pg_get_indexdef(indexrelid), indisunique FROM pg_index
+ WHERE indrelid = to_regclass(%(copy)s)"""
+
+_VALID_INDEXES = """\
+SELECT c.relname, pg_get_indexdef(i.indexrelid), i.indisunique
+  FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE i.indrelid = to_regclass(%(table)s) AND i.indisvalid ORDER BY c.relname"""

@@ -1,0 +1,355 @@
+"""Indexes are created and dropped beside readers and writers, and never left INVALID unsaid."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+from alembic.operations import Operations
+from sqlalchemy import text
+
+from cleveragents_plans.evolution import create_index, drop_index
+from cleveragents_plans.evolution.errors import OperationRefused, running_revision
+from cleveragents_plans.evolution.postgresql.indexes import DuplicateRows, IndexNotBuilt
+from support.online import Probe, client, revision, script
+from support.toys import execute, killed_at_each_statement, structure
+
+INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+# Its colon and its percent sign mean nothing to SQLAlchemy or the driver.
+WHERE = "word LIKE 'a:b%' OR word <> '%(x)s'"
+
+
+def create(op: Operations) -> None:
+    create_index(op, "ix_toy_word", "toy", ["word", text("size DESC")], where=WHERE)
+
+
+def drop(op: Operations) -> None:
+    drop_index(op, "ix_toy_word", "toy")
+
+
+def definition(url: str) -> str:
+    query = (
+        "SELECT sql FROM sqlite_master WHERE name = 'ix_toy_word'"
+        if url.startswith("sqlite")
+        else "SELECT pg_get_indexdef(to_regclass('ix_toy_word'))"
+    )
+    return execute(url, query)[0][0]
+
+
+def hold_snapshot(url: str, *more: str):
+    """A client whose transaction is older than what comes."""
+    other = client(url, autocommit=False)
+    other.execute("SET application_name = 'nightly report'")
+    for statement in ("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT 1", *more):
+        other.execute(statement.encode())
+    return other
+
+
+def test_create_index_and_drop_index_are_each_others_opposite(toy_url: str):
+    before = structure(toy_url)
+    with revision(toy_url) as op:
+        create(op)
+    after = structure(toy_url)
+    assert after != before
+    assert "size DESC" in definition(toy_url)
+    assert "a:b%" in definition(toy_url)
+
+    with revision(toy_url) as op:
+        drop(op)
+
+    assert structure(toy_url) == before
+
+
+def test_create_index_and_drop_index_are_idempotent(toy_url: str):
+    for act in (create, drop):
+        with revision(toy_url) as op:
+            act(op)
+        once = structure(toy_url)
+
+        with revision(toy_url) as op:
+            act(op)
+
+        assert structure(toy_url) == once
+
+
+def test_create_index_that_is_killed_anywhere_is_resumed_and_so_is_drop_index(toy_url: str):
+    before = structure(toy_url)
+
+    (ups, created), (downs, dropped) = killed_at_each_statement(toy_url, create, drop)
+
+    assert ups >= 2
+    assert downs >= 1
+    assert dropped == before
+    with revision(toy_url) as op:
+        create(op)
+    assert structure(toy_url) == created
+
+
+def test_create_index_can_be_unique_on_an_expression(toy_url: str):
+    with revision(toy_url) as op:
+        create_index(op, "uq_toy_word", "toy", [text("lower(word)")], unique=True)
+
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        execute(toy_url, "INSERT INTO toy (id, word, size) VALUES (-1, 'WORD 1', 1)")
+
+
+def test_create_index_of_another_schema_stands_beside_its_table(server_url: str):
+    execute(server_url, "CREATE SCHEMA other", "CREATE TABLE other.toy (id int, word text)")
+    with revision(server_url) as op:
+        create_index(op, "ix_toy_word", "toy", ["word"], schema="other")
+        create_index(op, "ix_toy_word", "toy", ["word"], schema="other")
+    found = execute(server_url, "SELECT schemaname FROM pg_indexes WHERE indexname = 'ix_toy_word'")
+    assert found == [("other",)]
+
+    with revision(server_url) as op:
+        drop_index(op, "ix_toy_word", "toy", schema="other")
+
+    assert not execute(server_url, "SELECT FROM pg_indexes WHERE indexname = 'ix_toy_word'")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"table": "toys"}, r"there is no table toys; is toy meant\?"),
+        ({"columns": ["wort"]}, r"toy has no column wort; is word meant\?"),
+        ({"name": "box"}, "box is the name of the table .*box"),
+        ({"name": "ix_toy_size"}, "ix_toy_size is the name of an.*size"),
+        ({"mistaken": 1}, "ix_toy_word cannot be made .*mistaken"),
+        ({"postgresql_mistaken": 1}, "ix_toy_word cannot be made .*postgresql_mistaken"),
+    ],
+)
+def test_create_index_refuses_a_mistake_in_one_line(toy_url: str, changed: dict, message: str):
+    execute(toy_url, "CREATE INDEX ix_toy_size ON toy (size)")
+    before = structure(toy_url)
+    given = {"name": "ix_toy_word", "table": "toy", "columns": ["word"], **changed}
+    reset = running_revision.set("m9_001_toys")
+
+    with revision(toy_url) as op, pytest.raises(OperationRefused, match=message) as refused:
+        create_index(op, given.pop("name"), given.pop("table"), given.pop("columns"), **given)
+
+    running_revision.reset(reset)
+    assert str(refused.value).startswith("m9_001_toys: create_index: ")
+    assert "\n" not in str(refused.value)
+    assert structure(toy_url) == before
+
+
+@pytest.mark.parametrize("where", ["size >", "sise > 1", "word > 1", "now() > now()"])
+def test_create_index_refuses_a_condition_that_does_not_parse(server_url: str, where: str):
+    before = structure(server_url)
+
+    with revision(server_url) as op, pytest.raises(OperationRefused, match="PostgreSQL refuses"):
+        create_index(op, "ix_toy_word", "toy", ["word"], where=where)
+
+    assert structure(server_url) == before
+
+
+def test_create_index_accepts_an_equal_one_of_another_name_only_if_asked(toy_url: str):
+    execute(
+        toy_url, 'CREATE INDEX by_word ON "toy" (  word )', "CREATE INDEX by_size ON toy (size)"
+    )
+    before = structure(toy_url)
+
+    with revision(toy_url) as op:
+        create_index(op, "ix_toy_word", "toy", ["word"], use_equal=True)
+    assert structure(toy_url) == before
+    with revision(toy_url) as op:
+        create_index(op, "uq_toy_word", "toy", ["word"], unique=True, use_equal=True)
+        create_index(op, "ix_toy_word", "toy", ["word"])
+
+    assert len(structure(toy_url)) == len(before) + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("box", "box is the table .*box"),
+        ("ix_box_label", "ix_box_label is an index of .*box"),
+        ("uq_toy_word", "uq_toy_word belongs to the constraint"),
+    ],
+)
+def test_drop_index_refuses_what_is_no_index_of_the_table(server_url: str, name: str, message: str):
+    execute(
+        server_url,
+        "CREATE INDEX ix_box_label ON box (label)",
+        "ALTER TABLE toy ADD CONSTRAINT uq_toy_word UNIQUE (word)",
+    )
+    before = structure(server_url)
+
+    with (
+        revision(server_url) as op,
+        pytest.raises(
+            OperationRefused, match=message.replace("index of .*box", "index of another table")
+        ),
+    ):
+        drop_index(op, name, "toy")
+
+    assert structure(server_url) == before
+
+
+def test_drop_index_refuses_what_is_no_index_of_the_table_on_sqlite(sqlite_url: str):
+    execute(
+        sqlite_url,
+        "CREATE TABLE toy (id INTEGER, word TEXT UNIQUE)",
+        "CREATE TABLE box (id INTEGER)",
+        "CREATE INDEX ix_box_id ON box (id)",
+    )
+    for name in ("box", "ix_box_id", "sqlite_autoindex_toy_1"):
+        with revision(sqlite_url) as op, pytest.raises(OperationRefused, match=name):
+            drop_index(op, name, "toy")
+
+
+def test_writers_do_not_wait_for_an_index(server_url: str):
+    execute(server_url, "INSERT INTO toy SELECT g, 'x', 1 FROM generate_series(2000, 150000) g")
+    with Probe(server_url, "UPDATE toy SET size = size + 1 WHERE id = 7") as probe:
+        for act in (create, drop):
+            with revision(server_url) as op:
+                act(op)
+
+    assert len(probe.times) > 20
+    assert probe.longest < 0.5
+
+
+def test_an_old_snapshot_is_named_while_the_index_waits_for_it(
+    server_url: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO, "alembic.evolution")
+    other = hold_snapshot(server_url)
+    threading.Timer(1.2, other.close).start()
+
+    with revision(server_url, report_every=0.2) as op:
+        create(op)
+
+    assert "building the index ix_toy_word" in caplog.text
+    assert "waiting for old snapshots" in caplog.text
+    assert "nightly report (idle in transaction for" in caplog.text
+    assert "SELECT 1" in caplog.text
+    assert not execute(server_url, INVALID)
+
+
+def test_an_index_that_waits_for_too_long_is_dropped_and_the_session_is_named(server_url: str):
+    before = structure(server_url)
+    with (
+        hold_snapshot(server_url),
+        revision(server_url, lock_wait=1, report_every=0.2) as op,
+        pytest.raises(
+            IndexNotBuilt, match=r"waited for: pid \d+ nightly report .*was dropped"
+        ) as e,
+    ):
+        create(op)
+
+    assert e.value.blockers[0].application == "nightly report"
+    assert structure(server_url) == before
+
+
+def test_a_prepared_transaction_is_named_too(server_url: str):
+    other = client(server_url, autocommit=False)
+    other.execute("UPDATE toy SET size = 0 WHERE id = 1")
+    other.execute("PREPARE TRANSACTION 'half_done'")
+    try:
+        with (
+            revision(server_url, lock_wait=1, report_every=0.2) as op,
+            pytest.raises(IndexNotBuilt, match=r"prepared transaction for \d+ s: half_done"),
+        ):
+            create(op)
+    finally:
+        other.rollback()
+        other.autocommit = True
+        other.execute("ROLLBACK PREPARED 'half_done'")
+        other.close()
+
+
+def test_an_invalid_index_that_cannot_be_dropped_is_said_and_dropped_by_the_next_run(
+    server_url: str, caplog: pytest.LogCaptureFixture
+):
+    with (
+        hold_snapshot(server_url, "SELECT FROM toy LIMIT 1"),
+        revision(server_url, lock_wait=0.5, report_every=0.2) as op,
+        pytest.raises(IndexNotBuilt, match=r"the INVALID index public.ix_toy_word is left"),
+    ):
+        create(op)
+    assert execute(server_url, INVALID) == [("ix_toy_word",)]
+
+    with revision(server_url) as op:
+        create(op)
+
+    assert "ix_toy_word is INVALID" in caplog.text
+    assert not execute(server_url, INVALID)
+    assert "a:b%" in definition(server_url)
+
+
+def test_drop_index_drops_an_invalid_one(server_url: str):
+    before = structure(server_url)
+    with (
+        hold_snapshot(server_url, "SELECT FROM toy LIMIT 1"),
+        revision(server_url, lock_wait=0.5) as op,
+        pytest.raises(IndexNotBuilt),
+    ):
+        create(op)
+
+    with revision(server_url) as op:
+        drop(op)
+
+    assert structure(server_url) == before
+
+
+def test_an_invalid_index_that_another_session_is_building_is_waited_for(server_url: str):
+    holder = hold_snapshot(server_url)
+    builder = client(server_url)
+    statement = f"CREATE INDEX CONCURRENTLY ix_toy_word ON toy (word, size DESC) WHERE {WHERE}"
+    building = threading.Thread(target=builder.execute, args=(statement.encode(),))
+    building.start()
+    while not execute(server_url, INVALID):
+        pass
+    threading.Timer(0.7, holder.close).start()
+    filenode = execute(server_url, "SELECT relfilenode FROM pg_class WHERE relname = 'ix_toy_word'")
+
+    with revision(server_url) as op:
+        create(op)
+    building.join()
+    builder.close()
+
+    assert not execute(server_url, INVALID)
+    query = "SELECT relfilenode FROM pg_class WHERE relname = 'ix_toy_word'"
+    assert execute(server_url, query) == filenode, "it was taken as it is"
+
+
+def test_an_index_that_rows_refuse_is_not_left_invalid(server_url: str):
+    before = structure(server_url)
+
+    with (
+        revision(server_url) as op,
+        pytest.raises(
+            DuplicateRows, match=r"uq_toy_size; the INVALID index was dropped"
+        ) as refused,
+    ):
+        create_index(op, "uq_toy_size", "toy", ["size"], unique=True)
+
+    assert "(size)=" not in str(refused.value), "what rows hold is not for logs"
+    assert structure(server_url) == before
+
+
+def test_progress_of_a_build_is_logged(server_url: str, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.INFO, "alembic.evolution")
+    execute(
+        server_url, "INSERT INTO toy SELECT g, 'x' || g, 1 FROM generate_series(2000, 900000) g"
+    )
+
+    with revision(server_url, report_every=0.05) as op:
+        create(op)
+
+    assert "building index" in caplog.text
+    assert " % (" in caplog.text
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "sqlite"])
+def test_offline_a_plain_index_is_printed(dialect: str):
+    with script(dialect) as (op, written):
+        create(op)
+        drop(op)
+
+    printed = " ".join(written.getvalue().split())
+    assert "CONCURRENTLY" not in printed
+    assert "CREATE INDEX ix_toy_word ON toy (word, size DESC) WHERE word LIKE 'a:b%'" in printed
+    assert "'%(x)s'" in printed
+    assert "DROP INDEX IF EXISTS" in printed
