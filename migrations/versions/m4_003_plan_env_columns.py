@@ -12,12 +12,7 @@ Revision: m4_003_plan_env_columns, after a5_004_spec_aligned_plans
 
 from alembic import op
 
-from cleveragents_plans.evolution import (
-    mark_begin,
-    mark_end,
-    validate_constraint,
-    with_exclusive_lock,
-)
+from cleveragents_plans.evolution import validate_constraint, with_exclusive_lock
 
 revision = "m4_003_plan_env_columns"
 down_revision = "a5_004_spec_aligned_plans"
@@ -38,7 +33,6 @@ def upgrade() -> None:
         op.execute("ALTER TABLE v3_plans ADD COLUMN execution_environment VARCHAR(255)")
         op.execute(f"ALTER TABLE v3_plans ADD COLUMN execution_env_priority VARCHAR(20) {CHECK}")
         return
-    mark_begin(op, revision, down_revision, "upgrade")
     with_exclusive_lock(
         op,
         "v3_plans",
@@ -49,11 +43,10 @@ def upgrade() -> None:
         f"ALTER TABLE v3_plans ADD {CHECK} NOT VALID",
     )
     validate_constraint(op, "v3_plans", "ck_v3_plans_execution_env_priority")
-    mark_end(op, revision)
 
 
 def downgrade() -> None:
-    """Take both columns away again."""
+    """Drop both columns."""
     columns = ("execution_env_priority", "execution_environment")
     if op.get_context().dialect.name == "sqlite":
         for column in columns:
@@ -62,4 +55,3 @@ def downgrade() -> None:
     # An upgrade that was interrupted early has none yet.
     statements = [f"ALTER TABLE v3_plans DROP COLUMN IF EXISTS {column}" for column in columns]
     with_exclusive_lock(op, "v3_plans", *statements, in_version_transaction=True)
-    mark_end(op, revision)

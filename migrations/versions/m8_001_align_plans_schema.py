@@ -44,8 +44,6 @@ from cleveragents_plans.evolution import (
     drop_trigger,
     fill_roots,
     fill_trigger,
-    mark_begin,
-    mark_end,
     rebuild_table,
     restore_column,
     root_in_copy,
@@ -96,7 +94,6 @@ def _check_writable(needs: str, profile: str | None) -> None:
 
 def upgrade() -> None:
     """Fill the gaps, then forbid them."""
-    check_upgrade()
     # SQLite copies the table once, in one transaction; PostgreSQL works beside its clients.
     if op.get_context().dialect.name == "sqlite":
         _upgrade_sqlite()
@@ -106,7 +103,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Go back to what the former release can read; keep the snapshots aside."""
-    check_downgrade()
     if op.get_context().dialect.name == "sqlite":
         _downgrade_sqlite()
     else:
@@ -156,7 +152,6 @@ def _downgrade_sqlite() -> None:
 
 
 def _upgrade_postgresql() -> None:
-    mark_begin(op, revision, down_revision, "upgrade")
     with_exclusive_lock(
         op,
         "v3_plans",
@@ -176,7 +171,6 @@ def _upgrade_postgresql() -> None:
     set_not_null(
         op, "v3_plans", "root_plan_id", "automation_profile", SNAPSHOTS.column, refill=_fill
     )
-    mark_end(op, revision)
 
 
 def _fill() -> None:
@@ -197,7 +191,6 @@ def _fill() -> None:
 
 
 def _downgrade_postgresql() -> None:
-    mark_begin(op, revision, down_revision, "downgrade")
     # What is written behind its back takes the former form, too, and no snapshot is missed.
     unfill = (
         f"BEGIN\n  new.root_plan_id := {_former_root('new')};\n"
@@ -224,7 +217,6 @@ def _downgrade_postgresql() -> None:
         "ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot",
     )
     drop_if_empty(op, SNAPSHOTS)
-    mark_end(op, revision)
 
 
 # Profiles. The former release reads JSON only: another bare name than 'balanced' is written

@@ -189,16 +189,6 @@ def test_current_check_heads_fails_below_the_head(
     assert main(["current", "--check-heads", "--url", empty_url]) == 0
 
 
-def test_check_heads_is_refused_in_one_line_with_an_older_alembic(
-    sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-):
-    migrate(sqlite_url, "head")
-    monkeypatch.setattr("alembic.command.current", lambda config, verbose=False: None)
-
-    assert main(["current", "--check-heads", "--url", sqlite_url]) == 1
-    assert "--check-heads needs Alembic 1.17.1 or newer" in capfd.readouterr().err
-
-
 def test_alembic_prints_one_line_for_a_refusal(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", "-x", "url=mysql://h/d",

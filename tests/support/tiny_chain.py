@@ -11,36 +11,16 @@ FIRST, MIDDLE, LAST = "a1_first", "b2_middle", "c3_last"
 
 _ENV = """\
 from alembic import context
-from sqlalchemy import create_engine
+from sqlalchemy import MetaData, create_engine, make_url
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans.evolution.runner.environment import connected
-from cleveragents_plans.evolution.runner.connection_errors import report_connection_lost
-from cleveragents_plans.evolution.runner import unfinished
-from cleveragents_plans.evolution.runner.migration_lock import migration_lock
-from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.runner.environment import run_offline, run_online
 
-attributes = context.config.attributes
-options = {
-    "transaction_per_migration": True,
-    "version_table_schema": attributes.get("schema"),
-}
+url = make_url(context.config.attributes["url"])
 if context.is_offline_mode():
-    context.configure(dialect_name="postgresql", literal_binds=True, **options)
-    unfinished.starting_point(context.get_context())
-    with context.begin_transaction():
-        context.run_migrations()
+    run_offline(url, MetaData())
 else:
-    engine = create_engine(attributes["url"], poolclass=NullPool)
-    with (
-        report_connection_lost("the toy database"),
-        connected(engine, "the toy database") as connection,
-        migration_lock(connection, Settings.of(context)),
-    ):
-        context.configure(connection=connection, **options)
-        unfinished.go_from(context.get_context(), unfinished.starting_point(context.get_context()))
-        with context.begin_transaction():
-            context.run_migrations()
+    run_online(create_engine(url, poolclass=NullPool), MetaData(), target="the toy database")
 """
 
 _FIRST = """\
@@ -65,13 +45,25 @@ from alembic import context, op
 
 from cleveragents_plans.evolution import (
     backfill,
-    mark_begin,
-    mark_end,
     set_not_null,
     with_exclusive_lock,
 )
 
 revision, down_revision = "b2_middle", "a1_first"
+
+
+def check_upgrade():
+    checked("upgrade")
+
+
+def check_downgrade():
+    checked("downgrade")
+
+
+def checked(direction):
+    act = context.config.attributes.get("check")
+    if act:
+        act(op, direction)
 
 
 def may_stop():
@@ -81,7 +73,6 @@ def may_stop():
 
 
 def upgrade():
-    mark_begin(op, revision, down_revision, "upgrade")
     with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD COLUMN IF NOT EXISTS word text")
     may_stop()
     op.execute("INSERT INTO runs VALUES (pg_backend_pid())")
@@ -92,17 +83,14 @@ def upgrade():
         update="UPDATE toy t SET word = 'w' WHERE {batch} AND word IS NULL",
     )
     set_not_null(op, "toy", "word")
-    mark_end(op, revision)
 
 
 def downgrade():
-    mark_begin(op, revision, down_revision, "downgrade")
     with_exclusive_lock(op,
         "toy", "ALTER TABLE toy ALTER word DROP NOT NULL", "UPDATE toy SET word = NULL"
     )
     may_stop()
     with_exclusive_lock(op, "toy", "ALTER TABLE toy DROP COLUMN word")
-    mark_end(op, revision)
 """
 
 _LAST = """\

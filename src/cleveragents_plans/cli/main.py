@@ -8,13 +8,10 @@ travels in the wheel.
 from __future__ import annotations
 
 import argparse
-import inspect
 import sys
 from collections.abc import Sequence
 
-from alembic import __version__ as alembic_version
 from alembic import command
-from alembic.config import Config
 from alembic.util import CommandError
 
 from cleveragents_plans import __version__
@@ -31,25 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif given.command == "downgrade":
             command.downgrade(config, given.revision, sql=given.sql)
         else:
-            _current(config, given.check_heads)
+            command.current(config, check_heads=given.check_heads)
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # how to go on has been said
         return 130
     return 0
-
-
-def _current(config: Config, check_heads: bool) -> None:
-    if not check_heads:
-        command.current(config)
-    elif "check_heads" in inspect.signature(command.current).parameters:
-        command.current(config, check_heads=True)
-    else:
-        raise CommandError(
-            f"--check-heads needs Alembic 1.17.1 or newer, and {alembic_version} is installed; "
-            "install a newer one"
-        )
 
 
 def _parser() -> argparse.ArgumentParser:

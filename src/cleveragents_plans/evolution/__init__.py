@@ -25,7 +25,6 @@ from cleveragents_plans.evolution.recipes.guarded_drop import check_drop_tables,
 from cleveragents_plans.evolution.recipes.parent_trees import ParentTree, check_parent_tree
 from cleveragents_plans.evolution.recipes.root_finder import root_in_copy
 from cleveragents_plans.evolution.recipes.roots import ColumnDefault, fill_roots, fill_trigger
-from cleveragents_plans.evolution.runner.unfinished import mark_begin, mark_end
 from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
 
 __all__ = [
@@ -48,8 +47,6 @@ __all__ = [
     "drop_trigger",
     "fill_roots",
     "fill_trigger",
-    "mark_begin",
-    "mark_end",
     "rebuild_table",
     "restore_column",
     "root_in_copy",

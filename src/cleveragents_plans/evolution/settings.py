@@ -54,8 +54,6 @@ class Settings:
     duty_cycle: float = 0.75
     #: Rows written per second at most, for replicas that fall behind; 0 is no limit.
     rows_per_second: float = 0.0
-    #: Use what this major version of PostgreSQL can do, not all that the server can; 0 asks it.
-    assume_server_version: float = 0.0
 
     @classmethod
     def of(cls, environment: _HasConfig | None) -> Self:

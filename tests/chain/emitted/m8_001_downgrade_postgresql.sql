@@ -1,6 +1,4 @@
-CREATE TABLE IF NOT EXISTS evolution_marker (revision text PRIMARY KEY, down_revision text, direction text NOT NULL, started_at timestamptz NOT NULL);
-
-INSERT INTO evolution_marker VALUES ('<revision>', '<down>', '<direction>', now()) ON CONFLICT (revision) DO UPDATE SET direction = excluded.direction;
+COMMENT ON TABLE alembic_version IS '[unfinished downgrade of m8_001_align_plans_schema]';
 
 ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
 CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WITH NO DATA;
@@ -72,8 +70,6 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT 1 FROM v3_plans_snapshot_archive) THEN DROP TABLE v3_plans_snapshot_archive; END IF;
 END $$;;
 
-DELETE FROM evolution_marker WHERE revision = '<revision>';
-
-DROP TABLE evolution_marker;
-
 UPDATE alembic_version SET version_num='m4_003_plan_env_columns' WHERE alembic_version.version_num = 'm8_001_align_plans_schema';
+
+COMMENT ON TABLE alembic_version IS NULL;

@@ -1,6 +1,4 @@
-CREATE TABLE IF NOT EXISTS evolution_marker (revision text PRIMARY KEY, down_revision text, direction text NOT NULL, started_at timestamptz NOT NULL);
-
-INSERT INTO evolution_marker VALUES ('<revision>', '<down>', '<direction>', now()) ON CONFLICT (revision) DO UPDATE SET direction = excluded.direction;
+COMMENT ON TABLE alembic_version IS '[unfinished upgrade of m8_001_align_plans_schema]';
 
 DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans;
 DROP FUNCTION IF EXISTS v3_plans_unfill();
@@ -114,8 +112,6 @@ ALTER TABLE v3_plans DROP CONSTRAINT becoming_not_null_3;
 ALTER TABLE v3_plans ALTER COLUMN automation_profile SET NOT NULL;
 ALTER TABLE v3_plans DROP CONSTRAINT becoming_not_null_16;;
 
-DELETE FROM evolution_marker WHERE revision = '<revision>';
-
-DROP TABLE evolution_marker;
-
 UPDATE alembic_version SET version_num='m8_001_align_plans_schema' WHERE alembic_version.version_num = 'm4_003_plan_env_columns';
+
+COMMENT ON TABLE alembic_version IS NULL;

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager, suppress
 from io import StringIO
 
 import pytest
 from alembic import command
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution import (
-    mark_begin,
-    mark_end,
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.postgresql.connection import online, run, transaction
+from cleveragents_plans.evolution.runner.unfinished import (
+    InterruptedRun,
+    Unfinished,
+    UnfinishedNote,
 )
-from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
-from cleveragents_plans.evolution.postgresql.connection import online
-from cleveragents_plans.evolution.runner.unfinished import InterruptedRun, Marker, read_marker
-from support.online import client, revision, script
+from support.online import client, revision
 from support.tiny_chain import FIRST, LAST, MIDDLE, tiny_chain
 
 
@@ -45,21 +48,25 @@ def interrupted(folder, url, direction, **attributes):
     return chain
 
 
-def found(url, schema="public"):
-    """The version, and whether the marker and the column of the middle revision are there."""
+def found(url):
+    """The version, whether a note is there, and whether the column of the middle revision is."""
     with client(url) as connection:
-        version = connection.execute(
-            f"SELECT string_agg(version_num, ',') FROM {schema}.alembic_version".encode()
-        ).fetchone()[0]
-        marked, column = connection.execute(
-            "SELECT to_regclass(%s) IS NOT NULL, EXISTS (SELECT FROM pg_attribute"
-            " WHERE attrelid = to_regclass('toy') AND attname = 'word' AND attnotnull)",
-            [f"{schema}.evolution_marker"],
+        version, comment, column = connection.execute(
+            "SELECT (SELECT string_agg(version_num, ',') FROM alembic_version),"
+            " obj_description('alembic_version'::regclass, 'pg_class'), EXISTS (SELECT"
+            " FROM pg_attribute WHERE attrelid = to_regclass('toy') AND attname = 'word'"
+            " AND attnotnull)"
         ).fetchone()
-    return version, marked, column
+    return version, comment is not None, column
 
 
-def test_an_undisturbed_run_leaves_no_marker(folder, postgresql_url):
+def comment(url):
+    with client(url) as connection:
+        query = "SELECT obj_description('alembic_version'::regclass, 'pg_class')"
+        return connection.execute(query).fetchone()[0]
+
+
+def test_undisturbed_run_leaves_no_note(folder, postgresql_url):
     chain = tiny_chain(folder, postgresql_url)
 
     command.upgrade(chain, "head")
@@ -71,12 +78,67 @@ def test_an_undisturbed_run_leaves_no_marker(folder, postgresql_url):
 
 
 @pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
-def test_the_marker_is_there_in_between(folder, postgresql_url, direction):
+def test_interrupted_run_leaves_a_note(folder, postgresql_url, direction):
     interrupted(folder, postgresql_url, direction)
 
-    version, marked, column = found(postgresql_url)
+    version, noted, column = found(postgresql_url)
     assert version == (FIRST if direction == "upgrade" else MIDDLE)
-    assert (marked, column) == (True, False)
+    assert (noted, column) == (True, False)
+    assert comment(postgresql_url) == f"[unfinished {direction} of {MIDDLE}]"
+
+
+@pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
+def test_step_whose_first_lock_is_refused_leaves_no_note(folder, postgresql_url, direction):
+    chain = tiny_chain(folder, postgresql_url)
+    command.upgrade(chain, FIRST if direction == "upgrade" else MIDDLE)
+    with client(postgresql_url) as connection:
+        connection.execute(
+            "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE 'no ALTER TABLE here'; END$$;"
+            "CREATE EVENT TRIGGER forbid ON ddl_command_start WHEN TAG IN ('ALTER TABLE')"
+            " EXECUTE FUNCTION forbid()"
+        )
+    before = found(postgresql_url)
+
+    with pytest.raises(EvolutionError, match="no ALTER TABLE here"):
+        (command.upgrade if direction == "upgrade" else command.downgrade)(
+            chain, MIDDLE if direction == "upgrade" else FIRST
+        )
+
+    assert found(postgresql_url) == before
+    assert comment(postgresql_url) is None
+
+
+def test_step_that_is_refused_later_keeps_its_note(folder, postgresql_url):
+    chain = tiny_chain(folder, postgresql_url)
+    command.upgrade(chain, FIRST)
+    with client(postgresql_url) as connection:
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN RAISE 'no UPDATE here'; END$$;"
+            "CREATE TRIGGER refuse BEFORE UPDATE ON toy EXECUTE FUNCTION refuse()"
+        )
+
+    with pytest.raises(EvolutionError, match="no UPDATE here"):
+        command.upgrade(chain, "head")
+
+    assert comment(postgresql_url) == f"[unfinished upgrade of {MIDDLE}]"
+
+
+def test_comment_of_the_operator_is_kept_beside_the_note(folder, postgresql_url):
+    chain = tiny_chain(folder, postgresql_url)
+    command.upgrade(chain, FIRST)
+    ours = "100 % of the team's\nchain"
+    with client(postgresql_url) as connection:
+        connection.execute("COMMENT ON TABLE alembic_version IS '100 % of the team''s\nchain'")
+    assert comment(postgresql_url) == ours
+
+    with pytest.raises(Stopped):
+        command.upgrade(tiny_chain(folder, postgresql_url, stop=stop), "head")
+    assert comment(postgresql_url) == f"{ours}\n[unfinished upgrade of {MIDDLE}]"
+
+    command.upgrade(chain, "head")
+    assert comment(postgresql_url) == ours
 
 
 WAYS = [
@@ -159,7 +221,7 @@ def test_between_two_versions_it_is_at_no_head(folder, postgresql_url, direction
 def test_the_way_on_and_the_way_back_are_told_apart(direction, onward, back):
     told = str(InterruptedRun(MIDDLE, FIRST, direction))
 
-    assert f"`alembic {onward}` to complete it or `alembic {back}` to take it back" in told
+    assert f"`alembic {onward}` to complete it or `alembic {back}` to undo it" in told
 
 
 def test_it_can_be_interrupted_again_on_the_way_back(folder, postgresql_url):
@@ -172,28 +234,6 @@ def test_it_can_be_interrupted_again_on_the_way_back(folder, postgresql_url):
     command.upgrade(chain, "head")
 
     assert found(postgresql_url) == (LAST, False, True)
-
-
-@pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
-def test_the_marker_lives_in_the_schema_of_the_version_table(folder, postgresql_url, direction):
-    with client(postgresql_url) as connection:
-        connection.execute("CREATE SCHEMA apart")
-    chain = interrupted(folder, postgresql_url, direction, schema="apart")
-    assert found(postgresql_url, "apart")[1]
-    assert not found_in_public(postgresql_url)
-
-    if direction == "upgrade":
-        command.downgrade(chain, FIRST)
-        assert found(postgresql_url, "apart") == (FIRST, False, False)
-    else:
-        command.upgrade(chain, MIDDLE)
-        assert found(postgresql_url, "apart") == (MIDDLE, False, True)
-
-
-def found_in_public(url):
-    with client(url) as connection:
-        query = "SELECT to_regclass('public.evolution_marker') IS NOT NULL"
-        return connection.execute(query).fetchone()[0]
 
 
 def test_a_first_revision_is_continued_both_ways(postgresql_url, tmp_path):
@@ -219,52 +259,124 @@ def test_a_first_revision_is_continued_both_ways(postgresql_url, tmp_path):
     assert found(postgresql_url) == (MIDDLE, False, True)
 
 
-def test_a_script_has_no_marker(folder, postgresql_url):
+def test_script_has_no_note(folder, postgresql_url):
     chain = tiny_chain(folder, postgresql_url)
     chain.output_buffer = written = StringIO()
 
     command.upgrade(chain, "head", sql=True)
 
-    assert "evolution_marker" not in written.getvalue()
+    assert "COMMENT ON" not in written.getvalue()
     assert "UPDATE toy t SET word = 'w' WHERE TRUE" in written.getvalue()
 
 
-def test_what_is_marked_can_be_read(postgresql_url):
-    with revision(postgresql_url) as op:
-        assert read_marker(op.get_bind()) is None
-        mark_begin(op, "x", None, "upgrade")
-        mark_begin(op, "x", None, "downgrade")
-        assert read_marker(op.get_bind()) == Marker("x", None, "downgrade")
-        mark_begin(op, "y", "x", "upgrade")
-        mark_end(op, "x")
-        assert read_marker(op.get_bind()) == Marker("y", "x", "upgrade")
-        mark_end(op, "y")
-        assert read_marker(op.get_bind()) is None
-        mark_end(op, "y")
+@contextmanager
+def noting(url):
+    """Give ``op`` and the note of a run, whose step `x` has begun to go up."""
+    with revision(url) as op:
+        op.execute("CREATE TABLE alembic_version (version_num varchar(32))")
+    with revision(url) as op:
+        note = UnfinishedNote(op.get_bind(), "alembic_version")
+        note.read()
+        with note.watched():
+            note.begin("x", "upgrade")
+            yield op, note
 
 
-def test_the_end_is_marked_where_the_version_changes_only(postgresql_url):
-    with (
-        revision(postgresql_url) as op,
-        online(op),
-        pytest.raises(ExternalTransaction, match="mark_end"),
-    ):
-        mark_end(op, "x")
+CHANGES = {
+    "statement in Alembic's transaction": lambda op: [op.execute("CREATE TABLE t ()"), pause(op)],
+    "statement of its own": lambda op: alone(op, "CREATE TABLE t ()"),
+    "statement of its own that reads first": lambda op: alone(op, "WITH a AS (SELECT) TABLE a"),
+    "short transaction": lambda op: short(op, "CREATE TABLE t ()"),
+}
+NO_CHANGES = {
+    "nothing": lambda op: pause(op),
+    "look in Alembic's transaction": lambda op: [op.execute("SELECT 1"), pause(op)],
+    "look of its own": lambda op: alone(op, "SELECT 1"),
+    "setting": lambda op: alone(op, "SET lock_timeout = '1s'"),
+    "statement that fails in a short transaction": lambda op: short(op, "CREATE TABL"),
+}
 
 
-def test_an_empty_table_is_no_marker(folder, postgresql_url):
+def pause(op):
+    with online(op):
+        pass
+
+
+def alone(op, statement):
+    with online(op) as connection:
+        run(connection, statement)
+
+
+def short(op, statement):
+    with online(op) as connection, suppress(DBAPIError), transaction(connection):
+        run(connection, statement)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_note_is_written_with_the_first_change(postgresql_url, change):
+    with noting(postgresql_url) as (op, note):
+        change(op)
+
+        assert comment(postgresql_url) == "[unfinished upgrade of x]"
+        assert note.found == Unfinished("x", "upgrade")
+
+
+@pytest.mark.parametrize("look", NO_CHANGES.values(), ids=NO_CHANGES)
+def test_note_is_not_written_while_nothing_has_changed(postgresql_url, look):
+    with noting(postgresql_url) as (op, note):
+        look(op)
+
+        assert comment(postgresql_url) is None
+        alone(op, "CREATE TABLE t ()")
+        assert note.found == Unfinished("x", "upgrade")
+
+
+def test_note_takes_the_direction_of_the_next_run(postgresql_url):
+    with noting(postgresql_url) as (op, note):
+        alone(op, "CREATE TABLE t ()")
+        note.begin("x", "downgrade")
+        alone(op, "DROP TABLE t")
+        assert comment(postgresql_url) == "[unfinished downgrade of x]"
+        note.clear()
+    assert comment(postgresql_url) is None
+
+
+def test_note_is_cleared_with_the_transaction_of_the_version(postgresql_url):
+    def clear_and_stop():
+        with noting(postgresql_url) as (op, note):
+            alone(op, "CREATE TABLE t ()")
+            note.clear()
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        clear_and_stop()
+
+    assert comment(postgresql_url) == "[unfinished upgrade of x]"
+
+
+@pytest.mark.parametrize("inherits", ["INHERIT", "NOINHERIT"])
+def test_note_is_written_by_a_member_of_the_owner(postgresql_url, inherits):
     with client(postgresql_url) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num varchar(32))")
         connection.execute(
-            "CREATE TABLE evolution_marker (revision text PRIMARY KEY, down_revision text,"
-            " direction text, started_at timestamptz)"
+            f"CREATE ROLE owner_{inherits}; CREATE ROLE member_{inherits} {inherits} LOGIN"
+            f" IN ROLE owner_{inherits}; GRANT CREATE ON SCHEMA public TO owner_{inherits};"
+            f"ALTER TABLE alembic_version OWNER TO owner_{inherits}"
         )
-    with revision(postgresql_url) as op:
-        assert read_marker(op.get_bind()) is None
-
-
-def test_another_dialect_is_refused(postgresql_url):
-    with script("sqlite") as (op, _):
-        with pytest.raises(WrongDialect, match="mark_begin"):
-            mark_begin(op, "x", None, "upgrade")
-        with pytest.raises(WrongDialect, match="mark_end"):
-            mark_end(op, "x")
+    try:
+        url = make_url(postgresql_url).set(username=f"member_{inherits}".lower())
+        with revision(url) as op:
+            note = UnfinishedNote(op.get_bind(), "alembic_version")
+            note.read()
+            with note.watched():
+                note.begin("x", "upgrade")
+                short(op, "CREATE TEMP TABLE t ()")
+                assert comment(postgresql_url) == "[unfinished upgrade of x]"
+                assert run(op.get_bind(), "SELECT current_user").scalar_one() == url.username
+                note.clear()
+        assert comment(postgresql_url) is None
+    finally:
+        with client(postgresql_url) as connection:
+            connection.execute(
+                f"DROP OWNED BY owner_{inherits}; DROP ROLE member_{inherits}, owner_{inherits}"
+            )

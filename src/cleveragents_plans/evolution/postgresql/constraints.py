@@ -84,7 +84,7 @@ def set_not_null(
         return
     settings = Settings.of(context.environment_context)
     with online(op) as connection:
-        version = settings.assume_server_version or _major(connection)
+        version = _major(connection)
         while True:
             states = [_state(connection, name, column) for column in columns]
             statements = [
@@ -180,7 +180,7 @@ class _State(NamedTuple):
         return self.check if self.check_there and not self.check_valid else None
 
 
-def _statements(state: _State, table: str, column: str, version: float) -> list[str]:
+def _statements(state: _State, table: str, column: str, version: int) -> list[str]:
     """Say what changes the catalogue only, and is to be done before the next look at it."""
     drop = f"ALTER TABLE {table} DROP CONSTRAINT {state.check}"
     if state.done:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alembic import context
-from alembic.operations import Operations
-from alembic.runtime.migration import MigrationContext, RevisionStep
+from alembic.runtime.migration import MigrationInfo
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, MetaData
@@ -30,6 +29,7 @@ from cleveragents_plans.evolution.postgresql.server import (
     warn_of_replicas,
 )
 from cleveragents_plans.evolution.reporting import console_logging
+from cleveragents_plans.evolution.runner.alembic_internals import Command, running_command
 from cleveragents_plans.evolution.runner.connection_errors import (
     ConnectionFailed,
     report_connection_failed,
@@ -41,10 +41,18 @@ from cleveragents_plans.evolution.runner.migration_lock import (
     migration_lock,
 )
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
-from cleveragents_plans.evolution.runner.unfinished import go_from, starting_point
+from cleveragents_plans.evolution.runner.steps import (
+    check_ahead,
+    set_start,
+    starting_point,
+    with_checks,
+)
+from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
+
+VERSION_TABLE = "alembic_version"
 
 
 def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
@@ -68,10 +76,10 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
         EvolutionError: With one line that says what was found and what to do.
     """
     settings = Settings.of(context)
-    command = _command()
-    changes = command in ("upgrade", "downgrade", "do_stamp")
-    if engine.dialect.name == "sqlite":
-        _refuse_unfit_file(engine.url, target, command, changes)
+    command = running_command()
+    sqlite = engine.dialect.name == "sqlite"
+    if sqlite:
+        _refuse_unfit_file(engine.url, target, command)
     told = ""
     # Alembic's script leaves its command in the options.
     command_line = hasattr(context.config.cmd_opts, "cmd")
@@ -82,20 +90,17 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
         connected(engine, target) as connection,
     ):
         refuse_old_server(connection, target)
-        if not changes:
+        if command.only_reads:
             connection.execution_options(read_only=True)
-            _configure(connection, metadata)
-            _known_heads()
-            starting_point(context.get_context())
-            with context.begin_transaction():
-                context.run_migrations()
-        elif engine.dialect.name == "sqlite":
+            _read(connection, metadata, command)
+        elif sqlite:
             with _writing(connection, settings.migration_lock_wait):
-                told = _run(connection, metadata)
+                told = _write(connection, metadata, command)
         else:
             configure_session(connection)
             with migration_lock(connection, settings):
-                told = _run(connection, metadata)
+                told = _write(connection, metadata, command)
+                connection.commit()
     if told:
         print(f"{target}: {told}", file=sys.stderr)
 
@@ -119,6 +124,7 @@ def run_offline(url: URL, metadata: MetaData) -> None:
         # Without this every % in the script would be doubled.
         dialect_opts={"paramstyle": "named"},
         transaction_per_migration=False,
+        fn=with_checks(running_command()),
     )
     context.get_context().impl.static_output(
         "-- One transaction, set-based: what it changes is locked until it commits, so stop\n"
@@ -128,17 +134,17 @@ def run_offline(url: URL, metadata: MetaData) -> None:
         context.run_migrations()
 
 
-def _refuse_unfit_file(url: URL, target: str, command: str, changes: bool) -> None:
+def _refuse_unfit_file(url: URL, target: str, command: Command) -> None:
     if url.database in (None, "", ":memory:") or url.database.startswith("file:"):
         return
     file = Path(url.database)
     if not file.exists():
         # Opening it would create an empty one, which is an upgrade's business only.
-        if command != "upgrade":
+        if command.name != "upgrade":
             raise EvolutionError(
                 f"there is no file at {target}; check the path, or run the upgrade to create it"
             )
-    elif changes and file.is_file() and not file.stat().st_mode & 0o222:
+    elif not command.only_reads and file.is_file() and not file.stat().st_mode & 0o222:
         # The mode is looked at because the superuser could write all the same.
         raise EvolutionError(
             f"{target} is read-only; if it is to be migrated, allow writing with "
@@ -146,22 +152,27 @@ def _refuse_unfit_file(url: URL, target: str, command: str, changes: bool) -> No
         )
 
 
-def _run(connection: Connection, metadata: MetaData) -> str:
-    _configure(connection, metadata)
+def _read(connection: Connection, metadata: MetaData, command: Command) -> None:
+    note = _configure(connection, metadata, command)
+    _known_heads()
+    starting_point(command, context.get_context(), note)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _write(connection: Connection, metadata: MetaData, command: Command) -> str:
+    note = _configure(connection, metadata, command)
     migration = context.get_context()
     before = _known_heads()
-    if connection.in_transaction() and connection.dialect.name != "sqlite":
-        connection.rollback()  # Alembic must own every transaction from here on.
-    start = starting_point(migration)
-    # The first step looks by itself when it begins; if the version must be set for it to
-    # begin, that is too late.
-    steps = _check_ahead(migration, start, past=1 if start == before else 0)
+    start, over = starting_point(command, migration, note)
+    steps = check_ahead(command, migration, start)
     if connection.dialect.name != "sqlite":
-        if steps and _command() != "do_stamp":
+        if steps and command.runs_revisions:
             warn_of_replicas(connection)
-        connection.rollback()
-    go_from(migration, start)
-    with context.begin_transaction():
+        connection.rollback()  # Alembic must own every transaction from here on.
+    if over:
+        set_start(migration, over)
+    with note.watched(), context.begin_transaction():
         context.run_migrations()
     after = _known_heads()
     if not steps:
@@ -169,30 +180,14 @@ def _run(connection: Connection, metadata: MetaData) -> str:
     return f"{_named(before)} -> {_named(after)}"
 
 
-def _check_ahead(migration: MigrationContext, start: tuple[str, ...], *, past: int) -> int:
-    """
-    Let every step from *start* refuse before the first one is taken; count the steps.
-
-    A revision says what it would refuse in ``check_upgrade`` and
-    ``check_downgrade``. The first *past* steps are not asked.
-    """
-    find_steps: Any = migration._migrations_fn
-    steps = list(find_steps(start, migration))
-    with Operations.context(migration):
-        for step in steps[past:]:
-            if not isinstance(step, RevisionStep):  # a stamp
-                continue
-            direction = "upgrade" if step.is_upgrade else "downgrade"
-            getattr(step.revision.module, f"check_{direction}", _nothing)()
-    return len(steps)
-
-
-def _nothing() -> None:
-    """Stand in for a look that a revision does not need."""
-
-
-def _configure(connection: Connection, metadata: MetaData) -> None:
+def _configure(connection: Connection, metadata: MetaData, command: Command) -> UnfinishedNote:
     ours = set(metadata.tables)
+    note = UnfinishedNote(connection, VERSION_TABLE)
+
+    def version_applied(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
+        if step.is_migration:
+            note.clear()
+
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -201,7 +196,11 @@ def _configure(connection: Connection, metadata: MetaData) -> None:
         transaction_per_migration=True,
         # Other packages keep tables in the same database; they are not ours to compare.
         include_name=lambda name, kind, _parents: kind != "table" or name in ours,
+        on_version_apply=version_applied,
+        version_table=VERSION_TABLE,
+        fn=with_checks(command, note),
     )
+    return note
 
 
 def _known_heads() -> tuple[str, ...]:
@@ -215,14 +214,6 @@ def _known_heads() -> tuple[str, ...]:
                 "install the release that migrated it, or restore a backup; nothing was changed"
             ) from None
     return heads
-
-
-def _command() -> str:
-    # Alembic hands env.py the function that lists the steps, named after the command, and
-    # no public way to ask for it: upgrade, downgrade, do_stamp; others change nothing.
-    environment: Any = context._proxy  # type: ignore[attr-defined]
-    name: str = environment.context_opts["fn"].__name__
-    return name
 
 
 @contextmanager

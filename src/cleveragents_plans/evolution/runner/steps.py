@@ -1,0 +1,166 @@
+"""The steps of a command: where they start, and what is checked and noted for each."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext, RevisionStep
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError, to_tuple
+
+from cleveragents_plans.evolution.runner.alembic_internals import (
+    Command,
+    FindSteps,
+    Heads,
+    Step,
+    heads_after,
+    set_heads_after,
+    step_of,
+)
+from cleveragents_plans.evolution.runner.unfinished import InterruptedRun, UnfinishedNote
+
+log = logging.getLogger("alembic.evolution")
+
+
+def starting_point(
+    command: Command, migration: MigrationContext, note: UnfinishedNote
+) -> tuple[Heads, Step | None]:
+    """
+    Tell from which heads the *command* goes on; change nothing.
+
+    Called under the migration lock if the command changes anything. The heads are those
+    that are stored, unless a revision was interrupted which the command would run from the
+    other end of it only: then they are those of that end, and the step that leads there is
+    given, for `set_start`.
+
+    Raises:
+        InterruptedRun: The command goes elsewhere, or asks whether the database is at a
+            head (``current --check-heads``): between two versions it is at none.
+    """
+    heads = migration.get_current_heads()
+    found = note.read()
+    if found is None:
+        return heads, None
+
+    script = migration.script
+    assert script is not None  # noqa: S101  # env.py is run by one
+    below = to_tuple(script.get_revision(found.revision).down_revision, ("base",))
+    interrupted = InterruptedRun(found.revision, below[0], found.direction)
+    if not command.runs_revisions:
+        if command.checks_heads:
+            raise interrupted
+        log.warning(
+            "the %s of %s was interrupted: the database is between two versions until "
+            "an upgrade or a downgrade has been run",
+            found.direction,
+            found.revision,
+        )
+        return heads, None
+    if _would_run(command, migration, heads, found.revision):
+        log.info("continuing %s, whose %s was interrupted", found.revision, found.direction)
+        return heads, None
+    over = _step_over(script, heads, found.revision)
+    if over is None:
+        raise interrupted
+    other = heads_after(over, migration, heads)
+    if not _would_run(command, migration, other, found.revision):
+        raise interrupted
+    log.info(
+        "the %s of %s was interrupted, and this command reverses it",
+        found.direction,
+        found.revision,
+    )
+    return other, over
+
+
+def set_start(migration: MigrationContext, step: Step) -> None:
+    """
+    Set the version as if *step* had been run, in a transaction of its own.
+
+    Called when nothing can refuse the command any more, before ``run_migrations()``.
+    """
+    heads = migration.get_current_heads()
+    connection = migration.connection
+    assert connection is not None  # noqa: S101  # on line there is one
+    connection.rollback()
+    log.info("the version is first set past %s", step)
+    with connection.begin():
+        set_heads_after(step, migration, heads)
+
+
+def check_ahead(command: Command, migration: MigrationContext, start: Heads) -> int:
+    """
+    Let every step from *start* refuse before the first one is run; count the steps.
+
+    A revision says what it would refuse in functions ``check_upgrade`` and
+    ``check_downgrade``, which change nothing.
+    """
+    if not command.plans_ahead:
+        return 0
+    steps = list(command.find_steps(start, migration))
+    with Operations.context(migration):
+        for step in steps:
+            _check(step)
+    return len(steps)
+
+
+def with_checks(command: Command, note: UnfinishedNote | None = None) -> FindSteps:
+    """
+    Give what lists the steps of *command*, and checks and notes each before it is run.
+
+    On line the first step is not checked again: `check_ahead` has done it, just before.
+    Offline, without *note*, each check prints what the script has to check.
+    """
+
+    def find_steps(heads: Heads, migration: MigrationContext) -> Iterable[Step]:
+        for number, step in enumerate(command.find_steps(heads, migration)):
+            if number or not note:
+                _check(step)
+            if note and isinstance(step, RevisionStep):
+                note.begin(step.revision.revision, _direction(step))
+            yield step
+
+    return find_steps
+
+
+def _check(step: Step) -> None:
+    if isinstance(step, RevisionStep):  # a stamp runs nothing
+        check = getattr(step.revision.module, f"check_{_direction(step)}", None)
+        if check:
+            check()
+
+
+def _direction(step: Step) -> str:
+    return "upgrade" if step.is_upgrade else "downgrade"
+
+
+def _would_run(command: Command, migration: MigrationContext, heads: Heads, revision: str) -> bool:
+    try:
+        steps = list(command.find_steps(heads, migration))
+    except CommandError:  # not to be reached from there
+        return False
+    return any(
+        isinstance(step, RevisionStep) and step.revision.revision == revision for step in steps
+    )
+
+
+def _step_over(script: ScriptDirectory, heads: Heads, revision: str) -> Step | None:
+    """Give the step that leads from *heads* to the other end of *revision*, if they are at one."""
+    if revision in heads:
+        return step_of(script, revision, "downgrade")
+    up = step_of(script, revision, "upgrade")
+    applied = _applied(script, heads)
+    return up if revision not in applied and applied.issuperset(up.from_revisions) else None
+
+
+def _applied(script: ScriptDirectory, heads: Heads) -> set[str]:
+    applied: set[str] = set()
+    found = list(heads)
+    while found:
+        revision = found.pop()
+        if revision not in applied:
+            applied.add(revision)
+            found.extend(step_of(script, revision, "upgrade").from_revisions)
+    return applied
