@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support import postgres
-from support.databases import ENGINES, empty_database, migrate
+from support.databases import ENGINES, SERVERS, database_at, empty_database
+
+if folder := postgres.memory_folder():
+    # A SQLite file that is synced to a disk takes as long as the disk is busy.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
 
-def pytest_report_header() -> str:
+def pytest_report_header() -> list[str]:
     servers = ", ".join(f"{name} at {folder}" for name, folder in postgres.binaries().items())
-    return f"databases: sqlite, {servers}"
+    lines = [f"databases: sqlite, {servers}"]
+    if postgres.left_out():
+        lines.append(f"left out by TEST_ENGINES: {', '.join(postgres.left_out())}")
+    return lines
 
 
 @pytest.fixture(params=ENGINES)
@@ -23,14 +31,14 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def migrated_url(empty_url: str) -> str:
+@pytest.fixture(params=ENGINES)
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database at the head of the chain, on each engine."""
-    migrate(empty_url, "head")
-    return empty_url
+    with database_at("head", request.param, tmp_path) as url:
+        yield url
 
 
-@pytest.fixture(params=[name for name in ENGINES if name != "sqlite"])
+@pytest.fixture(params=SERVERS)
 def postgresql_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """An empty database on each PostgreSQL."""
     with empty_database(request.param, tmp_path) as url:
@@ -40,4 +48,5 @@ def postgresql_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[s
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """A SQLite file that does not exist yet."""
+    postgres.skip_if_left_out("sqlite")
     return f"sqlite:///{tmp_path / 'plans.db'}"

@@ -11,7 +11,7 @@ from sqlalchemy import Engine, NullPool, event, make_url
 from sqlalchemy.exc import IntegrityError
 
 from cleveragents_plans import open_engine
-from support.databases import ENGINES, empty_database, roll_back
+from support.databases import ENGINES, database_at, empty_database, roll_back
 from support.former_release import write_former_release
 from support.revision_database import NOW, RevisionDatabase, plan_id
 from support.revisions import A5_004, M4_003, M8_001
@@ -25,9 +25,8 @@ EMPTY = {"alembic_version", ""}
 @pytest.fixture(params=ENGINES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RevisionDatabase]:
     """An empty database of the first revision."""
-    with empty_database(request.param, tmp_path) as url:
+    with database_at(A5_004, request.param, tmp_path) as url:
         created = RevisionDatabase(url)
-        created.upgrade(A5_004)
         yield created
 
 
@@ -114,9 +113,8 @@ def test_downgrade_to_base_is_refused_while_other_tables_refer_to_plans(
 
 
 def test_plans_committed_while_the_lock_is_waited_for_are_not_dropped(tmp_path: Path):
-    with empty_database("postgresql-18", tmp_path) as url:
+    with database_at(A5_004, "postgresql-18", tmp_path) as url:
         database = RevisionDatabase(url)
-        database.upgrade(A5_004)
         name = make_url(url).database
         isolation = "default_transaction_isolation = 'repeatable read'"
         database.run(f'ALTER DATABASE "{name}" SET {isolation}')
@@ -146,9 +144,8 @@ def test_plans_committed_while_the_lock_is_waited_for_are_not_dropped(tmp_path: 
 
 
 def test_killed_downgrade_changes_nothing_and_either_direction_is_open(tmp_path: Path):
-    with empty_database("postgresql-18", tmp_path) as url:
+    with database_at(A5_004, "postgresql-18", tmp_path) as url:
         database = RevisionDatabase(url)
-        database.upgrade(A5_004)
         before = schema_dump(url)
 
         with dying_at("DELETE FROM alembic_version"):

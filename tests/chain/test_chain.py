@@ -86,7 +86,7 @@ def test_chain_builds_what_the_models_describe(
     migrated_url: str, tmp_path: Path, request: pytest.FixtureRequest
 ):
     # Two real schemas: Alembic's own check compares no text of a CHECK and no trigger.
-    engine_name = request.node.callspec.params["empty_url"]
+    engine_name = request.node.callspec.params["migrated_url"]
     with empty_database(engine_name, tmp_path / "other") as described_url:
         (tmp_path / "other").mkdir()
         described = open_engine(described_url)

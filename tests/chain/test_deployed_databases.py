@@ -12,7 +12,7 @@ from sqlalchemy import NullPool, make_url
 from sqlalchemy.exc import IntegrityError
 
 from cleveragents_plans import open_engine
-from support.databases import ENGINES, empty_database, migrate, roll_back
+from support.databases import ENGINES, database_at, empty_database, migrate, roll_back
 from support.revisions import M4_003, M8_001
 from support.rows import database_hash, schema_dump
 
@@ -138,9 +138,7 @@ def test_deployed_plans_get_their_roots_and_views_and_triggers_go_on_working(dep
 
 
 def test_clients_with_another_search_path_can_still_insert_plans(tmp_path: Path):
-    with empty_database("postgresql-18", tmp_path) as url:
-        migrate(url, M8_001)
-
+    with database_at(M8_001, "postgresql-18", tmp_path) as url:
         run(
             url,
             "SET search_path = pg_catalog",
@@ -171,8 +169,7 @@ def test_table_left_by_alembics_batch_mode_does_not_stop_the_upgrade(sqlite_url:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_snapshot_column_that_exists_already_keeps_its_values(engine: str, tmp_path: Path):
-    with empty_database(engine, tmp_path) as url:
-        migrate(url, M4_003)
+    with database_at(M4_003, engine, tmp_path) as url:
         run(
             url,
             "ALTER TABLE v3_plans ADD COLUMN effective_profile_snapshot TEXT NOT NULL DEFAULT '{}'",
@@ -319,8 +316,7 @@ def test_ids_of_another_type_and_collation_find_their_snapshots_by_an_index(post
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_snapshot_column_of_another_shape_gets_the_specified_one(engine: str, tmp_path: Path):
-    with empty_database(engine, tmp_path) as url:
-        migrate(url, M8_001)
+    with database_at(M8_001, engine, tmp_path) as url:
         wanted = schema_dump(url)
         roll_back(url, M4_003)
         run(

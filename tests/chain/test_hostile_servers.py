@@ -12,7 +12,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from cleveragents_plans import open_engine
 from support import postgres
-from support.databases import empty_database, migrate, roll_back
+from support.databases import database_at, empty_database, migrate, roll_back
 from support.revisions import M4_003, M8_001
 from support.rows import database_hash, schema_dump
 from support.statements import dying_at
@@ -161,8 +161,7 @@ def test_role_that_does_not_own_the_table_is_refused_in_one_line(url: str, clerk
 
 @pytest.mark.parametrize("server", list(postgres.binaries()))
 def test_downgrade_drops_the_check_that_an_interrupted_upgrade_left(server: str, tmp_path: Path):
-    with empty_database(server, tmp_path) as url:
-        migrate(url, M4_003)
+    with database_at(M4_003, server, tmp_path) as url:
         former = schema_dump(url)
         migrate(url, M8_001)
         run(

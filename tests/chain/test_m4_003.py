@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from support.databases import ENGINES, empty_database
+from support.databases import ENGINES, database_at
 from support.revision_database import RevisionDatabase, plan_id
 from support.revisions import A5_004, M4_003, M8_001
 from support.rows import database_hash, schema_dump
@@ -21,9 +21,8 @@ COLUMNS = "execution_environment, execution_env_priority"
 @pytest.fixture(params=ENGINES)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RevisionDatabase]:
     """A database of the revision before, with two plans."""
-    with empty_database(request.param, tmp_path) as url:
+    with database_at(A5_004, request.param, tmp_path) as url:
         created = RevisionDatabase(url)
-        created.upgrade(A5_004)
         created.plan(A)
         created.plan(B, parent=A, root=A, profile='{"profile_name": "ci"}')
         yield created
@@ -32,9 +31,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Revisio
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RevisionDatabase]:
     """An empty database of the revision before, on PostgreSQL."""
-    with empty_database("postgresql-18", tmp_path) as url:
+    with database_at(A5_004, "postgresql-18", tmp_path) as url:
         created = RevisionDatabase(url)
-        created.upgrade(A5_004)
         yield created
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
-from support.databases import ENGINES, empty_database, migrate
+from support.databases import ENGINES, database_at, empty_database, migrate
 from support.former_release import true_roots, write_former_release
 from support.revision_database import RevisionDatabase, plan_id
 from support.revisions import A5_004, M4_003, M8_001
@@ -31,8 +31,7 @@ A, B, C, D, E = map(plan_id, range(1, 6))
 @pytest.fixture(params=ENGINES)
 def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RevisionDatabase]:
     """An empty database of the former release."""
-    with empty_database(request.param, tmp_path) as url:
-        migrate(url, M4_003)
+    with database_at(M4_003, request.param, tmp_path) as url:
         yield RevisionDatabase(url)
 
 
@@ -213,8 +212,7 @@ def test_root_that_does_not_exist_is_kept_and_not_inherited(former: RevisionData
 def test_plan_below_a_cycle_with_a_missing_root_stops_the_upgrade(
     tmp_path: Path,
 ):
-    with empty_database("sqlite", tmp_path) as url:
-        migrate(url, M4_003)
+    with database_at(M4_003, "sqlite", tmp_path) as url:
         former = RevisionDatabase(url)
         former.plan(A, root=E)
         former.plan(B, root=E, parent=A)

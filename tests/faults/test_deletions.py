@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.databases import ENGINES, empty_database, migrate
+from support.databases import ENGINES, database_at, migrate
 from support.faults import Migration
 from support.online import client, meanwhile
 from support.revisions import M4_003, M8_001
@@ -32,8 +32,7 @@ NO_FOREIGN_KEY = "ALTER TABLE v3_plans DROP CONSTRAINT fk_v3_plans_root_plan_id"
 @pytest.fixture(params=SERVERS[:1])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database of the former release: a tree without roots, and other plans."""
-    with empty_database(request.param, tmp_path) as url:
-        migrate(url, M4_003)
+    with database_at(M4_003, request.param, tmp_path) as url:
         with client(url) as connection:
             for key, parent in ((ROOT, None), (MIDDLE, ROOT), (CHILD, MIDDLE)):
                 connection.execute(ROW, [key, parent])

