@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def pytest_report_header() -> list[str]:
     if postgres.left_out():
         lines.append(f"left out by TEST_ENGINES: {', '.join(postgres.left_out())}")
     return lines
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how much was left out, in one line for each engine, whatever ``-r`` says."""
+    reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
+    for engine in postgres.left_out():
+        number = reasons[f"Skipped: {postgres.LEFT_OUT} {engine}"]
+        terminalreporter.line(f"left out by TEST_ENGINES: {number} tests that need {engine}")
 
 
 @pytest.fixture(params=ENGINES)

@@ -41,6 +41,10 @@ SETTINGS = {
 }
 
 
+#: How the reason begins for which a test is skipped whose engine is left out.
+LEFT_OUT = "TEST_ENGINES leaves out"
+
+
 class PostgresServer:
     """
     One running server, in a folder of its own, gone when the process ends.
@@ -242,7 +246,7 @@ def skip_if_left_out(name: str) -> None:
     if name in left_out():
         import pytest  # here: features, Robot and benchmarks start servers, too
 
-        pytest.skip(f"TEST_ENGINES leaves out {name}")
+        pytest.skip(f"{LEFT_OUT} {name}")
 
 
 def _unprivileged_user() -> str:

@@ -1,0 +1,68 @@
+"""The next revision breaks no test but those that are about the newest one."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from support.databases import ROOT
+from support.revisions import HEAD
+
+EMPTY = f'''\
+"""
+Change nothing
+
+Why:    to see which tests depend on which revision is the newest.
+Rows:   stay as they are.
+Undo:   nothing.
+Locks:  none.
+"""
+
+revision, down_revision = "z9_999_nothing", "{HEAD}"
+
+
+def upgrade() -> None:
+    """Do nothing."""
+
+
+def downgrade() -> None:
+    """Do nothing."""
+'''
+
+# At most six may stand here.
+ABOUT_THE_HEAD = {
+    "tests/chain/test_chain.py::test_chain_has_one_head_and_the_known_order",
+    "tests/docs/test_readme.py::test_commands_of_the_readme_print_what_is_shown",
+}
+
+# What migrates in this process, on SQLite; the copy is not installed.
+SELECTION = ["tests/chain", "tests/cli", "tests/docs"]
+OTHERWISE_TESTED = "editable_install or wheel or empty_revision"
+
+
+def test_empty_revision_breaks_only_tests_about_the_head(tmp_path: Path):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(
+        ROOT,
+        checkout,
+        symlinks=True,
+        ignore=shutil.ignore_patterns(".*_cache", ".venv*", ".git", "build", "__pycache__", "*.db"),
+    )
+    (checkout / "migrations" / "versions" / "z9_999_nothing.py").write_text(EMPTY)
+    kept = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider",
+         "-p", "no:xdist", "-k", f"not ({OTHERWISE_TESTED})", *SELECTION],
+        cwd=checkout, capture_output=True, text=True, check=False,
+        env={**kept, "PYTHONPATH": str(checkout / "src"), "TEST_ENGINES": "sqlite"},
+    )  # fmt: skip
+
+    broken = set(re.findall(r"^(?:FAILED|ERROR) ([^\s\[]+)", done.stdout, re.M))
+    assert re.search(r"\b[0-9]{2,} passed", done.stdout), done.stdout + done.stderr
+    assert broken == ABOUT_THE_HEAD, done.stdout
+    assert len(broken) <= 6
