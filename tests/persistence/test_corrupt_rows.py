@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -185,6 +186,8 @@ def same(mine: Any, stored: Any, column: str) -> bool:
         return stored is mine or repr(json.loads(stored, object_pairs_hook=sorted)) == repr(
             json.loads(mine, object_pairs_hook=sorted)
         )
+    if column in ("created_at", "updated_at", "completed_at") and mine is not None:
+        return datetime.fromisoformat(stored) == datetime.fromisoformat(mine)
     if column == "automation_profile":
         return name_in(mine) == name_in(stored)
     if column == "position":  # the order counts; a row may have been taken out

@@ -199,6 +199,39 @@ def test_a_time_is_stored_in_utc_with_a_fixed_width(moment, text):
     assert time_text(moment) == text
 
 
+@pytest.mark.parametrize(
+    ("stored", "moment"),
+    [
+        ("2026-03-14T00:05:32+00:00", datetime(2026, 3, 14, 0, 5, 32, tzinfo=UTC)),
+        ("2026-03-14T00:05:32Z", datetime(2026, 3, 14, 0, 5, 32, tzinfo=UTC)),
+        ("2026-03-14t00:05:32.5z", datetime(2026, 3, 14, 0, 5, 32, 500_000, tzinfo=UTC)),
+        ("2026-03-14 02:05:32.000001+02:00", datetime(2026, 3, 14, 0, 5, 32, 1, tzinfo=UTC)),
+        ("2026-03-14T00:05:32.123456000+00:00", datetime(2026, 3, 14, 0, 5, 32, 123456, UTC)),
+        ("2026-03-13T19:05:32-05:00", datetime(2026, 3, 14, 0, 5, 32, tzinfo=UTC)),
+        ("9999-12-31T23:59:59.999999+00:00", datetime.max.replace(tzinfo=UTC)),
+    ],
+)
+def test_a_time_is_read_exactly_in_every_form_that_names_its_zone(stored, moment):
+    plan = read_plan(row_of(a_plan(), created_at=stored, completed_at=stored), [], [], [])
+
+    assert plan.created_at == plan.completed_at == moment
+    assert plan.created_at.tzinfo is UTC
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        *("2026-03-14T00:05:32", "2026-03-14", "00:05:32Z", "1773446732", "", "noon", None, 5),
+        *("2026-03-14T00:05:32.1234567Z", "2026-03-14T00:05:60Z", "2026-02-30T00:05:32Z"),
+        *("0001-01-01T00:00:00+05:00", "9999-12-31T23:59:59-05:00", "2026-03-14T00:05Z"),
+        *("2026-W11-6T00:05:32Z", "20260314T000532Z", " 2026-03-14T00:05:32Z", b"2026-03-14"),
+    ],
+)
+def test_a_time_that_leaves_a_doubt_is_named(stored):
+    with pytest.raises(CorruptPlanRow, match=r"v3_plans\.updated_at holds .*expected a time like"):
+        read_plan(row_of(a_plan(), updated_at=stored), [], [], [])
+
+
 def test_the_two_times_of_an_hour_that_comes_twice_are_stored_as_two():
     berlin = ZoneInfo("Europe/Berlin")
     first = datetime(2026, 10, 25, 2, 30, tzinfo=berlin)

@@ -9,6 +9,7 @@ from cleveragents_plans.persistence.engine import (
     without_password,
 )
 from cleveragents_plans.persistence.errors import (
+    ChildrenNotLoaded,
     CorruptPlanRow,
     DatabaseUrlError,
     ForeignKeysOff,
@@ -32,6 +33,7 @@ from cleveragents_plans.persistence.repository import Page, PlanRepository
 
 __all__ = [
     "Base",
+    "ChildrenNotLoaded",
     "CorruptPlanRow",
     "DatabaseUrlError",
     "ForeignKeysOff",

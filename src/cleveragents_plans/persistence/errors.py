@@ -34,6 +34,20 @@ class ForeignKeysOff(PlansError):
 
 
 @dataclass(eq=False)
+class ChildrenNotLoaded(PlansError):
+    """A row object was loaded without child rows that its plan consists of."""
+
+    #: The relations that are missing.
+    relations: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{', '.join(self.relations)} of the row were not loaded, and are parts of its plan; "
+            "load it with options(*LifecyclePlanModel.with_children())"
+        )
+
+
+@dataclass(eq=False)
 class PlanNotFound(PlansError, LookupError):
     """No plan has this id."""
 

@@ -16,31 +16,42 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
-    event,
     false,
     inspect,
     text,
 )
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import Mapped, mapped_column, relationship, selectinload, validates
+from sqlalchemy.orm.interfaces import ORMOption
 
-from cleveragents_plans.domain import DEFAULT_PROFILE_NAME, Plan, SnapshotIsFrozen
-from cleveragents_plans.persistence import mapping, triggers
+from cleveragents_plans.domain import DEFAULT_PROFILE_NAME, Plan
+from cleveragents_plans.persistence import mapping, row_events, triggers
 from cleveragents_plans.persistence.base import Base
-from cleveragents_plans.persistence.columns import time_text
-from cleveragents_plans.persistence.types import REAL_NUMBER, FoundBoolean
+from cleveragents_plans.persistence.errors import ChildrenNotLoaded
+from cleveragents_plans.persistence.types import (
+    REAL_NUMBER,
+    FoundBoolean,
+    NextVersion,
+    TimeText,
+    as_stored,
+)
 
 
 class LifecyclePlanModel(Base):
     """
     One row per plan.
 
-    Attributes hold what the columns hold, text for JSON and times; `to_domain` reads them.
-    Child rows that were not loaded with the row raise when they are touched. Only what a commit
-    expired is read again then, as SQLAlchemy does it: by one query for the row.
+    Attributes hold what the columns hold, text for JSON and times; `to_domain` reads them. A
+    ``datetime`` can be assigned to a time, and compared with it, whatever its zone.
 
-    A flush that changes a column, or puts rows into `projects`, `arguments` or `invariants` or
-    takes them out, moves `updated_at` on, unless the writer set it: whoever read the plan before
-    is told. Rows of the child tables that are edited by themselves do not move it.
+    Child rows are loaded by the options `with_children`; those that were not raise when they are
+    touched. Only what a commit expired is read again then, as SQLAlchemy does it: by one query for
+    the row.
+
+    Every UPDATE through SQLAlchemy moves `updated_at` on, unless it sets it, so that those who
+    read the plan before find a conflict: a flush that changes a column or one of the lists
+    `projects`, `arguments` and `invariants`, and ``update(LifecyclePlanModel)``. Rows of the child
+    tables that are edited by themselves do not move it. New lists may swap names and aliases.
     """
 
     __tablename__ = "v3_plans"
@@ -83,9 +94,9 @@ class LifecyclePlanModel(Base):
     read_only: Mapped[bool] = mapped_column(FoundBoolean, server_default=false())
     tags_json: Mapped[str | None] = mapped_column(Text)
     created_by: Mapped[str | None] = mapped_column(String(255))
-    created_at: Mapped[str] = mapped_column(Text)
-    updated_at: Mapped[str] = mapped_column(Text)
-    completed_at: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(TimeText)
+    updated_at: Mapped[str] = mapped_column(TimeText, onupdate=NextVersion())
+    completed_at: Mapped[str | None] = mapped_column(TimeText)
     execution_environment: Mapped[str | None] = mapped_column(String(255))
     execution_env_priority: Mapped[str | None] = mapped_column(String(20))
     effective_profile_snapshot: Mapped[str] = mapped_column(Text, server_default=text("'{}'"))
@@ -133,6 +144,10 @@ class LifecyclePlanModel(Base):
     # Its next value is not SQLAlchemy's to make: the repository's, or that of the event below.
     __mapper_args__ = {"version_id_col": updated_at, "version_id_generator": False}  # noqa: RUF012  SQLAlchemy's own spelling
 
+    @validates("created_at", "updated_at", "completed_at")
+    def _as_text(self, _name: str, value: Any) -> Any:
+        return as_stored(value)
+
     @classmethod
     def from_domain(cls, plan: Plan) -> Self:
         """Lay *plan* out as a row and its child rows."""
@@ -144,14 +159,39 @@ class LifecyclePlanModel(Base):
             invariants=[PlanInvariantModel(**row) for row in children.invariants],
         )
 
+    @classmethod
+    def with_children(cls) -> tuple[ORMOption, ...]:
+        """
+        Give the loader options for all that a plan consists of.
+
+        They go into ``select(LifecyclePlanModel).options(*LifecyclePlanModel.with_children())``,
+        ``session.get(…, options=…)`` and ``session.merge(…, options=…)``: three more SELECTs,
+        however many plans there are.
+        """
+        return tuple(selectinload(each) for each in (cls.projects, cls.arguments, cls.invariants))
+
     def to_domain(self) -> Plan:
         """
         Read the row and its child rows as a plan, checked by the domain's own rules.
 
         Raises:
             CorruptPlanRow: A column holds what no plan can hold.
+            ChildrenNotLoaded: The row was loaded without its child rows.
         """
-        return mapping.read_plan(self, self.projects, self.arguments, self.invariants)
+        try:
+            return mapping.read_plan(self, self.projects, self.arguments, self.invariants)
+        except InvalidRequestError:
+            relations = set(type(self).__mapper__.relationships.keys())
+            missing = relations & inspect(self).unloaded
+            if not missing:
+                raise
+            raise ChildrenNotLoaded(tuple(sorted(missing))) from None
+
+    def __repr__(self) -> str:
+        known = vars(self)
+        names = ("plan_id", "namespaced_name", "phase", "processing_state")
+        shown = ", ".join(f"{name}={known[name]!r}" for name in names if name in known)
+        return f"{type(self).__name__}({shown})"
 
 
 class PlanProjectModel(Base):
@@ -210,32 +250,4 @@ class PlanInvariantModel(Base):
 
 
 triggers.create_with(LifecyclePlanModel.__table__)
-
-
-@event.listens_for(
-    LifecyclePlanModel.effective_profile_snapshot, "set", active_history=True, propagate=True
-)
-def _keep_snapshot(row: LifecyclePlanModel, new: str, old: Any, _initiator: object) -> None:
-    # A snapshot is taken once: only a row that has none yet (old is one of SQLAlchemy's
-    # symbols then) can be given one.
-    if isinstance(old, str) and new != old:
-        raise SnapshotIsFrozen(row.plan_id)
-
-
-@event.listens_for(
-    LifecyclePlanModel.effective_profile_snapshot, "remove", active_history=True, propagate=True
-)
-def _keep_snapshot_in_place(row: LifecyclePlanModel, old: Any, _initiator: object) -> None:
-    # Or else one that was taken out could be replaced.
-    if isinstance(old, str):
-        raise SnapshotIsFrozen(row.plan_id)
-
-
-@event.listens_for(LifecyclePlanModel, "before_update", propagate=True)
-def _move_version(_mapper: object, _connection: object, row: LifecyclePlanModel) -> None:
-    # A writer who leaves updated_at alone would not be seen by those who check it.
-    state = inspect(row)
-    # Only what was set can have changed; to ask every attribute takes as long as the flush.
-    changed = {name for name in state.committed_state if state.attrs[name].history.has_changes()}
-    if changed and "updated_at" not in changed:
-        row.updated_at = time_text(mapping.next_version(row.plan_id, row.updated_at))
+row_events.listen_to(LifecyclePlanModel)
