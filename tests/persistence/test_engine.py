@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sqlite3
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
+import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import URL, create_engine, make_url, select, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
+from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, PlansError
 from cleveragents_plans.persistence import (
     DatabaseUrlError,
+    EncodingMismatch,
+    SchemaMissing,
     database_url,
     open_async_engine,
     open_engine,
     read_only,
+    without_password,
 )
+from support.databases import database_at, migrate
+from support.pooler import transaction_pooler
 
 
 @pytest.mark.parametrize(
@@ -133,3 +151,237 @@ def test_a_writer_takes_its_turn_at_the_beginning_and_a_reader_does_not(sqlite_u
             late.execute(text("SELECT 1"))
         writer.commit()
     engine.dispose()
+
+
+# What a database lacks
+
+
+def test_a_database_without_a_schema_is_told_with_the_command_that_makes_it(empty_url):
+    engine = open_engine(empty_url)
+    uses = [
+        lambda session: PlanRepository(session).list(),
+        lambda session: PlanRepository(session).add(Plan.create("a")),
+        lambda session: PlanRepository(session).save(Plan.create("a")),
+        lambda session: PlanRepository(session).delete_tree(Plan.create("a").plan_id),
+        lambda session: session.scalars(select(LifecyclePlanModel)).all(),
+    ]
+    for use in uses:
+        with Session(engine) as session, pytest.raises(SchemaMissing) as caught:
+            use(session)
+        assert "v3_plans" in caught.value.reason
+        assert str(caught.value).endswith(
+            f"run: cleveragents-plans upgrade --url '{caught.value.url}'"
+        )
+        assert make_url(caught.value.url) == database_url(engine.url)
+        assert str(caught.value).isprintable()
+    engine.dispose()
+
+
+def test_a_database_of_the_former_release_is_told_the_same(tmp_path, request):
+    with database_at("m4_003_plan_env_columns", "sqlite", tmp_path) as url:
+        engine = open_engine(url)
+        with Session(engine) as session, pytest.raises(SchemaMissing, match="snapshot"):
+            PlanRepository(session).list()
+        engine.dispose()
+
+
+def test_a_missing_schema_is_told_behind_asyncio(empty_url):
+    async def use() -> None:
+        engine = open_async_engine(empty_url)
+        try:
+            async with AsyncSession(engine) as session:
+                await session.run_sync(lambda it: PlanRepository(it).list())
+        finally:
+            await engine.dispose()
+
+    with pytest.raises(SchemaMissing, match="run: cleveragents-plans upgrade"):
+        asyncio.run(use())
+
+
+def test_a_mistake_of_the_caller_stays_what_the_database_says(migrated_url):
+    engine = open_engine(migrated_url)
+    for wrong in ("SELECT colour FROM v3_plans", "SELECT v3_plans.colour FROM v3_plans", "TABLE x"):
+        with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
+            connection.execute(text(wrong))
+        assert not isinstance(caught.value, PlansError)
+    engine.dispose()
+
+
+def test_the_password_is_not_shown_with_the_command():
+    error = SchemaMissing("no such table", without_password(make_url("postgres://u:secret@h/d")))
+
+    assert "secret" not in str(error)
+
+
+# Encodings
+
+
+@pytest.fixture
+def encoded(request: pytest.FixtureRequest, postgresql_url: str) -> Iterator[URL]:
+    """A migrated database of the encoding that the test names, on each server."""
+    url = make_url(postgresql_url)
+    name = f"{url.database}_{request.param.lower()}"
+    admin = create_engine(url, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(
+            text(
+                f"CREATE DATABASE {name} ENCODING '{request.param}' TEMPLATE template0"
+                " LC_COLLATE 'C' LC_CTYPE 'C'"
+            )
+        )
+    encoded = url.set(database=name)
+    migrate(encoded.render_as_string(hide_password=False), "head")
+    yield encoded
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
+
+@pytest.mark.parametrize(
+    ("encoded", "written"),
+    [("SQL_ASCII", "déjà € 漢 \U0001f600"), ("LATIN1", "déjà"), ("EUC_JP", "漢字")],
+    indirect=["encoded"],
+)
+def test_a_database_of_another_encoding_keeps_the_characters_that_it_has(encoded, written):
+    engine = open_engine(encoded)
+    with Session(engine) as session, session.begin():
+        plan = PlanRepository(session).add(Plan.create("a", description=written))
+    with Session(engine) as session:
+        assert PlanRepository(session).get(plan.plan_id) == plan
+    engine.dispose()
+
+
+@pytest.mark.parametrize("encoded", ["LATIN1", "EUC_JP"], indirect=True)
+def test_a_character_that_the_encoding_lacks_is_refused_in_one_line(encoded):
+    engine = open_engine(encoded)
+    with Session(engine) as session:
+        with pytest.raises(EncodingMismatch, match=r"no equivalent in encoding.*UTF8$") as caught:
+            PlanRepository(session).add(Plan.create("a", description="€ 😀"))
+        assert str(caught.value).isprintable()
+        session.rollback()
+        assert PlanRepository(session).list().plans == ()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("encoded", ["SQL_ASCII"], indirect=True)
+def test_bytes_that_are_no_text_are_told_in_one_line(encoded):
+    engine = open_engine(encoded)
+    with Session(engine) as session, session.begin():
+        PlanRepository(session).add(Plan.create("a"))
+    with psycopg.connect(encoded.set(drivername="postgresql").render_as_string(False)) as broken:
+        broken.execute(b"UPDATE v3_plans SET description = E'\\xff'")
+
+    with Session(engine) as session, pytest.raises(EncodingMismatch, match="0xff"):
+        PlanRepository(session).list()
+    engine.dispose()
+
+
+# Poolers
+
+
+def worked(url: str, rounds: int = 12) -> None:
+    engine = open_engine(url)
+    try:
+        for _ in range(rounds):
+            with Session(engine) as session, session.begin():
+                PlanRepository(session).list(limit=1)
+                PlanRepository(session).add(Plan.create("a"))
+    finally:
+        engine.dispose()
+
+
+def test_a_pooler_in_transaction_mode_is_served_without_prepared_statements(tmp_path):
+    with (
+        database_at("head", "postgresql-18", tmp_path) as url,
+        transaction_pooler(url) as pooled,
+    ):
+        worked(f"{pooled}&prepare_threshold=none")
+        with pytest.raises(DBAPIError, match="prepared statement"):
+            worked(pooled)
+
+
+@pytest.mark.parametrize(("value", "kept"), [("none", None), ("None", None), ("0", 0), ("7", 7)])
+def test_the_threshold_of_prepared_statements_is_set_by_the_url(tmp_path, value, kept):
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        engine = open_engine(f"{url}&prepare_threshold={value}")
+        with engine.connect() as connection:
+            assert connection.connection.driver_connection.prepare_threshold == kept
+        engine.dispose()
+
+
+@pytest.mark.parametrize("value", ["off", "-1", "1.5", "x" * 500, "1&prepare_threshold=2"])
+def test_another_threshold_is_refused(value):
+    with pytest.raises(DatabaseUrlError, match=r"prepare_threshold .*; expected none, or") as it:
+        open_engine(f"postgresql://u:secret@h/d?prepare_threshold={value}")
+
+    assert "secret" not in str(it.value)
+    assert len(str(it.value)) < 300
+
+
+# Files that can only be read
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[Path]:
+    """A SQLite file with one plan, in its default journal mode, as the chain leaves it."""
+    with (
+        database_at("head", "sqlite", tmp_path) as url,
+        tempfile.TemporaryDirectory() as folder,  # that of pytest is shut to other users
+    ):
+        engine = open_engine(url)
+        with Session(engine) as session, session.begin():
+            PlanRepository(session).add(Plan.create("a"))
+        engine.dispose()
+        path = Path(folder, "plans.db")
+        with closing(sqlite3.connect(tmp_path / "plans.db")) as source:
+            source.execute("VACUUM INTO ?", (str(path),))
+        yield path
+        Path(folder).chmod(0o755)
+
+
+def test_a_file_that_can_only_be_read_is_read(file):
+    url = f"sqlite:///file:{file}?mode=ro&uri=true"
+    engine = open_engine(url)
+    with Session(read_only(engine)) as session:
+        assert len(PlanRepository(session).list().plans) == 1
+    with Session(engine) as session, pytest.raises(OperationalError, match="readonly"):
+        PlanRepository(session).add(Plan.create("b"))
+    engine.dispose()
+
+    async def read() -> int:
+        engine = read_only(open_async_engine(url))
+        async with AsyncSession(engine) as session:
+            page = await session.run_sync(lambda it: PlanRepository(it).list())
+        await engine.dispose()
+        return len(page.plans)
+
+    assert asyncio.run(read()) == 1
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+# Everything is imported before the rights to read it are given up.
+READ = """
+import os, sys
+from sqlalchemy.orm import Session
+from cleveragents_plans import PlanRepository, open_engine, read_only
+open_engine("sqlite://").connect()
+os.setgid(65534); os.setuid(65534)
+with Session(read_only(open_engine(sys.argv[1]))) as session:
+    print(len(PlanRepository(session).list().plans))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize(
+    ("of_file", "of_folder"), [(0o444, 0o777), (0o666, 0o555), (0o444, 0o555)], ids=oct
+)
+def test_a_reader_without_the_right_to_write_reads(file, of_file, of_folder):
+    file.chmod(of_file)
+    file.parent.chmod(of_folder)
+
+    done = subprocess.run(
+        [sys.executable, "-c", READ, f"sqlite:///{file}"], capture_output=True, text=True
+    )
+
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr

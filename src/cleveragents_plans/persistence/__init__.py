@@ -12,6 +12,7 @@ from cleveragents_plans.persistence.errors import (
     ChildrenNotLoaded,
     CorruptPlanRow,
     DatabaseUrlError,
+    EncodingMismatch,
     ForeignKeysOff,
     NoLaterVersion,
     NotARoot,
@@ -22,6 +23,7 @@ from cleveragents_plans.persistence.errors import (
     PlanNotStored,
     RelatedPlanMissing,
     RootInUse,
+    SchemaMissing,
 )
 from cleveragents_plans.persistence.models import (
     LifecyclePlanModel,
@@ -36,6 +38,7 @@ __all__ = [
     "ChildrenNotLoaded",
     "CorruptPlanRow",
     "DatabaseUrlError",
+    "EncodingMismatch",
     "ForeignKeysOff",
     "LifecyclePlanModel",
     "NoLaterVersion",
@@ -52,6 +55,7 @@ __all__ = [
     "PlanRepository",
     "RelatedPlanMissing",
     "RootInUse",
+    "SchemaMissing",
     "database_url",
     "open_async_engine",
     "open_engine",

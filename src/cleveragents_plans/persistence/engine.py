@@ -8,16 +8,24 @@ one, from its first statement to its last.
 
 from __future__ import annotations
 
+import re
+import sqlite3
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans.persistence.errors import DatabaseUrlError
+from cleveragents_plans.domain.errors import shown
+from cleveragents_plans.persistence.base import Base
+from cleveragents_plans.persistence.errors import (
+    DatabaseUrlError,
+    EncodingMismatch,
+    SchemaMissing,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -76,9 +84,9 @@ def database_url(text: str | URL) -> URL:
 def without_password(url: URL) -> str:
     """Write *url* for people to read: whatever in it is secret is shown as ``***``."""
     secret = [name for name in url.query if "password" in name.lower()]
-    shown = url.difference_update_query(secret).render_as_string(hide_password=True)
-    return shown + "".join(
-        f"{'&' if '?' in shown or place else '?'}{name}=***" for place, name in enumerate(secret)
+    text = url.difference_update_query(secret).render_as_string(hide_password=True)
+    return text + "".join(
+        f"{'&' if '?' in text or place else '?'}{name}=***" for place, name in enumerate(secret)
     )
 
 
@@ -89,8 +97,15 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
     On SQLite every transaction begins with ``BEGIN IMMEDIATE``: it waits up to
     `BUSY_TIMEOUT` for its turn to write and then cannot fail half way with
     "database is locked". Readers that write nothing use `read_only`, and never wait.
-    Foreign keys are on, and the journal is a write-ahead log, so that readers go on
-    while somebody writes (https://www.sqlite.org/wal.html).
+    Foreign keys are on, and the journal is a write-ahead log, so that readers go on during
+    a write (https://www.sqlite.org/wal.html). A file that can only be read keeps its journal.
+
+    On PostgreSQL texts are sent as UTF-8 whatever the encoding of the database. Behind a pooler in
+    transaction mode, ``?prepare_threshold=none`` in the URL switches off prepared statements, which
+    belong to a session of the server (https://www.psycopg.org/psycopg3/docs/advanced/prepare.html).
+
+    A statement raises `SchemaMissing` where the database lacks a table or a column, and
+    `EncodingMismatch` where its encoding cannot hold a text.
 
     Args:
         url: Where the plans live, in any form that `database_url` reads.
@@ -107,6 +122,8 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
     target = database_url(url)
     engine = _created(create_engine, target, options)
     _listen(engine, _migrating_connection if migrating else _connection)
+    if not migrating:
+        event.listen(engine, "handle_error", _explained)
     return engine
 
 
@@ -134,6 +151,7 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
     target = target.set(drivername=_ASYNC_DRIVERS[target.drivername])
     engine = _created(create_async_engine, target, options)
     _listen(engine.sync_engine, _connection)
+    event.listen(engine.sync_engine, "handle_error", _explained)
     return engine
 
 
@@ -141,11 +159,17 @@ _AnyEngine = TypeVar("_AnyEngine", Engine, "AsyncEngine")
 
 
 def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, Any]) -> _AnyEngine:
+    connect_args: dict[str, Any] = {}
     if target.get_backend_name() == "sqlite":
-        connect_args = {"timeout": BUSY_TIMEOUT, **given.get("connect_args", {})}
-        options = {**given, "connect_args": connect_args}
+        connect_args["timeout"] = BUSY_TIMEOUT
     else:
-        options = given
+        # Or else it is that of the database: one that cannot hold every text, or none.
+        if "client_encoding" not in target.query:
+            connect_args["client_encoding"] = "utf8"
+        if "prepare_threshold" in target.query:
+            connect_args["prepare_threshold"] = _threshold(target.query["prepare_threshold"])
+            target = target.difference_update_query(["prepare_threshold"])
+    options = {**given, "connect_args": connect_args | given.get("connect_args", {})}
     try:
         return create(target, **options)
     except ModuleNotFoundError as missing:
@@ -157,6 +181,17 @@ def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, An
             f"the database URL has parts that its driver refuses ({type(error).__name__}); "
             f"expected {_FORMS}"
         ) from None
+
+
+def _threshold(text: str | tuple[str, ...]) -> int | None:
+    if isinstance(text, str) and text.lower() == "none":
+        return None
+    if isinstance(text, str) and text.isdecimal() and len(text) < 10:
+        return int(text)
+    raise DatabaseUrlError(
+        f"prepare_threshold in the database URL is {shown(text)}; expected none, or how often a "
+        "statement is sent before it is prepared, from 0"
+    )
 
 
 def _not_installed(module: str | None) -> DatabaseUrlError:
@@ -184,7 +219,12 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
 def _connection(driver_connection: Any, _record: object) -> None:
     driver_connection.isolation_level = None
     _send(driver_connection, "PRAGMA foreign_keys = ON")
-    _send(driver_connection, "PRAGMA journal_mode = WAL")
+    try:
+        _send(driver_connection, "PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        # A file that can only be read, or whose folder can, is read in the mode that it has.
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+            raise
     # In WAL mode NORMAL loses no consistency, at most the last commits at a power
     # cut; plans are not to lose even those.
     _send(driver_connection, "PRAGMA synchronous = FULL")
@@ -207,3 +247,26 @@ def _begin(connection: Connection) -> None:
     # Each time, since the connection may have come back from a view that only reads.
     _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
+
+
+# SQLSTATEs: no such table, no such column; text that an encoding cannot hold, bytes that are none.
+_MISSING = ("42P01", "42703")
+_MISSING_ON_SQLITE = ("no such table: ", "no such column: ", "table ")
+_ENCODING = ("22P05", "22021")
+
+
+def _explained(context: ExceptionContext) -> Exception | None:
+    """Say what the database means, where it says what an operator can mend."""
+    error: Any = context.original_exception
+    sqlstate = getattr(error, "sqlstate", None)
+    reason = " ".join(str(error.diag.message_primary if sqlstate else error).split())
+    if sqlstate in _ENCODING:
+        return EncodingMismatch(reason)
+    if sqlstate in _MISSING or reason.startswith(_MISSING_ON_SQLITE):
+        words = set(re.findall(r"\w+", reason))
+        for table in Base.metadata.tables.values():
+            # A column that no release has is the caller's.
+            if table.name in words and ("column" not in words or words & {*table.columns.keys()}):
+                url = context.engine.url if context.engine else ""
+                return SchemaMissing(reason, without_password(make_url(url)))
+    return None

@@ -22,6 +22,36 @@ class DatabaseUrlError(PlansError, ValueError):
         return self.reason
 
 
+@dataclass(eq=False)
+class SchemaMissing(PlansError):
+    """The database lacks a table or a column that the chain makes."""
+
+    #: What the database says, in one line.
+    reason: str
+    #: The URL of the database, without its password.
+    url: str
+
+    def __str__(self) -> str:
+        return (
+            f"the database has no schema of this release ({self.reason}); "
+            f"run: cleveragents-plans upgrade --url '{self.url}'"
+        )
+
+
+@dataclass(eq=False)
+class EncodingMismatch(PlansError, ValueError):
+    """The encoding of a PostgreSQL database cannot hold a text, or is none (SQL_ASCII)."""
+
+    #: What the database says, in one line.
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"a text does not fit the encoding of the database: {self.reason}; "
+            "plans keep every character in a database whose encoding is UTF8"
+        )
+
+
 class ForeignKeysOff(PlansError):
     """A SQLite connection does not enforce foreign keys, so that rows would lose their plan."""
 
