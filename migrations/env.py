@@ -6,13 +6,14 @@ environment's ``DATABASE_URL``, else ``sqlite:///plans.db`` in the current folde
 """
 
 import os
-import sys
 from pathlib import Path
 
 from alembic import context
 from alembic.util import CommandError
 
+from cleveragents_plans.evolution.reporting import tell
 from cleveragents_plans.evolution.runner.environment import run_offline, run_online
+from cleveragents_plans.evolution.runner.standard_streams import have_standard_streams
 from cleveragents_plans.persistence import (
     Base,
     DatabaseUrlError,
@@ -23,6 +24,7 @@ from cleveragents_plans.persistence import (
 
 DEFAULT_URL = "sqlite:///plans.db"
 
+have_standard_streams(context.config)
 named = context.get_x_argument(as_dictionary=True).get("url")
 if named is None:
     named = context.config.attributes.get("url")
@@ -35,7 +37,7 @@ except DatabaseUrlError as error:
     raise CommandError(str(error)) from None
 target = without_password(url)
 note = "" if named is not None else f" (the default, in {Path.cwd()}; name another by DATABASE_URL)"
-print(f"database: {target}{note}", file=sys.stderr)
+tell(f"database: {target}{note}")
 
 if context.is_offline_mode():
     run_offline(url, Base.metadata)

@@ -8,18 +8,20 @@ travels in the wheel.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from alembic import command
 from alembic.util import CommandError
 
 from cleveragents_plans import __version__
+from cleveragents_plans.evolution.reporting import tell
+from cleveragents_plans.evolution.runner.standard_streams import have_standard_streams
 from cleveragents_plans.schema import chain_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    have_standard_streams()
     given = _parser().parse_args(arguments)
     config = chain_config(given.url, extra=given.x)
     try:
@@ -30,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             command.current(config, check_heads=given.check_heads)
     except CommandError as error:
-        print(f"error: {error}", file=sys.stderr)
+        tell(f"error: {error}")
         return 1
     except KeyboardInterrupt:  # how to go on has been said
         return 130

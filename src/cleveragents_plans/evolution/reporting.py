@@ -3,64 +3,124 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Self
+
+from cleveragents_plans.evolution.console import Console, Stream
 
 log = logging.getLogger("alembic.evolution")
 
-_BAR = 30
+_BAR = range(10, 31)
 _REDRAW_EVERY = 0.1
 _LOG_EVERY = 5.0
+# Seconds over which the rate is measured: batches differ, and servers change.
+_WINDOW = 15.0
+
+# The console of the run that is under way in this process.
+_console: Console | None = None
+# What is known about the statement that is running, such as for whom it waits.
+_reason: Callable[[], str] | None = None
+# The heartbeats that are under way, the innermost last.
+_heartbeats: list[str] = []
 
 
 @contextmanager
 def heartbeat(what: str, every: float) -> Iterator[None]:
     """
-    Log, every so many seconds, that *what* is under way: one statement that may be long.
+    Log, every so many seconds, that *what* is under way: something that may take long.
 
-    What is quick is not mentioned.
+    What is quick is not mentioned. Of heartbeats within another the innermost speaks.
     """
     over = threading.Event()
     begun = time.monotonic()
 
-    def speak() -> None:
+    def beat() -> None:
         while not over.wait(every):
-            _clear_line(sys.stderr)
-            log.info("%s (%s gone)", what, _clock(time.monotonic() - begun))
+            if _heartbeats[-1:] == [what]:
+                report_under_way(what, begun)
 
-    speaker = threading.Thread(target=speak, daemon=True)
-    speaker.start()
+    thread = threading.Thread(target=beat, daemon=True)
+    _heartbeats.append(what)
+    thread.start()
     try:
         yield
     finally:
+        _heartbeats.remove(what)
         over.set()
-        speaker.join()
+        thread.join()
+
+
+def heartbeat_active() -> bool:
+    """Tell whether a heartbeat is under way."""
+    return bool(_heartbeats)
+
+
+def report_under_way(what: str, begun: float) -> None:
+    """Log that *what* is under way since *begun* (of `time.monotonic`), and why it takes long."""
+    reason = _reason() if _reason else ""
+    gone = time.monotonic() - begun
+    clear_line()
+    log.info(
+        "%s (%s gone)%s",
+        what,
+        _clock(gone),
+        reason and f"; {reason}",
+        extra={"event": "heartbeat", "seconds": gone},
+    )
+
+
+@contextmanager
+def reasons(reason: Callable[[], str]) -> Iterator[None]:
+    """Let heartbeats say the *reason* why something takes long; an empty one is not known."""
+    global _reason
+    former, _reason = _reason, reason
+    try:
+        yield
+    finally:
+        _reason = former
 
 
 class Progress:
     """
     Rows done, of how many, how fast, and the time left.
 
-    On a terminal one line is drawn again and again; elsewhere a line is logged every few
-    seconds, and one at the end.
+    On a terminal one line is drawn again and again, as wide as the terminal; elsewhere a line
+    is logged every few seconds, and one at the end. The rate is that of the last 15 seconds.
+
+    Args:
+        label: What is done.
+        total: How many rows are to be done.
+        rows: How many rows are looked at for that; `passed` counts those that need nothing.
+        stream: Where to draw; standard error, unless it is given.
+        every: Seconds between two lines of the log.
     """
 
     def __init__(
-        self, label: str, total: int, *, stream: TextIO | None = None, every: float = _LOG_EVERY
+        self,
+        label: str,
+        total: int,
+        *,
+        rows: int = 0,
+        stream: Stream | None = None,
+        every: float = _LOG_EVERY,
     ) -> None:
         self.label = label
         self.total = total
+        self.rows = rows
         self.done = 0
         self._passed = 0
-        self._stream = stream or sys.stderr
-        self._bar = self._stream.isatty()
+        #: Of the run, unless there is none; then it is made here, and closed at the end.
+        self._run = None if stream else _console
+        self._console = self._run or Console(stream)
+        self._bar = self._console.is_terminal
         self._every = _REDRAW_EVERY if self._bar else every
         self._begun = self._shown = time.monotonic()
+        self._samples = deque([(self._begun, 0, 0)])
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +131,9 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._show(last=True)
+        self._show(last=True, whole=error is None)
+        if self._run is None:
+            self._console.close()
 
     def tick(self, rows: int) -> None:
         """Count *rows* more, and show how far it is when it is time to."""
@@ -83,44 +145,95 @@ class Progress:
         self._passed += rows
         self._show_when_due()
 
-    def _show_when_due(self) -> None:
-        if time.monotonic() - self._shown >= self._every:
-            self._show()
-
     def say(self, message: str) -> None:
         """Log *message* as a warning, on a line of its own."""
-        _clear_line(self._stream)
+        clear_line(self._console)
         log.warning("%s", message)
 
-    def _show(self, *, last: bool = False) -> None:
+    def _show_when_due(self) -> None:
+        now = time.monotonic()
+        if now - self._samples[-1][0] >= _REDRAW_EVERY:
+            self._samples.append((now, self.done, self.done + self._passed))
+            while len(self._samples) > 2 and now - self._samples[1][0] >= _WINDOW:
+                self._samples.popleft()
+        if now - self._shown >= self._every:
+            self._show()
+
+    def _show(self, *, last: bool = False, whole: bool = False) -> None:
         self._shown = time.monotonic()
-        if self._bar:
-            filled = _BAR * min(self.done, self.total) // self.total if self.total else _BAR
-            bar = "#" * filled + "." * (_BAR - filled)
-            end = "\n" if last else ""
-            self._stream.write(f"\r\x1b[K{self.label} [{bar}] {self._figures()}{end}")
-            self._stream.flush()
-        else:
-            log.info("%s: %s", self.label, self._figures())
-
-    def _figures(self) -> str:
         seconds = max(self._shown - self._begun, 1e-9)
-        rate = self.done / seconds
-        # Rows come in while we count, so there may be more than there were.
+        # Rows come in while others are counted, so there may be more than there were.
         total = max(self.total, self.done)
-        share = 100 * self.done / total if total else 100.0
-        left = _clock((total - self.done) / rate) if rate else "unknown"
-        passed = f"{self._passed:,} others need nothing, " if self._passed else ""
-        return (
-            f"{self.done:,} of {total:,} rows ({share:.0f} %), {passed}{rate:,.0f} rows/s, "
-            f"{_clock(seconds)} gone, {left} left"
-        )
+        share = 100 if whole else min(99, 100 * self.done // max(total, 1))
+        rate, left = self._rate_and_left(total)
+        if last:
+            rate, left = self.done / seconds, 0.0
+        figures = [
+            f"{self.done:,} of {total:,} rows ({share} %)",
+            f"{self._passed:,} others need nothing" if self._passed else "",
+            f"{rate:,.0f} rows/s",
+            f"{_clock(seconds)} gone",
+            "" if last else self._left(left),
+        ]
+        if self._bar:
+            end = "\n" if last else ""
+            if last or not self._console.behind:
+                line = _drawn(self.label, share, figures, self._console.columns - 1)
+                self._console.write(f"\r\x1b[K{line}{end}")
+        else:
+            event = {"done": self.done, "total": total, "rate": rate, "eta_s": left}
+            log.info(
+                "%s: %s",
+                self.label,
+                ", ".join(filter(None, figures)),
+                extra={"event": "progress", **event},
+            )
+
+    def _left(self, seconds: float | None) -> str:
+        if seconds is not None:
+            return f"{_clock(seconds)} left"
+        return "unknown left" if self.done < self.total else ""
+
+    def _rate_and_left(self, total: int) -> tuple[float, float | None]:
+        """Give the rows per second of late, and the seconds that are left if that is known."""
+        begun, done, looked_at = self._samples[0]
+        seconds = max(self._shown - begun, 1e-9)
+        rate = (self.done - done) / seconds
+        if self.done < total and rate:
+            return rate, (total - self.done) / rate
+        # What is left is to look at the others.
+        looks = (self.done + self._passed - looked_at) / seconds
+        others = self.rows - self.done - self._passed
+        return rate, others / looks if others > 0 and looks else None
 
 
-def _clear_line(stream: TextIO) -> None:
-    if stream.isatty():
-        stream.write("\r\x1b[K")
-        stream.flush()
+def _drawn(label: str, share: int, figures: list[str], columns: int) -> str:
+    """Fit a bar and as many of the *figures* as possible into so many *columns*."""
+    rows, others, rate, gone, left = figures
+    for told in ([rows, others, rate, gone, left], [rows, rate, left], [f"{share} %", left]):
+        text = ", ".join(filter(None, told))
+        room = columns - len(f"{label} [] {text}")
+        if room >= _BAR[0]:
+            width = min(room, _BAR[-1])
+            filled = width * share // 100
+            return f"{label} [{'#' * filled}{'.' * (width - filled)}] {text}"
+    return f"{share} %, {left or gone}: {label}"[:columns]
+
+
+def clear_line(console: Console | None = None) -> None:
+    """Clear the line of the terminal on which a bar may be drawn."""
+    console = console or _console
+    if console is not None and console.is_terminal:
+        console.write("\r\x1b[K")
+
+
+def tell(line: str) -> None:
+    """Write a *line* to standard error, if there is one and somebody reads it."""
+    if _console is not None:
+        _console.write(f"{line}\n")
+        return
+    with Console() as console:
+        console.write(f"{line}\n")
 
 
 def _clock(seconds: float) -> str:
@@ -132,23 +245,31 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def console_logging() -> Iterator[None]:
-    """Send what is logged to standard error, unless the application has its own logging."""
+    """
+    Send what is logged to standard error, unless the application has its own logging.
+
+    Nothing that happens to standard error changes what the run does.
+    """
+    global _console
     logger = logging.getLogger("alembic")
     handlers = (*logger.handlers, *logging.root.handlers)
-    if not all(isinstance(handler, logging.NullHandler) for handler in handlers):
-        yield
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.addFilter(_worth_telling)
+    quiet = all(isinstance(handler, logging.NullHandler) for handler in handlers)
     level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
+    with Console() as console:
+        former, _console = _console, console
+        handler = logging.StreamHandler(console)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.addFilter(_worth_telling)
+        if quiet:
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            _console = former
+            if quiet:
+                logger.removeHandler(handler)
+                logger.setLevel(level)
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:

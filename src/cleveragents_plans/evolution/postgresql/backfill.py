@@ -169,6 +169,7 @@ class _Run:
         self.batch = BatchSize(settings.batch_ms, first=100, least=10, most=10_000)
         self.look = BatchSize(_LOOK_MS, first=2_000, least=100, most=50_000)
         self.written = 0
+        self.rows = 0
         self.vacuum_after = 0
         self.next_vacuum = 0
 
@@ -178,7 +179,7 @@ class _Run:
             return 0
         self.next_vacuum = self.vacuum_after
         deadline = Deadline.for_locks(self.settings)
-        with Progress(self.wanted.label, left) as progress:
+        with Progress(self.wanted.label, left, rows=self.rows) as progress:
             while left:
                 missed = self._pass([KeyRange()], progress)
                 deadline.restart()
@@ -264,6 +265,7 @@ UNION ALL
         what = f"{self.wanted.label}: counting the rows of {self.table} that need it"
         with heartbeat(what, self.settings.report_every):
             rows, left = run(self.connection, query).one()
+        self.rows = int(rows)
         self.vacuum_after = max(rows // _VACUUM_SHARE, _VACUUM_AT_LEAST)
         return int(left)
 

@@ -7,7 +7,6 @@ An ``env.py`` calls `run_online` or `run_offline` and has nothing else to do.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from cleveragents_plans.evolution.postgresql.server import (
     refuse_old_server,
     warn_of_replicas,
 )
-from cleveragents_plans.evolution.reporting import console_logging
+from cleveragents_plans.evolution.reporting import console_logging, tell
 from cleveragents_plans.evolution.runner.alembic_internals import Command, running_command
 from cleveragents_plans.evolution.runner.connection_errors import (
     ConnectionFailed,
@@ -40,6 +39,7 @@ from cleveragents_plans.evolution.runner.migration_lock import (
     MigrationLockNotObtained,
     migration_lock,
 )
+from cleveragents_plans.evolution.runner.standard_streams import standard_output
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from cleveragents_plans.evolution.runner.steps import (
     check_ahead,
@@ -92,7 +92,8 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
         refuse_old_server(connection, target)
         if command.only_reads:
             connection.execution_options(read_only=True)
-            _read(connection, metadata, command)
+            with standard_output():
+                _read(connection, metadata, command)
         elif sqlite:
             with _writing(connection, settings.migration_lock_wait):
                 told = _write(connection, metadata, command)
@@ -102,7 +103,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
                 told = _write(connection, metadata, command)
                 connection.commit()
     if told:
-        print(f"{target}: {told}", file=sys.stderr)
+        tell(f"{target}: {told}")
 
 
 def run_offline(url: URL, metadata: MetaData) -> None:
@@ -126,12 +127,13 @@ def run_offline(url: URL, metadata: MetaData) -> None:
         transaction_per_migration=False,
         fn=with_checks(running_command()),
     )
-    context.get_context().impl.static_output(
-        "-- One transaction, set-based: what it changes is locked until it commits, so stop\n"
-        "-- the application first. Run it with: psql -v ON_ERROR_STOP=1 -f <this file>"
-    )
-    with context.begin_transaction():
-        context.run_migrations()
+    with standard_output():
+        context.get_context().impl.static_output(
+            "-- One transaction, set-based: what it changes is locked until it commits, so stop\n"
+            "-- the application first. Run it with: psql -v ON_ERROR_STOP=1 -f <this file>"
+        )
+        with context.begin_transaction():
+            context.run_migrations()
 
 
 def _refuse_unfit_file(url: URL, target: str, command: Command) -> None:

@@ -1,0 +1,54 @@
+"""Standard output, the result of a command, and the streams of a process that has not got all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alembic.config import Config
+
+from cleveragents_plans.evolution.errors import EvolutionError
+
+
+def have_standard_streams(config: Config | None = None) -> None:
+    """
+    Open the null device for each standard stream that is closed, for this process.
+
+    Otherwise the next file or socket, the database's, would get its number, and what a C
+    library writes to standard error would go there. Python has None for such a stream, and so
+    has *config*; Alembic expects neither.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    if config is not None:
+        config.stdout = config.stdout or sys.stdout
+
+
+@contextmanager
+def standard_output() -> Iterator[None]:
+    """
+    Write the result of a command; the reader may leave (``| head``).
+
+    Raises:
+        EvolutionError: Not all could be written, for another reason.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What Python still has to write would make the exit status 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.filename is not None:  # a file's
+            raise
+        raise EvolutionError(
+            f"standard output cannot be written to ({error.strerror}), so the result is not "
+            "whole; let it go elsewhere and run the same command again"
+        ) from error
