@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping wheel
+.PHONY: help upgrade quick test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -33,6 +33,10 @@ $(VENV)-lowest/lowest.installed: pyproject.toml constraints-lowest.txt
 
 upgrade: $(VENV)/run.installed  ## bring the database (DATABASE_URL, else sqlite:///plans.db) to the newest schema
 	@$(BIN)/alembic upgrade head
+
+quick: $(VENV)/dev.installed  ## unit tests and SQLite only, in less than a minute
+	@TEST_ENGINES=sqlite $(BIN)/pytest -q -n 2 -rfE --ignore=tests/faults --ignore=tests/fuzz -m "not fault and not slow"
+	@echo "left out: PostgreSQL, tests/faults, tests/fuzz, the tests marked slow, features, Robot; make test runs them"
 
 test: $(VENV)/dev.installed  ## every test, on SQLite and on real PostgreSQL servers
 	@$(BIN)/coverage erase

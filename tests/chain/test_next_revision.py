@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.databases import ROOT
 from support.revisions import HEAD
 
@@ -44,6 +46,7 @@ SELECTION = ["tests/chain", "tests/cli", "tests/docs"]
 OTHERWISE_TESTED = "editable_install or wheel or empty_revision"
 
 
+@pytest.mark.slow
 def test_empty_revision_breaks_only_tests_about_the_head(tmp_path: Path):
     checkout = tmp_path / "checkout"
     shutil.copytree(

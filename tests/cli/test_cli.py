@@ -201,6 +201,7 @@ def test_alembic_prints_one_line_for_a_refusal(tmp_path: Path):
     assert "'mysql', which is not supported" in done.stderr + done.stdout
 
 
+@pytest.mark.slow
 def test_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Path):
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist"],

@@ -36,6 +36,7 @@ def test_python_lines_of_the_readme_give_what_is_shown(
     assert results.failed == 0
 
 
+@pytest.mark.slow
 def test_commands_of_the_readme_print_what_is_shown(tmp_path: Path):
     folder = tmp_path / "work"
     folder.mkdir()

@@ -102,6 +102,7 @@ def test_no_update_of_many_threads_is_lost(engine, stored):
     assert sum(won for won, _ in results) == 48
 
 
+@pytest.mark.slow
 def test_no_update_of_many_processes_is_lost(engine, stored):
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()
@@ -442,6 +443,7 @@ def test_a_fresh_file_that_many_open_at_once_is_never_locked(sqlite_url):
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_read_then_write_transactions_of_many_processes_are_never_locked(sqlite_url):
     migrate(sqlite_url, "head")
     spawn = multiprocessing.get_context("spawn")

@@ -207,6 +207,7 @@ def name_in(profile: str) -> str:
     return found if isinstance(found, str) else found["profile_name"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: each)
 def test_a_value_is_read_as_it_is_or_named(broken: Session, table: str, column: str):
     taken = 0

@@ -749,6 +749,7 @@ def test_plans_are_added_with_as_many_statements_as_there_are_batches(repository
     assert batches - batch == 4 - 2
 
 
+@pytest.mark.slow
 def test_streaming_needs_no_more_memory_for_more_plans(repository, session):
     repository.add_all(root(number, arguments={"a": 1}) for number in range(20_000))
     session.expunge_all()

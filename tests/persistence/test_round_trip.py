@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session, selectinload
@@ -38,6 +39,7 @@ def stored(session: Session) -> str:
     )
 
 
+@pytest.mark.slow
 @MODERATELY
 @given(plan=any_plan())
 def test_a_plan_survives_the_row_objects_and_is_read_alike_by_the_repository(
@@ -52,6 +54,7 @@ def test_a_plan_survives_the_row_objects_and_is_read_alike_by_the_repository(
         assert PlanRepository(session).get(plan.plan_id) == plan
 
 
+@pytest.mark.slow
 @MODERATELY
 @given(plan=any_plan().filter(is_recorded))
 def test_a_plan_survives_the_repository_and_makes_the_same_rows(migrated_engine: Engine, plan):
@@ -66,6 +69,7 @@ def test_a_plan_survives_the_repository_and_makes_the_same_rows(migrated_engine:
         assert stored(session) == by_repository
 
 
+@pytest.mark.slow
 @MODERATELY
 @given(plan=any_plan(), data=any_plan())
 def test_any_plan_can_become_any_other_by_a_save(migrated_engine: Engine, plan, data):

@@ -203,6 +203,7 @@ def test_command_refuses_in_one_line(sqlite_url, again):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("url", "said"),
     [

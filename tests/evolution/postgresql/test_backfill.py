@@ -18,6 +18,7 @@ from cleveragents_plans.evolution import (
 from cleveragents_plans.evolution.errors import WrongDialect
 from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
 from support.online import client, meanwhile, revision, script
+from support.statements import recorded
 
 ROWS = 3000
 NEEDS = "t.word IS NULL OR t.word LIKE 'old%:x'"
@@ -257,6 +258,77 @@ def test_it_gives_up_on_rows_that_stay_locked_and_names_them(url):
     assert stuck.value.waited >= 1
     assert pid in [blocker.pid for blocker in stuck.value.blockers]
     assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS - 1
+
+
+def test_parent_deleted_during_a_batch_makes_the_batch_run_again(url):
+    with client(url) as connection:
+        connection.execute("CREATE TABLE parents (id int PRIMARY KEY)")
+        connection.execute("INSERT INTO parents VALUES (1), (2)")
+        connection.execute("ALTER TABLE toy ADD parent int REFERENCES parents")
+        connection.execute("CREATE SEQUENCE tries")
+        # The first try is still under way when the parent that it has seen is deleted.
+        connection.execute(
+            "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN IF nextval('tries') = 1 THEN PERFORM pg_sleep(1); END IF; RETURN NEW; END $$"
+        )
+        connection.execute(
+            "CREATE TRIGGER dawdle BEFORE UPDATE ON toy FOR EACH ROW"
+            " WHEN (NEW.id = '000000001') EXECUTE FUNCTION dawdle()"
+        )
+
+    def delete_the_parent():
+        with client(url) as other:
+            while not other.execute(
+                "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+                " AND datname = current_database()"
+            ).fetchall():
+                time.sleep(0.01)
+            other.execute("DELETE FROM parents WHERE id = 2")
+
+    update = (
+        "UPDATE toy t SET word = 'x', parent = (SELECT max(id) FROM parents)"
+        " WHERE {batch} AND word IS NULL"
+    )
+    with meanwhile(delete_the_parent), revision(url) as op:
+        assert fill(op, update=update) == ROWS
+
+    assert one_value(url, "SELECT last_value FROM tries") == 2
+    assert one_value(url, "SELECT count(*) FROM toy WHERE parent = 1") == ROWS
+
+
+def test_batches_run_without_hash_and_merge_joins(url):
+    update = (
+        "UPDATE toy t SET word = concat_ws(' ', current_setting('enable_hashjoin'),"
+        " current_setting('enable_mergejoin')) WHERE {batch} AND word IS NULL"
+    )
+
+    with revision(url) as op:
+        fill(op, update=update)
+
+    # Such a join would read the whole table for each batch.
+    assert one_value(url, "SELECT string_agg(DISTINCT word, ',') FROM toy") == "off off"
+
+
+def test_vacuum_neither_truncates_the_table_nor_waits_for_a_lock(url):
+    with client(url) as connection:
+        # Pages with room for what is written, and behind them many that are empty.
+        connection.execute("ALTER TABLE toy SET (autovacuum_enabled = off, fillfactor = 40)")
+        connection.execute("TRUNCATE toy")
+        connection.execute(
+            "INSERT INTO toy SELECT lpad(g::text, 9, '0') FROM generate_series(1, 200000) g"
+        )
+        connection.execute("DELETE FROM toy WHERE id > '000009000'")
+    size = one_value(url, "SELECT pg_relation_size('toy')")
+
+    with recorded() as statements, revision(url) as op:
+        assert fill(op) == 9_000
+
+    vacuums = {statement for statement in statements if statement.startswith("VACUUM")}
+    assert len(vacuums) == 1
+    # Empty pages at the end are cut off under ACCESS EXCLUSIVE, which clients would feel.
+    assert one_value(url, "SELECT pg_relation_size('toy')") >= size
+    # Any lock that VACUUM conflicts with makes it leave the table out.
+    assert "SKIP_LOCKED" in vacuums.pop()
 
 
 def test_an_error_in_the_statement_is_not_tried_again(url):

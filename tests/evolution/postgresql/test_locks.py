@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import create_engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.pool import NullPool
 
 from cleveragents_plans.evolution import (
@@ -75,17 +75,66 @@ def test_a_script_has_the_sql_as_it_is_written_and_no_lock(url):
         assert connection.execute("SELECT * FROM strange").fetchone()[0:3] == ("%", "100%%", ":x")
 
 
-def test_a_failing_statement_leaves_nothing_behind_and_the_session_as_it_was(url):
-    with revision(url) as op:
-        with online(op), pytest.raises(DBAPIError, match="no_such_column"):
-            with_exclusive_lock(
-                op, "toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP no_such_column"
-            )
+SETTINGS = (
+    "SELECT current_setting('synchronous_commit'), current_setting('lock_timeout'),"
+    " current_setting('statement_timeout'), current_setting('transaction_timeout', true),"
+    " current_setting('idle_in_transaction_session_timeout')"
+)
 
-        settings = op.get_bind().exec_driver_sql(
-            "SELECT current_setting('synchronous_commit'), current_setting('lock_timeout')"
+
+@pytest.fixture
+def waiting_url(url):
+    """A database whose commits wait for the disk, as they do where it matters."""
+    name = make_url(url).database
+    with client(url) as connection:
+        connection.execute(f'ALTER DATABASE "{name}" SET synchronous_commit = on'.encode())
+    return url
+
+
+@pytest.mark.parametrize("statement", ["ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP none"])
+def test_exclusive_lock_restores_the_settings_of_the_session(waiting_url, statement):
+    with revision(waiting_url) as op:
+        before = op.get_bind().exec_driver_sql(SETTINGS).one()
+        with suppress(DBAPIError), online(op):
+            with_exclusive_lock(op, "toy", statement)
+
+        # The version that is written next must reach the disk, and all before it.
+        assert op.get_bind().exec_driver_sql(SETTINGS).one() == before
+        assert before[0] == "on"
+
+
+def test_failing_statement_leaves_nothing_behind(url):
+    with (
+        revision(url) as op,
+        online(op),
+        pytest.raises(DBAPIError, match="no_such_column"),
+    ):
+        with_exclusive_lock(
+            op, "toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP no_such_column"
         )
-        assert settings.one()[1] == "0"
+
+    assert columns(url) == ["id", "word"]
+
+
+def test_session_that_freezes_under_the_lock_is_ended_by_the_server(url):
+    waited = []
+
+    def freeze(_connection, _cursor, statement, *_):
+        if "ADD frozen" in statement:
+            with client(url) as other:
+                other.execute("SET statement_timeout = '20s'")
+                begun = time.monotonic()
+                other.execute("SELECT FROM toy")
+                waited.append(time.monotonic() - begun)
+
+    event.listen(Engine, "before_cursor_execute", freeze)
+    try:
+        with pytest.raises((DBAPIError, PendingRollbackError)), revision(url) as op:
+            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD frozen int")
+    finally:
+        event.remove(Engine, "before_cursor_execute", freeze)
+
+    assert 4 < waited[0] < 15
     assert columns(url) == ["id", "word"]
 
 

@@ -1,40 +1,100 @@
-"""The size of a batch follows the time that batches take."""
+"""The size of a batch follows the time that batches take, and rests leave others their share."""
 
 from __future__ import annotations
 
-from cleveragents_plans.evolution.postgresql.throttle import BatchSize
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from cleveragents_plans.evolution.postgresql import throttle
+from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
+from cleveragents_plans.evolution.settings import Settings
+from support.online import client, revision
+
+OTHERS = (
+    "SELECT 1 FROM pg_stat_activity"
+    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
 
 
-def test_batches_that_are_too_quick_grow_and_come_to_rest_at_the_wanted_time():
-    pace = BatchSize(5, first=100, least=10, most=10_000)
+@pytest.fixture
+def rests(monkeypatch):
+    """The seconds of each rest, which is not taken."""
+    taken = []
+    monkeypatch.setattr(
+        throttle, "time", SimpleNamespace(monotonic=time.monotonic, sleep=taken.append)
+    )
+    return taken
+
+
+@pytest.fixture
+def op_alone(postgresql_url):
+    """What a revision gets as ``op``, on a server on which no other client is at work."""
+    with revision(postgresql_url) as op:
+        while op.get_bind().exec_driver_sql(OTHERS).first():
+            time.sleep(0.01)
+        yield op
+
+
+def test_throttle_rests_for_the_share_of_others_while_a_client_works(postgresql_url, rests):
+    with client(postgresql_url) as other, revision(postgresql_url) as op:
+        other.execute("SELECT 1")  # a moment ago, so it counts as working
+        throttled = Throttle(op.get_bind(), Settings(duty_cycle=0.75))
+
+        throttled.rest(0.3, 100)
+
+    assert rests == [pytest.approx(0.1)]
+    assert not throttled.alone
+
+
+def test_throttle_does_not_rest_on_a_server_without_other_clients(op_alone, rests):
+    throttled = Throttle(op_alone.get_bind(), Settings(duty_cycle=0.75))
+
+    throttled.rest(0.3, 100)
+
+    assert rests == []
+    assert throttled.alone
+
+
+def test_throttle_rests_until_the_rows_are_due(op_alone, rests):
+    throttled = Throttle(op_alone.get_bind(), Settings(rows_per_second=100))
+
+    throttled.rest(0.3, 100)
+
+    assert rests == [pytest.approx(0.7)]
+
+
+def test_size_of_quick_batches_grows_to_the_wanted_time():
+    batch = BatchSize(5, first=100, least=10, most=10_000)
 
     for _ in range(50):
-        pace.observe(pace.size, pace.size * 0.00002)
+        batch.observe(batch.size, batch.size * 0.00002)
 
-    assert 240 <= pace.size <= 260
-
-
-def test_batches_that_are_too_slow_shrink():
-    pace = BatchSize(5, first=1000, least=10, most=10_000)
-
-    for _ in range(50):
-        pace.observe(pace.size, pace.size * 0.001)
-
-    assert pace.size == 10
+    assert 240 <= batch.size <= 260
 
 
-def test_one_batch_that_is_quick_by_accident_does_not_make_the_next_one_huge():
-    pace = BatchSize(5, first=100, least=10, most=10_000)
-
-    pace.observe(100, 0)
-
-    assert pace.size == 150
-
-
-def test_there_is_an_end_to_growing():
-    pace = BatchSize(5, first=100, least=10, most=1000)
+def test_size_of_slow_batches_shrinks():
+    batch = BatchSize(5, first=1000, least=10, most=10_000)
 
     for _ in range(50):
-        pace.observe(pace.size, 0.00001)
+        batch.observe(batch.size, batch.size * 0.001)
 
-    assert pace.size == 1000
+    assert batch.size == 10
+
+
+def test_size_grows_by_half_at_most_after_one_quick_batch():
+    batch = BatchSize(5, first=100, least=10, most=10_000)
+
+    batch.observe(100, 0)
+
+    assert batch.size == 150
+
+
+def test_size_has_a_maximum():
+    batch = BatchSize(5, first=100, least=10, most=1000)
+
+    for _ in range(50):
+        batch.observe(batch.size, 0.00001)
+
+    assert batch.size == 1000

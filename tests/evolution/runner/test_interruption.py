@@ -23,6 +23,8 @@ from support.faults import execute, models
 from support.online import client
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow  # real processes
+
 SERVERS = [name for name in ENGINES if name != "sqlite"]
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 #: Seconds in which a run has to end: one, and two more for tests that keep the processors busy.
