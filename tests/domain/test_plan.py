@@ -167,8 +167,15 @@ def test_a_plan_survives_copies_pickles_and_dumps():
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
 
-def test_a_plan_has_a_json_schema():
-    assert Plan.model_json_schema()["properties"]["tags"]["type"] == "array"
+def test_a_plan_is_shown_in_one_line():
+    plan = Plan.create("local/x", description="so long\n" * 50, arguments={"a": "x" * 10_000})
+
+    assert repr(plan) == (
+        f"Plan(plan_id='{plan.plan_id}', namespaced_name='local/x',"
+        f" description={plan.description[:40]!r}, standing='queued in action')"
+    )
+    for value in (plan.arguments, plan.effective_profile, resolve_profile()):
+        assert len(repr(value)) < 200
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from cleveragents_plans.domain.profiles import (
 )
 from cleveragents_plans.domain.types import Invariant, PlanIdentity, ProjectLink
 from cleveragents_plans.domain.ulid import new_ulid
+from cleveragents_plans.domain.view import PlanView
 
 __all__ = [
     "BUILT_IN_PROFILES",
@@ -58,6 +59,7 @@ __all__ = [
     "Phase",
     "Plan",
     "PlanIdentity",
+    "PlanView",
     "PlansError",
     "ProcessingState",
     "ProfileChoice",

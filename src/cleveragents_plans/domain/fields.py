@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Self
 
@@ -56,7 +56,7 @@ class PlanRecord(Value):
     """
 
     identity: PlanIdentity
-    """Which plan it is, and its place in its tree."""
+    """The plan's own id, those of its tree, and its attempt."""
     namespaced_name: Name | None = None
     """`[[server:]namespace/]name`; none for a child, which has only its id."""
     namespace: Namespace | None = None
@@ -225,6 +225,13 @@ class PlanRecord(Value):
         if name == "effective_profile_snapshot":
             raise SnapshotIsFrozen(self.plan_id)
         super().__setattr__(name, value)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        # A line, not all of the fields.
+        yield "plan_id", self.plan_id
+        yield "namespaced_name", self.namespaced_name
+        yield "description", self.description[:40]
+        yield "standing", f"{self.processing_state} in {self.phase}"
 
     def _keep_snapshot(self, changes: Mapping[str, Any]) -> None:
         frozen = self.effective_profile_snapshot

@@ -111,7 +111,7 @@ class JsonObject(Mapping[str, JsonValue]):
         return hash(self.canonical)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.to_plain()!r})"
+        return f"{type(self).__name__}({shown(self.to_plain())})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).from_text, (self.canonical,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Self
@@ -91,6 +91,10 @@ class AutomationProfile(Value):
 
     safety: SafetyProfile = SafetyProfile()
     """What limits a plan however sure the system is."""
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        yield "name", self.name
+        yield "description", self.description[:40]
 
     @classmethod
     def from_mapping(cls, fields: Mapping[str, Any]) -> Self:

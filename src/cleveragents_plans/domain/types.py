@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -153,7 +153,7 @@ Threshold = Annotated[float, Field(strict=True, ge=0, le=1), AfterValidator(_pos
 class Value(BaseModel):
     """A value that is checked when it is made and never changes."""
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,

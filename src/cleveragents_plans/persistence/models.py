@@ -120,7 +120,7 @@ class LifecyclePlanModel(Base):
         lazy="raise",
     )
 
-    __table_args__ = (
+    __table_args__: Any = (
         CheckConstraint("attempt >= 1", name="attempt"),
         CheckConstraint("phase IN ('action', 'strategize', 'execute', 'apply')", name="phase"),
         CheckConstraint(
@@ -142,7 +142,7 @@ class LifecyclePlanModel(Base):
     )
     # The specification's optimistic check: an UPDATE names the updated_at that was read.
     # Its next value is not SQLAlchemy's to make: the repository's, or that of the event below.
-    __mapper_args__ = {"version_id_col": updated_at, "version_id_generator": False}  # noqa: RUF012  SQLAlchemy's own spelling
+    __mapper_args__: Any = {"version_id_col": updated_at, "version_id_generator": False}  # noqa: RUF012  SQLAlchemy's own spelling
 
     @validates("created_at", "updated_at", "completed_at")
     def _as_text(self, _name: str, value: Any) -> Any:
@@ -207,7 +207,7 @@ class PlanProjectModel(Base):
     alias: Mapped[str | None] = mapped_column(String(255))
     read_only: Mapped[bool] = mapped_column(FoundBoolean, server_default=false())
 
-    __table_args__ = (
+    __table_args__: Any = (
         UniqueConstraint("plan_id", "alias"),
         CheckConstraint("position >= 0", name="position"),
     )
@@ -225,7 +225,7 @@ class PlanArgumentModel(Base):
     name: Mapped[str] = mapped_column(String(255))
     value_json: Mapped[str] = mapped_column(Text)
 
-    __table_args__ = (
+    __table_args__: Any = (
         UniqueConstraint("plan_id", "name"),
         CheckConstraint("position >= 0", name="position"),
     )
@@ -243,7 +243,7 @@ class PlanInvariantModel(Base):
     text: Mapped[str] = mapped_column(Text)
     source: Mapped[str] = mapped_column(String(20))
 
-    __table_args__ = (
+    __table_args__: Any = (
         CheckConstraint("position >= 0", name="position"),
         CheckConstraint("source IN ('plan', 'action', 'project', 'global')", name="source"),
     )

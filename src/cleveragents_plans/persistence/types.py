@@ -30,8 +30,8 @@ class FoundBoolean(TypeDecorator[bool]):
     type reads all of those as true.
     """
 
-    impl = Boolean
-    cache_ok = True
+    impl: Any = Boolean
+    cache_ok: bool | None = True
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
         """Read 0 and 1 as booleans, and anything else as what it is."""
@@ -52,8 +52,8 @@ class TimeText(TypeDecorator[str]):
     a text that is a time in any zone is so too where order counts. ``==`` compares a text as it is.
     """
 
-    impl = Text
-    cache_ok = True
+    impl: Any = Text
+    cache_ok: bool | None = True
 
     class comparator_factory(TypeDecorator.Comparator[str]):  # noqa: N801  SQLAlchemy's own name
         """Compares times, whatever their zone."""
@@ -104,8 +104,8 @@ class NextVersion(ColumnElement[str]):
     It is NULL, which the column refuses, where there is no later time.
     """
 
-    inherit_cache = True
-    type = Text()
+    inherit_cache: bool | None = True
+    type: TypeEngine[str] = Text()
 
 
 # Without a cast of what is there but where it has to be counted up: a row that is no time must not
