@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -32,6 +33,7 @@ from cleveragents_plans.persistence import (
 )
 from support.databases import database_at, migrate
 from support.pooler import transaction_pooler
+from support.proxy import tcp_proxy
 
 
 @pytest.mark.parametrize(
@@ -337,6 +339,36 @@ def file(tmp_path: Path) -> Iterator[Path]:
             source.execute("VACUUM INTO ?", (str(path),))
         yield path
         Path(folder).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ("", (1, 30, 10, 3, 60_000)),
+        ("?keepalives_idle=7&tcp_user_timeout=5000", (1, 7, 10, 3, 5_000)),
+        ("?keepalives=0", (0, None, None, None, 0)),
+    ],
+)
+def test_a_migrating_connection_ends_when_the_network_falls_silent(postgresql_url, query, found):
+    with tcp_proxy(postgresql_url) as proxy:
+        engine = open_engine(proxy.url + query, migrating=True)
+        with engine.connect() as connection:
+            number = os.dup(connection.connection.driver_connection.fileno())
+            with socket.socket(fileno=number) as sock:
+                options = [
+                    sock.getsockopt(socket.IPPROTO_TCP, option)
+                    for option in (
+                        socket.TCP_KEEPIDLE,
+                        socket.TCP_KEEPINTVL,
+                        socket.TCP_KEEPCNT,
+                        socket.TCP_USER_TIMEOUT,
+                    )
+                ]
+                keepalive = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    assert keepalive == found[0]
+    for have, want in zip(options, found[1:], strict=True):
+        assert want in (None, have)
 
 
 def test_a_file_that_can_only_be_read_is_read(file):

@@ -33,6 +33,17 @@ if TYPE_CHECKING:
 #: How long a SQLite connection waits for another's write, in seconds.
 BUSY_TIMEOUT = 30.0
 
+# Else the system's values hold: 119 minutes of silence on Linux, for which a run would wait in
+# vain, though the server has ended its session (and set these on its side) long before.
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES-IDLE
+_KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # milliseconds
+}
+
 _SQLITE, _POSTGRESQL = "sqlite", "postgresql+psycopg"
 # The drivers of asyncio too, so that one URL serves the application and its migration.
 _DRIVERS = {
@@ -109,9 +120,11 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
 
     Args:
         url: Where the plans live, in any form that `database_url` reads.
-        migrating: For the migration chain: connections are not pooled, foreign keys
-            are off (a table rebuild would delete the rows that refer to it) and the
-            journal stays as it was found.
+        migrating: For the migration chain: connections are not pooled; on SQLite foreign
+            keys are off (a table rebuild would delete the rows that refer to it) and the
+            journal stays as it was found; on PostgreSQL a network that has gone silent ends
+            the connection after a minute, unless the URL sets ``keepalives…`` or
+            ``tcp_user_timeout`` otherwise.
         options: Further arguments of `sqlalchemy.create_engine`.
 
     Raises:
@@ -120,6 +133,10 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
     if migrating:
         options.setdefault("poolclass", NullPool)
     target = database_url(url)
+    if migrating and target.get_backend_name() != "sqlite":
+        named = target.query.keys()
+        keepalives = {name: value for name, value in _KEEPALIVES.items() if name not in named}
+        options["connect_args"] = keepalives | options.get("connect_args", {})
     engine = _created(create_engine, target, options)
     _listen(engine, _migrating_connection if migrating else _connection)
     if not migrating:

@@ -1,0 +1,66 @@
+"""A connection that cannot be made, is lost, or falls silent is reported in one line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from support.databases import migrate
+from support.online import client
+from support.revisions import M4_003, M8_001
+
+TESTS = Path(__file__).parents[2]
+# In a network of its own, whose only interface is switched off while the run waits: nothing is
+# answered any more, and nothing is closed.
+SILENCE = """\
+import subprocess, sys, time
+from support.proxy import tcp_proxy
+
+def loopback(state):
+    subprocess.run(["ip", "link", "set", "lo", state], check=True)
+
+loopback("up")
+with tcp_proxy(sys.argv[1]) as proxy:
+    url = proxy.url + sys.argv[2]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "cleveragents_plans", "upgrade", "--url", url],
+        stderr=subprocess.PIPE, text=True,
+    )
+    said = ""
+    for line in run.stderr:
+        said += line
+        if "waiting" in line:
+            break
+    loopback("down")
+    begun = time.monotonic()
+    try:
+        said += run.communicate(timeout=30)[1]
+    except subprocess.TimeoutExpired:
+        run.kill()
+        said += run.communicate()[1] + "it did not end"
+    print(run.returncode, round(time.monotonic() - begun), said)
+"""
+KEEPALIVES = "?keepalives_idle=1&keepalives_interval=1&keepalives_count=2&tcp_user_timeout=3000"
+
+
+def test_network_that_falls_silent_ends_the_run_in_one_line(postgresql_url: str):
+    migrate(postgresql_url, M4_003)
+    unprivileged = () if os.geteuid() == 0 else ("--map-root-user",)
+    with client(postgresql_url, autocommit=False) as blocker:
+        blocker.execute("LOCK TABLE v3_plans IN ACCESS SHARE MODE")
+
+        done = subprocess.run(
+            ["unshare", *unprivileged, "--net", sys.executable, "-c", SILENCE,
+             postgresql_url, KEEPALIVES],
+            env={**os.environ, "PYTHONPATH": str(TESTS)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+
+    status, seconds, said = done.stdout.split(maxsplit=2)
+    assert int(status) not in (0, -9), done.stdout
+    assert int(seconds) < 15
+    assert "Traceback" not in said
+    assert " was lost (" in said.strip().splitlines()[-1]
+    migrate(postgresql_url, M8_001)
