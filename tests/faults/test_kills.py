@@ -13,13 +13,21 @@ from sqlalchemy import NullPool, create_engine, text
 
 from cleveragents_plans.cli import main
 from support.databases import ENGINES, migrate, roll_back
-from support.faults import Migration, Models, State, execute, models, points, spread
+from support.faults import (
+    Migration,
+    Models,
+    State,
+    execute,
+    former_release_works,
+    models,
+    points,
+    spread,
+)
 from support.online import client
 from support.revisions import M4_003, M8_001
 
 PLANS = 3_000
 MANY_PLANS = 9_000  # so many that the table is vacuumed on the way
-PLAN = "01J" + "{:023d}"
 
 #: Where it begins, where it goes, and what an undisturbed run makes of it.
 WAYS = [
@@ -40,36 +48,6 @@ def kill(url: str, goal: str, point: str) -> bool:
     died = Migration(url, goal, victim=("--die-at", point)).ended()
     assert died.killed or died.status == 0, died.said
     return died.killed
-
-
-def former_release_works(url: str) -> None:
-    """Do what the former release does, and take it back, so that the rows are as they were."""
-    row = (
-        "INSERT INTO v3_plans (plan_id, parent_plan_id, root_plan_id, automation_profile,"
-        " action_name, created_at, updated_at)"
-        " VALUES (%s, %s, NULL, NULL, 'local/tidy', 'now', 'now')"
-    )
-    root, child, other = (PLAN.format(number) for number in (1, 2, 3))
-    with client(url) as connection:
-        connection.execute("SET statement_timeout = '10s'")
-        some = connection.execute("SELECT min(plan_id) FROM v3_plans").fetchone()
-        assert some is not None
-        for key, parent in ((root, None), (child, root), (other, some[0])):
-            connection.execute(row, [key, parent])
-        connection.execute(
-            "UPDATE v3_plans SET phase = 'execute', root_plan_id = NULL, automation_profile = NULL"
-            " WHERE plan_id = %s",
-            [child],
-        )
-        roots = dict(
-            connection.execute(
-                "SELECT plan_id, root_plan_id FROM v3_plans WHERE plan_id <= %s", [other]
-            ).fetchall()
-        )
-        assert roots[root] in (None, root)
-        assert roots[child] in (None, root)
-        for key in (other, child, root):
-            connection.execute("DELETE FROM v3_plans WHERE plan_id = %s", [key])
 
 
 def untouched(url: str, model: Models, start: str) -> bool:

@@ -23,6 +23,8 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 from support import postgres
 from support.databases import ROOT, migrate, roll_back
 from support.former_release import write_former_release
+from support.online import client
+from support.revision_database import plan_id
 from support.revisions import M4_003, M8_001
 from support.rows import Entry, database_hash, schema_dump
 
@@ -210,6 +212,36 @@ class Migration:
         said = self._process.communicate()[0]
         self._guard.cancel()
         return Ended(self._process.returncode, "".join(self._said) + said)
+
+
+def former_release_works(url: str) -> None:
+    """Do what the former release does, and delete it again, so that the rows are as they were."""
+    row = (
+        "INSERT INTO v3_plans (plan_id, parent_plan_id, root_plan_id, automation_profile,"
+        " action_name, created_at, updated_at)"
+        " VALUES (%s, %s, NULL, NULL, 'local/tidy', 'now', 'now')"
+    )
+    root, child, other = map(plan_id, (1, 2, 3))
+    with client(url) as connection:
+        connection.execute("SET statement_timeout = '10s'")
+        some = connection.execute("SELECT min(plan_id) FROM v3_plans").fetchone()
+        assert some is not None
+        for key, parent in ((root, None), (child, root), (other, some[0])):
+            connection.execute(row, [key, parent])
+        connection.execute(
+            "UPDATE v3_plans SET phase = 'execute', root_plan_id = NULL, automation_profile = NULL"
+            " WHERE plan_id = %s",
+            [child],
+        )
+        roots = dict(
+            connection.execute(
+                "SELECT plan_id, root_plan_id FROM v3_plans WHERE plan_id <= %s", [other]
+            ).fetchall()
+        )
+        assert roots[root] in (None, root)
+        assert roots[child] in (None, root)
+        for key in (other, child, root):
+            connection.execute("DELETE FROM v3_plans WHERE plan_id = %s", [key])
 
 
 def points(url: str, goal: str, folder: Path) -> list[str]:
