@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
-from support.databases import ENGINES, database_at, empty_database, migrate
+from support.databases import ENGINES, ONE_OF_EACH, database_at, empty_database, migrate
 from support.former_release import true_roots, write_former_release
 from support.revision_database import RevisionDatabase, plan_id
 from support.revisions import A5_004, M4_003, M8_001
@@ -69,41 +69,42 @@ def test_missing_or_blank_profile_becomes_the_default(former: RevisionDatabase, 
     assert former.column("effective_profile_snapshot") == {A: "{}"}
 
 
-@pytest.mark.parametrize(
-    "found",
-    [
-        '{"profile_name": "ci", "provenance": "plan"}',
-        '{"provenance": null, "profile_name": "trusted", "more": {"a": 1}}',
-        '{ "profile_name": "',
-        '{ "profile_name": "", "provenance": null }',
-        '{ "profile_name": "a\\"b", "provenance": null }',
-        '{ "profile_name": "tail", "provenance": null } ',
-        "trusted",
-        '"auto"',
-        "{broken",
-        "12",
-        "π 100%",
-        "élan",
-        "3strikes",
-        "-x",
-        "12 x",
-        "true",
-        "-1.5e3",
-        "[1",
-        "a\tb",
-        "e",
-    ],
-)
-def test_other_profile_is_kept_up_down_and_up_again(former: RevisionDatabase, found: str):
-    former.plan(A, profile=found)
+PROFILES = [
+    '{"profile_name": "ci", "provenance": "plan"}',
+    '{"provenance": null, "profile_name": "trusted", "more": {"a": 1}}',
+    '{ "profile_name": "',
+    '{ "profile_name": "", "provenance": null }',
+    '{ "profile_name": "a\\"b", "provenance": null }',
+    '{ "profile_name": "tail", "provenance": null } ',
+    "trusted",
+    '"auto"',
+    "{broken",
+    "12",
+    "π 100%",
+    "élan",
+    "3strikes",
+    "-x",
+    "12 x",
+    "true",
+    "-1.5e3",
+    "[1",
+    "a\tb",
+    "e",
+]
+
+
+def test_other_profiles_are_kept_up_down_and_up_again(former: RevisionDatabase):
+    profiles = {plan_id(number): profile for number, profile in enumerate(PROFILES)}
+    for key, profile in profiles.items():
+        former.plan(key, profile=profile)
 
     former.upgrade(M8_001)
     first = former.column("automation_profile")
     former.downgrade(M4_003)
     former.upgrade(M8_001)
 
-    assert first == {A: found}
-    assert former.column("automation_profile") == {A: found}
+    assert first == profiles
+    assert former.column("automation_profile") == profiles
 
 
 def test_profiles_can_be_read_by_the_former_release_after_a_downgrade(former: RevisionDatabase):
@@ -147,6 +148,7 @@ def test_cycle_stops_the_upgrade_before_any_change_and_is_named(former: Revision
 
 
 @pytest.mark.parametrize("order", [*permutations((A, B, C, D))], ids="-".join)
+@pytest.mark.parametrize("former", ONE_OF_EACH, indirect=True)
 def test_cycle_is_found_in_any_order_of_its_keys(former: RevisionDatabase, order: tuple[str, ...]):
     former.plan(E)
     for plan in (A, B, C, D):

@@ -22,7 +22,7 @@ from cleveragents_plans.persistence import (
     open_engine,
     read_only,
 )
-from support.databases import ENGINES, migrate
+from support.databases import ENGINES, ONE_OF_EACH, migrate
 from support.plans import a_plan, ulid
 
 SNAPSHOT = BUILT_IN_PROFILES["balanced"].snapshot()
@@ -103,6 +103,7 @@ def test_no_update_of_many_threads_is_lost(engine, stored):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 def test_no_update_of_many_processes_is_lost(engine, stored):
     spawn = multiprocessing.get_context("spawn")
     results = spawn.Queue()

@@ -24,6 +24,7 @@ from cleveragents_plans.persistence import (
     PlanProjectModel,
 )
 from cleveragents_plans.persistence.mapping import child_rows, plan_row
+from support.databases import ONE_OF_EACH
 from support.plans import AWKWARD, a_plan, texts, ulid
 
 MODELS = {
@@ -208,6 +209,7 @@ def name_in(profile: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: each)
 def test_a_value_is_read_as_it_is_or_named(broken: Session, table: str, column: str):
     taken = 0
@@ -233,6 +235,8 @@ ANYTHING = (
 )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 @settings(
     deadline=None,
     max_examples=300,

@@ -26,6 +26,9 @@ ENGINES = ["sqlite", *postgres.binaries()]
 #: Those of them that are servers.
 SERVERS = ENGINES[1:]
 
+#: SQLite and the newest server: for what takes long and is the same on every server.
+ONE_OF_EACH = ENGINES[:2]
+
 _FOLDER = Path(tempfile.mkdtemp(prefix="templates", dir=postgres.memory_folder()))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 

@@ -26,6 +26,7 @@ from cleveragents_plans.evolution.runner.migration_lock import (
     migration_lock,
 )
 from cleveragents_plans.evolution.settings import Settings
+from support.databases import SERVERS
 from support.online import client, meanwhile
 from support.tiny_chain import tiny_chain
 
@@ -53,6 +54,7 @@ def end(url, pid):
         connection.execute("SELECT pg_terminate_backend(%s)", [pid])
 
 
+@pytest.mark.parametrize("postgresql_url", SERVERS[:1], indirect=True)
 def test_of_ten_processes_one_migrates_and_nine_find_nothing_to_do(postgresql_url, tmp_path):
     tiny_chain(tmp_path / "chain", postgresql_url)
     arguments = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path / "chain"), postgresql_url]
