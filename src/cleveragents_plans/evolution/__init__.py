@@ -5,15 +5,20 @@ Operations are plain functions whose first argument is Alembic's ``op``.
 """
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.operations.columns import add_column, drop_column, rename_column
+from cleveragents_plans.evolution.operations.constraints import (
+    add_check,
+    add_foreign_key,
+    drop_constraint,
+    drop_not_null,
+    set_not_null,
+)
 from cleveragents_plans.evolution.operations.indexes import create_index, drop_index
 from cleveragents_plans.evolution.postgresql.backfill import backfill
 from cleveragents_plans.evolution.postgresql.checks import check_droppable, check_writable
-from cleveragents_plans.evolution.postgresql.constraints import (
-    allow_null,
-    set_not_null,
-    validate_constraint,
-)
+from cleveragents_plans.evolution.postgresql.constraints import validate_constraint
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
+from cleveragents_plans.evolution.postgresql.not_null import allow_null
 from cleveragents_plans.evolution.postgresql.triggers import create_trigger, drop_trigger
 from cleveragents_plans.evolution.recipes.column_archive import (
     ColumnArchive,
@@ -32,6 +37,9 @@ __all__ = [
     "ColumnDefault",
     "EvolutionError",
     "ParentTree",
+    "add_check",
+    "add_column",
+    "add_foreign_key",
     "allow_null",
     "archive_column",
     "backfill",
@@ -41,13 +49,17 @@ __all__ = [
     "check_writable",
     "create_index",
     "create_trigger",
+    "drop_column",
+    "drop_constraint",
     "drop_if_empty",
     "drop_index",
+    "drop_not_null",
     "drop_tables",
     "drop_trigger",
     "fill_roots",
     "fill_trigger",
     "rebuild_table",
+    "rename_column",
     "restore_column",
     "root_in_copy",
     "set_not_null",

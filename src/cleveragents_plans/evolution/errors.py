@@ -50,6 +50,26 @@ class OperationRefused(EvolutionError):
         super().__init__(f"{where}: {found}; {remedy}; {operation} changed nothing")
 
 
+class ColumnInUse(EvolutionError):
+    """
+    Something else is made from a column that is to be dropped.
+
+    Attributes:
+        table: The table.
+        column: The column.
+        users: What depends on it.
+    """
+
+    def __init__(self, table: str, column: str, users: Sequence[str]) -> None:
+        super().__init__(
+            f"{table}.{column}, which this step would drop, is used by {', '.join(users)}; drop "
+            "that first and make it again afterwards; nothing was changed"
+        )
+        self.table = table
+        self.column = column
+        self.users = list(users)
+
+
 class WrongDialect(EvolutionError):
     """
     An operation was asked for on a database that it is not for.

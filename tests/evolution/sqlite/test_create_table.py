@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cleveragents_plans.evolution.sqlite.create_table import CreateTable, DdlNotUnderstood
+from cleveragents_plans.evolution.sqlite.create_table import CreateTable
+from cleveragents_plans.evolution.sqlite.items import DdlNotUnderstood
 from cleveragents_plans.evolution.sqlite.tokens import (
     fold,
     quote,

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import EvolutionError, sqlstate
+from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, sqlstate
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.connection import qualified, run
 
@@ -36,26 +36,6 @@ class CheckViolated(EvolutionError):
         )
         self.table = table
         self.constraint = constraint
-
-
-class ColumnInUse(EvolutionError):
-    """
-    Something else is made from a column that is to be dropped.
-
-    Attributes:
-        table: The table.
-        column: The column.
-        users: What depends on it.
-    """
-
-    def __init__(self, table: str, column: str, users: list[str]) -> None:
-        super().__init__(
-            f"{table}.{column}, which this step would drop, is used by {', '.join(users)}; drop "
-            "that first and make it again afterwards; nothing was changed"
-        )
-        self.table = table
-        self.column = column
-        self.users = users
 
 
 def check_writable(
@@ -133,7 +113,21 @@ def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()
     if connection is None:
         return
     name = qualified(connection.dialect, table, None)
-    found = _rows(connection, _USERS, name, column=column, ours=list(ours))
+    found = _rows(connection, _USERS, name, column=column, ours=list(ours), kinds=["n"])
+    if found:
+        raise ColumnInUse(table, column, [user for (user,) in found])
+
+
+def refuse_used_column(connection: Connection, table: str, column: str) -> None:
+    """
+    Refuse a column that is used at all: by a view, a trigger, an index, a constraint.
+
+    Reads the catalog only.
+
+    Raises:
+        ColumnInUse: Something is made from *column* of *table*, the quoted name.
+    """
+    found = _rows(connection, _USERS, table, column=column, ours=[], kinds=["n", "a"])
     if found:
         raise ColumnInUse(table, column, [user for (user,) in found])
 
@@ -188,5 +182,9 @@ SELECT DISTINCT CASE WHEN r.oid IS NULL THEN pg_describe_object(d.classid, d.obj
   LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
   LEFT JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
  WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%(table)s)
-   AND a.attname = %(column)s AND d.deptype = 'n'
+   AND a.attname = %(column)s AND d.deptype::text = ANY(%(kinds)s)
+   AND d.classid <> 'pg_attrdef'::regclass
+   AND NOT EXISTS (SELECT FROM pg_constraint c
+                    WHERE d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
+                      AND c.contype = 'n')
    AND (t.tgname = ANY(%(ours)s)) IS NOT TRUE ORDER BY 1"""

@@ -1,15 +1,21 @@
-"""NOT NULL on a table in use: the scan that proves it stops nobody."""
+"""
+CHECKs and foreign keys of a table in use: first NOT VALID, then validated beside clients.
+
+Added in one statement, they would scan the table under the lock that adds them
+(https://www.postgresql.org/docs/current/sql-altertable.html).
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, sqlstate
+from cleveragents_plans.evolution.errors import OperationRefused, sqlstate
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
@@ -18,234 +24,185 @@ from cleveragents_plans.evolution.postgresql.connection import (
     run,
     write_sql,
 )
+from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy, refusing
 from cleveragents_plans.evolution.postgresql.locks import run_under_lock, run_with_retries
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
 
+_BROKEN = ("23514", "23503")
+_DROPPABLE = ("c", "f", "u", "x")
 
-class NullsRemain(EvolutionError):
+
+class Wanted(NamedTuple):
+    """A constraint that is to be added."""
+
+    operation: str
+    table: str
+    schema: str | None
+    name: str
+    #: As CREATE TABLE has it, from the word CONSTRAINT on.
+    text: str
+    #: Raises if rows that are there already break it.
+    refuse_rows: Callable[[], None]
+    #: The quoted name of the table that a foreign key refers to.
+    referred: str | None = None
+    #: The text of a foreign key if it referred to ``pg_temp.evolution_referred``.
+    try_out: str | None = None
+
+
+class _Found(NamedTuple):
+    kind: str
+    #: Without the name of the table that is referred to.
+    definition: str
+    valid: bool
+    #: The quoted name of that table.
+    referred: str | None
+
+
+def add(op: Op, wanted: Wanted) -> None:
     """
-    A column cannot become NOT NULL yet.
-
-    Attributes:
-        table: The table.
-        column: The column in which a NULL was found.
-    """
-
-    def __init__(self, table: str, column: str) -> None:
-        super().__init__(
-            f"{table}.{column} has a NULL that was written after the rows were filled in (is the "
-            f"trigger that fills them disabled?); {AGAIN}"
-        )
-        self.table = table
-        self.column = column
-
-
-# The first version in which NOT NULL is a constraint that can be NOT VALID for a while.
-_NOT_VALID_SINCE = 18
-_NULL_FOUND = ("23502", "23514")
-_REFILLS = 5
-
-
-def set_not_null(
-    op: Op,
-    table: str,
-    *columns: str,
-    refill: Callable[[], Any] | None = None,
-    schema: str | None = None,
-) -> None:
-    """
-    Make *columns* of *table* NOT NULL; the end is what NOT NULL in CREATE TABLE gives.
-
-    Strong locks are held for a moment (see `with_exclusive_lock`); one scan, for all of them,
-    runs beside readers and writers. It goes on from whatever an interrupted run left.
-
-    Args:
-        op: Alembic's ``op``.
-        table: The table.
-        columns: Its columns, without NULLs by now.
-        refill: Called when the scan meets a NULL all the same; then it scans again.
-        schema: The schema of *table*, if it is not on the search path.
+    Add a constraint, unless it is there, and validate it.
 
     Raises:
-        NullsRemain: There is a NULL, and *refill* did not help.
+        OperationRefused: The server refuses its text, or another constraint has the name.
         LockNotObtained: Other sessions held locks for too long.
     """
-    context = require_postgresql(op, "set_not_null")
-    quote = context.dialect.identifier_preparer.quote
-    name = qualified(context.dialect, table, schema)
+    context = op.get_context()
+    table = qualified(context.dialect, wanted.table, wanted.schema)
+    statement = f"ALTER TABLE {table} ADD {wanted.text}"
     if context.as_sql:
-        # One scan under the lock that the script holds anyway, on every version.
-        write_sql(
-            context, _in_one(name, [f"ALTER COLUMN {quote(c)} SET NOT NULL" for c in columns])
-        )
+        write_sql(context, statement)
         return
     settings = Settings.of(context.environment_context)
     with online(op) as connection:
-        version = _major(connection)
-        while True:
-            states = [_state(connection, name, column) for column in columns]
-            statements = [
-                statement
-                for column, state in zip(columns, states, strict=True)
-                for statement in _statements(state, name, quote(column), version)
-            ]
-            if statements:
-                run_under_lock(connection, name, statements, settings)
-                continue
-            names = {state.to_validate: c for state, c in zip(states, columns, strict=True)}
-            names.pop(None, None)
-            if not names:
-                return
-            _validate(connection, name, names, refill, settings)
+        definition = _try_out(connection, table, wanted)
+        found = _find(connection, table, wanted.name)
+        if found is None:
+            wanted.refuse_rows()
+            also, mode = [], "ACCESS EXCLUSIVE"
+            if wanted.referred:
+                also, mode = [wanted.referred], "SHARE ROW EXCLUSIVE"
+            with refusing(wanted.operation):
+                added = [f"{statement} NOT VALID"]
+                run_under_lock(connection, table, added, settings, also=also, mode=mode)
+        elif found.definition != definition or not _same(
+            connection, found.referred, wanted.referred
+        ):
+            refers = f" (to {found.referred})" if found.referred else ""
+            raise OperationRefused(
+                wanted.operation,
+                f"{table} has another constraint {wanted.name}: {found.definition}{refers}",
+                "drop it first, or give this one another name",
+            )
+        elif found.valid:
+            log.info("%s has the constraint %s already", table, wanted.name)
+            return
+        try:
+            _validate(connection, table, wanted.name, settings)
+        except DBAPIError as error:
+            if sqlstate(error) not in _BROKEN:
+                raise
+            # NOT VALID, it would refuse every write to the rows that break it.
+            drop(op, wanted.table, wanted.name, wanted.schema)
+            wanted.refuse_rows()
+            raise
+
+
+def drop(op: Op, table: str, name: str, schema: str | None) -> None:
+    """
+    Drop the constraint *name*, if it is there.
+
+    Raises:
+        OperationRefused: It is a primary key or a NOT NULL, or a foreign key needs it.
+        LockNotObtained: Other sessions held locks for too long.
+    """
+    context = op.get_context()
+    quoted = qualified(context.dialect, table, schema)
+    constraint = context.dialect.identifier_preparer.quote(name)
+    statement = f"ALTER TABLE {quoted} DROP CONSTRAINT IF EXISTS {constraint}"
+    if context.as_sql:
+        write_sql(context, statement)
+        return
+    with online(op) as connection:
+        found = _find(connection, quoted, name)
+        if found is None:
+            log.info("%s has no constraint %s (any more)", table, name)
+            return
+        if found.kind not in _DROPPABLE:
+            raise OperationRefused(
+                "drop_constraint",
+                f"the constraint {name} of {table} is {found.definition}",
+                "use drop_not_null for a NOT NULL; a primary key stays",
+            )
+        settings = Settings.of(context.environment_context)
+        also = [found.referred] if found.referred else []
+        with refusing("drop_constraint"):
+            run_under_lock(connection, quoted, [statement], settings, also=also)
 
 
 def validate_constraint(op: Op, table: str, constraint: str, *, schema: str | None = None) -> None:
     """
-    Let PostgreSQL check that all rows of *table* obey a *constraint* that is NOT VALID.
+    Let PostgreSQL check that all rows of *table* satisfy a *constraint* that is NOT VALID.
 
-    SHARE UPDATE EXCLUSIVE for one scan: readers and writers go on.
+    SHARE UPDATE EXCLUSIVE on *table* for one scan, beside readers and writers.
 
     Raises:
         LockNotObtained: Other sessions held locks for too long.
     """
     context = require_postgresql(op, "validate_constraint")
-    quote = context.dialect.identifier_preparer.quote
     name = qualified(context.dialect, table, schema)
-    statement = f"ALTER TABLE {name} VALIDATE CONSTRAINT {quote(constraint)}"
     if context.as_sql:
-        write_sql(context, statement)
+        quoted = context.dialect.identifier_preparer.quote(constraint)
+        write_sql(context, f"ALTER TABLE {name} VALIDATE CONSTRAINT {quoted}")
         return
-    settings = Settings.of(context.environment_context)
+    with online(op) as connection:
+        _validate(connection, name, constraint, Settings.of(context.environment_context))
+
+
+def _validate(connection: Connection, table: str, constraint: str, settings: Settings) -> None:
+    quoted = connection.dialect.identifier_preparer.quote(constraint)
     with (
-        online(op) as connection,
         run_with_retries(connection, settings) as run_patiently,
-        heartbeat(f"checking the rows of {name}", settings.report_every),
+        heartbeat(f"checking the rows of {table}", settings.report_every),
     ):
-        run_patiently(name, statement)
+        run_patiently(table, f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted}")
 
 
-def _in_one(table: str, changes: Iterable[str]) -> str:
-    """Make the *changes* in one statement, so that the rows are gone through once."""
-    return f"ALTER TABLE {table} {', '.join(changes)}"
+def _try_out(connection: Connection, table: str, wanted: Wanted) -> str:
+    """Give the definition of the constraint, as the server writes it."""
+    with empty_copy(connection, wanted.operation, table) as copy:
+        if wanted.referred:
+            like = f"(LIKE {wanted.referred} INCLUDING INDEXES)"
+            run(connection, f"CREATE TEMPORARY TABLE evolution_referred {like}")
+        run(connection, f"ALTER TABLE {copy} ADD {wanted.try_out or wanted.text}")
+        found = _find(connection, copy, wanted.name)
+        assert found is not None  # noqa: S101  # it was added just now
+        return found.definition
 
 
-def allow_null(table: str, *columns: str) -> tuple[str, ...]:
-    """
-    Give the statements after which *columns* of *table* accept NULL again.
-
-    The last one takes away what an interrupted `set_not_null` may have left. Each of them
-    changes the catalogue only.
-    """
-    return (
-        *(f"ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL" for column in columns),
-        _DROP_STAND_INS.format(table=table),
-    )
+def _find(connection: Connection, table: str, name: str) -> _Found | None:
+    row = run(connection, _CONSTRAINT, {"table": table, "name": name}).first()
+    if row is None:
+        return None
+    kind, definition, valid, referred = row
+    if referred is not None:
+        definition = re.sub(r"REFERENCES .*?\(", "REFERENCES (", definition)
+    return _Found(kind, definition.removesuffix(" NOT VALID"), valid, referred)
 
 
-_DROP_STAND_INS = """\
-DO $$ DECLARE stand_in name; BEGIN
-  FOR stand_in IN SELECT conname FROM pg_constraint
-     WHERE conrelid = '{table}'::regclass AND contype = 'c'
-       AND conname ~ '^becoming_not_null_[0-9]+$'
-  LOOP
-    EXECUTE format('ALTER TABLE {table} DROP CONSTRAINT %I', stand_in);
-  END LOOP;
-END $$"""
+def _same(connection: Connection, one: str | None, other: str | None) -> bool:
+    if one is None or other is None:
+        return one == other
+    query = "SELECT to_regclass(%(one)s) = to_regclass(%(other)s)"
+    return bool(run(connection, query, {"one": one, "other": other}).scalar_one())
 
 
-class _State(NamedTuple):
-    is_not_null: bool
-    #: The constraint that PostgreSQL 18 has for it, by the name that is in the catalog.
-    constraint: str | None
-    constraint_valid: bool
-    #: The CHECK that stands in for it on the way there, before PostgreSQL 18.
-    check: str
-    check_there: bool
-    check_valid: bool
-
-    @property
-    def done(self) -> bool:
-        # A constraint that is NOT VALID makes the column look NOT NULL already.
-        return self.is_not_null and (self.constraint is None or self.constraint_valid)
-
-    @property
-    def to_validate(self) -> str | None:
-        if self.done:
-            return None
-        if self.constraint is not None:
-            return self.constraint
-        return self.check if self.check_there and not self.check_valid else None
-
-
-def _statements(state: _State, table: str, column: str, version: int) -> list[str]:
-    """Say what changes the catalogue only, and is to be done before the next look at it."""
-    drop = f"ALTER TABLE {table} DROP CONSTRAINT {state.check}"
-    if state.done:
-        return [drop] if state.check_there else []
-    if state.to_validate:
-        return []
-    if state.check_there:
-        # Two statements: in one, PostgreSQL would scan, for the CHECK that spares the
-        # scan would be gone by then.
-        return [f"ALTER TABLE {table} ALTER COLUMN {column} SET NOT NULL", drop]
-    if version >= _NOT_VALID_SINCE:
-        # Without a name it gets the one that CREATE TABLE gives.
-        return [f"ALTER TABLE {table} ADD NOT NULL {column} NOT VALID"]
-    return [
-        f"ALTER TABLE {table} ADD CONSTRAINT {state.check} CHECK ({column} IS NOT NULL) NOT VALID"
-    ]
-
-
-def _validate(
-    connection: Connection,
-    table: str,
-    names: Mapping[str | None, str],
-    refill: Callable[[], Any] | None,
-    settings: Settings,
-) -> None:
-    quote = connection.dialect.identifier_preparer.quote
-    statement = _in_one(table, [f"VALIDATE CONSTRAINT {quote(str(name))}" for name in names])
-    refills = _REFILLS if refill else 0
-    log.info("checking that %s has no NULL in %s", table, " and ".join(names.values()))
-    while True:
-        try:
-            with (
-                run_with_retries(connection, settings) as run_patiently,
-                heartbeat(f"checking the rows of {table}", settings.report_every),
-            ):
-                return run_patiently(table, statement)
-        except DBAPIError as error:
-            if sqlstate(error) not in _NULL_FOUND:
-                raise
-            said: Any = getattr(error.orig, "diag", None)
-            column = said.column_name or names.get(said.constraint_name, "?")
-            if not refill or not refills:
-                raise NullsRemain(table, column) from error
-        refills -= 1
-        log.warning("%s.%s has a NULL; filling in again", table, column)
-        refill()
-
-
-def _state(connection: Connection, table: str, column: str) -> _State:
-    return _State(*run(connection, _STATE, {"table": table, "column": column}).one())
-
-
-def _major(connection: Connection) -> int:
-    version = connection.dialect.server_version_info
-    assert version is not None  # noqa: S101  # known since the first connection
-    return int(version[0])
-
-
-# The stand-in is known by its name, which must not depend on how long others are.
-_STATE = """SELECT a.attnotnull, n.conname, coalesce(n.convalidated, false),
-       'becoming_not_null_' || a.attnum, c.oid IS NOT NULL, coalesce(c.convalidated, false)
-  FROM pg_attribute a
-  LEFT JOIN pg_constraint n
-    ON n.conrelid = a.attrelid AND n.contype = 'n' AND n.conkey = ARRAY[a.attnum]
-  LEFT JOIN pg_constraint c
-    ON c.conrelid = a.attrelid AND c.contype = 'c'
-   AND c.conname = 'becoming_not_null_' || a.attnum
- WHERE a.attrelid = %(table)s::regclass AND a.attname = %(column)s AND NOT a.attisdropped"""
+_CONSTRAINT = """\
+SELECT c.contype::text, pg_get_constraintdef(c.oid), c.convalidated,
+       quote_ident(n.nspname) || '.' || quote_ident(r.relname)
+  FROM pg_constraint c
+  LEFT JOIN pg_class r ON r.oid = c.confrelid
+  LEFT JOIN pg_namespace n ON n.oid = r.relnamespace
+ WHERE c.conrelid = to_regclass(%(table)s) AND c.conname = %(name)s"""

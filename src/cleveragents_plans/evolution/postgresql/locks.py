@@ -67,6 +67,7 @@ _GATE_CONFLICTS = (
 )
 #: Every lock that can be held on a table.
 ANY_LOCK = ("AccessShareLock", "RowShareLock", "RowExclusiveLock", *_GATE_CONFLICTS)
+_WRITING = ("RowExclusiveLock", *_GATE_CONFLICTS)
 
 # Nobody queues behind NOWAIT, so it is tried first; among overlapping transactions it
 # starves, and only a request that queues gets in. The length of that queue is what
@@ -127,12 +128,16 @@ def run_under_lock(
     statements: Sequence[str],
     settings: Settings,
     begin: Callable[[], AbstractContextManager[object]] | None = None,
+    *,
+    also: Sequence[str] = (),
+    mode: str = "ACCESS EXCLUSIVE",
 ) -> None:
     """
-    Run *statements* while nobody else is at *table*, which is the quoted name.
+    Run *statements* under a lock on *table*, which is the quoted name.
 
     The *connection* is in autocommit, unless there is a *begin*, which makes a savepoint in
-    the transaction that it is in.
+    the transaction that it is in. Tables that are locked *also* are locked in the same
+    *mode*.
     """
     deadline = Deadline.for_locks(settings)
 
@@ -141,7 +146,7 @@ def run_under_lock(
             if begin:
                 run(connection, _REMEMBER)
             run(connection, as_table_owner(table))
-            _take(connection, table, deadline)
+            _take(connection, ", ".join([table, *also]), mode, deadline)
             # In one round trip: clients wait until the last statement is done.
             run(connection, script(*statements))
             if begin:  # elsewhere the transaction ends here, and with it what was set
@@ -157,7 +162,8 @@ def run_under_lock(
         transaction_timeout="0",
         idle_in_transaction_session_timeout="5s",
     ):
-        _retry(connection, table, attempt, deadline, ANY_LOCK)
+        modes = ANY_LOCK if mode == "ACCESS EXCLUSIVE" else _WRITING
+        _retry(connection, [table, *also], attempt, deadline, modes)
 
 
 _REMEMBER = (
@@ -172,7 +178,7 @@ _AS_BEFORE = (
 
 def _retry(
     connection: Connection,
-    table: str,
+    tables: Sequence[str],
     attempt: Callable[[], None],
     deadline: Deadline,
     modes: Sequence[str],
@@ -184,13 +190,13 @@ def _retry(
         except DBAPIError as error:
             if sqlstate(error) not in LOCK_CONFLICTS:
                 raise
-        seen = blockers(connection, [table], modes) or seen
+        seen = blockers(connection, tables, modes) or seen
         if deadline.left <= 0:
-            raise LockNotObtained(table, deadline.waited, seen)
+            raise LockNotObtained(" and ".join(tables), deadline.waited, seen)
         if deadline.report_due():
             log.warning(
                 "waiting for a lock on %s for %.0f s; in the way: %s",
-                table,
+                " and ".join(tables),
                 deadline.waited,
                 listed(seen),
             )
@@ -215,31 +221,31 @@ def run_with_retries(
             _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=False)
             run(connection, statement)
 
-        _retry(connection, table, attempt, deadline, _GATE_CONFLICTS)
+        _retry(connection, [table], attempt, deadline, _GATE_CONFLICTS)
 
     with session(connection, lock_timeout="0", statement_timeout="0", transaction_timeout="0"):
         yield run_patiently
 
 
-def _take(connection: Connection, table: str, deadline: Deadline) -> None:
+def _take(connection: Connection, tables: str, mode: str, deadline: Deadline) -> None:
     _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=True)
-    run(connection, f"LOCK TABLE {table} IN SHARE UPDATE EXCLUSIVE MODE")
+    run(connection, f"LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE")
 
     # From here on others may not VACUUM, and our transaction has an id that holds their
     # VACUUMs back elsewhere: so a round is about a second, and then all is let go.
     _set_lock_timeout(connection, _RUNGS_MS[-1], local=True)
     until = time.monotonic() + _POLL_SECONDS
     while time.monotonic() < until:
-        if _try(connection, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT"):
+        if _try(connection, f"LOCK TABLE {tables} IN {mode} MODE NOWAIT"):
             return
         _pause(_POLL_PAUSE / 2, _POLL_PAUSE * 3 / 2)
     long = (_LONG_RUNG_MS,) if deadline.waited > _LONG_RUNG_AFTER else ()
     for milliseconds in (*_RUNGS_MS, *long):
         _pause(milliseconds / 200, milliseconds / 66)
         _set_lock_timeout(connection, milliseconds, local=True)
-        if _try(connection, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"):
+        if _try(connection, f"LOCK TABLE {tables} IN {mode} MODE"):
             return
-    run(connection, f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE NOWAIT")
+    run(connection, f"LOCK TABLE {tables} IN {mode} MODE NOWAIT")
 
 
 def _try(connection: Connection, statement: str) -> bool:

@@ -10,6 +10,7 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError, to_tuple
 
+from cleveragents_plans.evolution.errors import running_revision
 from cleveragents_plans.evolution.runner.alembic_internals import (
     Command,
     FindSteps,
@@ -120,6 +121,8 @@ def with_checks(command: Command, note: UnfinishedNote | None = None) -> FindSte
                 _check(step)
             if note and isinstance(step, RevisionStep):
                 note.begin(step.revision.revision, _direction(step))
+            if isinstance(step, RevisionStep):
+                running_revision.set(step.revision.revision)
             yield step
 
     return find_steps
@@ -129,6 +132,7 @@ def _check(step: Step) -> None:
     if isinstance(step, RevisionStep):  # a stamp runs nothing
         check = getattr(step.revision.module, f"check_{_direction(step)}", None)
         if check:
+            running_revision.set(step.revision.revision)
             check()
 
 

@@ -1,8 +1,8 @@
 """
 Read the text of a SQLite CREATE TABLE, and change it without disturbing the rest.
 
-SQLite has no statement that changes a column's NOT NULL or DEFAULT: what a
-table is, is the text it was made with. Each change here is made at the place
+SQLite has no statement that changes a column's NOT NULL or DEFAULT, or adds a constraint:
+what a table is, is the text it was made with. Each change here is made at the place
 of a token and leaves every other character as it was, so that taking a change
 back gives the very text that was there before.
 """
@@ -10,59 +10,23 @@ back gives the very text that was there before.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
 
+from cleveragents_plans.evolution.sqlite.items import (
+    STARTS_A_CONSTRAINT,
+    DdlNotUnderstood,
+    Item,
+    default_of,
+    end_of_constraint,
+    not_null_of,
+    split_items,
+)
 from cleveragents_plans.evolution.sqlite.tokens import (
-    Token,
     closing,
     fold,
     quote,
     same_expression,
     tokenize,
 )
-
-_STARTS_A_CONSTRAINT = frozenset({"constraint", "primary", "unique", "check", "foreign"})
-
-
-class DdlNotUnderstood(ValueError):
-    """The text is not one this module can change as it was asked to."""
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A column, or the constraints of the table: what stands between two commas."""
-
-    tokens: tuple[Token, ...]
-    #: Where the comma or parenthesis before and after it stands.
-    opened: Token
-    closed: Token
-
-    @property
-    def end(self) -> int:
-        return self.tokens[-1].end
-
-    @property
-    def room(self) -> int:
-        """
-        The place for one more constraint.
-
-        SQLite allows names at the end that name nothing; what is put after
-        them would take the last one, and take it along when it goes.
-        """
-        last = len(self.tokens) - 1
-        while last > 1 and self.tokens[last - 1].keyword == "constraint":
-            last -= 2
-        return self.tokens[last].end
-
-    def top(self) -> Iterator[int]:
-        """Find the places of the tokens that are not within parentheses."""
-        depth = 0
-        for index, token in enumerate(self.tokens):
-            depth -= token.text == ")"
-            if depth == 0:
-                yield index
-            depth += token.text == "("
 
 
 class CreateTable:
@@ -85,14 +49,15 @@ class CreateTable:
         if head[:1] != ["create"] or "table" not in head or "virtual" in head:
             raise DdlNotUnderstood(f"expected CREATE TABLE name (...), found {text[:60]!r}")
         self.name = tokens[start - 1].name or ""
-        items, end = _split(tokens, start)
+        items, end = split_items(tokens, start)
         if end is None:
             raise DdlNotUnderstood("the parenthesis after the table's name is never closed")
         split = next(
-            (n for n, item in enumerate(items) if item.tokens[0].keyword in _STARTS_A_CONSTRAINT),
+            (n for n, item in enumerate(items) if item.tokens[0].keyword in STARTS_A_CONSTRAINT),
             len(items),
         )
         self._columns = items[:split]
+        self._items = items
         self._body = tokens[start : end + 1]
         self._options = tokens[end + 1 :]
 
@@ -125,15 +90,9 @@ class CreateTable:
         """
         if fold(column) in map(fold, self.columns):
             raise DdlNotUnderstood(f"column {column} is there already")
-        last = self._columns[-1]
-        indent = re.search(r"\s*\Z", self.text[last.opened.end : last.tokens[0].start])
-        space = indent.group() if indent and last.opened.text == "," else " "
-        # A comment beside the last column stays beside it.
-        gap = self.text[last.end : last.closed.start]
-        place = last.closed.start if gap.strip() else last.end
         plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", column)
         name = column if plain else quote(column)
-        longer = self._with(place, place, f",{space}{name} {_trimmed(definition)}".rstrip())
+        longer = self._after(self._columns[-1], f"{name} {_trimmed(definition)}")
         if len(longer.columns) != len(self.columns) + 1:
             raise DdlNotUnderstood(f"expected the definition of one column, found {definition!r}")
         return longer
@@ -148,17 +107,81 @@ class CreateTable:
         following = self._columns[1].tokens[0]
         return self._with(item.tokens[0].start, following.start, "")
 
+    def add_constraint(self, definition: str) -> CreateTable:
+        """
+        Add a constraint of the table, ``CONSTRAINT name CHECK (...)`` or the like, at the end.
+
+        Raises:
+            DdlNotUnderstood: It is not one constraint.
+        """
+        longer = self._after(self._items[-1], _trimmed(definition))
+        if longer.columns != self.columns or len(longer._items) != len(self._items) + 1:
+            raise DdlNotUnderstood(f"expected one constraint of a table, found {definition!r}")
+        return longer
+
+    def drop_constraint(self, name: str) -> CreateTable:
+        """
+        Remove the CHECK or FOREIGN KEY *name*, of the table or of a column.
+
+        Raises:
+            DdlNotUnderstood: There is no such constraint, or it is of another kind.
+        """
+        item, first, beyond = self._constraint(name)
+        kind = item.tokens[first + 2].keyword
+        if kind not in ("check", "foreign", "references"):
+            raise DdlNotUnderstood(
+                f"the constraint {name} is {kind.upper()}, expected CHECK or FOREIGN KEY"
+            )
+        if first == 0 and beyond == len(item.tokens):
+            return self._with(item.opened.start, item.end, "")
+        return self._without(item, first + 2, beyond)
+
+    def constraint(self, name: str) -> str | None:
+        """Find the text of the constraint *name*, from the word CONSTRAINT on."""
+        found = self._find_constraint(name)
+        if found is None:
+            return None
+        item, first, beyond = found
+        return self.text[item.tokens[first].start : item.tokens[beyond - 1].end]
+
+    def referring_columns(self, name: str) -> tuple[str, ...]:
+        """Name the columns of the FOREIGN KEY *name*, folded; none for a CHECK."""
+        item, first, beyond = self._constraint(name)
+        tokens = item.tokens[first + 2 : beyond]
+        if tokens[0].keyword == "check":
+            return ()
+        if tokens[0].keyword == "references":
+            return (fold(item.tokens[0].name or ""),)
+        listed = tokens[3 : 2 + closing(list(tokens[2:]))]
+        return tuple(fold(token.name or "") for token in listed if token.text != ",")
+
+    def _constraint(self, name: str) -> tuple[Item, int, int]:
+        found = self._find_constraint(name)
+        if found is None:
+            raise DdlNotUnderstood(f"there is no constraint {name}")
+        return found
+
+    def _find_constraint(self, name: str) -> tuple[Item, int, int] | None:
+        for item in self._items:
+            for place in item.top():
+                # A name at the end of a column may name nothing.
+                if item.tokens[place].keyword != "constraint" or place + 2 >= len(item.tokens):
+                    continue
+                if fold(item.tokens[place + 1].name or "") == fold(name):
+                    return item, place, end_of_constraint(item, place)
+        return None
+
     def set_not_null(self, column: str) -> CreateTable:
         """Declare *column* NOT NULL, unless it is already."""
         item = self._column(column)
-        if _not_null(item) is not None:
+        if not_null_of(item) is not None:
             return self
         return self._with(item.room, item.room, " NOT NULL")
 
     def drop_not_null(self, column: str) -> CreateTable:
         """Take the NOT NULL of *column* away, if there is one."""
         item = self._column(column)
-        place = _not_null(item)
+        place = not_null_of(item)
         if place is None:
             return self
         end = place + 2
@@ -186,69 +209,42 @@ class CreateTable:
     def drop_default(self, column: str) -> CreateTable:
         """Take the DEFAULT of *column* away, if there is one."""
         item = self._column(column)
-        place = _default(item)
+        place = default_of(item)
         return self if place is None else self._without(item, *place)
 
     def default(self, column: str) -> str | None:
         """Find the expression of the DEFAULT of *column*."""
         item = self._column(column)
-        place = _default(item)
+        place = default_of(item)
         if place is None:
             return None
         return self.text[item.tokens[place[0] + 1].start : item.tokens[place[1] - 1].end]
 
-    def _column(self, column: str) -> _Item:
+    def _column(self, column: str) -> Item:
         for item in self._columns:
             if fold(item.tokens[0].name or "") == fold(column):
                 return item
         raise DdlNotUnderstood(f"column {column} not found; there are {', '.join(self.columns)}")
 
+    def _after(self, item: Item, text: str) -> CreateTable:
+        """Add *text* as another item behind *item*, laid out as that one is."""
+        indent = re.search(r"\s*\Z", self.text[item.opened.end : item.tokens[0].start])
+        space = indent.group() if indent and item.opened.text == "," else " "
+        # A comment beside the item stays beside it.
+        gap = self.text[item.end : item.closed.start]
+        place = item.closed.start if gap.strip() else item.end
+        return self._with(place, place, f",{space}{text}".rstrip())
+
     def _with(self, start: int, end: int, text: str) -> CreateTable:
         return CreateTable(self.text[:start] + text + self.text[end:])
 
-    def _without(self, item: _Item, first: int, beyond: int) -> CreateTable:
+    def _without(self, item: Item, first: int, beyond: int) -> CreateTable:
         """Remove the tokens from *first* to before *beyond*, and the space and name before them."""
         if first >= 2 and item.tokens[first - 2].keyword == "constraint":
             first -= 2
         start = item.tokens[first].start
         start -= len(self.text[:start]) - len(self.text[:start].rstrip(" \t\n\f\r"))
         return self._with(start, item.tokens[beyond - 1].end, "")
-
-
-def _split(tokens: list[Token], start: int) -> tuple[list[_Item], int | None]:
-    """Cut at the commas what the parenthesis at *start* holds; also say where it is closed."""
-    items: list[_Item] = []
-    depth = 0
-    opened = start
-    for index in range(start, len(tokens)):
-        text = tokens[index].text
-        depth += (text == "(") - (text == ")")
-        if depth == 0 or (depth == 1 and text == ","):
-            inner = tuple(tokens[opened + 1 : index])
-            if not inner:
-                raise DdlNotUnderstood("a column is missing between two commas")
-            items.append(_Item(inner, tokens[opened], tokens[index]))
-            opened = index
-        if depth == 0:
-            return items, index
-    return items, None
-
-
-def _not_null(item: _Item) -> int | None:
-    """Find NOT NULL; within parentheses the two words are part of an expression."""
-    words = [token.keyword for token in item.tokens]
-    return next((n for n in item.top() if words[n : n + 2] == ["not", "null"]), None)
-
-
-def _default(item: _Item) -> tuple[int, int] | None:
-    """Find DEFAULT and where its value ends; `ON DELETE SET DEFAULT` is something else."""
-    words = [token.keyword for token in item.tokens]
-    for place in item.top():
-        if words[place] == "default" and words[place - 1] != "set":
-            value = place + 1
-            value += item.tokens[value].text in "+-"
-            return place, value + closing(list(item.tokens[value:])) + 1
-    return None
 
 
 def _trimmed(text: str) -> str:

@@ -19,60 +19,15 @@ from itertools import count, pairwise
 
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.sqlite.callbacks import MakeFunction, functions
+from cleveragents_plans.evolution.sqlite.changes import TableChanges
 from cleveragents_plans.evolution.sqlite.copy_rows import copy_rows, restore_sequence, sequence_of
-from cleveragents_plans.evolution.sqlite.create_table import CreateTable, DdlNotUnderstood
+from cleveragents_plans.evolution.sqlite.create_table import CreateTable
+from cleveragents_plans.evolution.sqlite.items import DdlNotUnderstood
 from cleveragents_plans.evolution.sqlite.table import RebuildRefused, SqliteTable
-from cleveragents_plans.evolution.sqlite.table_state import Change, Column, TableState, columns_of
+from cleveragents_plans.evolution.sqlite.table_state import Column, TableState, columns_of
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 
 log = logging.getLogger("alembic.evolution")
-
-
-@dataclass(frozen=True)
-class _Changes:
-    """What a rebuild does to the columns of a table."""
-
-    add: Mapping[str, str]
-    drop: Collection[str]
-    set_not_null: Collection[str]
-    drop_not_null: Collection[str]
-    set_default: Mapping[str, str]
-    drop_default: Collection[str]
-
-    def edit(self, statement: CreateTable) -> CreateTable:
-        """
-        Make the changes in the text of the table.
-
-        Raises:
-            DdlNotUnderstood: A column is not there, or has another DEFAULT.
-        """
-        for column, expression in self.set_default.items():
-            statement = statement.set_default(column, expression)
-        for column in self.drop_default:
-            statement = statement.drop_default(column)
-        for column in self.set_not_null:
-            statement = statement.set_not_null(column)
-        for column in self.drop_not_null:
-            statement = statement.drop_not_null(column)
-        for column in self.drop:
-            statement = statement.drop(column)
-        for column, definition in self.add.items():
-            statement = statement.add(column, definition)
-        return statement
-
-    def change(self) -> Change:
-        """Say what SQLite should tell differently afterwards."""
-        default: dict[str, str | None] = {fold(column): None for column in self.drop_default}
-        default.update((fold(column), sql) for column, sql in self.set_default.items())
-        return Change(
-            added=frozenset(map(fold, self.add)),
-            dropped=frozenset(map(fold, self.drop)),
-            not_null={
-                **{fold(column): False for column in self.drop_not_null},
-                **{fold(column): True for column in self.set_not_null},
-            },
-            default=default,
-        )
 
 
 @dataclass(frozen=True)
@@ -93,6 +48,8 @@ def rebuild_table(
     drop_not_null: Collection[str] = (),
     set_default: Mapping[str, str] | None = None,
     drop_default: Collection[str] = (),
+    add_constraints: Collection[str] = (),
+    drop_constraints: Collection[str] = (),
     values: Mapping[str, str] | None = None,
     functions: Mapping[str, MakeFunction] | None = None,
 ) -> None:
@@ -116,6 +73,8 @@ def rebuild_table(
         drop_not_null: Columns that are to allow NULL.
         set_default: Columns that get a DEFAULT; one in parentheses unless it is a value.
         drop_default: Columns that lose their DEFAULT.
+        add_constraints: CHECKs and foreign keys of the table, from ``CONSTRAINT name`` on.
+        drop_constraints: Names of CHECKs and foreign keys that go.
         values: What the copy writes into a column, as an expression that
             ``SELECT <expression> FROM <table> AS old`` would understand beforehand,
             subqueries included.
@@ -138,8 +97,15 @@ def rebuild_table(
             "SQLite is rebuilt from what the file holds, which --sql cannot know; "
             "run `alembic upgrade head` against the file itself",
         )
-    changes = _Changes(
-        add or {}, drop, set_not_null, drop_not_null, set_default or {}, drop_default
+    changes = TableChanges(
+        add=add or {},
+        drop=drop,
+        set_not_null=set_not_null,
+        drop_not_null=drop_not_null,
+        set_default=set_default or {},
+        drop_default=drop_default,
+        add_constraints=add_constraints,
+        drop_constraints=drop_constraints,
     )
     copy = _Copy({fold(c): sql for c, sql in (values or {}).items()}, functions or {})
     found = SqliteTable(op.get_bind(), table)
@@ -156,7 +122,7 @@ def rebuild_table(
 
 def _replace(
     table: SqliteTable,
-    changes: _Changes,
+    changes: TableChanges,
     copy: _Copy,
     statements: tuple[CreateTable, CreateTable],
     generated: set[str],
@@ -184,7 +150,7 @@ def _replace(
     times.append(time.monotonic())
     with table.refusing("checking the new table"):
         after = TableState.of(table.connection, table.name)
-    for difference in before.unexpected(after, statements[1].text, changes.change()):
+    for difference in before.unexpected(after, statements[1].text, changes.change(*statements)):
         raise table.refusal(difference)
     times.append(time.monotonic())
     looked, copied, indexed, checked = (b - a for a, b in pairwise(times))
@@ -233,7 +199,9 @@ def _find(table: SqliteTable) -> str:
     return str(text)
 
 
-def _edited(table: SqliteTable, text: str, changes: _Changes) -> tuple[CreateTable, CreateTable]:
+def _edited(
+    table: SqliteTable, text: str, changes: TableChanges
+) -> tuple[CreateTable, CreateTable]:
     try:
         old = CreateTable(text)
         return old, changes.edit(old)

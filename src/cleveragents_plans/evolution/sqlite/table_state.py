@@ -32,6 +32,8 @@ class Change:
     not_null: dict[str, bool]
     #: The DEFAULT a column gets; None takes it away.
     default: dict[str, str | None]
+    #: The columns of each foreign key that is to come or to go.
+    foreign_keys: frozenset[tuple[str, ...]] = frozenset()
 
 
 class Column(NamedTuple):
@@ -243,11 +245,14 @@ def _alike(one: Column | None, other: Column | None) -> bool:
 def _gone_and_new(
     what: str, before: Counter[Any], after: Counter[Any], change: Change
 ) -> Iterator[str]:
-    """Compare the two, leaving out foreign keys that came or went with a column."""
+    """Compare the two, leaving out foreign keys that came or went as they were to."""
     for word, found, excused in (
         ("lost", before - after, change.dropped),
         ("new", after - before, change.added),
     ):
         for one in found:
-            if not (isinstance(one, _ForeignKey) and excused.issuperset(map(fold, one.columns))):
-                yield f"{what} {one[0]} {tuple(one[1:])} is {word}"
+            if isinstance(one, _ForeignKey):
+                columns = tuple(map(fold, one.columns))
+                if excused.issuperset(columns) or columns in change.foreign_keys:
+                    continue
+            yield f"{what} {one[0]} {tuple(one[1:])} is {word}"

@@ -10,8 +10,8 @@ from cleveragents_plans.evolution import (
 )
 from cleveragents_plans.evolution.errors import WrongDialect
 from cleveragents_plans.evolution.postgresql import constraints
-from cleveragents_plans.evolution.postgresql.constraints import NullsRemain
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
+from cleveragents_plans.evolution.postgresql.not_null import NullsRemain
 from support.online import Probe, client, revision, script
 
 LEFTOVERS = {
