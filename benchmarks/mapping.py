@@ -78,7 +78,7 @@ class Bench:
     def read(self) -> list[Plan]:
         """Read all plans through the repository."""
         with Session(self.engine) as session:
-            return list(PlanRepository(session).list(limit=len(self.plans)).plans)
+            return list(PlanRepository(session).list(limit=len(self.plans)))
 
     def write(self) -> None:
         """Write all plans through the repository."""

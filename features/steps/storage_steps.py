@@ -221,7 +221,7 @@ def list_tree(context, name):
 def list_all(context):
     context.reported = []
     with plans(context) as stored:
-        context.listed = stored.list(on_corrupt=context.reported.append).plans
+        context.listed = stored.list(on_corrupt=context.reported.append)
 
 
 @when('somebody tries to look "{name:w}" up')

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 from sqlalchemy.orm import Session
 
-from cleveragents_plans import PlanRepository
+from cleveragents_plans import Plan, PlanRepository
 from cleveragents_plans.persistence import open_engine
 from support.databases import ENGINES, database_at
+from support.plans import a_child, a_root, ulid
 
 _TABLES = ("plan_projects", "plan_arguments", "plan_invariants", "v3_plans")
 
@@ -54,3 +55,40 @@ def session(engine: Engine) -> Iterator[Session]:
 def repository(session: Session) -> PlanRepository:
     """A repository on that session."""
     return PlanRepository(session)
+
+
+@pytest.fixture
+def family(repository: PlanRepository) -> dict[str, Plan]:
+    """A root with two children, one of which has a child, and another root."""
+    top = a_root(1)
+    left, right = a_child(2, top), a_child(3, top)
+    below, other = a_child(4, left), a_root(5)
+    repository.add_all([top, left, right, below, other])
+    return {"top": top, "left": left, "right": right, "below": below, "other": other}
+
+
+@pytest.fixture
+def count(session: Session) -> Callable[[], int]:
+    """Count the rows of ``v3_plans``."""
+    return lambda: session.execute(text("SELECT count(*) FROM v3_plans")).scalar_one()
+
+
+@pytest.fixture
+def count_children(session: Session) -> Callable[[], list[int]]:
+    """Count the rows of each child table."""
+    counts = [text(f"SELECT count(*) FROM {table}") for table in _TABLES[:3]]
+    return lambda: [session.execute(each).scalar_one() for each in counts]
+
+
+@pytest.fixture
+def corrupt(session: Session) -> Callable[..., None]:
+    """Break the tags of plans, by their numbers."""
+
+    def corrupt(*numbers: int) -> None:
+        for number in numbers:
+            session.execute(
+                text("UPDATE v3_plans SET tags_json = '{' WHERE plan_id = :it"),
+                {"it": ulid(number)},
+            )
+
+    return corrupt

@@ -89,7 +89,7 @@ def test_plans_are_added_read_saved_and_deleted(run):
 
         assert added == full()
         assert saved.processing_state == "processing"
-        assert listed.plans == (saved,)
+        assert listed == (saved,)
         assert await rows_of_children(session) == [0, 0, 0]
 
     run(work)
@@ -139,7 +139,7 @@ def test_a_transaction_takes_its_turn_at_once_and_a_reader_does_not(engine, run)
         await reader.dispose()
         return page
 
-    assert run(write) == ((), None)
+    assert run(write) == ()
     impatient.dispose()
 
 
@@ -153,8 +153,8 @@ def test_pages_lead_through_plans_where_a_stream_cannot(run):
         found, after = [], None
         while True:
             page = await session.run_sync(a_page, after)
-            found += page.plans
-            after = page.next
+            found += page
+            after = page.next_cursor
             if after is None:
                 return found
 
@@ -174,7 +174,7 @@ def test_text_that_is_no_utf8_hides_no_other_row(engine, run):
         with pytest.raises(CorruptPlanRow, match=r"v3_plans\.description"):
             await call(session, PlanRepository.get, ulid(1))
         page = await session.run_sync(lambda it: PlanRepository(it).list(on_corrupt="skip"))
-        return page.plans
+        return page
 
     assert run(work) == (full(2),)
 

@@ -152,9 +152,7 @@ def write(session: Session, table: str, column: str, value: str, **parameters: A
 def check(session: Session, table: str, column: str, shown: str) -> None:
     """The second plan reads as what is there, or is named; the others are listed either way."""
     told: list[CorruptPlanRow] = []
-    read = {
-        plan.plan_id: plan for plan in PlanRepository(session).list(on_corrupt=told.append).plans
-    }
+    read = {plan.plan_id: plan for plan in PlanRepository(session).list(on_corrupt=told.append)}
 
     assert read.pop(ulid(1)) == full(1), shown
     assert read.pop(ulid(3)) == full(3), shown
@@ -332,7 +330,7 @@ def test_a_row_that_was_broken_since_it_was_read_is_not_written_over(
 
     # To delete it, nothing but its place and version is read.
     repository.delete(plan)
-    assert len(repository.list().plans) == 2
+    assert len(repository.list()) == 2
 
 
 @pytest.mark.parametrize(
@@ -349,7 +347,7 @@ def test_text_that_is_none_is_named_when_its_plan_is_saved(
     with pytest.raises(CorruptPlanRow, match=rf"{table}\.{column} holds"):
         repository.save(plan.edit(description="new"))
     repository.delete(plan)
-    assert len(repository.list().plans) == 2
+    assert len(repository.list()) == 2
 
 
 def test_a_long_value_is_shown_in_part(broken: Session):

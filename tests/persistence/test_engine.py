@@ -261,7 +261,7 @@ def test_a_character_that_the_encoding_lacks_is_refused_in_one_line(encoded):
             PlanRepository(session).add(Plan.create("a", description="€ 😀"))
         assert str(caught.value).isprintable()
         session.rollback()
-        assert PlanRepository(session).list().plans == ()
+        assert PlanRepository(session).list() == ()
     engine.dispose()
 
 
@@ -375,7 +375,7 @@ def test_a_file_that_can_only_be_read_is_read(file):
     url = f"sqlite:///file:{file}?mode=ro&uri=true"
     engine = open_engine(url)
     with Session(read_only(engine)) as session:
-        assert len(PlanRepository(session).list().plans) == 1
+        assert len(PlanRepository(session).list()) == 1
     with Session(engine) as session, pytest.raises(OperationalError, match="readonly"):
         PlanRepository(session).add(Plan.create("b"))
     engine.dispose()
@@ -385,7 +385,7 @@ def test_a_file_that_can_only_be_read_is_read(file):
         async with AsyncSession(engine) as session:
             page = await session.run_sync(lambda it: PlanRepository(it).list())
         await engine.dispose()
-        return len(page.plans)
+        return len(page)
 
     assert asyncio.run(read()) == 1
     with closing(sqlite3.connect(file)) as connection:
@@ -400,7 +400,7 @@ from cleveragents_plans import PlanRepository, open_engine, read_only
 open_engine("sqlite://").connect()
 os.setgid(65534); os.setuid(65534)
 with Session(read_only(open_engine(sys.argv[1]))) as session:
-    print(len(PlanRepository(session).list().plans))
+    print(len(PlanRepository(session).list()))
 """
 
 

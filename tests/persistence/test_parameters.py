@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from cleveragents_plans import Plan
 from cleveragents_plans.domain import BUILT_IN_PROFILES, InvalidFields, PlanIdentity
-from cleveragents_plans.persistence import CorruptPlanRow
 from support.plans import a_plan, ulid
 
 EAST = timezone(timedelta(hours=5))
@@ -64,13 +63,17 @@ def test_an_id_that_can_be_none_is_refused(repository, sent, method, wrong, erro
         ({"project": 5}, TypeError, "project is 5; expected text"),
         ({"phase": "Action"}, ValueError, "phase is 'Action'; expected one of action, strategize"),
         ({"phase": 5}, ValueError, "phase is 5; expected one of action"),
-        ({"state": "gone"}, ValueError, "state is 'gone'; expected one of queued, processing"),
+        ({"processing_state": "gone"}, ValueError, "_state is 'gone'; expected one of queued,"),
         ({"created_from": datetime(2026, 3, 14)}, ValueError, "00:00:00; expected a time zone"),  # noqa: DTZ001
         ({"created_before": "2026-01-01"}, TypeError, "'2026-01-01'; expected a datetime with a"),
         ({"created_from": datetime.min.replace(tzinfo=EAST)}, ValueError, "between the years 1"),
-        ({"colour": "red"}, TypeError, "no filter 'colour'; known: phase, state"),
+        ({"colour": "red"}, TypeError, "no filter 'colour'; known: phase, namespace"),
         ({"on_corrupt": "ignore"}, ValueError, "on_corrupt is 'ignore'; expected 'raise', 'skip'"),
-        ({"on_corrupt": None}, ValueError, "on_corrupt is None; expected 'raise', 'skip' or a fun"),
+        (
+            {"on_corrupt": None},
+            ValueError,
+            "on_corrupt is None; expected 'raise', 'skip', 'log' or",
+        ),
     ],
     ids=str,
 )
@@ -93,8 +96,8 @@ def test_what_no_listing_can_use_is_refused_at_once(
         ({"limit": 1.5}, TypeError, r"limit is 1\.5; expected"),
         ({"limit": True}, TypeError, "limit is True; expected"),
         ({"limit": None}, TypeError, "limit is None; expected"),
-        ({"after": 5}, TypeError, "after is 5; expected text"),
-        ({"after": "\ud800"}, ValueError, "expected (text without NUL|what a page ended with)"),
+        ({"after": 5}, TypeError, "after is 5; expected the next_cursor"),
+        ({"after": "\ud800"}, ValueError, "after is .*; expected the next_cursor"),
     ],
     ids=lambda each: (
         str(each)[:40] if isinstance(each, dict) and each.get("limit") != 10**5000 else ""
@@ -130,7 +133,7 @@ def test_what_is_not_many_plans_is_refused(repository, sent, wrong):
         repository.add_all(wrong)
     assert sent == []
 
-    with pytest.raises(TypeError, match="plans has 'x'; expected Plans"):
+    with pytest.raises(TypeError, match="one of the plans is 'x'; expected a Plan"):
         repository.add_all(["x"])
 
 
@@ -166,64 +169,6 @@ def test_a_plan_that_was_never_checked_and_is_valid_is_written(repository):
     assert stored == root()
 
 
-# Ids in lower case
-
-
-LETTERS = [f"{ulid(0)[:-1]}{last}" for last in "ABCD"]
-
-
-def test_a_page_may_begin_after_an_id_in_lower_case(repository):
-    plans = [root(identity=PlanIdentity(plan_id=each)) for each in LETTERS]
-    repository.add_all(plans)
-
-    assert repository.list(after=LETTERS[1].lower()).plans == tuple(plans[2:])
-    assert repository.list(after="0" * 25 + "a", limit=1).next == LETTERS[1]
-
-
-def test_pages_go_on_after_a_corrupt_id_in_lower_case(repository, session):
-    repository.add_all(root(identity=PlanIdentity(plan_id=each)) for each in LETTERS)
-    for each in LETTERS[:2]:
-        session.connection().exec_driver_sql(
-            f"UPDATE v3_plans SET plan_id = '{each.lower()}', root_plan_id = '{each.lower()}'"
-            f" WHERE plan_id = '{each}'"
-        )
-
-    told, after, pages = [], None, 0
-    while pages == 0 or after is not None:
-        page = repository.list(after=after, limit=1, on_corrupt=told.append)
-        after, pages = page.next, pages + 1
-        assert pages <= 4
-
-    assert {each.plan_id for each in told} == {each.lower() for each in LETTERS[:2]}
-
-
-# PostgreSQL holds nothing but text in a column of texts.
-@pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
-@pytest.mark.parametrize(
-    "corrupt",
-    ["CAST(x'3031ff{}' AS TEXT)", "CAST(x'303100{}' AS TEXT)", "x'3031{}'"],
-    ids=["no UTF-8", "NUL", "bytes"],
-)
-def test_pages_go_on_after_an_id_that_is_no_text(repository, session, corrupt):
-    repository.add_all(root(number) for number in (1, 2, 3, 4))
-    for number in (2, 3):
-        broken = corrupt.format(30 + number)
-        session.connection().exec_driver_sql(
-            f"UPDATE v3_plans SET plan_id = {broken}, root_plan_id = {broken}"
-            f" WHERE plan_id = '{ulid(number)}'"
-        )
-
-    told, read, after, pages = [], [], None, 0
-    while pages == 0 or after is not None:
-        page = repository.list(after=after, limit=1, on_corrupt=told.append)
-        read += page.plans
-        after, pages = page.next, pages + 1
-
-    assert (pages, [plan.plan_id for plan in read]) == (4, [ulid(1), ulid(4)])
-    assert [type(each) for each in told] == [CorruptPlanRow] * 2
-    assert len([*repository.stream(on_corrupt="skip")]) == 2
-
-
 class Answer(Plan):
     """A plan that tells one thing more."""
 
@@ -246,12 +191,3 @@ def test_a_value_that_was_never_checked_is_named(repository):
 
     raw = Plan.model_construct(**{**dict(root()), "arguments": {"a": 1}})
     assert repository.add(raw).arguments == {"a": 1}
-
-
-def test_times_of_any_zone_are_compared_in_utc(repository):
-    noon = datetime(2026, 3, 14, 12, tzinfo=UTC)
-    repository.add_all([root(1, created_at=noon), root(2, created_at=noon + timedelta(hours=1))])
-    wanted = (noon + timedelta(minutes=30)).astimezone(EAST)
-
-    assert [plan.plan_id for plan in repository.list(created_from=wanted).plans] == [ulid(2)]
-    assert [plan.plan_id for plan in repository.stream(created_before=wanted)] == [ulid(1)]

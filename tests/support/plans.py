@@ -27,6 +27,7 @@ from cleveragents_plans.domain import (
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 
 _LARGEST = 2**31 - 1
+_SNAPSHOT = BUILT_IN_PROFILES["balanced"].snapshot()
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 #: What editors, databases and encodings like to spoil; spelled by number where it is unseen.
@@ -55,6 +56,30 @@ def a_plan(number: int = 1, **fields: Any) -> Plan:
         "updated_at": NOON,
     }
     return Plan(**{**known, **fields})
+
+
+def a_root(number: int = 1, **fields: Any) -> Plan:
+    """Make a root plan as `a_plan` does, but with the snapshot of the default profile."""
+    return a_plan(number, **{"effective_profile_snapshot": _SNAPSHOT, **fields})
+
+
+def a_child(number: int, parent: Plan, **fields: Any) -> Plan:
+    """Make a plan under *parent*, as `a_root` does."""
+    place = {"parent_plan_id": parent.plan_id, "root_plan_id": parent.root_plan_id}
+    return a_root(number, identity=PlanIdentity(plan_id=ulid(number), **place), **fields)
+
+
+def a_chain(length: int) -> list[Plan]:
+    """Make plans each under the one before, from a root on, with rows in every child table."""
+    everything = {
+        "arguments": {"a": 1, "b": 2},
+        "invariants": [{"text": "dry"}],
+        "project_links": [{"project_name": "p"}],
+    }
+    plans = [a_root(0, **everything)]
+    for number in range(1, length):
+        plans.append(a_child(number, plans[-1], **everything))
+    return plans
 
 
 def texts(shortest: int = 0, longest: int | None = None) -> st.SearchStrategy[str]:

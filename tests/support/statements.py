@@ -1,53 +1,48 @@
-"""Statements on their way to the database, whichever engine sends them."""
+"""The statements that some work sends to a database, and those that wait there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Engine, event
-
-
-class Died(Exception):
-    """What a run that is killed at a statement ends with here."""
+from sqlalchemy import Engine, event, text
+from sqlalchemy.orm import Session
 
 
 @contextmanager
-def recorded() -> Iterator[list[str]]:
-    """List the statements that are sent within the block."""
-    statements: list[str] = []
+def recorded(session: Session) -> Iterator[list[str]]:
+    """Record what is sent meanwhile, but for what begins the transaction."""
+    sent: list[str] = []
 
-    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
+    def record(*what: Any) -> None:
+        if not what[2].startswith("BEGIN"):
+            sent.append(what[2])
 
-    event.listen(Engine, "before_cursor_execute", record)
+    event.listen(session.get_bind(), "before_cursor_execute", record)
     try:
-        yield statements
+        yield sent
     finally:
-        event.remove(Engine, "before_cursor_execute", record)
+        event.remove(session.get_bind(), "before_cursor_execute", record)
 
 
-@contextmanager
-def dying_at(words: str) -> Iterator[None]:
-    """
-    End the block with `Died` before a statement with *words* in it is sent.
+def sent_by(session: Session, work: Callable[[], Any]) -> list[str]:
+    """Record what *work* sends."""
+    with recorded(session) as sent:
+        work()
+    return sent
 
-    Raises:
-        AssertionError: No such statement came.
-    """
-    died = False
 
-    def die(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        nonlocal died
-        if words in statement and not died:
-            died = True
-            raise Died(words)
-
-    event.listen(Engine, "before_cursor_execute", die)
-    try:
-        yield
-    except Died:
-        pass
-    finally:
-        event.remove(Engine, "before_cursor_execute", die)
-    assert died, f"no statement with {words!r} was sent"
+def wait_until_blocked(engine: Engine) -> None:
+    """Wait until a session of this PostgreSQL database waits for a lock."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    for _ in range(600):
+        with engine.connect() as connection:
+            if connection.scalar(waiting):
+                return
+        time.sleep(0.05)
+    raise AssertionError("no session waits for a lock")

@@ -1,6 +1,7 @@
 """How plans are kept; the only place that knows both plans and rows."""
 
 from cleveragents_plans.persistence.base import Base
+from cleveragents_plans.persistence.claims import QueueConflict
 from cleveragents_plans.persistence.engine import (
     database_url,
     open_async_engine,
@@ -25,37 +26,51 @@ from cleveragents_plans.persistence.errors import (
     RootInUse,
     SchemaMissing,
 )
+from cleveragents_plans.persistence.filters import PlanFilters, QueueFilters, UnknownFilter
+from cleveragents_plans.persistence.inserts import Existing
 from cleveragents_plans.persistence.models import (
     LifecyclePlanModel,
     PlanArgumentModel,
     PlanInvariantModel,
     PlanProjectModel,
 )
-from cleveragents_plans.persistence.repository import Page, PlanRepository
+from cleveragents_plans.persistence.pages import Order, Page
+from cleveragents_plans.persistence.queries import OnCorrupt
+from cleveragents_plans.persistence.repository import PlanRepository
+from cleveragents_plans.persistence.summaries import CountField, TreeSummary
 
 __all__ = [
     "Base",
     "ChildrenNotLoaded",
     "CorruptPlanRow",
+    "CountField",
     "DatabaseUrlError",
     "EncodingMismatch",
+    "Existing",
     "ForeignKeysOff",
     "LifecyclePlanModel",
     "NoLaterVersion",
     "NotARoot",
+    "OnCorrupt",
+    "Order",
     "Page",
     "PlanAlreadyStored",
     "PlanArgumentModel",
     "PlanConflict",
     "PlanCycle",
+    "PlanFilters",
     "PlanInvariantModel",
     "PlanNotFound",
     "PlanNotStored",
     "PlanProjectModel",
     "PlanRepository",
+    "QueueConflict",
+    "QueueFilters",
     "RelatedPlanMissing",
     "RootInUse",
     "SchemaMissing",
+    "TreeSummary",
+    "UnknownFilter",
     "database_url",
     "open_async_engine",
     "open_engine",

@@ -1,13 +1,15 @@
 """
 What callers give the repository, checked before anything is sent.
 
-A driver would refuse it in its own words, and PostgreSQL would give the transaction up. Each
+A driver would refuse it in its own words, and PostgreSQL would abort the transaction. Each
 function raises `InvalidType` for another type and `InvalidValue` for another value.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
@@ -24,7 +26,9 @@ from cleveragents_plans.persistence.columns import has_surrogates, time_text
 
 #: One less than what fits 32 bits: a listing looks for one plan more.
 _MAX_LIMIT: Final = 2**31 - 2
+_ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
+_T = TypeVar("_T")
 _Word = TypeVar("_Word", bound=StrEnum)
 
 
@@ -38,10 +42,25 @@ def text_of(name: str, value: Any) -> str:
 
 
 def plan_id_of(name: str, value: Any) -> str:
-    """Check the id of a plan; lower case is accepted, upper case kept."""
+    """Check the id of a plan that may be stored; lower case is accepted, upper case kept."""
     if not isinstance(value, str):
         raise InvalidType(name, shown(value), "the id of a plan, as text")
     return text_of(name, value).upper()
+
+
+def ulid_of(name: str, value: Any) -> str:
+    """Check an id that is looked for; lower case is accepted, upper case kept."""
+    plan_id = plan_id_of(name, value)
+    if not _ULID.fullmatch(plan_id):
+        raise InvalidValue(name, shown(value), "a ULID: 26 characters of Crockford base 32")
+    return plan_id
+
+
+def values_of(name: str, value: Any, check: Callable[[str, Any], _T]) -> list[_T]:
+    """Check one value, or a collection of several."""
+    if isinstance(value, Collection) and not isinstance(value, (str, bytes, Mapping)):
+        return [check(name, each) for each in value]
+    return [check(name, value)]
 
 
 def plan_of(value: Any) -> Plan:
@@ -68,12 +87,20 @@ def _fields(value: Any) -> Any:
     return value
 
 
-def word_of(name: str, words: type[_Word], value: Any) -> _Word:
-    """Check one of a few words."""
+def word_of(words: type[_Word], name: str, value: Any) -> str:
+    """Check one of a few words; give it as it is stored."""
     try:
-        return words(value)
+        return words(value).value
     except ValueError:
-        raise InvalidValue(name, shown(value), f"one of {', '.join(words)}") from None
+        expected = f"one of {', '.join(words)}"
+        raise InvalidValue(name, shown(value), expected) from None
+
+
+def flag_of(name: str, value: Any) -> bool:
+    """Check a flag."""
+    if not isinstance(value, bool):
+        raise InvalidType(name, shown(value), "True or False")
+    return value
 
 
 def time_of(name: str, value: Any) -> str:
@@ -89,17 +116,34 @@ def time_of(name: str, value: Any) -> str:
         raise InvalidValue(name, str(value), expected) from None
 
 
-def limit_of(value: Any) -> int:
-    """Check how many plans a page has at most."""
-    expected = f"a whole number from 1 to {_MAX_LIMIT}"
+def time_ago_of(name: str, value: Any) -> str:
+    """Check a duration, from 0; give the time that is so long ago, as it is stored."""
+    expected = "a timedelta from 0 to 2000 years"
+    if not isinstance(value, timedelta):
+        raise InvalidType(name, shown(value), expected)
+    if not timedelta() <= value <= timedelta(days=365 * 2000):
+        raise InvalidValue(name, str(value), expected)
+    return time_text(datetime.now(UTC) - value)
+
+
+def number_of(name: str, value: Any, most: int = _MAX_LIMIT) -> int:
+    """Check a whole number from 1."""
+    expected = f"a whole number from 1 to {most}"
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidType("limit", shown(value), expected)
-    if not 1 <= value <= _MAX_LIMIT:
-        raise InvalidValue("limit", shown(value), expected)
+        raise InvalidType(name, shown(value), expected)
+    if not 1 <= value <= most:
+        raise InvalidValue(name, shown(value), expected)
     return value
+
+
+def choice_of(name: str, value: Any, choices: Collection[str]) -> None:
+    """Check one of a few options."""
+    if value not in choices:
+        expected = " or ".join(map(repr, choices))
+        raise InvalidValue(name, shown(value), expected)
 
 
 def check_on_corrupt(value: Any) -> None:
     """Check what is to be done with a row that cannot be read."""
-    if value not in ("raise", "skip") and not callable(value):
-        raise InvalidValue("on_corrupt", shown(value), "'raise', 'skip' or a function")
+    if value not in ("raise", "skip", "log") and not callable(value):
+        raise InvalidValue("on_corrupt", shown(value), "'raise', 'skip', 'log' or a function")

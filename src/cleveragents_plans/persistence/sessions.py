@@ -7,17 +7,40 @@ about: here it always is that of the plans.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from typing import Any, Final
 
-from sqlalchemy import Connection, Result
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Connection, Result, Table, Text, any_, bindparam, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import Executable
 
+from cleveragents_plans.domain.errors import InvalidType, shown
 from cleveragents_plans.persistence.errors import ForeignKeysOff
 from cleveragents_plans.persistence.models import LifecyclePlanModel
 
-PLANS: Final = LifecyclePlanModel.__table__
+PLANS: Final[Table] = LifecyclePlanModel.metadata.tables["v3_plans"]
 _ABOUT_PLANS: Final[dict[str, Any]] = {"mapper": LifecyclePlanModel}
+
+
+def session_of(value: Any) -> Session:
+    """
+    Check that *value* is a session.
+
+    Raises:
+        InvalidType: It is an engine, a connection, an ``AsyncSession`` or another thing.
+    """
+    if isinstance(value, (Session, scoped_session)):
+        return value  # type: ignore[return-value]  # which stands for the session of its thread
+    expected = {
+        "AsyncSession": "a Session (AsyncPlanRepository takes an AsyncSession)",
+        "Engine": "a Session, as in: with Session(engine) as session",
+        "AsyncEngine": "a Session (AsyncPlanRepository takes an AsyncSession)",
+    }
+    kinds = (each.__name__ for each in type(value).__mro__)
+    said = next((expected[kind] for kind in kinds if kind in expected), "a Session")
+    raise InvalidType("session", shown(value), said)
 
 
 def execute(session: Session, statement: Executable) -> Result[Any]:
@@ -33,6 +56,29 @@ def connection_of(session: Session) -> Connection:
 def on_postgresql(session: Session) -> bool:
     """Say whether the plans are on PostgreSQL; nothing is connected for it."""
     return session.get_bind(**_ABOUT_PLANS).dialect.name == "postgresql"
+
+
+def sees_one_state(session: Session) -> bool:
+    """
+    Say whether the transaction sees one state of PostgreSQL throughout (REPEATABLE READ or more).
+
+    Such a transaction is aborted when it writes what another one changed since; SQLite lets no
+    other one write. A level that ``SET TRANSACTION`` sets in SQL is not noticed.
+    """
+    if not on_postgresql(session):
+        return False
+    connection = connection_of(session)
+    level = getattr(connection.connection.driver_connection, "isolation_level", None)
+    name = connection.default_isolation_level if level is None else level.name
+    return name in ("REPEATABLE READ", "REPEATABLE_READ", "SERIALIZABLE")
+
+
+def among(session: Session, column: ColumnElement[str], values: Iterable[str]) -> Any:
+    """Say that *column* is one of *values*, as one parameter: there may be tens of thousands."""
+    if on_postgresql(session):
+        return column == any_(bindparam(None, list(values), type_=ARRAY(Text)))
+    held = func.json_each(json.dumps([each for each in values if isinstance(each, str)]))
+    return column.in_(select(held.table_valued("value").c.value))
 
 
 def check_foreign_keys(session: Session) -> None:

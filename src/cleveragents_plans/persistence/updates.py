@@ -1,235 +1,233 @@
 """
-Stored plans that are saved or deleted, by whoever read them as they are now.
+Stored plans that are saved, or touched, by those who read them as they are now.
 
-Row objects are used here: their version counter is the optimistic check.
+The optimistic lock is `updated_at`: an UPDATE names the value that was read, and moves it on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from typing import Any
 
-from sqlalchemy import delete, func, inspect, select
-from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import InstanceState, Session, load_only, selectinload
-from sqlalchemy.orm.attributes import set_committed_value
-from sqlalchemy.orm.exc import StaleDataError
-from sqlalchemy.orm.interfaces import ORMOption
+from pydantic import BaseModel
+from sqlalchemy import ColumnElement, CursorResult, delete, select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Plan, SnapshotIsFrozen
-from cleveragents_plans.persistence.base import Base
-from cleveragents_plans.persistence.columns import time_text
-from cleveragents_plans.persistence.errors import (
-    NotARoot,
-    PlanConflict,
-    PlanNotStored,
-    RootInUse,
+from cleveragents_plans.domain.errors import ChangeNotAllowed, InvalidType, InvalidValue, shown
+from cleveragents_plans.domain.lifecycle import change_refused
+from cleveragents_plans.persistence.columns import parsed_time, time_text
+from cleveragents_plans.persistence.errors import PlanConflict, PlanNotFound, PlanNotStored
+from cleveragents_plans.persistence.identity_map import refresh_plans
+from cleveragents_plans.persistence.inserts import insert_rows
+from cleveragents_plans.persistence.mapping import Row, child_rows, next_version, plan_row
+from cleveragents_plans.persistence.queries import CHILDREN, children_in, plan_in, row_of, rows_of
+from cleveragents_plans.persistence.sessions import (
+    PLANS,
+    execute,
+    on_postgresql,
+    sees_one_state,
 )
-from cleveragents_plans.persistence.mapping import (
-    ChildRows,
-    Row,
-    child_rows,
-    next_version,
-    plan_row,
-)
-from cleveragents_plans.persistence.models import (
-    LifecyclePlanModel,
-    PlanArgumentModel,
-    PlanInvariantModel,
-    PlanProjectModel,
-)
-from cleveragents_plans.persistence.queries import among, is_broken_text, one, root_of
-from cleveragents_plans.persistence.sessions import PLANS, check_foreign_keys, execute
-
-_T = TypeVar("_T")
 
 _NOT_SERIALIZABLE = "40001"
-_CHILD_MODELS: tuple[type[Base], ...] = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
-_PLACE = ("parent_plan_id", "root_plan_id", "updated_at")
-_PLACE_AND_VERSION = load_only(*(getattr(LifecyclePlanModel, name) for name in _PLACE))
-_WITH_CHILDREN = tuple(
-    selectinload(getattr(LifecyclePlanModel, relation)) for relation in ChildRows._fields
-)
 
 
-def save_plan(session: Session, plan: Plan) -> Plan:
+def save_plan(session: Session, plan: Plan, *, unchecked: bool = False) -> Plan:
     """
-    Store what became of *plan*; give it as it is stored.
+    Store *plan*, which was read before; give it as it is stored.
+
+    It sends a SELECT and an UPDATE; where child rows change, or where a transaction sees one state
+    of the database, a savepoint besides, and a DELETE and an INSERT for each changed child table.
 
     Raises:
-        PlanConflict: Somebody else wrote or deleted it since it was read.
-        PlanNotStored: It never was stored, or somebody deleted it.
-        NoLaterVersion: Its `updated_at` is the last time that there is.
+        PlanConflict: Another writer changed or deleted it since it was read.
+        PlanNotStored: It never was stored, or was deleted.
+        ChangeNotAllowed: No verbs and edits lead to it from what is stored, unless *unchecked*.
         SnapshotIsFrozen: Its snapshot is another than the stored one.
+        NoLaterVersion: Its `updated_at` is the last time that there is.
         CorruptPlanRow: Its row cannot be read any more.
     """
     # What the session has not sent yet is a write as well: it is not dropped, but counts.
     session.flush()
-    row = _stored(session, plan, *_WITH_CHILDREN)
-    row.to_domain()  # what somebody has broken since is not written over
-    if row.effective_profile_snapshot != plan.effective_profile_snapshot:
-        raise SnapshotIsFrozen(plan.plan_id)
-    later = time_text(next_version(plan.plan_id, row.updated_at))
-    with _detect_conflict(session, plan):
-        for column, value in {**plan_row(plan), "updated_at": later}.items():
-            setattr(row, column, value)
-        session.flush()
-        _replace_children(session, row, child_rows(plan))
-    return row.to_domain()
+    row = _checked(plan, row_of(session, plan.plan_id))
+    return write(session, row, plan_in(row), plan, unchecked=unchecked)
 
 
-def delete_plan(session: Session, plan: Plan) -> None:
+def change_plan(
+    session: Session, plan_id: str, step: Callable[[Plan], Plan], *, attempts: int
+) -> Plan:
     """
-    Delete *plan*; the database deletes its child rows and detaches the plans under it.
-
-    Raises:
-        RootInUse: Other plans name it as their root.
-        PlanConflict: Somebody else wrote or deleted it since it was read.
-        PlanNotStored: It never was stored, or somebody deleted it.
-    """
-    check_foreign_keys(session)
-    # Without its children: those that are loaded would be deleted before the plan, which
-    # whoever saves it locks first.
-    session.flush()  # see `save_plan`
-    # Looked at first, as reading a row object anew drops what its holder has loaded.
-    place = select(*(PLANS.c[name] for name in _PLACE)).where(PLANS.c.plan_id == plan.plan_id)
-    with _report_bad_utf8(session, plan):
-        _as_read(plan, execute(session, place).one_or_none())
-    _refuse_root_in_use(session, plan.plan_id)
-    row = _stored(session, plan, _PLACE_AND_VERSION)
-    try:
-        with _detect_conflict(session, plan):
-            session.delete(row)
-            session.flush()
-            _sync_identity_map(session)
-    except IntegrityError:
-        # Somebody has added a plan under it since it was counted.
-        _refuse_root_in_use(session, plan.plan_id)
-        raise
-
-
-def delete_tree(session: Session, root_plan_id: str) -> int:
-    """
-    Delete a root and every plan that names it; give how many.
+    Read a plan, store what *step* makes of it, and repeat that after a conflict.
 
     Raises:
         PlanNotFound: There is no such plan.
-        NotARoot: The plan belongs to the tree of another root.
-        RootInUse: Somebody added a plan to the tree meanwhile.
+        PlanConflict: Each attempt found that another writer was faster.
+        InvalidType, InvalidValue: *step* gave something else than this plan.
+        As `save_plan`.
     """
-    check_foreign_keys(session)
     session.flush()
-    found = root_of(session, root_plan_id)
-    if found != root_plan_id:
-        raise NotARoot(root_plan_id, found)
-    named = LifecyclePlanModel.root_plan_id == root_plan_id
-    itself = LifecyclePlanModel.plan_id == root_plan_id
-    try:
-        with session.begin_nested():
-            # SQLite refuses to delete a root in one statement with those that name it.
-            deleted = sum(
-                session.execute(delete(LifecyclePlanModel).where(condition)).rowcount  # type: ignore[attr-defined]
-                for condition in (named & ~itself, itself)
-            )
-            _sync_identity_map(session)
-            return deleted
-    except IntegrityError:
-        _refuse_root_in_use(session, root_plan_id)
-        raise
+    while True:
+        attempts -= 1
+        row = row_of(session, plan_id)
+        if row is None:
+            raise PlanNotFound(plan_id)
+        stored = plan_in(row)
+        plan = _same_plan(stored, step(stored))
+        try:
+            return write(session, row, stored, plan)
+        except PlanConflict:
+            # What sees one state of the database would only see the same again.
+            if not attempts or sees_one_state(session):
+                raise
+        _lock(session, plan_id)
 
 
-def _sync_identity_map(session: Session) -> None:
-    """Tell the objects of *session* what the database did by itself: it detached, and deleted."""
-    # What is not loaded is not asked for: it will be read as it is then.
-    about: dict[object, str | None] = {}
-    for each in session:
-        state: InstanceState[Any] = inspect(each)
-        if isinstance(each, LifecyclePlanModel):
-            about[each] = state.dict.get("parent_plan_id")
-        elif isinstance(each, _CHILD_MODELS) and state.identity:
-            about[each] = state.identity[0]
-    named = {plan_id for plan_id in about.values() if plan_id is not None}
-    if not named:
-        return
-    query = select(PLANS.c.plan_id).where(among(session, PLANS.c.plan_id, named))
-    stored = {*execute(session, query).scalars()}
-    for each, plan_id in about.items():
-        if plan_id is None or plan_id in stored:
-            continue
-        if isinstance(each, LifecyclePlanModel):
-            set_committed_value(each, "parent_plan_id", None)
-        else:
-            session.expunge(each)
+def _same_plan(stored: Plan, plan: Any) -> Plan:
+    expected = f"plan {stored.plan_id} as it is to be stored"
+    if not isinstance(plan, Plan):
+        raise InvalidType("what the step gave", shown(plan), expected)
+    if plan.plan_id != stored.plan_id:
+        raise InvalidValue("what the step gave", f"plan {plan.plan_id}", expected)
+    return plan
 
 
-def _refuse_root_in_use(session: Session, plan_id: str) -> None:
-    others = (PLANS.c.root_plan_id == plan_id, PLANS.c.plan_id != plan_id)
-    named_by = execute(session, select(func.count()).where(*others)).scalar()
-    if named_by:
-        raise RootInUse(plan_id, named_by)
+def _lock(session: Session, plan_id: str) -> None:
+    # From the second attempt on others wait, so that it succeeds however many they are.
+    if on_postgresql(session):
+        mine = select(PLANS.c.plan_id).where(PLANS.c.plan_id == plan_id)
+        execute(session, mine.with_for_update(key_share=True))
 
 
-def _stored(session: Session, plan: Plan, *options: ORMOption) -> LifecyclePlanModel:
-    with _report_bad_utf8(session, plan):
-        row = session.get(LifecyclePlanModel, plan.plan_id, options=options, populate_existing=True)
-    return _as_read(plan, row)
+def touch_plan(session: Session, plan: Plan) -> Plan:
+    """
+    Move `updated_at` of *plan* to now; give it as it is stored. It sends one UPDATE.
+
+    Raises:
+        PlanConflict: Another writer changed or deleted it since it was read.
+        PlanNotStored: It never was stored, or was deleted.
+        NoLaterVersion: Its `updated_at` is the last time that there is.
+    """
+    session.flush()
+    later = next_version(plan.plan_id, time_text(plan.updated_at))
+    values, read = {"updated_at": time_text(later)}, time_text(plan.updated_at)
+    with _savepoint(session, sees_one_state(session)), report_conflict(plan):
+        if not _update(session, plan, read, values):
+            # It may be the same time in another spelling.
+            found = stored_version(session, plan)
+            if found == read or not _update(session, plan, found, values):
+                raise PlanConflict(plan.plan_id, read)
+    return _stored(session, plan, later)
 
 
-def _as_read(plan: Plan, row: _T | None) -> _T:
-    """Refuse what is not as *plan* was read; *row* has at least its place and version."""
-    found: Any = row
+def write(session: Session, row: Any, stored: Plan, plan: Plan, *, unchecked: bool = False) -> Plan:
+    """
+    Store *plan* in place of the plan that is *stored*, as *row* holds it; raise as `save_plan`.
+
+    Only what differs is sent.
+    """
+    if plan.effective_profile_snapshot != stored.effective_profile_snapshot:
+        raise SnapshotIsFrozen(plan.plan_id)
+    reason = None if unchecked else change_refused(stored, plan)
+    if reason:
+        raise ChangeNotAllowed(plan.plan_id, reason)
+    later = next_version(plan.plan_id, row.updated_at)
+    wanted = plan_row(plan) | {"updated_at": time_text(later)}
+    values = {name: value for name, value in wanted.items() if getattr(row, name) != value}
+    children = list(_changed_children(row, plan))
+    with (
+        _savepoint(session, bool(children) or sees_one_state(session)),
+        report_conflict(plan),
+    ):
+        if not _update(session, plan, row.updated_at, values):
+            stored_version(session, plan)
+            raise PlanConflict(plan.plan_id, row.updated_at)
+        for table, rows in children:
+            execute(session, delete(table).where(table.c.plan_id == plan.plan_id))
+            insert_rows(session, table, rows)
+    return _stored(session, plan, later)
+
+
+def _update(session: Session, plan: Plan, version: str, values: Row) -> bool:
+    """Say whether the plan was as *plan* was read, and was updated."""
+    result = execute(session, update(PLANS).where(*as_read(plan, version)).values(values))
+    return isinstance(result, CursorResult) and result.rowcount == 1
+
+
+def _changed_children(row: Any, plan: Plan) -> Iterator[tuple[Any, Sequence[Row]]]:
+    for table, found, rows in zip(CHILDREN, children_in(row), child_rows(plan), strict=True):
+        # Replaced as a whole: aliases and names may change places.
+        if [tuple(each) for each in found] != [tuple(each.values())[1:] for each in rows]:
+            yield table, rows
+
+
+def _stored(session: Session, plan: Plan, updated_at: datetime) -> Plan:
+    refresh_plans(session, [plan.plan_id])
+    # It is valid but for this time, which is: validating it again would take as long as reading.
+    return BaseModel.model_copy(plan, update={"updated_at": updated_at})
+
+
+def as_read(plan: Plan, version: str) -> tuple[ColumnElement[bool], ...]:
+    """Say in SQL that the row of *plan* is as it was read, its version being spelled so."""
+    return (
+        PLANS.c.plan_id == plan.plan_id,
+        PLANS.c.updated_at == version,
+        # A plan whose parent was deleted is another one, though its version did not move.
+        PLANS.c.parent_plan_id.is_not_distinct_from(plan.parent_plan_id),
+        PLANS.c.root_plan_id == plan.root_plan_id,
+    )
+
+
+def stored_version(session: Session, plan: Plan) -> str:
+    """
+    Give the version of *plan* as its row spells it: any form of RFC 3339 is read.
+
+    Raises:
+        PlanConflict: The row is not as *plan* was read.
+        PlanNotStored: There is no such row.
+    """
+    place = (PLANS.c[name] for name in ("parent_plan_id", "root_plan_id", "updated_at"))
+    query = select(*place).where(PLANS.c.plan_id == plan.plan_id)
+    rows = rows_of(session, query)
+    return str(_checked(plan, rows[0] if rows else None).updated_at)
+
+
+def _checked(plan: Plan, row: Any) -> Any:
+    """Refuse a *row* that is not as *plan* was read."""
     read = time_text(plan.updated_at)
     if row is None:
         raise PlanNotStored(plan.plan_id, read)
+    same = row.updated_at == read or parsed_time(str(row.updated_at)) == plan.updated_at
     place = (plan.parent_plan_id, plan.root_plan_id)
-    # A plan whose parent was deleted is another one too, though nobody wrote to it.
-    if found.updated_at != read or (found.parent_plan_id, found.root_plan_id) != place:
+    if not same or (row.parent_plan_id, row.root_plan_id) != place:
         raise PlanConflict(plan.plan_id, read)
     return row
 
 
+def _savepoint(session: Session, wanted: bool) -> Any:
+    # A single statement leaves nothing behind by itself.
+    return session.begin_nested() if wanted else nullcontext()
+
+
 @contextmanager
-def _report_bad_utf8(session: Session, plan: Plan) -> Iterator[None]:
+def report_conflict(plan: Plan) -> Iterator[None]:
+    """
+    Read a serialization failure as what it means for *plan*.
+
+    Raises:
+        PlanConflict: The transaction sees one state of the database, and another one changed
+            the plan since.
+    """
     try:
         yield
     except OperationalError as error:
-        if is_broken_text(error):
-            one(session, plan.plan_id)  # says which text it is
-        raise
-
-
-def _replace_children(session: Session, row: LifecyclePlanModel, children: ChildRows) -> None:
-    every = zip(ChildRows._fields, _CHILD_MODELS, children, strict=True)
-    changed = [each for each in every if _as_rows(getattr(row, each[0])) != each[2]]
-    # Replaced as a whole: aliases and names may change places. And one by one, since a
-    # change to the row's own lists would move its version once more.
-    for relation, _, _ in changed:
-        for each in getattr(row, relation):
-            session.delete(each)
-    session.flush()
-    for relation, model, wanted in changed:
-        models = [model(**each) for each in wanted]
-        session.add_all(models)
-        set_committed_value(row, relation, models)
-    session.flush()
-
-
-def _as_rows(models: Iterable[Base]) -> Sequence[Row]:
-    return [
-        {column.key: getattr(model, column.key) for column in model.__table__.columns}
-        for model in models
-    ]
-
-
-@contextmanager
-def _detect_conflict(session: Session, plan: Plan) -> Iterator[None]:
-    try:
-        with session.begin_nested():
-            yield
-    except (StaleDataError, OperationalError) as error:
-        # A transaction stricter than READ COMMITTED hears of the other write in this way.
-        failure = getattr(error, "orig", None)
-        if failure is not None and getattr(failure, "sqlstate", None) != _NOT_SERIALIZABLE:
+        if not is_serialization_failure(error):
             raise
         raise PlanConflict(plan.plan_id, time_text(plan.updated_at)) from None
+
+
+def is_serialization_failure(error: OperationalError) -> bool:
+    """Say whether PostgreSQL refused a write to a row that another transaction changed."""
+    return getattr(error.orig, "sqlstate", None) == _NOT_SERIALIZABLE

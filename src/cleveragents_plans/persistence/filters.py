@@ -1,0 +1,230 @@
+"""Which plans a listing, a count or a claim is about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from difflib import get_close_matches
+from functools import partial
+from inspect import cleandoc
+from typing import Any, Final, Literal, TypedDict, TypeVar
+
+from sqlalchemy import JSON, ColumnElement, case, cast, exists, false, func, select
+from sqlalchemy.orm import Session
+
+from cleveragents_plans.domain import Phase, ProcessingState
+from cleveragents_plans.domain.errors import PlansError, shown
+from cleveragents_plans.domain.lifecycle import FINAL_STATES
+from cleveragents_plans.domain.types import full_name
+from cleveragents_plans.persistence.models import PlanProjectModel
+from cleveragents_plans.persistence.parameters import (
+    flag_of,
+    text_of,
+    time_of,
+    ulid_of,
+    values_of,
+    word_of,
+)
+from cleveragents_plans.persistence.sessions import PLANS, among, on_postgresql
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+PhaseName = Literal["action", "strategize", "execute", "apply"]
+ProcessingStateName = Literal[
+    "queued", "processing", "complete", "errored", "constrained", "applied", "cancelled"
+]
+
+
+class QueueFilters(TypedDict, total=False):
+    """
+    Filters for plans of one processing state, as `claim` takes them.
+
+    A plan passes if it passes all that are given. Where one value is expected, a list, tuple or
+    set of several may be given: then a plan passes that has one of them; none at all passes an
+    empty one. A filter that is None is not applied.
+
+    phase: The phase, as a `Phase` or its name.
+    namespace: The namespace, without its server.
+    action: The action's name; without a namespace it is that of ``local``.
+    project: The name of a project that the plan works on.
+    parent: The id of the plan's parent.
+    root: The id of the root of the plan's tree.
+    created_by: The author.
+    tag: A tag of the plan.
+    created_from, created_before: Created at this time or later; earlier than this time.
+    updated_from, updated_before: The same for the time of the last write.
+    """
+
+    phase: Phase | PhaseName | Collection[Phase | PhaseName] | None
+    namespace: str | Collection[str] | None
+    action: str | Collection[str] | None
+    project: str | Collection[str] | None
+    parent: str | Collection[str] | None
+    root: str | Collection[str] | None
+    created_by: str | Collection[str] | None
+    tag: str | Collection[str] | None
+    created_from: datetime | None
+    created_before: datetime | None
+    updated_from: datetime | None
+    updated_before: datetime | None
+
+
+class PlanFilters(QueueFilters, total=False):
+    """
+    Filters for plans.
+
+    processing_state: The processing state, as a `ProcessingState` or its name.
+    is_final: Whether the plan is applied or cancelled.
+    completed_from, completed_before: Applied or cancelled at this time or later; earlier.
+    """
+
+    processing_state: (
+        ProcessingState
+        | ProcessingStateName
+        | Collection[ProcessingState | ProcessingStateName]
+        | None
+    )
+    is_final: bool | None
+    completed_from: datetime | None
+    completed_before: datetime | None
+
+
+@dataclass(eq=False)
+class UnknownFilter(PlansError, TypeError):
+    """A filter was given that does not exist, or not for this method."""
+
+    name: str
+    known: tuple[str, ...]
+
+    @property
+    def nearest(self) -> str | None:
+        """A guess at what was meant."""
+        within = [each for each in self.known if self.name and self.name in each]
+        matches = within or get_close_matches(self.name, self.known, n=1)
+        return matches[0] if matches else None
+
+    def __str__(self) -> str:
+        guess = f"did you mean {self.nearest!r}? " if self.nearest else ""
+        return f"there is no filter {shown(self.name)}; {guess}known: {', '.join(self.known)}"
+
+
+def conditions(
+    session: Session, filters: Mapping[str, Any], known: type = PlanFilters
+) -> list[ColumnElement[bool]]:
+    """
+    Say in SQL what *filters* ask for, of those that *known* has.
+
+    Nothing is sent to the database.
+
+    Raises:
+        UnknownFilter: There is no such filter.
+        InvalidType: The value of a filter has another type.
+        InvalidValue: No plan can have the value of a filter.
+    """
+    names = tuple(known.__annotations__)
+    for name in filters:
+        if name not in names:
+            raise UnknownFilter(name, names)
+    return [
+        _CONDITIONS[name](session, name, value)
+        for name, value in filters.items()
+        if value is not None
+    ]
+
+
+def documents_filters(known: type) -> Callable[[_Method], _Method]:
+    """Add what *known* says of its filters to the docstring of a method, for `help`."""
+
+    filters = (QueueFilters,) if known is QueueFilters else (QueueFilters, PlanFilters)
+
+    def documented(method: _Method) -> _Method:
+        if method.__doc__:  # there is none with `python -OO`
+            said = "\n\n".join(cleandoc(each.__doc__ or "") for each in filters)
+            method.__doc__ = f"{cleandoc(method.__doc__)}\n\n{said}"
+        return method
+
+    return documented
+
+
+_Condition = Callable[[Session, str, Any], ColumnElement[bool]]
+
+
+def _one_of(column: ColumnElement[Any], check: Callable[[str, Any], Any]) -> _Condition:
+    def condition(session: Session, name: str, value: Any) -> Any:
+        values = values_of(name, value, check)
+        return column == values[0] if len(values) == 1 else among(session, column, values)
+
+    return condition
+
+
+def _actions(session: Session, name: str, value: Any) -> Any:
+    spellings = {each for it in values_of(name, value, text_of) for each in _spellings(it)}
+    return among(session, PLANS.c.action_name, spellings)
+
+
+def _spellings(name: str) -> set[str]:
+    # The former release may have left the namespace out.
+    full = full_name(name)
+    return {full, full.removeprefix("local/")}
+
+
+def _projects(session: Session, name: str, value: Any) -> ColumnElement[bool]:
+    link = PlanProjectModel.__table__
+    wanted = _one_of(link.c.project_name, text_of)(session, name, value)
+    return PLANS.c.plan_id.in_(select(link.c.plan_id).where(wanted))
+
+
+# A JSON array of strings that PostgreSQL can read: it refuses \u0000 and lone surrogates.
+_ESCAPED = (
+    r'(?:["\\/bfnrt]|u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}'
+    r"|u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+_STRING = rf'"(?:[^"\\\x01-\x1f]|\\{_ESCAPED})*"'
+_TEXTS = rf"^\s*\[\s*{_STRING}(?:\s*,\s*{_STRING})*\s*\]\s*$"
+
+
+def _tags(session: Session, name: str, value: Any) -> Any:
+    # Guarded by CASE: one text that is no JSON would fail the whole statement.
+    stored = PLANS.c.tags_json
+    if on_postgresql(session):
+        readable = stored.regexp_match(_TEXTS)
+        tags = func.json_array_elements_text(cast(stored, JSON)).table_valued("value")
+    else:
+        readable = func.json_valid(stored) == 1
+        tags = func.json_each(stored).table_valued("value")
+    wanted = _one_of(tags.c.value, text_of)(session, name, value)
+    return case((readable, exists().where(wanted)), else_=false())
+
+
+def _is_final(session: Session, name: str, value: Any) -> ColumnElement[bool]:
+    final = PLANS.c.processing_state.in_(sorted(FINAL_STATES))
+    return final if flag_of(name, value) else ~final
+
+
+def _from(column: ColumnElement[str]) -> _Condition:
+    return lambda _, name, value: column >= time_of(name, value)
+
+
+def _before(column: ColumnElement[str]) -> _Condition:
+    return lambda _, name, value: column < time_of(name, value)
+
+
+_CONDITIONS: Final[Mapping[str, _Condition]] = {
+    "phase": _one_of(PLANS.c.phase, partial(word_of, Phase)),
+    "processing_state": _one_of(PLANS.c.processing_state, partial(word_of, ProcessingState)),
+    "is_final": _is_final,
+    "namespace": _one_of(PLANS.c.namespace, text_of),
+    "action": _actions,
+    "project": _projects,
+    "parent": _one_of(PLANS.c.parent_plan_id, ulid_of),
+    "root": _one_of(PLANS.c.root_plan_id, ulid_of),
+    "created_by": _one_of(PLANS.c.created_by, text_of),
+    "tag": _tags,
+    "created_from": _from(PLANS.c.created_at),
+    "created_before": _before(PLANS.c.created_at),
+    "updated_from": _from(PLANS.c.updated_at),
+    "updated_before": _before(PLANS.c.updated_at),
+    "completed_from": _from(PLANS.c.completed_at),
+    "completed_before": _before(PLANS.c.completed_at),
+}

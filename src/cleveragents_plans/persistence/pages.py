@@ -1,0 +1,101 @@
+"""Pages of a listing, and the cursors that lead from one page to the next (keyset pagination)."""
+
+from __future__ import annotations
+
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from typing import Any, Final, Literal, Self
+from zlib import crc32
+
+from sqlalchemy import LargeBinary, Text, cast, literal
+from sqlalchemy.orm import Session
+
+from cleveragents_plans.domain import Plan
+from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
+from cleveragents_plans.persistence.columns import has_surrogates
+from cleveragents_plans.persistence.sessions import PLANS, on_postgresql
+
+#: The order of a listing, by the plans' ids.
+Order = Literal["oldest", "newest"]
+ORDERS: Final[tuple[Order, ...]] = ("oldest", "newest")
+
+_TEXT, _BLOB = b"t", b"b"
+
+
+class Page(tuple[Plan, ...]):
+    """A part of a listing: a tuple of plans, with the cursor of the next part."""
+
+    #: Opaque text that fits into a URL, to be given as *after*; None on the last page.
+    next_cursor: str | None
+
+    def __new__(cls, plans: Iterable[Plan] = (), next_cursor: str | None = None) -> Self:
+        """Make a page of *plans*."""
+        page = super().__new__(cls, plans)
+        page.next_cursor = next_cursor
+        return page
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return tuple(self), self.next_cursor
+
+    def __repr__(self) -> str:
+        return f"<Page of {len(self)} plans, next_cursor={self.next_cursor!r}>"
+
+
+def cursor_of(plan_id: str | bytes, order: Order) -> str:
+    """
+    Write the cursor of a page that ends with *plan_id*.
+
+    A row that cannot be read may end a page, too: on SQLite its id can be bytes, or text that is
+    no UTF-8 (with lone surrogates, as `rows_of` reads it).
+    """
+    kind = _BLOB if isinstance(plan_id, bytes) else _TEXT
+    held = order[:1].encode() + kind + _bytes_of(plan_id)
+    # A cursor that was cut or mistyped would lead to other plans without a word.
+    check = crc32(held).to_bytes(4)
+    return urlsafe_b64encode(check + held).decode().rstrip("=")
+
+
+def beyond(session: Session, cursor: Any, order: Order) -> Any:
+    """
+    Say in SQL that a plan comes after the page that has *cursor*.
+
+    Raises:
+        InvalidType: It is no text.
+        InvalidValue: It is not the cursor of a page in this *order*.
+    """
+    after = stored_id(session, _id_in(cursor, order))
+    return PLANS.c.plan_id > after if order == "oldest" else PLANS.c.plan_id < after
+
+
+def stored_id(session: Session, plan_id: str | bytes) -> Any:
+    """Write an id in SQL as it is stored, even one that no driver sends as text."""
+    if isinstance(plan_id, str) and "\0" not in plan_id and not has_surrogates(plan_id):
+        return plan_id
+    if on_postgresql(session):
+        raise InvalidValue("after", shown(plan_id), "a cursor of this database")
+    if isinstance(plan_id, bytes):
+        return literal(plan_id, LargeBinary)
+    return cast(literal(_bytes_of(plan_id), LargeBinary), Text)
+
+
+def _id_in(cursor: Any, order: Order) -> str | bytes:
+    expected = f"the next_cursor of a page in the order {order!r}"
+    if not isinstance(cursor, str):
+        raise InvalidType("after", shown(cursor), expected)
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        held = b64decode(padded, altchars=b"-_", validate=True)
+    except ValueError:
+        held = b""
+    kind, found = held[5:6], held[6:]
+    plan_id = found if kind == _BLOB else found.decode(errors="surrogateescape")
+    # Each page has one cursor: what is written otherwise was not made here.
+    if kind not in (_TEXT, _BLOB) or cursor_of(plan_id, order) != cursor:
+        raise InvalidValue("after", shown(cursor), expected)
+    return plan_id
+
+
+def _bytes_of(plan_id: str | bytes) -> bytes:
+    if isinstance(plan_id, bytes):
+        return plan_id
+    return plan_id.encode(errors="surrogateescape")

@@ -1,0 +1,310 @@
+"""The half of the repository that reads: plans that are found, walked, listed and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Unpack, overload
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session, aliased
+
+from cleveragents_plans.domain import Plan
+from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
+from cleveragents_plans.persistence import parameters, queries, summaries
+from cleveragents_plans.persistence.errors import NotARoot, PlanNotFound
+from cleveragents_plans.persistence.filters import PlanFilters, conditions, documents_filters
+from cleveragents_plans.persistence.pages import ORDERS, Order, Page, beyond, cursor_of
+from cleveragents_plans.persistence.queries import OnCorrupt
+from cleveragents_plans.persistence.sessions import PLANS, among, session_of
+from cleveragents_plans.persistence.summaries import COUNT_FIELDS, CountField, TreeSummary
+
+#: How many plans `stream` reads at once.
+BATCH = 1000
+
+
+def check_listing(
+    session: Session, order: Any, on_corrupt: Any, filters: Mapping[str, Any]
+) -> list[ColumnElement[bool]]:
+    """
+    Check the arguments of a listing; give its conditions. Nothing is sent to the database.
+
+    Raises:
+        InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used.
+    """
+    parameters.check_on_corrupt(on_corrupt)
+    parameters.choice_of("order", order, ORDERS)
+    return conditions(session, filters)
+
+
+class PlanReader:
+    """
+    What `PlanRepository` finds and counts in the plans behind one session.
+
+    *on_corrupt* says what to do with a row that cannot be read: ``"raise"`` its `CorruptPlanRow`,
+    ``"skip"`` the row, ``"log"`` the error and skip the row, or call a function with the error.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session_of(session)
+
+    def get(self, plan_id: str) -> Plan:
+        """
+        Read one plan.
+
+        Raises:
+            PlanNotFound: There is none with this id.
+            CorruptPlanRow: Its row cannot be read.
+        """
+        return queries.one(self._session, parameters.plan_id_of("plan_id", plan_id))
+
+    def get_many(
+        self, plan_ids: Iterable[str], *, on_corrupt: OnCorrupt = "raise"
+    ) -> dict[str, Plan]:
+        """
+        Read several plans by their ids, in one statement; those that are not stored are left out.
+
+        Returns:
+            The plans by their ids (in upper case), in the order of the ids.
+
+        Raises:
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        if isinstance(plan_ids, str) or not isinstance(plan_ids, Iterable):
+            raise InvalidType("plan_ids", shown(plan_ids), "several ids of plans")
+        parameters.check_on_corrupt(on_corrupt)
+        wanted = [parameters.plan_id_of("plan_ids", each) for each in plan_ids]
+        query = queries.plans_query(self._session).where(
+            among(self._session, PLANS.c.plan_id, wanted)
+        )
+        found = {plan.plan_id: plan for plan in self._plans(query, on_corrupt)}
+        return {plan_id: found[plan_id] for plan_id in wanted if plan_id in found}
+
+    @documents_filters(PlanFilters)
+    def exists(self, plan_id: str | None = None, **filters: Unpack[PlanFilters]) -> bool:
+        """
+        Say whether there is a plan with this id, or any plan, that passes the filters.
+
+        Raises:
+            InvalidType, InvalidValue, UnknownFilter: A filter cannot be used.
+        """
+        wanted = conditions(self._session, filters)
+        if plan_id is not None:
+            wanted.append(PLANS.c.plan_id == parameters.plan_id_of("plan_id", plan_id))
+        query = select(PLANS.c.plan_id).where(*wanted).limit(1)
+        return bool(queries.rows_of(self._session, query))
+
+    def children(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
+        """
+        List the plans in the plan's own tree whose parent it is, by their ids.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        wanted = parameters.plan_id_of("plan_id", plan_id)
+        parameters.check_on_corrupt(on_corrupt)
+        above = PLANS.alias("above")
+        root = select(above.c.root_plan_id).where(above.c.plan_id == wanted).scalar_subquery()
+        query = queries.plans_query(self._session).where(
+            PLANS.c.root_plan_id == root, PLANS.c.parent_plan_id == wanted
+        )
+        rows = queries.rows_of(self._session, query.order_by(PLANS.c.plan_id))
+        if not rows:
+            queries.root_of(self._session, wanted)
+        return tuple(queries.plans(rows, on_corrupt))
+
+    def tree(self, root_plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
+        """
+        List every plan that names *root_plan_id* as its root, itself included, by their ids.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+            NotARoot: The plan belongs to the tree of another root.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        wanted = parameters.plan_id_of("root_plan_id", root_plan_id)
+        parameters.check_on_corrupt(on_corrupt)
+        query = queries.plans_query(self._session).where(PLANS.c.root_plan_id == wanted)
+        rows = queries.rows_of(self._session, query.order_by(PLANS.c.plan_id))
+        if not any(row.plan_id == wanted for row in rows):
+            raise NotARoot(wanted, queries.root_of(self._session, wanted))
+        return tuple(queries.plans(rows, on_corrupt))
+
+    def tree_summary(self, root_plan_id: str) -> TreeSummary:
+        """
+        Sum up a tree without reading its plans: how many, how deep, their states, what they cost.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+            NotARoot: The plan belongs to the tree of another root.
+        """
+        wanted = parameters.plan_id_of("root_plan_id", root_plan_id)
+        return summaries.summarize_tree(self._session, wanted)
+
+    def ancestors(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
+        """
+        List the plan's parent, the parent's parent, and so on up to the top.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        parameters.check_on_corrupt(on_corrupt)
+        rows = self._above(plan_id, queries.plans_query(self._session))
+        return tuple(queries.plans(rows, on_corrupt))
+
+    def depth(self, plan_id: str) -> int:
+        """
+        Count the plan's ancestors: 0 for a root.
+
+        Raises:
+            PlanNotFound: There is no such plan.
+        """
+        return len(self._above(plan_id, select(PLANS.c.plan_id, PLANS.c.parent_plan_id)))
+
+    @documents_filters(PlanFilters)
+    def list(
+        self,
+        *,
+        order: Order = "oldest",
+        after: str | None = None,
+        limit: int = 100,
+        on_corrupt: OnCorrupt = "raise",
+        **filters: Unpack[PlanFilters],
+    ) -> Page:
+        """
+        List plans in the order of their ids, a page at a time.
+
+        That is the order in which the ids were made: by the millisecond, if their plans were
+        created with new ones (`new_ulid`), whatever `created_at` says. Plans that are added or
+        deleted between two pages neither repeat nor hide others.
+
+        Args:
+            order: ``"oldest"`` or ``"newest"`` first.
+            after: The ``next_cursor`` of the page before.
+            limit: How many plans at most, from 1.
+            on_corrupt: What to do with a row that cannot be read; see `PlanReader`.
+            filters: See below.
+
+        Raises:
+            InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        """
+        wanted = check_listing(self._session, order, on_corrupt, filters)
+        most = parameters.number_of("limit", limit)
+        if after is not None:
+            wanted.append(beyond(self._session, after, order))
+        by_id = PLANS.c.plan_id if order == "oldest" else PLANS.c.plan_id.desc()
+        query = queries.plans_query(self._session).where(*wanted).order_by(by_id)
+        rows = queries.rows_of(self._session, query.limit(most + 1))
+        cursor = cursor_of(rows[most - 1].plan_id, order) if len(rows) > most else None
+        return Page(queries.plans(rows[:most], on_corrupt), cursor)
+
+    @documents_filters(PlanFilters)
+    def stream(
+        self,
+        *,
+        order: Order = "oldest",
+        on_corrupt: OnCorrupt = "raise",
+        **filters: Unpack[PlanFilters],
+    ) -> Iterator[Plan]:
+        """
+        Go through plans as `list` does, a thousand at a time, in constant memory.
+
+        Raises:
+            InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used; at
+                once.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``; on the way.
+        """
+        check_listing(self._session, order, on_corrupt, filters)
+        return self._stream(order, on_corrupt, filters)
+
+    def _stream(self, order: Order, on_corrupt: OnCorrupt, filters: PlanFilters) -> Iterator[Plan]:
+        after = None
+        while True:
+            page = self.list(
+                order=order, after=after, limit=BATCH, on_corrupt=on_corrupt, **filters
+            )
+            yield from page
+            after = page.next_cursor
+            if after is None:
+                return
+
+    @documents_filters(PlanFilters)
+    def count(self, **filters: Unpack[PlanFilters]) -> int:
+        """
+        Count plans, those included whose rows cannot be read.
+
+        Raises:
+            InvalidType, InvalidValue, UnknownFilter: A filter cannot be used.
+        """
+        query = select(func.count()).select_from(PLANS)
+        query = query.where(*conditions(self._session, filters))
+        ((number,),) = queries.rows_of(self._session, query)
+        return int(number)
+
+    @overload
+    def count_by(
+        self, field: CountField, /, **filters: Unpack[PlanFilters]
+    ) -> dict[str | None, int]: ...
+
+    @overload
+    def count_by(
+        self,
+        field: CountField,
+        other: CountField,
+        /,
+        *others: CountField,
+        **filters: Unpack[PlanFilters],
+    ) -> dict[tuple[str | None, ...], int]: ...
+
+    @documents_filters(PlanFilters)
+    def count_by(self, *fields: CountField, **filters: Unpack[PlanFilters]) -> dict[Any, int]:
+        """
+        Count plans for each combination of values that occurs, in one statement.
+
+        Args:
+            fields: One or several of phase, processing_state, namespace, action, created_by,
+                parent, root.
+            filters: See below.
+
+        Returns:
+            The numbers; by the value of a single field, or by a tuple of the values of several.
+
+        Raises:
+            InvalidType, InvalidValue, UnknownFilter: A field or a filter cannot be used.
+        """
+        if not fields:
+            raise InvalidValue("fields", "nothing", f"some of {', '.join(COUNT_FIELDS)}")
+        for field in fields:
+            parameters.choice_of("fields", field, COUNT_FIELDS)
+        wanted = conditions(self._session, filters)
+        return summaries.count_by(self._session, fields, wanted)
+
+    def _plans(self, query: Select[Any], on_corrupt: OnCorrupt) -> Iterator[Plan]:
+        return queries.plans(queries.rows_of(self._session, query), on_corrupt)
+
+    def _above(self, plan_id: str, query: Select[Any]) -> Sequence[Any]:
+        wanted = parameters.plan_id_of("plan_id", plan_id)
+        up = (
+            select(PLANS.c.plan_id, PLANS.c.parent_plan_id)
+            .where(PLANS.c.plan_id == wanted)
+            .cte("up", recursive=True)
+        )
+        above = aliased(PLANS, name="above")
+        # UNION drops what it has seen: rows that are their own ancestors, which only foreign
+        # SQL can write, end here, and are listed once below.
+        up = up.union(
+            select(above.c.plan_id, above.c.parent_plan_id).where(
+                above.c.plan_id == up.c.parent_plan_id
+            )
+        )
+        found = queries.rows_of(self._session, query.join(up, PLANS.c.plan_id == up.c.plan_id))
+        by_id = {row.plan_id: row for row in found}
+        at = by_id.pop(wanted, None)
+        if at is None:
+            raise PlanNotFound(wanted)
+        rows = []
+        while at := by_id.pop(at.parent_plan_id, None):
+            rows.append(at)
+        return rows
