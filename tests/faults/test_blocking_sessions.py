@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -292,7 +293,7 @@ def test_migration_lock_wait_ends_the_wait_for_a_writer_of_a_file(tmp_path: Path
 
         line = one_clear_line(ended.said)
         assert ended.status not in (0, None)
-        assert "another process writes to the file" in ended.said
+        assert f"is locked by pid {os.getpid()}" in ended.said
         assert "migration-lock-wait=SECONDS" in line
         writer.execute("ROLLBACK")
         writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from pathlib import Path
@@ -103,7 +104,7 @@ def crowd_at_a_file(folder: Path, goal: str, processes: int) -> None:
         holder.execute("BEGIN IMMEDIATE")
         crowd = [Migration(url, goal) for _ in range(processes)]
         for each in crowd:
-            each.wait_for("another process writes to the file")
+            each.wait_for(f"is locked by pid {os.getpid()}")
         holder.execute("ROLLBACK")
         holder.close()
         one_migrated([each.ended() for each in crowd], goal)

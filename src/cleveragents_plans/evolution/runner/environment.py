@@ -7,7 +7,6 @@ An ``env.py`` calls `run_online` or `run_offline` and has nothing else to do.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.server import (
@@ -35,10 +34,7 @@ from cleveragents_plans.evolution.runner.connection_errors import (
     report_connection_lost,
 )
 from cleveragents_plans.evolution.runner.interruption import interruptible
-from cleveragents_plans.evolution.runner.migration_lock import (
-    MigrationLockNotObtained,
-    migration_lock,
-)
+from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.evolution.runner.standard_streams import standard_output
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from cleveragents_plans.evolution.runner.steps import (
@@ -49,6 +45,8 @@ from cleveragents_plans.evolution.runner.steps import (
 )
 from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
+from cleveragents_plans.evolution.sqlite.transaction import write_transaction
 
 log = logging.getLogger("alembic.evolution")
 
@@ -59,8 +57,8 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
     """
     Run the wanted Alembic command on the database behind *engine*.
 
-    On SQLite everything happens in one ``BEGIN IMMEDIATE`` transaction, begun before the
-    version is read: a run that is killed leaves the file as it was. Foreign keys must be
+    On SQLite everything happens in one `write_transaction`, begun before the version is read:
+    a run that is killed leaves the file as it was. Foreign keys must be
     off on the connections of *engine*.
 
     On PostgreSQL the advisory migration lock is held from before the version is read to
@@ -95,7 +93,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
             with standard_output():
                 _read(connection, metadata, command)
         elif sqlite:
-            with _writing(connection, settings.migration_lock_wait):
+            with write_transaction(connection, settings):
                 told = _write(connection, metadata, command)
         else:
             configure_session(connection)
@@ -168,7 +166,10 @@ def _write(connection: Connection, metadata: MetaData, command: Command) -> str:
     before = _known_heads()
     start, over = starting_point(command, migration, note)
     steps = check_ahead(command, migration, start)
-    if connection.dialect.name != "sqlite":
+    if connection.dialect.name == "sqlite":
+        if steps and command.runs_revisions:
+            require_sound_file(connection, Settings.of(context).report_every)
+    else:
         if steps and command.runs_revisions:
             warn_of_replicas(connection)
         connection.rollback()  # Alembic must own every transaction from here on.
@@ -216,28 +217,6 @@ def _known_heads() -> tuple[str, ...]:
                 "install the release that migrated it, or restore a backup; nothing was changed"
             ) from None
     return heads
-
-
-@contextmanager
-def _writing(connection: Connection, limit: float) -> Iterator[None]:
-    driver: Any = connection.connection.driver_connection
-    driver.execute("PRAGMA busy_timeout = 1000")
-    begun = time.monotonic()
-    while True:
-        try:
-            transaction = connection.begin()
-            break
-        except OperationalError as error:
-            waited = time.monotonic() - begun
-            if "locked" not in str(error.orig) and "busy" not in str(error.orig):
-                raise
-            if waited > limit:
-                raise MigrationLockNotObtained("the write lock of the file", waited) from None
-            log.info("another process writes to the file; waiting (%.0f s)", waited)
-    # The commit may have to wait for those who read.
-    driver.execute(f"PRAGMA busy_timeout = {1000 * limit:.0f}")
-    with transaction:
-        yield
 
 
 @contextmanager

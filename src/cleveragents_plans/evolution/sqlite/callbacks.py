@@ -67,34 +67,37 @@ def interruptible(driver: Any) -> Iterator[None]:
 
     Python calls the handler of a signal between two of its own instructions, and there is
     none while a statement runs, however long. So SQLite calls Python every few milliseconds
-    (https://www.sqlite.org/c3ref/progress_handler.html); an exception there ends the statement.
+    (https://www.sqlite.org/c3ref/progress_handler.html), and ends the statement when it is told to.
 
     Raises:
-        KeyboardInterrupt: A signal ended a statement.
+        BaseException: What the handler of a signal raised; SQLite reports only that the statement
+            was interrupted.
     """
-    driver.set_progress_handler(_nothing, _INSTRUCTIONS)
+    raised: list[BaseException] = []
+    driver.set_progress_handler(_watch(raised).__next__, _INSTRUCTIONS)
     try:
         yield
     except Exception as error:
-        if _was_interrupted(error):
-            # What the handler of the signal raised; the driver drops it.
-            raise KeyboardInterrupt from error
+        if raised:
+            raise raised[0] from error
         raise
     finally:
         driver.set_progress_handler(None, 0)
+    if raised:  # the error of the statement was suppressed
+        raise raised[0]
 
 
-def _nothing() -> None:
-    """Let Python call the handlers of signals."""
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    while error is not None:
-        original = getattr(error, "orig", error)
-        if getattr(original, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _watch(raised: list[BaseException]) -> Iterator[int]:
+    # A generator is called within its `try`, a function before it.
+    while True:
+        try:
+            while True:
+                yield 0
+        except GeneratorExit:
+            return
+        except BaseException as error:
+            raised.append(error)
+            yield 1
 
 
 def _recording(function: Callable[..., Any], raised: list[BaseException]) -> Callable[..., Any]:

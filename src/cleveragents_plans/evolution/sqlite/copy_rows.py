@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from cleveragents_plans.evolution.reporting import Progress
+from cleveragents_plans.evolution.reporting import Progress, heartbeat
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable
+from cleveragents_plans.evolution.sqlite.pragmas import switched_on
 from cleveragents_plans.evolution.sqlite.table import SqliteTable, rowid_name
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote, rename_table
 
@@ -24,6 +25,7 @@ def copy_rows(
     statements: tuple[CreateTable, CreateTable],
     generated: set[str],
     values: Mapping[str, str],
+    report_every: float,
 ) -> None:
     """
     Copy the rows of the table *old* into *table*, which has its name by now.
@@ -36,6 +38,7 @@ def copy_rows(
         statements: What the old table was created with, and the new one.
         generated: The columns that SQLite computes, by their folded name.
         values: What a column gets instead of what it had, by its folded name.
+        report_every: Seconds between two messages about a copy at once.
 
     Raises:
         RebuildRefused: A value would not be what it was before, or would break a CHECK.
@@ -47,14 +50,16 @@ def copy_rows(
     _require_old_rows_read(table, insert, after)
     total = table.run(f"SELECT count(*) FROM main.{old}").scalar_one()
     broken = False
-    with Progress(f"{table.name}, copied", total) as progress, ExitStack() as unchecked:
+    with Progress(f"{table.name}, copied", total) as progress, ExitStack() as stack:
+        if not rowid:
+            stack.enter_context(heartbeat(f"{table.name}: copying the rows", report_every))
         while True:
             try:
                 copied = table.run(insert, after).rowcount
             except IntegrityError as error:
                 if "CHECK constraint failed" not in str(error.orig):
                     raise
-                unchecked.enter_context(table.pragma("ignore_check_constraints"))
+                stack.enter_context(switched_on(table.connection, "ignore_check_constraints"))
                 broken = True
                 continue
             progress.tick(copied)

@@ -1,41 +1,38 @@
 """
 Rebuild a SQLite table, to change what ALTER TABLE cannot, and keep everything else.
 
-These are the steps that SQLite's documentation gives for changes it has no
-statement for, but for one: the old table is renamed out of the way and the new
-one made under its own name. Renaming the new one instead would rewrite its text
-(SQLite puts the name in quotes), so that a downgrade could never restore it.
-With `legacy_alter_table` on and foreign keys off, renaming the old one leaves
-every view, trigger and foreign key that mentions it as it is.
+These are the steps of https://www.sqlite.org/lang_altertable.html#otheralter, but for one: the old
+table is renamed, and the new one created under its name. Renaming the new one instead would
+rewrite its text (SQLite puts the name in quotes), so that a downgrade could never restore it. With
+``legacy_alter_table`` on and foreign keys off, renaming the old one leaves every view, trigger and
+foreign key that names it as it is.
 """
 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from itertools import count, pairwise
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from itertools import count
 
 from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.reporting import heartbeat
+from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.callbacks import MakeFunction, functions
 from cleveragents_plans.evolution.sqlite.changes import TableChanges
 from cleveragents_plans.evolution.sqlite.copy_rows import copy_rows, restore_sequence, sequence_of
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable
+from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space
 from cleveragents_plans.evolution.sqlite.items import DdlNotUnderstood
+from cleveragents_plans.evolution.sqlite.pragmas import switched_on
 from cleveragents_plans.evolution.sqlite.table import RebuildRefused, SqliteTable
 from cleveragents_plans.evolution.sqlite.table_state import Column, TableState, columns_of
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 
 log = logging.getLogger("alembic.evolution")
-
-
-@dataclass(frozen=True)
-class _Copy:
-    """What the copy writes into columns, and the functions in it."""
-
-    values: Mapping[str, str]
-    functions: Mapping[str, MakeFunction]
 
 
 def rebuild_table(
@@ -56,13 +53,12 @@ def rebuild_table(
     """
     Copy *table* once, changing its columns on the way; whatever is not named stays.
 
-    The text of the table changes at the places of these changes only, and the
-    opposite changes restore it. They cannot know what was there before: a column that
-    was NOT NULL, or had the DEFAULT, already must not be named in the *drop* of a
-    downgrade.
+    The text of the table changes at the places of these changes only, and the opposite changes
+    restore it. They cannot know what was there before: a column that was NOT NULL already, or
+    had the DEFAULT, must not be named in the *drop* of a downgrade.
 
-    The transaction must have begun, with foreign keys off before it; whoever began it
-    rolls it back when this raises.
+    The transaction must have begun, with foreign keys off before it; the run rolls it back
+    when this raises. The file stays locked until it ends.
 
     Args:
         op: Alembic's ``op``.
@@ -83,6 +79,7 @@ def rebuild_table(
 
     Raises:
         RebuildRefused: It cannot be done, or would lose something.
+        DiskTooSmall: The disk has no room for the copy.
     """
     context = op.get_context()
     if context.dialect.name != "sqlite":
@@ -107,75 +104,94 @@ def rebuild_table(
         add_constraints=add_constraints,
         drop_constraints=drop_constraints,
     )
-    copy = _Copy({fold(c): sql for c, sql in (values or {}).items()}, functions or {})
-    found = SqliteTable(op.get_bind(), table)
-    with found.refusing("looking at the table"):
-        _require_transaction(found)
-        text = _find(found)
-        columns = list(columns_of(found.connection, found.name))
-        old, new = _edited(found, text, changes)
-        _require_columns(found, copy.values, (old, new), columns)
-        _require_no_mention(found, drop, new)
-    generated = {fold(c.name) for c in columns if c.generated}
-    _replace(found, changes, copy, (old, new), generated)
+    every = Settings.of(context.environment_context).report_every
+    rebuild = _Rebuild(SqliteTable(op.get_bind(), table), changes, every)
+    rebuild.run({fold(c): sql for c, sql in (values or {}).items()}, functions or {})
 
 
-def _replace(
-    table: SqliteTable,
-    changes: TableChanges,
-    copy: _Copy,
-    statements: tuple[CreateTable, CreateTable],
-    generated: set[str],
-) -> None:
-    times = [time.monotonic()]
-    with table.refusing("looking at the table"):
-        before = TableState.of(table.connection, table.name)
-        dependents = _dependents(table)
-        sequence = sequence_of(table)
-        aside = _free_name(table, copy.values)
-    times.append(time.monotonic())
-    with table.refusing("moving the table aside"), table.pragma("legacy_alter_table"):
-        table.run(f"ALTER TABLE main.{quote(table.name)} RENAME TO {aside}")
-    with table.refusing("making the new table"):
-        table.run(statements[1].text)
-    with table.refusing("copying the rows"), functions(table.driver, copy.functions, aside):
-        copy_rows(table, aside, statements, generated, copy.values)
-    with table.refusing("dropping the old table"):
-        table.run(f"DROP TABLE main.{aside}")
-        restore_sequence(table, sequence)
-    times.append(time.monotonic())
-    for name, sql in dependents:
-        with table.refusing(f"making {name} again"):
-            table.run(sql)
-    times.append(time.monotonic())
-    with table.refusing("checking the new table"):
-        after = TableState.of(table.connection, table.name)
-    for difference in before.unexpected(after, statements[1].text, changes.change(*statements)):
-        raise table.refusal(difference)
-    times.append(time.monotonic())
-    looked, copied, indexed, checked = (b - a for a, b in pairwise(times))
-    log.info(
-        "%s rebuilt: %s rows copied in %.1f s, indexes and triggers made in %.1f s, "
-        "checks before and after %.1f s",
-        table.name,
-        f"{after.rows:,}",
-        copied,
-        indexed,
-        looked + checked,
-    )
+class _Rebuild:
+    """One rebuild; each of its steps is refused by its name, and reported when it takes long."""
+
+    def __init__(self, table: SqliteTable, changes: TableChanges, report_every: float) -> None:
+        self.table = table
+        self.changes = changes
+        self.report_every = report_every
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def step(self, kind: str, what: str, *, reports: bool = False) -> Iterator[None]:
+        """Run a step, which *reports* by itself or is reported here."""
+        begun = time.monotonic()
+        heard = heartbeat(f"{self.table.name}: {what}", self.report_every)
+        with self.table.refusing(what), nullcontext() if reports else heard:
+            yield
+        self.seconds[kind] += time.monotonic() - begun
+
+    def run(self, values: Mapping[str, str], made: Mapping[str, MakeFunction]) -> None:
+        table, run = self.table, self.table.run
+        with self.step("check", "reading the table"):
+            _require_transaction(table)
+            text = _find(table)
+            columns = list(columns_of(table.connection, table.name))
+            statements = self._edited(text)
+            _require_columns(table, values, statements, columns)
+            _require_no_mention(table, self.changes.drop, statements[1])
+            require_disk_space(table.connection, table.name)
+            before = TableState.of(table.connection, table.name)
+            dependents = _dependents(table)
+            sequence = sequence_of(table)
+            old = _free_name(table, values)
+        legacy = switched_on(table.connection, "legacy_alter_table")
+        with self.step("copy", "renaming the old table"), legacy:
+            run(f"ALTER TABLE main.{quote(table.name)} RENAME TO {old}")
+        with self.step("copy", "creating the new table"):
+            run(statements[1].text)
+        generated = {fold(column.name) for column in columns if column.generated}
+        copying = self.step("copy", "copying the rows", reports=True)
+        with copying, functions(table.driver, made, old):
+            copy_rows(table, old, statements, generated, values, self.report_every)
+        with self.step("copy", "dropping the old table"):
+            run(f"DROP TABLE main.{old}")
+            restore_sequence(table, sequence)
+        for name, sql in dependents:
+            with self.step("create", f"creating {name} again"):
+                run(sql)
+        with self.step("check", "checking the new table"):
+            after = TableState.of(table.connection, table.name)
+        change = self.changes.change(*statements)
+        for difference in before.unexpected(after, statements[1].text, change):
+            raise table.refusal(difference)
+        log.info(
+            "%s rebuilt: %s rows copied in %.1f s, indexes and triggers created in %.1f s, "
+            "checks before and after %.1f s",
+            table.name,
+            f"{after.rows:,}",
+            *(self.seconds[kind] for kind in ("copy", "create", "check")),
+        )
+
+    def _edited(self, text: str) -> tuple[CreateTable, CreateTable]:
+        try:
+            old = CreateTable(text)
+            return old, self.changes.edit(old)
+        except DdlNotUnderstood as error:
+            raise self.table.refusal(str(error)) from error
 
 
 def _require_transaction(table: SqliteTable) -> None:
-    if table.run("PRAGMA foreign_keys").scalar():
+    if not isinstance(table.driver, sqlite3.Connection):
         raise table.refusal(
-            "foreign keys are on, so that dropping the old table would delete the rows that "
-            "refer to it; run PRAGMA foreign_keys = OFF before the transaction begins"
+            f"the driver is {type(table.driver).__module__}, expected sqlite3; "
+            "migrate by a URL that begins with sqlite:///"
         )
-    driver = table.connection.connection.driver_connection
-    if not getattr(driver, "in_transaction", True):
+    if not table.driver.in_transaction:
         raise table.refusal(
             "no transaction is open, so that a failure would leave it half done; "
             "run BEGIN IMMEDIATE before Alembic reads the version"
+        )
+    if table.run("PRAGMA foreign_keys").scalar():
+        raise table.refusal(
+            "foreign keys are enforced, so that dropping the old table would delete the rows that "
+            "refer to it; run PRAGMA foreign_keys = OFF before the transaction begins"
         )
 
 
@@ -197,16 +213,6 @@ def _find(table: SqliteTable) -> str:
     if wanted in map(fold, table.run("SELECT name FROM temp.sqlite_master").scalars()):
         raise table.refusal("something temporary of the same name hides it; drop that first")
     return str(text)
-
-
-def _edited(
-    table: SqliteTable, text: str, changes: TableChanges
-) -> tuple[CreateTable, CreateTable]:
-    try:
-        old = CreateTable(text)
-        return old, changes.edit(old)
-    except DdlNotUnderstood as error:
-        raise table.refusal(str(error)) from error
 
 
 def _require_columns(

@@ -65,16 +65,6 @@ class SqliteTable:
             reason = " ".join(str(getattr(error, "orig", error)).split())
             raise self.refusal(f"{step} failed with `{reason}`") from error
 
-    @contextmanager
-    def pragma(self, name: str) -> Iterator[None]:
-        """Switch a pragma on, and back to what it was."""
-        former = self.run(f"PRAGMA main.{name}").scalar()
-        self.run(f"PRAGMA main.{name} = ON")
-        try:
-            yield
-        finally:
-            self.run(f"PRAGMA main.{name} = {former or 0}")
-
 
 def rowid_name(connection: Connection, *tables: str) -> str | None:
     """

@@ -1,0 +1,33 @@
+"""What SQLite tells and takes by PRAGMA statements (https://www.sqlite.org/pragma.html)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+
+@contextmanager
+def switched_on(connection: Connection, pragma: str) -> Iterator[None]:
+    """Switch *pragma* on, and back to what it was."""
+    former = number(connection, pragma)
+    connection.exec_driver_sql(f"PRAGMA main.{pragma} = ON")
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql(f"PRAGMA main.{pragma} = {former}")
+
+
+def number(connection: Connection, pragma: str) -> int:
+    """Give the value of *pragma*; 0 where this version of SQLite does not know it."""
+    return connection.exec_driver_sql(f"PRAGMA main.{pragma}").scalar() or 0
+
+
+def file_of(connection: Connection) -> Path:
+    """Give the path of the main database; an empty one for a database in memory."""
+    # By the driver: SQLAlchemy would begin a transaction first.
+    driver: Any = connection.connection.driver_connection
+    return Path(driver.execute("PRAGMA database_list").fetchone()[2])

@@ -1,0 +1,140 @@
+"""
+The one transaction in which a SQLite file is migrated.
+
+It holds the write lock of the file from its beginning, and with a rollback journal keeps readers
+out as well (https://www.sqlite.org/lang_transaction.html): there a reader would keep the COMMIT
+waiting, and all that was copied in memory until then.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, RootTransaction
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.sqlite.callbacks import interruptible
+from cleveragents_plans.evolution.sqlite.lock_holders import LockHolder, lock_holders
+from cleveragents_plans.evolution.sqlite.pragmas import file_of
+from cleveragents_plans.evolution.sqlite.soundness import report_damage
+
+log = logging.getLogger("alembic.evolution")
+
+#: Milliseconds that SQLite waits for a lock at a time.
+_BUSY_TIMEOUT = 500
+_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+
+
+class FileLocked(EvolutionError):
+    """
+    Other processes had the file locked for too long.
+
+    Attributes:
+        file: The file.
+        waited: For how many seconds.
+        holders: The processes, as far as they can be seen.
+    """
+
+    def __init__(self, file: Path, waited: float, holders: Sequence[LockHolder]) -> None:
+        super().__init__(
+            f"{file} is still locked after {waited:.0f} s, by {_named(file, holders)}; end that "
+            "process (or give a longer -x migration-lock-wait=SECONDS) and run the same command "
+            "again; nothing was changed"
+        )
+        self.file = file
+        self.waited = waited
+        self.holders = tuple(holders)
+
+
+@contextmanager
+def write_transaction(connection: Connection, settings: Settings) -> Iterator[None]:
+    """
+    Migrate in one transaction on the SQLite *connection*, which is in none.
+
+    While the file is locked, a message names the processes that hold it, every few seconds. A
+    signal ends the statement that runs. However the transaction ends, disk space that its
+    journal or its write-ahead log took is freed.
+
+    Raises:
+        FileLocked: Other processes had it locked for ``migration-lock-wait`` seconds.
+        FileDamaged: A statement met damaged pages.
+        KeyboardInterrupt: A signal ended a statement; the transaction was rolled back.
+    """
+    driver: Any = connection.connection.driver_connection
+    file = file_of(connection)
+    before = _size(file, "wal")
+    connection.execution_options(sqlite_begin="EXCLUSIVE")
+    with report_damage(file), interruptible(driver):
+        transaction = _begin(connection, driver, file, settings)
+        try:
+            with transaction:
+                yield
+        finally:
+            _free_disk_space(driver)
+            _warn_of_left_overs(file, before)
+
+
+def _begin(connection: Connection, driver: Any, file: Path, settings: Settings) -> RootTransaction:
+    driver.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT}")
+    begun = said = time.monotonic()
+    while True:
+        try:
+            return connection.begin()
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in _LOCKED:
+                raise
+        now = time.monotonic()
+        if now - begun > settings.migration_lock_wait:
+            raise FileLocked(file, now - begun, lock_holders(file)) from None
+        if said == begun or now - said >= settings.report_every:
+            said = now
+            holders = _named(file, lock_holders(file))
+            log.info("%s is locked by %s; waiting (%.0f s)", file, holders, now - begun)
+
+
+def _named(file: Path, holders: Sequence[LockHolder]) -> str:
+    return "; ".join(map(str, holders)) or (
+        f"a process that cannot be seen from here (`lsof {file}` lists those that have it open)"
+    )
+
+
+def _free_disk_space(driver: Any) -> None:
+    """
+    Let SQLite give back the disk space that the transaction took.
+
+    To read the file rolls a journal back that a failed rollback has left, as on a full disk
+    (https://www.sqlite.org/lockingv3.html#hot_journals); a checkpoint copies the write-ahead
+    log into the file, and truncates it.
+    """
+    with suppress(sqlite3.Error):
+        driver.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+
+
+def _warn_of_left_overs(file: Path, log_before: int) -> None:
+    for kind, before in (("journal", 0), ("wal", log_before)):
+        size = _size(file, kind)
+        if size > before:
+            log.warning(
+                "%s-%s (%.1f MB) could not be emptied yet, because the file is in use or the disk "
+                "is full: it is a part of the database, so never delete, move or copy one of the "
+                "two alone; SQLite empties it later",
+                file,
+                kind,
+                size / 1e6,
+            )
+
+
+def _size(file: Path, kind: str) -> int:
+    try:
+        return Path(f"{file}-{kind}").stat().st_size
+    except OSError:
+        return 0
