@@ -3,7 +3,7 @@ The one transaction in which a SQLite file is migrated.
 
 It holds the write lock of the file from its beginning, and with a rollback journal keeps readers
 out as well (https://www.sqlite.org/lang_transaction.html): there a reader would keep the COMMIT
-waiting, and all that was copied in memory until then.
+waiting, and what does not fit into the page cache in memory until then.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cleveragents_plans.evolution.sqlite.soundness import report_damage
 log = logging.getLogger("alembic.evolution")
 
 #: Milliseconds that SQLite waits for a lock at a time.
-_BUSY_TIMEOUT = 500
+_BUSY_TIMEOUT = 200
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
 

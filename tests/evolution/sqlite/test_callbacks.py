@@ -1,0 +1,136 @@
+"""What is raised while SQLite calls Python is raised by the statement, a signal's handler too."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from cleveragents_plans.evolution.sqlite.callbacks import functions, interruptible
+
+ENDLESS = """\
+WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"""
+
+
+class OwnHandler(BaseException):
+    """What the handler of a signal raises."""
+
+
+def raise_own(_number: int, _frame: FrameType | None) -> None:
+    raise OwnHandler
+
+
+@contextmanager
+def signal_soon(number: int, handler: Any) -> Iterator[None]:
+    former = signal.signal(number, handler)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), number))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+        signal.signal(number, former)
+
+
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        yield connection
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [(signal.default_int_handler, KeyboardInterrupt), (raise_own, OwnHandler)],
+)
+def test_signal_ends_a_statement_and_its_handler_is_what_raises(
+    connection: sqlite3.Connection, handler: Any, error: type[BaseException]
+):
+    begun = time.monotonic()
+    with signal_soon(signal.SIGINT, handler), pytest.raises(error), interruptible(connection):
+        connection.execute(ENDLESS)
+
+    assert time.monotonic() - begun < 3
+    assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def suppressed(connection: sqlite3.Connection) -> None:
+    with interruptible(connection):
+        with suppress(sqlite3.Error):
+            connection.execute(ENDLESS)
+        # What is rolled back then is not interrupted again.
+        assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+
+
+def test_signal_is_raised_when_the_error_of_the_statement_was_suppressed(
+    connection: sqlite3.Connection,
+):
+    handler = signal.default_int_handler
+    with signal_soon(signal.SIGINT, handler), pytest.raises(KeyboardInterrupt):
+        suppressed(connection)
+
+
+def test_other_errors_pass(connection: sqlite3.Connection):
+    with pytest.raises(sqlite3.OperationalError, match="syntax"), interruptible(connection):
+        connection.execute("SELEC")
+
+
+class Function:
+    """A function of a copy that does what it is told."""
+
+    def __init__(self, act: Callable[[int], int]) -> None:
+        self.act = act
+        self.closed = False
+
+    def __call__(self, *arguments: Any) -> int:
+        return self.act(arguments[0])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_function_is_called_and_closed_and_gone(connection: sqlite3.Connection):
+    function = Function(lambda number: number + 1)
+    with functions(connection, {"act": lambda driver, old: function}, "old"):
+        assert connection.execute("SELECT act(1)").fetchone() == (2,)
+        assert not function.closed
+
+    assert function.closed
+    with pytest.raises(sqlite3.OperationalError):
+        connection.execute("SELECT act(1)")
+
+
+def test_error_of_a_function_is_raised_and_it_is_not_closed(connection: sqlite3.Connection):
+    function = Function(lambda number: 1 // number)
+    with (
+        pytest.raises(ZeroDivisionError),
+        functions(connection, {"act": lambda driver, old: function}, "old"),
+    ):
+        connection.execute("SELECT act(0)")
+
+    assert not function.closed
+
+
+@pytest.mark.parametrize("handler", [signal.default_int_handler, raise_own])
+def test_signal_ends_a_statement_that_calls_a_function(
+    connection: sqlite3.Connection, handler: Any
+):
+    calls = f"SELECT act(i) FROM ({ENDLESS.replace('count(*)', 'i')}) ORDER BY 1"
+    function = Function(lambda number: number)
+    with (
+        signal_soon(signal.SIGINT, handler),
+        # Python may have called the handler on the way into the function, out of our reach.
+        pytest.raises((KeyboardInterrupt, OwnHandler)),
+        interruptible(connection),
+        functions(connection, {"act": lambda driver, old: function}, "old"),
+    ):
+        connection.execute(calls)
+
+    assert not function.closed
