@@ -55,11 +55,16 @@ def require_disk_space(connection: Connection, table: str) -> None:
     free = shutil.disk_usage(file.parent).free
     if free >= needed:
         return
-    error = DiskTooSmall(table, file.parent, needed, free)
-    if _size(connection, table) is None:
-        log.warning("%s", error)
-    else:
-        raise error
+    if _size(connection, table) is not None:
+        raise DiskTooSmall(table, file.parent, needed, free)
+    log.warning(
+        "%.1f MB of disk space are free in %s, and the copy of %s may need up to %.1f MB; if they "
+        "are not enough, nothing is changed",
+        free / 1e6,
+        file.parent,
+        table,
+        needed / 1e6,
+    )
 
 
 def disk_space_needed(connection: Connection, table: str) -> int:
