@@ -24,7 +24,7 @@ from cleveragents_plans.persistence import (
 )
 from support.databases import ENGINES
 from support.plans import a_child, a_root, ulid
-from support.statements import recorded, sent_by
+from support.statements import recorded_in, sent_by
 
 postgresql_only = pytest.mark.parametrize(
     "migrated_engine",
@@ -195,7 +195,7 @@ def test_a_claim_is_one_statement_on_postgresql_and_one_update_on_sqlite(
 def test_an_argument_that_no_claim_can_use_is_refused(
     repository, session, queue, arguments, error, said
 ):
-    with recorded(session) as sent, pytest.raises(error, match=said):
+    with recorded_in(session) as sent, pytest.raises(error, match=said):
         repository.claim(**arguments)
 
     assert sent == []
@@ -547,7 +547,7 @@ def test_a_plan_that_its_worker_is_saving_is_not_queued_again(engine, stalled):
 def test_an_argument_that_no_recovery_can_use_is_refused(
     repository, session, stalled, arguments, error, said
 ):
-    with recorded(session) as sent, pytest.raises(error, match=said):
+    with recorded_in(session) as sent, pytest.raises(error, match=said):
         repository.requeue_stalled(**arguments)
 
     assert sent == []

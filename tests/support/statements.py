@@ -1,4 +1,4 @@
-"""The statements that some work sends to a database, and those that wait there."""
+"""Statements on their way to the database, whichever engine sends them, and those that wait."""
 
 from __future__ import annotations
 
@@ -11,9 +11,54 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
 
+class Died(Exception):
+    """What a run that is killed at a statement ends with here."""
+
+
 @contextmanager
-def recorded(session: Session) -> Iterator[list[str]]:
-    """Record what is sent meanwhile, but for what begins the transaction."""
+def recorded() -> Iterator[list[str]]:
+    """List the statements that are sent within the block."""
+    statements: list[str] = []
+
+    def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", record)
+    try:
+        yield statements
+    finally:
+        event.remove(Engine, "before_cursor_execute", record)
+
+
+@contextmanager
+def dying_at(words: str) -> Iterator[None]:
+    """
+    End the block with `Died` before a statement with *words* in it is sent.
+
+    Raises:
+        AssertionError: No such statement came.
+    """
+    died = False
+
+    def die(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        nonlocal died
+        if words in statement and not died:
+            died = True
+            raise Died(words)
+
+    event.listen(Engine, "before_cursor_execute", die)
+    try:
+        yield
+    except Died:
+        pass
+    finally:
+        event.remove(Engine, "before_cursor_execute", die)
+    assert died, f"no statement with {words!r} was sent"
+
+
+@contextmanager
+def recorded_in(session: Session) -> Iterator[list[str]]:
+    """List the statements that *session* sends within the block, but for what begins it."""
     sent: list[str] = []
 
     def record(*what: Any) -> None:
@@ -28,8 +73,8 @@ def recorded(session: Session) -> Iterator[list[str]]:
 
 
 def sent_by(session: Session, work: Callable[[], Any]) -> list[str]:
-    """Record what *work* sends."""
-    with recorded(session) as sent:
+    """List what *work* sends."""
+    with recorded_in(session) as sent:
         work()
     return sent
 
