@@ -15,6 +15,7 @@ from pathlib import Path
 PROGRAMS = {
     "postgresql-15": Path("/usr/lib/postgresql/15/bin/postgres"),
     "pgbouncer": Path("/usr/sbin/pgbouncer"),
+    "pgpool2": Path("/usr/sbin/pgpool"),
 }
 
 

@@ -12,14 +12,10 @@ from sqlalchemy import NullPool, create_engine, make_url
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 from cleveragents_plans.evolution.postgresql.server import configure_session
-from cleveragents_plans.evolution.runner.migration_lock import (
-    TransactionPoolerFound,
-    migration_lock,
-)
+from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from support import postgres
 from support.databases import ENGINES, migrate, roll_back
 from support.online import client
-from support.pooler import transaction_pooler
 from support.revisions import M4_003
 
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
@@ -43,19 +39,6 @@ def test_a_server_that_is_too_old_is_refused_in_one_line(
     assert "is PostgreSQL 13.22; expected 14 or newer: upgrade the server first" in told
     assert "\n" not in told
     assert tables(postgresql_url) == []
-
-
-def test_a_pooler_that_changes_the_session_between_transactions_is_refused(postgresql_url: str):
-    with transaction_pooler(postgresql_url) as pooled:
-        with pytest.raises(
-            TransactionPoolerFound, match="connect to the server directly"
-        ) as refused:
-            migrate(pooled, "head")
-        assert "\n" not in str(refused.value)
-        assert tables(postgresql_url) == []
-
-        # The lock is not left behind in one of the pooler's sessions.
-        migrate(postgresql_url, "head", "migration-lock-wait=0")
 
 
 def test_one_session_all_along_has_the_lock_until_it_gives_it_back(postgresql_url: str):

@@ -33,7 +33,15 @@ class ConnectionFailed(EvolutionError):
     @classmethod
     def of(cls, target: str, error: DBAPIError, *, lost: bool) -> Self:
         """Take the reason from what the driver said."""
-        return cls(target, _one_line(error), lost=lost)
+        reason = _one_line(error)
+        explained = [text for words, text in _EXPLAINED.items() if words in reason]
+        return cls(target, "; ".join((reason, *explained)), lost=lost)
+
+
+# What the driver says of these says little.
+_EXPLAINED = {
+    "statement pooling mode": "it is a pooler in statement mode: connect to the server itself",
+}
 
 
 @contextmanager

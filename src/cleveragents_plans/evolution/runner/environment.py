@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.server import (
     configure_session,
     refuse_old_server,
@@ -96,6 +97,7 @@ def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
             with write_transaction(connection, settings):
                 told = _write(connection, metadata, command)
         else:
+            refuse_pooler(connection, target)
             configure_session(connection)
             with migration_lock(connection, settings):
                 told = _write(connection, metadata, command)

@@ -46,23 +46,6 @@ class MigrationLockNotObtained(EvolutionError):
         self.holders = tuple(holders)
 
 
-class TransactionPoolerFound(EvolutionError):
-    """
-    Transactions on one connection are in different sessions of the server.
-
-    Attributes:
-        lock: What was taken in a session and is not held in the next one.
-    """
-
-    def __init__(self, lock: str) -> None:
-        super().__init__(
-            f"{lock} was obtained, and the next transaction did not have it: a pooler gives each "
-            "transaction another session (pgbouncer in transaction mode?); expected one session "
-            "for the whole run: connect to the server directly; nothing was changed"
-        )
-        self.lock = lock
-
-
 _NAME = "the migration lock of the database"
 # PostgreSQL keeps the advisory locks of its databases apart, so one key does for all.
 _KEY = int.from_bytes(
@@ -71,7 +54,6 @@ _KEY = int.from_bytes(
     signed=True,
 )
 _POLL_SECONDS = 0.5
-_SESSIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +76,12 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
     Hold the migration lock of the PostgreSQL database, on the *connection* that migrates.
 
     The lock belongs to the session, so it holds through every transaction and goes when
-    the connection dies; a pooler that gives each transaction another session (pgbouncer
-    in transaction mode) cannot be used, and is refused when it shows. The connection is
-    handed over, and left, in no transaction and at its own isolation level.
+    the connection dies; behind a pooler that shares sessions it would mean nothing (see
+    `refuse_pooler`). The connection is handed over, and left, in no transaction and at its
+    own isolation level.
 
     Raises:
         MigrationLockNotObtained: Another process had it for too long.
-        TransactionPoolerFound: The next transaction was in another session.
         ExternalTransaction: The connection was in a transaction.
         WrongDialect: The database is not PostgreSQL.
     """
@@ -118,7 +99,7 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
             if not connection.closed and not connection.invalidated:
                 connection.rollback()
                 with _autocommit(connection):
-                    _give_back(connection)
+                    run(connection, "SELECT pg_advisory_unlock(%(key)s)", {"key": _KEY})
 
 
 def _obtain(connection: Connection, settings: Settings) -> None:
@@ -129,11 +110,7 @@ def _obtain(connection: Connection, settings: Settings) -> None:
     while True:
         got = run(connection, "SELECT pg_try_advisory_lock(%(key)s)", {"key": _KEY}).scalar_one()
         if got:
-            # Each statement is a transaction of its own.
-            if run(connection, _HELD_BY_US, _key()).scalar_one():
-                return
-            _give_back_somewhere(connection)
-            raise TransactionPoolerFound(_NAME)
+            return
         if deadline.left <= 0:
             raise MigrationLockNotObtained(_NAME, deadline.waited, _holders(connection))
         if deadline.report_due() or not said:
@@ -144,16 +121,6 @@ def _obtain(connection: Connection, settings: Settings) -> None:
             )
             said = True
         time.sleep(min(_POLL_SECONDS, max(deadline.left, 0)))
-
-
-def _give_back(connection: Connection) -> bool:
-    query = "SELECT pg_advisory_unlock(%(key)s)"
-    return bool(run(connection, query, {"key": _KEY}).scalar_one())
-
-
-def _give_back_somewhere(connection: Connection) -> None:
-    # The lock would stay in a session of the pooler's; with luck that one comes round again.
-    any(_give_back(connection) for _ in range(_SESSIONS))
 
 
 def _holders(connection: Connection) -> list[Holder]:
@@ -187,5 +154,3 @@ _HOLDERS = f"""\
 SELECT l.pid, a.application_name, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS OF')
   FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
  WHERE {_LOCK}"""
-
-_HELD_BY_US = f"SELECT EXISTS (SELECT FROM pg_locks l WHERE {_LOCK} AND l.pid = pg_backend_pid())"
