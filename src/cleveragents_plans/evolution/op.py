@@ -22,5 +22,14 @@ class Op(Protocol):
 
 
 def execute_as_written(op: Op, sql: str) -> None:
-    """Run or print *sql* character by character: Alembic would take ``:name`` for a parameter."""
-    op.execute(sql.replace(":", r"\:"))
+    """
+    Run or print *sql* character by character.
+
+    ``op.execute`` would take ``:name`` for a parameter, and ``%(name)s`` too before
+    SQLAlchemy 2.1.
+    """
+    context = op.get_context()
+    if context.as_sql:
+        context.impl.static_output(f"{sql};")
+    else:
+        op.get_bind().exec_driver_sql(sql, execution_options={"no_parameters": True})

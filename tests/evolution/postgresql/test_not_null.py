@@ -8,8 +8,7 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution import (
     set_not_null,
 )
-from cleveragents_plans.evolution.errors import WrongDialect
-from cleveragents_plans.evolution.postgresql import constraints
+from cleveragents_plans.evolution.postgresql import not_null
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.postgresql.not_null import NullsRemain
 from support.online import Probe, client, revision, script
@@ -65,7 +64,7 @@ def described(url, table):
 @pytest.fixture
 def before_18(monkeypatch):
     """Let NOT NULL be set as a server before 18 can have it; each server has that way, too."""
-    monkeypatch.setattr(constraints, "_major", lambda _connection: 15)
+    monkeypatch.setattr(not_null, "_major", lambda _connection: 15)
 
 
 @pytest.fixture
@@ -224,8 +223,3 @@ def test_offline_it_is_one_statement_with_the_same_end(url):
     with client(url) as connection:
         connection.execute(written.getvalue().encode())
     assert described(url, "toy") == described(url, "plain.toy")
-
-
-def test_another_dialect_is_refused(url):
-    with script("sqlite") as (op, _), pytest.raises(WrongDialect, match="set_not_null"):
-        set_not_null(op, "toy", "word")
