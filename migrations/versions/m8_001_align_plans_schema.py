@@ -33,20 +33,20 @@ from cleveragents_plans.evolution import (
     ColumnArchive,
     ColumnDefault,
     ParentTree,
-    allow_null,
+    Trigger,
     archive_column,
-    backfill,
     check_droppable,
     check_parent_tree,
     check_writable,
-    create_trigger,
     drop_if_empty,
-    drop_trigger,
+    drop_not_null_sql,
+    drop_trigger_sql,
     fill_roots,
     fill_trigger,
     rebuild_table,
     restore_column,
     root_in_copy,
+    run_in_batches,
     set_not_null,
     with_exclusive_lock,
 )
@@ -155,15 +155,15 @@ def _upgrade_postgresql() -> None:
     with_exclusive_lock(
         op,
         "v3_plans",
-        *drop_trigger("v3_plans", UNFILL),  # of a downgrade that was interrupted
-        *drop_trigger("v3_plans", KEEP),
+        *drop_trigger_sql("v3_plans", UNFILL),  # of a downgrade that was interrupted
+        *drop_trigger_sql("v3_plans", KEEP),
         ADD_SNAPSHOT,
         # It may be there already, in another shape.
         "ALTER TABLE v3_plans ALTER COLUMN effective_profile_snapshot SET DEFAULT '{}'",
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
         *fill_trigger(
             PLANS, FILL, also={"automation_profile": ColumnDefault(_is_blank, _balanced)}
-        ),
+        ).create_sql(),
         *SNAPSHOTS.create(),
     )
     _fill()
@@ -191,29 +191,32 @@ def _fill() -> None:
 
 
 def _downgrade_postgresql() -> None:
-    # What is written behind its back takes the former form, too, and no snapshot is missed.
-    unfill = (
-        f"BEGIN\n  new.root_plan_id := {_former_root('new')};\n"
-        f"  new.automation_profile := {_former_profile('new', POSTGRESQL)};\n  RETURN new;\nEND"
+    # What is written concurrently takes the former form, too, and no snapshot is missed.
+    unfill = Trigger(
+        table="v3_plans",
+        name=UNFILL,
+        event="BEFORE INSERT OR UPDATE",
+        body=f"BEGIN\n  new.root_plan_id := {_former_root('new')};\n"
+        f"  new.automation_profile := {_former_profile('new', POSTGRESQL)};\n  RETURN new;\nEND",
     )
     with_exclusive_lock(
         op,
         "v3_plans",
         ADD_SNAPSHOT,  # an upgrade that was interrupted early has no column yet
         *SNAPSHOTS.create(),
-        *drop_trigger("v3_plans", FILL),
-        *SNAPSHOTS.keep_trigger(KEEP),
-        *create_trigger("v3_plans", UNFILL, "BEFORE INSERT OR UPDATE", unfill),
-        *allow_null("v3_plans", "root_plan_id", "automation_profile"),
+        *drop_trigger_sql("v3_plans", FILL),
+        *SNAPSHOTS.keep_trigger(KEEP).create_sql(),
+        *unfill.create_sql(),
+        *drop_not_null_sql("v3_plans", "root_plan_id", "automation_profile"),
         "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT",
     )
     archive_column(op, SNAPSHOTS)
-    backfill(op, "v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
+    run_in_batches(op, "v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
     with_exclusive_lock(
         op,
         "v3_plans",
-        *drop_trigger("v3_plans", UNFILL),
-        *drop_trigger("v3_plans", KEEP),
+        *drop_trigger_sql("v3_plans", UNFILL),
+        *drop_trigger_sql("v3_plans", KEEP),
         "ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot",
     )
     drop_if_empty(op, SNAPSHOTS)

@@ -44,7 +44,7 @@ _MIDDLE = """\
 from alembic import context, op
 
 from cleveragents_plans.evolution import (
-    backfill,
+    run_in_batches,
     set_not_null,
     with_exclusive_lock,
 )
@@ -76,7 +76,7 @@ def upgrade():
     with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD COLUMN IF NOT EXISTS word text")
     may_stop()
     op.execute("INSERT INTO runs VALUES (pg_backend_pid())")
-    backfill(op,
+    run_in_batches(op,
         "toy",
         key="id",
         needs="t.word IS NULL",

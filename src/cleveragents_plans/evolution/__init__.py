@@ -5,6 +5,8 @@ Operations are plain functions whose first argument is Alembic's ``op``.
 """
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.expressions import Sql, json_integer, json_text
+from cleveragents_plans.evolution.operations.backfill import backfill
 from cleveragents_plans.evolution.operations.columns import add_column, drop_column, rename_column
 from cleveragents_plans.evolution.operations.constraints import (
     add_check,
@@ -14,12 +16,13 @@ from cleveragents_plans.evolution.operations.constraints import (
     set_not_null,
 )
 from cleveragents_plans.evolution.operations.indexes import create_index, drop_index
-from cleveragents_plans.evolution.postgresql.backfill import backfill
+from cleveragents_plans.evolution.operations.triggers import create_trigger, drop_trigger
+from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.checks import check_droppable, check_writable
 from cleveragents_plans.evolution.postgresql.constraints import validate_constraint
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
-from cleveragents_plans.evolution.postgresql.not_null import allow_null
-from cleveragents_plans.evolution.postgresql.triggers import create_trigger, drop_trigger
+from cleveragents_plans.evolution.postgresql.not_null import drop_not_null_sql
+from cleveragents_plans.evolution.postgresql.triggers import Trigger, drop_trigger_sql
 from cleveragents_plans.evolution.recipes.column_archive import (
     ColumnArchive,
     archive_column,
@@ -37,10 +40,11 @@ __all__ = [
     "ColumnDefault",
     "EvolutionError",
     "ParentTree",
+    "Sql",
+    "Trigger",
     "add_check",
     "add_column",
     "add_foreign_key",
-    "allow_null",
     "archive_column",
     "backfill",
     "check_drop_tables",
@@ -54,14 +58,19 @@ __all__ = [
     "drop_if_empty",
     "drop_index",
     "drop_not_null",
+    "drop_not_null_sql",
     "drop_tables",
     "drop_trigger",
+    "drop_trigger_sql",
     "fill_roots",
     "fill_trigger",
+    "json_integer",
+    "json_text",
     "rebuild_table",
     "rename_column",
     "restore_column",
     "root_in_copy",
+    "run_in_batches",
     "set_not_null",
     "validate_constraint",
     "with_exclusive_lock",

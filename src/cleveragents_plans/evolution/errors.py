@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -30,6 +31,16 @@ def _restored(
 
 #: The revision that runs, which its operations name in their errors; the runner sets it.
 running_revision: ContextVar[str | None] = ContextVar("running_revision", default=None)
+
+
+@contextmanager
+def naming_revisions() -> Iterator[None]:
+    """Let `running_revision` be set for each step of a run, and end with it."""
+    token = running_revision.set(None)
+    try:
+        yield
+    finally:
+        running_revision.reset(token)
 
 
 class OperationRefused(EvolutionError):
@@ -68,6 +79,23 @@ class ColumnInUse(EvolutionError):
         self.table = table
         self.column = column
         self.users = list(users)
+
+
+class BackfillNeverEnds(EvolutionError):
+    """
+    Rows need to be written however often they are.
+
+    Attributes:
+        table: The table.
+    """
+
+    def __init__(self, table: str, found: str) -> None:
+        super().__init__(
+            f"the backfill of {table} would never end: {found}; correct the revision, so that "
+            "the condition is false for a row that was written (or let a trigger fill in what "
+            "clients write meanwhile), and run the same command again"
+        )
+        self.table = table
 
 
 class WrongDialect(EvolutionError):

@@ -10,12 +10,11 @@ import time
 
 import pytest
 from sqlalchemy import make_url
-from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution import (
-    backfill,
+    run_in_batches,
 )
-from cleveragents_plans.evolution.errors import WrongDialect
+from cleveragents_plans.evolution.errors import OperationRefused, WrongDialect
 from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
 from support.online import client, meanwhile, revision, script
 from support.statements import recorded
@@ -30,7 +29,7 @@ UPDATE toy t SET word = '{"a": "100%"}'::text, writes = writes + 1 FROM b WHERE 
 
 
 def fill(op, **changed):
-    return backfill(op, "toy", **{"key": "id", "needs": NEEDS, "update": UPDATE, **changed})
+    return run_in_batches(op, "toy", **{"key": "id", "needs": NEEDS, "update": UPDATE, **changed})
 
 
 def one_value(url, query):
@@ -182,7 +181,7 @@ WITH b AS (SELECT id FROM toy WHERE id IN (SELECT id FROM source t WHERE {batch}
      w AS (UPDATE toy SET writes = writes + 1 FROM b WHERE b.id = toy.id RETURNING toy.id)
 DELETE FROM source s USING w WHERE s.id = w.id"""
     with caplog.at_level(logging.WARNING), meanwhile(let_go), revision(url, report_every=0.5) as op:
-        done = backfill(op, "source", key="id", needs="TRUE", update=update, vacuum="toy")
+        done = run_in_batches(op, "source", key="id", needs="TRUE", update=update, vacuum="toy")
 
     assert done == ROWS
     assert f"pid {other.info.backend_pid}" in caplog.text
@@ -332,7 +331,7 @@ def test_vacuum_neither_truncates_the_table_nor_waits_for_a_lock(url):
 
 
 def test_an_error_in_the_statement_is_not_tried_again(url):
-    with pytest.raises(DBAPIError, match="no_such_table"), revision(url) as op:
+    with pytest.raises(OperationRefused, match="no_such_table"), revision(url) as op:
         fill(op, update="UPDATE no_such_table t SET word = 'x' WHERE {batch}")
 
 
@@ -356,7 +355,7 @@ def test_the_key_may_be_a_number_or_a_uuid(url):
     for table, key in (("n", "id"), ("U", "Key")):
         with revision(url) as op:
             update = f'UPDATE "{table}" t SET word = 1 WHERE {{batch}} AND word IS NULL'
-            assert backfill(op, table, key=key, needs="t.word IS NULL", update=update) == 1000
+            assert run_in_batches(op, table, key=key, needs="t.word IS NULL", update=update) == 1000
 
 
 def test_a_statement_may_do_something_else_than_update(url):
@@ -438,5 +437,5 @@ def test_offline_the_statement_is_written_once_for_all_rows(url):
 
 
 def test_another_dialect_is_refused(url):
-    with script("sqlite") as (op, _), pytest.raises(WrongDialect, match="backfill"):
+    with script("sqlite") as (op, _), pytest.raises(WrongDialect, match="run_in_batches"):
         fill(op)

@@ -11,7 +11,7 @@ from cleveragents_plans.evolution import (
     ParentTree,
     archive_column,
     drop_if_empty,
-    drop_trigger,
+    drop_trigger_sql,
     fill_roots,
     fill_trigger,
     restore_column,
@@ -75,7 +75,7 @@ def test_offline_the_script_finds_the_same_roots(url):
 
 def test_the_trigger_finds_the_root_for_whoever_leaves_it_out(url):
     with revision(url) as op:
-        with_exclusive_lock(op, "node", *fill_trigger(NODES, "node_fill", also=WORD))
+        with_exclusive_lock(op, "node", *fill_trigger(NODES, "node_fill", also=WORD).create_sql())
 
     with client(url) as connection:
         connection.execute("INSERT INTO node (id, up) VALUES (2000, 100), (2001, NULL)")
@@ -87,7 +87,7 @@ def test_the_trigger_finds_the_root_for_whoever_leaves_it_out(url):
         (2001, 2001, "100%"),
     ]
     with revision(url) as op:
-        with_exclusive_lock(op, "node", *drop_trigger("node", "node_fill"))
+        with_exclusive_lock(op, "node", *drop_trigger_sql("node", "node_fill"))
     assert rows(url, "SELECT count(*) FROM pg_proc WHERE proname = 'node_fill'") == [(0,)]
 
 
@@ -97,12 +97,14 @@ def test_values_wait_in_the_archive_and_come_back(url):
     before = rows(url, "SELECT id, word FROM node ORDER BY 1")
 
     with revision(url) as op:
-        with_exclusive_lock(op, "node", *WORDS.create(), *WORDS.keep_trigger("node_keep"))
+        with_exclusive_lock(
+            op, "node", *WORDS.create(), *WORDS.keep_trigger("node_keep").create_sql()
+        )
         archive_column(op, WORDS)
         archive_column(op, WORDS)  # as a run that was interrupted does
         with client(url) as connection:
             connection.execute("UPDATE node SET word = 'late' WHERE id = 60")
-        with_exclusive_lock(op, "node", *drop_trigger("node", "node_keep"))
+        with_exclusive_lock(op, "node", *drop_trigger_sql("node", "node_keep"))
     assert rows(url, "SELECT count(*) FROM node_words") == [(51,)]
     with client(url) as connection:
         connection.execute("UPDATE node SET word = '' WHERE id <> 7")

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from cleveragents_plans.evolution import (
-    backfill,
+    run_in_batches,
     with_exclusive_lock,
 )
 from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
@@ -175,7 +175,7 @@ def test_a_connection_that_is_lost_is_one_line(postgresql_url, tmp_path, when):
         elif when == "in a short lock":
             with_exclusive_lock(op, "toy", "SELECT pg_sleep(5)")
         else:
-            backfill(
+            run_in_batches(
                 op,
                 "toy",
                 key="id",

@@ -8,8 +8,8 @@ from sqlalchemy import Column
 from sqlalchemy.schema import CreateColumn
 
 from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
 from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.operations.lookups import ddl, on_sqlite, require_table
 from cleveragents_plans.evolution.postgresql import columns as postgresql
 from cleveragents_plans.evolution.postgresql.connection import qualified
 from cleveragents_plans.evolution.sqlite import columns as sqlite

@@ -18,8 +18,8 @@ from sqlalchemy.schema import AddConstraint
 from sqlalchemy.sql.elements import conv
 
 from cleveragents_plans.evolution.errors import EvolutionError, OperationRefused
+from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
 from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.operations.lookups import ddl, on_sqlite, require_table
 from cleveragents_plans.evolution.postgresql import constraints as postgresql
 from cleveragents_plans.evolution.postgresql import not_null
 from cleveragents_plans.evolution.postgresql.connection import qualified

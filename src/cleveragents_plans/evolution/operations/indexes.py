@@ -10,8 +10,8 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.schema import CreateIndex
 
 from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
 from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.operations.lookups import ddl, on_sqlite, require_table
 from cleveragents_plans.evolution.postgresql import indexes as postgresql
 from cleveragents_plans.evolution.postgresql.connection import online, qualified, write_sql
 from cleveragents_plans.evolution.settings import Settings

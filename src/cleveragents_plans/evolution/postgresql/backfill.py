@@ -17,17 +17,15 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
-from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
-from cleveragents_plans.evolution.postgresql.connection import (
-    online,
-    qualified,
-    require_postgresql,
-    run,
-    session,
-    write_sql,
+from cleveragents_plans.evolution.errors import (
+    AGAIN,
+    BackfillNeverEnds,
+    EvolutionError,
+    listed,
+    sqlstate,
 )
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
+from cleveragents_plans.evolution.postgresql.connection import qualified, run, transaction
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges
 from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
@@ -54,12 +52,14 @@ class BackfillStuck(EvolutionError):
         keys: Sequence[object],
         waited: float,
         blockers: Sequence[Blocker],
+        reason: str = "",
     ) -> None:
         shown = ", ".join(str(key) for key in keys)
         super().__init__(
             f"{left} rows of {table} still have to be written, and for {waited:.0f} s none could "
-            f"be, such as {shown}; perhaps in the way: {listed(blockers)}; end what locks the "
-            f"rows, and {AGAIN}"
+            f"be, such as {shown}; sessions that lock the table: {listed(blockers)}; "
+            + (f"the last batch was refused ({reason}); " if reason else "")
+            + f"end what locks the rows, or correct what is refused, and {AGAIN}"
         )
         self.table = table
         self.left = left
@@ -68,25 +68,38 @@ class BackfillStuck(EvolutionError):
         self.blockers = tuple(blockers)
 
 
-# A parent that is deleted meanwhile (23503) is somebody in the way, too.
-_TRY_AGAIN = LOCK_CONFLICTS | {"23503"}
-_TRIES = 3
+class _Convergence:
+    """Gives up when pass after pass leaves as many rows as the one before."""
 
-# Of a batch, so that it is short; with a hash or merge join each would read the whole
-# table. Were every plan made anew, so would be that of each foreign key's check, row by
-# row. The scans that look for rows leave the processors to others. What is written is
-# handed to the disk at once: what the system piles up stops every commit when it goes.
-_SESSION = {
-    "lock_timeout": "20ms",
-    "statement_timeout": "0",
-    "synchronous_commit": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "plan_cache_mode": "auto",
-    "jit": "off",
-    "backend_flush_after": "256kB",
-    "max_parallel_workers_per_gather": "0",
-}
+    def __init__(self, table: str, left: int) -> None:
+        self._table, self._least = table, left
+        self._passes, self._since = 0, time.monotonic()
+
+    def observe(self, left: int) -> None:
+        """
+        Learn that a pass has *left* so many rows.
+
+        Raises:
+            BackfillNeverEnds: Several passes, and some seconds, brought the number no lower.
+        """
+        if left < self._least:
+            self._least, self._passes, self._since = left, 0, time.monotonic()
+            return
+        self._passes += 1
+        if self._passes >= _MAX_PASSES and time.monotonic() - self._since > _MIN_SECONDS:
+            raise BackfillNeverEnds(
+                self._table, f"after {self._passes} more passes {left} rows still need it"
+            )
+
+
+# A parent that another session deletes meanwhile is a conflict, too.
+_NO_PARENT = "23503"
+_TRY_AGAIN = LOCK_CONFLICTS | {_NO_PARENT}
+_TRIES = 3
+# Clients may write rows that need it; each pass finds fewer, as it takes less time.
+_MAX_PASSES = 5
+_MIN_SECONDS = 5.0
+
 # How long one look for rows may take; it locks nothing.
 _LOOK_MS = 20.0
 # Every batch costs something by itself, so those are longer that nobody can wait for.
@@ -99,55 +112,10 @@ _VACUUM_SHARE = 10
 _VACUUM_AT_LEAST = 5000
 
 
-def backfill(
-    op: Op,
-    table: str,
-    *,
-    key: str,
-    needs: str,
-    update: str,
-    label: str | None = None,
-    schema: str | None = None,
-    vacuum: str | None = None,
-) -> int:
-    """
-    Run *update* for one range of keys of *table* after the other, until no row needs it.
-
-    Idempotent and resumable: interrupted at any point and run again, it does the rest. No
-    statement waits for longer than 20 ms. VACUUM runs after every tenth of the table.
-
-    Args:
-        op: Alembic's ``op``.
-        table: The table whose rows are looked at.
-        key: Its primary key, one column.
-        needs: A condition over the alias ``t`` that is true for the rows to be done,
-            and false once they are.
-        update: Any statement whose row count says how many rows it did. In it
-            ``{batch}`` stands for a condition over the alias ``t``; it should lock its
-            rows ``ORDER BY`` the key, ``SKIP LOCKED``. Offline it runs once, with TRUE.
-        label: What to call it in messages.
-        schema: The schema of *table*, if it is not on the search path.
-        vacuum: The table that *update* writes to, if it is another one.
-
-    Returns:
-        How many rows were done; 0 offline.
-
-    Raises:
-        BackfillStuck: Rows that need it could not be done for too long.
-    """
-    context = require_postgresql(op, "backfill")
-    if context.as_sql:
-        write_sql(context, update.replace("{batch}", "TRUE"))
-        return 0
-    label = label or f"filling {table}"
-    wanted = _Backfill(table, key, needs, update, label, schema, vacuum or table)
-    settings = Settings.of(context.environment_context)
-    with online(op) as connection, session(connection, **_SESSION):
-        return _Run(connection, wanted, settings).to_the_end()
-
-
 @dataclass(frozen=True, slots=True)
-class _Backfill:
+class Batches:
+    """What `run_in_batches` was asked for."""
+
     table: str
     key: str
     needs: str
@@ -157,8 +125,10 @@ class _Backfill:
     vacuum: str
 
 
-class _Run:
-    def __init__(self, connection: Connection, wanted: _Backfill, settings: Settings) -> None:
+class BatchRun:
+    """One run over a table, from its first batch to the last."""
+
+    def __init__(self, connection: Connection, wanted: Batches, settings: Settings) -> None:
         self.connection = connection
         self.wanted = wanted
         self.settings = settings
@@ -172,13 +142,22 @@ class _Run:
         self.rows = 0
         self.vacuum_after = 0
         self.next_vacuum = 0
+        self.refused = ""
 
     def to_the_end(self) -> int:
+        """
+        Run batches until no row needs it; give how many rows were done.
+
+        Raises:
+            BackfillStuck: Rows that need it could not be done for too long.
+            BackfillNeverEnds: Rows need it however often they are done.
+        """
         left = self._left()
         if not left:
             return 0
         self.next_vacuum = self.vacuum_after
         deadline = Deadline.for_locks(self.settings)
+        convergence = _Convergence(self.table, left)
         with Progress(self.wanted.label, left, rows=self.rows) as progress:
             while left:
                 missed = self._pass([KeyRange()], progress)
@@ -192,6 +171,7 @@ class _Run:
                         self._wait(missed, deadline, progress)
                 # Rows may have come in behind the pass.
                 left = self._left()
+                convergence.observe(left)
         return self.written
 
     def _pass(self, ranges: list[KeyRange], progress: Progress) -> SkippedRanges:
@@ -242,7 +222,10 @@ UNION ALL
         sql = _literally(self.wanted.update).replace("{batch}", condition)
         for _ in range(_TRIES):
             begun = time.monotonic()
-            done = self._try(sql, batch.parameters)
+            if self.written:
+                done = self._try(sql, batch.parameters)
+            else:
+                done = self._try_first(condition, sql, batch.parameters)
             seconds = time.monotonic() - begun
             self.throttle.rest(seconds, done or 0)
             if done is not None:
@@ -256,8 +239,33 @@ UNION ALL
         try:
             return run(self.connection, sql, parameters).rowcount
         except DBAPIError as error:
-            if sqlstate(error) not in _TRY_AGAIN:
-                raise
+            self._refused(error)
+            return None
+
+    def _refused(self, error: DBAPIError) -> None:
+        """Let a conflict pass, and remember a row that refers to none: perhaps it never will."""
+        if sqlstate(error) not in _TRY_AGAIN:
+            raise error
+        if sqlstate(error) == _NO_PARENT:
+            self.refused = str(getattr(getattr(error.orig, "diag", None), "message_primary", ""))
+
+    def _try_first(self, condition: str, sql: str, parameters: Mapping[str, Any]) -> int | None:
+        """Run a batch that must show that rows which are done need it no more."""
+        needs = _literally(self.wanted.needs)
+        query = f"SELECT count(*) FROM {self.table} t WHERE {condition} AND ({needs})"
+        try:
+            # What others write meanwhile is not seen, and cannot be mistaken.
+            with transaction(self.connection, "BEGIN ISOLATION LEVEL REPEATABLE READ"):
+                before = run(self.connection, query, parameters).scalar_one()
+                done = run(self.connection, sql, parameters).rowcount
+                after = run(self.connection, query, parameters).scalar_one()
+                if done and after >= before:
+                    raise BackfillNeverEnds(
+                        self.table, "the rows of the first batch need it once they are done"
+                    )
+                return done
+        except DBAPIError as error:
+            self._refused(error)
             return None
 
     def _left(self) -> int:
@@ -282,7 +290,9 @@ UNION ALL
             found = blockers(self.connection, [self.table, self.written_to], ANY_LOCK)
             if deadline.left <= 0:
                 keys = self._some_keys(missed, progress)
-                raise BackfillStuck(self.table, missed.rows, keys, deadline.waited, found)
+                raise BackfillStuck(
+                    self.table, missed.rows, keys, deadline.waited, found, self.refused
+                )
             progress.say(
                 f"{missed.rows} rows of {self.table} are locked by others since "
                 f"{deadline.waited:.0f} s; perhaps by: {listed(found)}"

@@ -110,9 +110,9 @@ SELECT set_config('search_path', quote_ident(n.nspname) || ', pg_temp', true),
 
 
 @contextmanager
-def transaction(connection: Connection) -> Iterator[None]:
+def transaction(connection: Connection, begin: str = "BEGIN") -> Iterator[None]:
     """Hold one transaction on a *connection* that has none by itself."""
-    run(connection, "BEGIN")
+    run(connection, begin)
     try:
         yield
     except BaseException:

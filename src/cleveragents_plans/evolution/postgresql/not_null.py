@@ -105,7 +105,7 @@ def drop_not_null(op: Op, table: str, columns: Sequence[str], schema: str | None
     context = op.get_context()
     name = qualified(context.dialect, table, schema)
     quoted = [context.dialect.identifier_preparer.quote(column) for column in columns]
-    with_exclusive_lock(op, table, *allow_null(name, *quoted), schema=schema)
+    with_exclusive_lock(op, table, *drop_not_null_sql(name, *quoted), schema=schema)
 
 
 def _in_one(table: str, changes: Iterable[str]) -> str:
@@ -113,7 +113,7 @@ def _in_one(table: str, changes: Iterable[str]) -> str:
     return f"ALTER TABLE {table} {', '.join(changes)}"
 
 
-def allow_null(table: str, *columns: str) -> tuple[str, ...]:
+def drop_not_null_sql(table: str, *columns: str) -> tuple[str, ...]:
     """
     Give the statements after which *columns* of *table* accept NULL again.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.postgresql.backfill import backfill
+from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
-from cleveragents_plans.evolution.postgresql.triggers import create_trigger
+from cleveragents_plans.evolution.postgresql.triggers import Trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ class ColumnArchive:
             f"ALTER TABLE {self.name} REPLICA IDENTITY FULL",
         )
 
-    def keep_trigger(self, name: str) -> tuple[str, ...]:
-        """Give the statements of a trigger that keeps what is written behind our back."""
+    def keep_trigger(self, name: str) -> Trigger:
+        """Give a trigger that keeps what is written behind our back."""
         body = f"""\
 BEGIN
   INSERT INTO {self.name} VALUES (new.{self.key}, new.{self.column})
@@ -48,7 +48,9 @@ BEGIN
 END"""
         event = f"AFTER INSERT OR UPDATE OF {self.column}"
         when = f"new.{self.column} <> {self.empty_value}"
-        return create_trigger(self.table, name, event, body, when=when, as_owner=True)
+        return Trigger(
+            table=self.table, name=name, event=event, body=body, when=when, as_owner=True
+        )
 
     def value_in_copy(self, *, present: bool) -> str:
         """
@@ -153,7 +155,7 @@ def drop_if_empty(op: Op, archive: ColumnArchive) -> None:
 
 
 def _backfill(op: Op, archive: ColumnArchive, over: str, needs: str, sql: str) -> None:
-    backfill(
+    run_in_batches(
         op,
         over,
         key=archive.key,

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.postgresql.backfill import backfill
+from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.triggers import RowExpression, create_trigger
+from cleveragents_plans.evolution.postgresql.triggers import RowExpression, Trigger
 from cleveragents_plans.evolution.recipes.parent_trees import ParentTree
 
 #: A cycle must not hang anybody.
@@ -42,7 +42,7 @@ def fill_roots(
     """
     Give every row of *tree* that has no root the root of its tree, on PostgreSQL.
 
-    One UPDATE for a row, in batches: see `backfill`. A root is locked as the foreign
+    One UPDATE for a row, in batches: see `run_in_batches`. A root is locked as the foreign
     key would lock it, so that it stays; rows and roots that others hold are left for a
     later pass. What a row costs is the number of its ancestors without a root.
 
@@ -65,7 +65,7 @@ def fill_roots(
     # Where a foreign key has seen to it that roots exist, they need not be looked up.
     sure = not op.get_context().as_sql and _has_foreign_key(op.get_bind(), tree)
     update = _update(tree, needs, values, sure=sure)
-    return backfill(op, tree.table, key=tree.key, needs=needs, update=update, label=label)
+    return run_in_batches(op, tree.table, key=tree.key, needs=needs, update=update, label=label)
 
 
 def _value(column: str, fill: ColumnDefault) -> str:
@@ -121,11 +121,9 @@ SELECT EXISTS (SELECT FROM pg_constraint c
                           WHERE attrelid = c.conrelid AND attname = %(key)s))"""
 
 
-def fill_trigger(
-    tree: ParentTree, name: str, *, also: Mapping[str, ColumnDefault]
-) -> tuple[str, ...]:
+def fill_trigger(tree: ParentTree, name: str, *, also: Mapping[str, ColumnDefault]) -> Trigger:
     """
-    Give the statements, for `with_exclusive_lock`, of a trigger that fills in missing roots.
+    Give a trigger that fills in missing roots.
 
     On PostgreSQL it fills in the root that an INSERT or an UPDATE leaves out, and what is
     in *also*. A client pays for it with one look-up for each ancestor without a root; the
@@ -173,4 +171,5 @@ BEGIN
 {others}  RETURN new;
 END"""
     when = "\n  OR ".join([f"new.{root} IS NULL", *(one.needs("new") for one in also.values())])
-    return create_trigger(t, name, "BEFORE INSERT OR UPDATE", body, when=when, as_owner=True)
+    event = "BEFORE INSERT OR UPDATE"
+    return Trigger(table=t, name=name, event=event, body=body, when=when, as_owner=True)

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Engine, MetaData
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.server import (
     configure_session,
@@ -177,7 +177,7 @@ def _write(connection: Connection, metadata: MetaData, command: Command) -> str:
         connection.rollback()  # Alembic must own every transaction from here on.
     if over:
         set_start(migration, over)
-    with note.watched(), context.begin_transaction():
+    with naming_revisions(), note.watched(), context.begin_transaction():
         context.run_migrations()
     after = _known_heads()
     if not steps:

@@ -10,7 +10,7 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError, to_tuple
 
-from cleveragents_plans.evolution.errors import running_revision
+from cleveragents_plans.evolution.errors import naming_revisions, running_revision
 from cleveragents_plans.evolution.runner.alembic_internals import (
     Command,
     FindSteps,
@@ -101,7 +101,7 @@ def check_ahead(command: Command, migration: MigrationContext, start: Heads) -> 
     if not command.plans_ahead:
         return 0
     steps = list(command.find_steps(start, migration))
-    with Operations.context(migration):
+    with naming_revisions(), Operations.context(migration):
         for step in steps:
             _check(step)
     return len(steps)

@@ -53,6 +53,39 @@ def require_table(
                 )
 
 
+def require_key(op: Op, operation: str, table: str, key: str, schema: str | None = None) -> None:
+    """
+    Refuse a *key* of *table* that is not one column in which all rows differ.
+
+    Raises:
+        OperationRefused: It has two columns, or several rows may have the same value of it.
+    """
+    if not key.isidentifier() and any(sign in key for sign in ",() "):
+        raise OperationRefused(
+            operation,
+            f"the key {key!r} of {table} is not the name of one column",
+            "name one column that the primary key or a unique index covers alone",
+        )
+    require_table(op, operation, table, [key], schema)
+    if op.get_context().as_sql:
+        return
+    found = inspect(op.get_bind())
+    primary = found.get_pk_constraint(table, schema=schema)["constrained_columns"]
+    unique = [each["column_names"] for each in found.get_unique_constraints(table, schema=schema)]
+    indexes = [
+        each["column_names"]
+        for each in found.get_indexes(table, schema=schema)
+        if each["unique"] and not any("where" in option for option in each["dialect_options"])
+    ]
+    if [key] not in [primary, *unique, *indexes]:
+        covered = f" (the primary key is {', '.join(primary)})" if primary else ""
+        raise OperationRefused(
+            operation,
+            f"rows of {table} may be equal in {key}{covered}",
+            "name one column that the primary key or a unique index covers alone",
+        )
+
+
 def _correct(name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=1)
     return f"is {close[0]} meant?" if close else "correct the name"

@@ -1,0 +1,40 @@
+"""Triggers, which only PostgreSQL has here."""
+
+from __future__ import annotations
+
+from cleveragents_plans.evolution.lookups import on_sqlite, require_table
+from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
+from cleveragents_plans.evolution.postgresql.triggers import Trigger, drop_trigger_sql
+
+
+def create_trigger(op: Op, trigger: Trigger) -> None:
+    """
+    Create or replace *trigger* and its function.
+
+    PostgreSQL: ACCESS EXCLUSIVE on its table for a change of the catalog, some milliseconds
+    (see `with_exclusive_lock`). SQLite: nothing, since it has no PL/pgSQL.
+
+    Raises:
+        OperationRefused: The table does not exist. Nothing was changed.
+        LockNotObtained: Other sessions held locks for too long.
+    """
+    require_table(op, "create_trigger", trigger.table)
+    if not on_sqlite(op):
+        with_exclusive_lock(op, trigger.table, *trigger.create_sql())
+
+
+def drop_trigger(op: Op, table: str, name: str) -> None:
+    """
+    Drop the trigger *name* of *table* and its function of the same name, if they are there.
+
+    PostgreSQL: ACCESS EXCLUSIVE on *table* for a change of the catalog, some milliseconds
+    (see `with_exclusive_lock`). SQLite: nothing, since it has no PL/pgSQL.
+
+    Raises:
+        OperationRefused: The table does not exist. Nothing was changed.
+        LockNotObtained: Other sessions held locks for too long.
+    """
+    require_table(op, "drop_trigger", table)
+    if not on_sqlite(op):
+        with_exclusive_lock(op, table, *drop_trigger_sql(table, name))

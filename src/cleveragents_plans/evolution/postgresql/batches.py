@@ -1,0 +1,93 @@
+"""Any statement that writes many rows of a table in use, for a few of them at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cleveragents_plans.evolution.lookups import require_key
+from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.postgresql.backfill import Batches, BatchRun
+from cleveragents_plans.evolution.postgresql.connection import (
+    online,
+    require_postgresql,
+    run,
+    session,
+    write_sql,
+)
+from cleveragents_plans.evolution.postgresql.empty_copy import refusing
+from cleveragents_plans.evolution.settings import Settings
+
+# Of a batch, so that it is short; with a hash or merge join each would read the whole
+# table. Were every plan made anew, so would be that of each foreign key's check, row by
+# row. The scans that look for rows leave the processors to others. What is written is
+# handed to the disk at once: what the system piles up stops every commit when it goes.
+_SESSION = {
+    "lock_timeout": "20ms",
+    "statement_timeout": "0",
+    "synchronous_commit": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "auto",
+    "jit": "off",
+    "backend_flush_after": "256kB",
+    "max_parallel_workers_per_gather": "0",
+}
+
+
+def run_in_batches(
+    op: Op,
+    table: str,
+    *,
+    key: str,
+    needs: str,
+    update: str,
+    label: str | None = None,
+    schema: str | None = None,
+    vacuum: str | None = None,
+    setup: Sequence[str] = (),
+) -> int:
+    """
+    Run *update* for one range of keys of *table* after the other, until no row needs it.
+
+    Idempotent and resumable: interrupted at any point and run again, it does the rest. No
+    statement waits for longer than 20 ms. VACUUM runs after every tenth of the table.
+
+    Args:
+        op: Alembic's ``op``.
+        table: The table whose rows are looked at.
+        key: Its primary key, one column.
+        needs: A condition over the alias ``t`` that is true for the rows to be done,
+            and false once they are.
+        update: Any statement whose row count says how many rows it did. In it
+            ``{batch}`` stands for a condition over the alias ``t``; it should lock its
+            rows ``ORDER BY`` the key, ``SKIP LOCKED``. Offline it runs once, with TRUE.
+        label: What to call it in messages.
+        schema: The schema of *table*, if it is not on the search path.
+        vacuum: The table that *update* writes to, if it is another one.
+        setup: Statements that are sent first, such as one that creates a function of
+            ``pg_temp`` that *needs* and *update* call.
+
+    Returns:
+        How many rows were done; 0 offline.
+
+    Raises:
+        BackfillStuck: Rows that need it could not be done for too long.
+        BackfillNeverEnds: Rows need it however often they are done; if the first batch
+            shows it, it was rolled back.
+        OperationRefused: The table or the key does not exist, several rows may have the
+            same key, or PostgreSQL refuses a statement. Nothing was changed.
+        WrongDialect: The database is not PostgreSQL.
+    """
+    context = require_postgresql(op, "run_in_batches")
+    if context.as_sql:
+        write_sql(context, *setup, update.replace("{batch}", "TRUE"))
+        return 0
+    require_key(op, "backfill", table, key, schema)
+    label = label or f"filling {table}"
+    wanted = Batches(table, key, needs, update, label, schema, vacuum or table)
+    settings = Settings.of(context.environment_context)
+    with online(op) as connection, session(connection, **_SESSION):
+        with refusing("backfill"):
+            for statement in (*setup, f"EXPLAIN {update.replace('{batch}', 'FALSE')}"):
+                run(connection, statement)
+        return BatchRun(connection, wanted, settings).to_the_end()
