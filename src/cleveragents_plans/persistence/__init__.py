@@ -1,5 +1,6 @@
 """How plans are kept; the only place that knows both plans and rows."""
 
+from cleveragents_plans.persistence.async_repository import AsyncPlanRepository
 from cleveragents_plans.persistence.base import Base
 from cleveragents_plans.persistence.claims import QueueConflict
 from cleveragents_plans.persistence.engine import (
@@ -40,6 +41,7 @@ from cleveragents_plans.persistence.repository import PlanRepository
 from cleveragents_plans.persistence.summaries import CountField, TreeSummary
 
 __all__ = [
+    "AsyncPlanRepository",
     "Base",
     "ChildrenNotLoaded",
     "CorruptPlanRow",

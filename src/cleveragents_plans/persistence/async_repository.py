@@ -1,0 +1,115 @@
+"""The repository for asyncio: the same methods, with ``await``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
+
+from sqlalchemy.orm import Session
+
+from cleveragents_plans.domain import InvalidType, Plan
+from cleveragents_plans.domain.errors import shown
+from cleveragents_plans.persistence.filters import PlanFilters, documents_filters
+from cleveragents_plans.persistence.pages import Order
+from cleveragents_plans.persistence.queries import OnCorrupt
+from cleveragents_plans.persistence.reader import BATCH, check_listing
+from cleveragents_plans.persistence.repository import PlanRepository
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def _awaited(
+    method: Callable[Concatenate[PlanRepository, _Given], _Result],
+) -> Callable[Concatenate[AsyncPlanRepository, _Given], Coroutine[Any, Any, _Result]]:
+    """Make the method of the other repository one to be awaited; it has its documentation."""
+
+    @wraps(method)
+    async def call(
+        self: AsyncPlanRepository, /, *args: _Given.args, **kwargs: _Given.kwargs
+    ) -> _Result:
+        def work(session: Session) -> _Result:
+            return method(PlanRepository(session), *args, **kwargs)
+
+        return await self._session.run_sync(work)
+
+    return call
+
+
+class AsyncPlanRepository:
+    """
+    The plans behind one ``AsyncSession``: each method of `PlanRepository`, with ``await``.
+
+    `stream` is gone through by ``async for``. What is said of `PlanRepository` holds here too.
+
+    Args:
+        session: An ``AsyncSession``, on an engine that `open_async_engine` opened.
+
+    Raises:
+        InvalidType: It is a ``Session``, an engine or another thing.
+    """
+
+    def __init__(self, session: AsyncSession) -> None:
+        if not callable(getattr(session, "run_sync", None)) or not hasattr(session, "sync_session"):
+            expected = "an AsyncSession (PlanRepository takes a Session)"
+            raise InvalidType("session", shown(session), expected)
+        self._session = session
+
+    add = _awaited(PlanRepository.add)
+    add_all = _awaited(PlanRepository.add_all)
+    save = _awaited(PlanRepository.save)
+    change = _awaited(PlanRepository.change)
+    touch = _awaited(PlanRepository.touch)
+    claim = _awaited(PlanRepository.claim)
+    requeue_stalled = _awaited(PlanRepository.requeue_stalled)
+    delete = _awaited(PlanRepository.delete)
+    delete_tree = _awaited(PlanRepository.delete_tree)
+    delete_trees = _awaited(PlanRepository.delete_trees)
+    get = _awaited(PlanRepository.get)
+    get_many = _awaited(PlanRepository.get_many)
+    exists = _awaited(PlanRepository.exists)
+    children = _awaited(PlanRepository.children)
+    tree = _awaited(PlanRepository.tree)
+    tree_summary = _awaited(PlanRepository.tree_summary)
+    ancestors = _awaited(PlanRepository.ancestors)
+    depth = _awaited(PlanRepository.depth)
+    list = _awaited(PlanRepository.list)
+    count = _awaited(PlanRepository.count)
+    count_by = _awaited(PlanRepository.count_by)
+
+    @documents_filters(PlanFilters)
+    def stream(
+        self,
+        *,
+        order: Order = "oldest",
+        on_corrupt: OnCorrupt = "raise",
+        **filters: Unpack[PlanFilters],
+    ) -> AsyncIterator[Plan]:
+        """
+        Go through plans by ``async for``, as `PlanRepository.stream` does: in constant memory.
+
+        Raises:
+            InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used; at
+                once.
+            CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``; on the way.
+        """
+        check_listing(self._session.sync_session, order, on_corrupt, filters)
+        return self._stream(order, on_corrupt, filters)
+
+    async def _stream(
+        self, order: Order, on_corrupt: OnCorrupt, filters: PlanFilters
+    ) -> AsyncIterator[Plan]:
+        after = None
+        while True:
+            page = await self.list(
+                order=order, after=after, limit=BATCH, on_corrupt=on_corrupt, **filters
+            )
+            for plan in page:
+                yield plan
+            after = page.next_cursor
+            if after is None:
+                return
