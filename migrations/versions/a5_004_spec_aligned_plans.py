@@ -23,6 +23,8 @@ revision = "a5_004_spec_aligned_plans"
 down_revision = None
 branch_labels = None
 depends_on = None
+# Options that are `yes`, or not given.
+confirm_options = ("drop-plans",)
 
 # The last one is where a downgrade of m8_001 keeps the snapshots of these plans.
 CHILDREN = ("plan_invariants", "plan_arguments", "plan_projects", "v3_plans_snapshot_archive")
@@ -134,6 +136,11 @@ def upgrade() -> None:
             name=op.f("ck_plan_invariants_source"),
         ),
     )
+
+
+def is_applied() -> bool:
+    """Tell whether the tables look as if this revision had been run."""
+    return sa.inspect(op.get_bind()).has_table("v3_plans")
 
 
 def check_downgrade() -> None:

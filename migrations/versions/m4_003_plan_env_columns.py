@@ -11,6 +11,7 @@ Revision: m4_003_plan_env_columns, after a5_004_spec_aligned_plans
 """
 
 from alembic import op
+from sqlalchemy import inspect
 
 from cleveragents_plans.evolution import validate_constraint, with_exclusive_lock
 
@@ -24,6 +25,16 @@ CHECK = (
     "CONSTRAINT ck_v3_plans_execution_env_priority"
     " CHECK (execution_env_priority IN ('fallback', 'override'))"
 )
+
+
+def is_applied() -> bool | None:
+    """Tell whether the tables look as if this revision had been run; None if they do not tell."""
+    tables = inspect(op.get_bind())
+    found = tables.has_table("v3_plans") and any(
+        column["name"] == "execution_environment" for column in tables.get_columns("v3_plans")
+    )
+    # The chain of an older application has this revision without these columns.
+    return True if found else None
 
 
 def upgrade() -> None:

@@ -73,6 +73,15 @@ ADD_SNAPSHOT = (
 )
 
 
+def is_applied() -> bool:
+    """Tell whether the tables look as if this revision had been run."""
+    tables = inspect(op.get_bind())
+    if not tables.has_table("v3_plans"):
+        return False
+    nullable = {column["name"]: column["nullable"] for column in tables.get_columns("v3_plans")}
+    return not any(nullable.get(name, True) for name in (SNAPSHOTS.column, "root_plan_id"))
+
+
 def check_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
     check_parent_tree(op, PLANS)

@@ -25,7 +25,7 @@ each_bad_url = pytest.mark.parametrize(
     [
         (f"postgresql://me:{SECRET}@host:5x/plans", "cannot be read; expected sqlite:///"),
         (f"me:{SECRET}", "cannot be read; expected sqlite:///"),
-        ("", "cannot be read; expected sqlite:///"),
+        ("", "is empty; expected the URL of a database"),
         (f"mysql://me:{SECRET}@host/plans", "'mysql', which is not supported"),
         (f"postgresql+psycopg2://me:{SECRET}@host/plans", "which is not supported"),
         (f"postgresql://me:{SECRET}@127.0.0.1:1/plans", "cannot be opened"),
@@ -154,7 +154,7 @@ def test_default_database_is_in_the_current_folder_and_marked(
     assert (tmp_path / "plans.db").exists()
 
 
-def test_url_given_with_x_overrides_the_option_and_the_environment(
+def test_url_given_to_the_command_overrides_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
@@ -162,7 +162,7 @@ def test_url_given_with_x_overrides_the_option_and_the_environment(
 
     main(["upgrade"])
     main(["upgrade", "--url", "sqlite:///option.db"])
-    main(["upgrade", "--url", "sqlite:///other.db", "-x", "url=sqlite:///x.db"])
+    main(["upgrade", "-x", "url=sqlite:///x.db"])
 
     files = sorted(file.name for file in tmp_path.glob("*.db"))
     assert files == ["environment.db", "option.db", "x.db"]
@@ -214,8 +214,12 @@ def test_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Path):
         archive.extractall(installed)
         names = set(archive.namelist())
     # The installed copy is not what coverage is measured of.
-    kept = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
-    environment = {**kept, "PYTHONPATH": str(installed), "DATABASE_URL": ""}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if "COVERAGE" not in name and name != "DATABASE_URL"
+    }
+    environment = {**kept, "PYTHONPATH": str(installed)}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -269,7 +273,8 @@ def test_alembic_ini_of_three_lines_finds_the_chain_of_a_checkout(tmp_path: Path
 
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=tmp_path, env={**os.environ, "DATABASE_URL": ""}, capture_output=True, text=True,
+        cwd=tmp_path, capture_output=True, text=True,
+        env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"},
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

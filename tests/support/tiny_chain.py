@@ -10,17 +10,22 @@ from alembic.config import Config
 FIRST, MIDDLE, LAST = "a1_first", "b2_middle", "c3_last"
 
 _ENV = """\
-from alembic import context
 from sqlalchemy import MetaData, create_engine, make_url
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans.evolution.runner.environment import run_offline, run_online
+from cleveragents_plans.evolution.runner.environment import run_environment
+from cleveragents_plans.evolution.runner.target import Application
 
-url = make_url(context.config.attributes["url"])
-if context.is_offline_mode():
-    run_offline(url, MetaData())
-else:
-    run_online(create_engine(url, poolclass=NullPool), MetaData(), target="the toy database")
+run_environment(
+    MetaData(),
+    Application(
+        read=make_url,
+        show=lambda url: "the toy database",
+        open=lambda url: create_engine(url, poolclass=NullPool),
+        default="sqlite:///toys.db",
+        version_table="toy_version",
+    ),
+)
 """
 
 _FIRST = """\

@@ -23,12 +23,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     have_standard_streams()
     given = _parser().parse_args(arguments)
-    config = chain_config(given.url, extra=given.x)
+    config = chain_config(given.url, extra=given.x, quiet=given.quiet)
     try:
         if given.command == "upgrade":
             command.upgrade(config, given.revision, sql=given.sql)
         elif given.command == "downgrade":
             command.downgrade(config, given.revision, sql=given.sql)
+        elif given.command == "stamp":
+            command.stamp(config, given.revision, purge=given.purge)
         else:
             command.current(config, check_heads=given.check_heads)
     except CommandError as error:
@@ -47,20 +49,30 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "-x", action="append", default=[], metavar="NAME=VALUE", help="as `alembic -x`"
     )
+    shared.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
     parser = argparse.ArgumentParser(
         prog="cleveragents-plans", description="Migrate the database in which plans are kept."
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
-    upgrade = commands.add_parser("upgrade", parents=[shared], help="bring the schema forward")
+    upgrade = commands.add_parser("upgrade", parents=[shared], help="upgrade the schema")
     upgrade.add_argument("revision", nargs="?", default="head", help="default: head")
-    downgrade = commands.add_parser("downgrade", parents=[shared], help="bring the schema back")
+    downgrade = commands.add_parser("downgrade", parents=[shared], help="downgrade the schema")
     downgrade.add_argument("revision", help="as m4_003_plan_env_columns, or base")
     for migrating in (upgrade, downgrade):
         migrating.add_argument(
-            "--sql", action="store_true", help="write the SQL instead (PostgreSQL only)"
+            "--sql",
+            action="store_true",
+            help="print the SQL instead of running it (PostgreSQL only)",
         )
-    current = commands.add_parser("current", parents=[shared], help="say at which revision it is")
+    stamp = commands.add_parser(
+        "stamp", parents=[shared], help="set the version without running a revision"
+    )
+    stamp.add_argument("revision", nargs="+", help="as m4_003_plan_env_columns, head or base")
+    stamp.add_argument(
+        "--purge", action="store_true", help="first delete whatever the version table holds"
+    )
+    current = commands.add_parser("current", parents=[shared], help="show the current revision")
     current.add_argument(
         "--check-heads", action="store_true", help="fail unless that is the newest, and whole"
     )

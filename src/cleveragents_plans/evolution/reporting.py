@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import StringIO
 from types import TracebackType
 from typing import Self
 
@@ -244,30 +245,31 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def console_logging() -> Iterator[None]:
+def console_logging(*, quiet: bool = False) -> Iterator[None]:
     """
     Send what is logged to standard error, unless the application has its own logging.
 
-    Nothing that happens to standard error changes what the run does.
+    Nothing that happens to standard error changes what the run does. If it is to be *quiet*,
+    nothing is sent there, and no bar is drawn: what is logged goes where logging sends it.
     """
     global _console
     logger = logging.getLogger("alembic")
     handlers = (*logger.handlers, *logging.root.handlers)
-    quiet = all(isinstance(handler, logging.NullHandler) for handler in handlers)
+    show = not quiet and all(isinstance(handler, logging.NullHandler) for handler in handlers)
     level = logger.level
-    with Console() as console:
+    with Console(StringIO() if quiet else None) as console:
         former, _console = _console, console
         handler = logging.StreamHandler(console)
         handler.setFormatter(logging.Formatter("%(message)s"))
         handler.addFilter(_worth_telling)
-        if quiet:
+        if show:
             logger.addHandler(handler)
             logger.setLevel(logging.INFO)
         try:
             yield
         finally:
             _console = former
-            if quiet:
+            if show:
                 logger.removeHandler(handler)
                 logger.setLevel(level)
 

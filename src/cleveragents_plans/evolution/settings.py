@@ -1,10 +1,11 @@
-"""How long to wait, and how hard to press: what an operator or a test can choose."""
+"""What an operator, a program or a test can choose of a run: names, values, and their checks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from typing import Any, Protocol, Self
 
 from alembic.config import Config
@@ -14,7 +15,7 @@ from cleveragents_plans.evolution.errors import EvolutionError
 
 class BadSetting(EvolutionError):
     """
-    A setting has a value that cannot be used.
+    A setting or an option has a value that cannot be used, or is not known.
 
     Attributes:
         name: The setting.
@@ -27,6 +28,24 @@ class BadSetting(EvolutionError):
         self.found = found
 
 
+class UnknownOption(EvolutionError):
+    """
+    There is no option of this name.
+
+    Attributes:
+        name: The name.
+        known: The names that there are.
+    """
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        nearest = get_close_matches(name, known, n=1)
+        meant = f"did you mean {nearest[0]}? There are: " if nearest else "expected one of "
+        super().__init__(f"-x {name} is not known; {meant}{', '.join(known)}; nothing was changed")
+        self.name = name
+        self.known = tuple(known)
+
+
 class _HasConfig(Protocol):
     @property
     def config(self) -> Config: ...
@@ -35,7 +54,7 @@ class _HasConfig(Protocol):
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
-    The choices of one run.
+    How long to wait, and how fast to write.
 
     An operator gives them as ``-x lock-wait=60`` (the names with hyphens), a program as
     ``config.attributes["evolution"] = {"lock_wait": 60}``; the former wins.
@@ -47,10 +66,10 @@ class Settings:
     migration_lock_wait: float = 3600.0
     #: Seconds between two messages while waiting.
     report_every: float = 3.0
-    #: Milliseconds that one batch should take while others are at work; four times as
-    #: long when nobody is.
+    #: Milliseconds that one batch should take while other sessions are active; four times as
+    #: long while none is.
     batch_ms: float = 5.0
-    #: Share of the time spent in batches while others are at work.
+    #: Share of the time spent in batches while other sessions are active.
     duty_cycle: float = 0.75
     #: Rows written per second at most, for replicas that fall behind; 0 is no limit.
     rows_per_second: float = 0.0
@@ -69,11 +88,82 @@ class Settings:
         given: dict[str, Any] = dict(_attributes(environment.config))
         if unknown := given.keys() - names:
             raise BadSetting(min(unknown), given[min(unknown)], f"one of {sorted(names)}")
-        for argument in getattr(environment.config.cmd_opts, "x", None) or ():
-            name, _, value = argument.partition("=")
+        for name, value in given_options(environment.config).items():
             if name.replace("-", "_") in names:
                 given[name.replace("-", "_")] = value
         return cls(**{name: _number(name, value) for name, value in given.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """
+    Which database, which schema and which version table.
+
+    An operator gives them as ``-x version-table=plans_version`` (the names with hyphens), a
+    program as ``config.attributes["version_table"]``; given in both ways, they must be equal.
+    """
+
+    #: Where Alembic keeps the version; an application with a chain of its own has another.
+    version_table: str = "alembic_version"
+    #: The schema of PostgreSQL that holds the tables, if it is not the first of the search path.
+    schema: str | None = None
+    #: Whether tables may be made although another schema holds such tables.
+    allow_second_schema: bool = False
+
+    @classmethod
+    def of(cls, config: Config, *, confirmed_by: Iterable[str] = ()) -> Self:
+        """
+        Read the options from *config*, and check the names of all that is given with ``-x``.
+
+        Args:
+            config: The configuration of the run.
+            confirmed_by: Options of the chain's revisions that are ``yes`` or absent.
+
+        Raises:
+            UnknownOption: There is no such option.
+            BadSetting: An option is empty, or given with two values that differ.
+        """
+        flags = {"allow-second-schema", *confirmed_by}
+        texts = ("version-table", "schema")
+        known = {"url", *flags, *texts, *(f.name.replace("_", "-") for f in fields(Settings))}
+        options = given_options(config)
+        for name, value in options.items():
+            if name not in known:
+                raise UnknownOption(name, known)
+            if name in flags and value != "yes":
+                raise BadSetting(name, value, "yes, or that it is not given")
+        chosen = {}
+        for name in texts:
+            values = [options.get(name), config.attributes.get(name.replace("-", "_"))]
+            value = _same(name, *values)
+            if value == "":
+                raise BadSetting(name, value, "the name of one")
+            if value is not None:
+                chosen[name.replace("-", "_")] = value
+        return cls(**chosen, allow_second_schema="allow-second-schema" in options)
+
+
+def given_options(config: Config) -> dict[str, str]:
+    """
+    Read what was given as ``-x name=value``; in names, ``_`` is ``-``.
+
+    Raises:
+        BadSetting: A name was given twice, with values that differ.
+    """
+    options: dict[str, str] = {}
+    for argument in getattr(config.cmd_opts, "x", None) or ():
+        name, _, value = argument.partition("=")
+        name = name.strip().replace("_", "-")
+        options[name] = _same(name, options.get(name), value)
+    return options
+
+
+def _same(name: str, first: Any, second: Any) -> Any:
+    """Give the one value of an option that may be given twice."""
+    if None not in (first, second) and first != second:
+        # What they are may hold a password.
+        raise BadSetting(name, "given twice, with values that differ", "one value")
+    return second if first is None else first
 
 
 def _attributes(config: Config) -> Mapping[str, Any]:

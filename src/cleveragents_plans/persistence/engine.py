@@ -260,13 +260,10 @@ def _send(driver_connection: Any, statement: str) -> None:
 
 
 def _begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    read_only = options.get("read_only", False)
+    read_only = connection.get_execution_options().get("read_only", False)
     # Each time, since the connection may have come back from a view that only reads.
     _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
-    # A migration asks for more: EXCLUSIVE.
-    mode = "DEFERRED" if read_only else options.get("sqlite_begin", "IMMEDIATE")
-    connection.exec_driver_sql(f"BEGIN {mode}")
+    connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
 
 
 # SQLSTATEs: no such table, no such column; text that an encoding cannot hold, bytes that are none.

@@ -219,7 +219,11 @@ def test_between_two_versions_it_is_at_no_head(folder, postgresql_url, direction
     ],
 )
 def test_the_way_on_and_the_way_back_are_told_apart(direction, onward, back):
-    told = str(InterruptedRun(MIDDLE, FIRST, direction))
+    told = str(
+        InterruptedRun(
+            MIDDLE, direction, f"`alembic upgrade {MIDDLE}`", f"`alembic downgrade {FIRST}`"
+        )
+    )
 
     assert f"`alembic {onward}` to complete it or `alembic {back}` to undo it" in told
 

@@ -9,9 +9,10 @@ Read in Alembic `READ_IN`; the tests of this module fail when a newer one differ
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 from alembic import context
@@ -19,11 +20,16 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import HeadMaintainer, MigrationContext, RevisionStep, StampStep
 from alembic.script import ScriptDirectory
 
+from cleveragents_plans.evolution.runner.process_lock import ConcurrentRuns, process_lock
+
 READ_IN = "1.20.1"
 
 Step = RevisionStep | StampStep
 Heads = tuple[str, ...]
 FindSteps = Callable[[Heads, MigrationContext], Iterable[Step]]
+
+#: Options of ``configure()`` with which ``run_migrations()`` makes no version table.
+NOT_CREATING_VERSION_TABLE: dict[str, Any] = {"dont_mutate": True}
 
 _CHANGES_REVISIONS = ("upgrade", "downgrade")
 # `show current`, `history`, `edit current`, `check` and `revision`, `merge`; and `current`.
@@ -70,6 +76,16 @@ class Command:
         return self.runs_revisions or self.name == "do_stamp"
 
     @property
+    def compares_tables(self) -> bool:
+        """Whether it is ``check`` or ``revision --autogenerate``."""
+        return self.name == "retrieve_migrations"
+
+    @property
+    def relies_on_tables(self) -> bool:
+        """Whether it means nothing when the tables do not fit the version."""
+        return self.runs_revisions or self.compares_tables or self.name == "display_version"
+
+    @property
     def checks_heads(self) -> bool:
         """Whether it is ``current --check-heads``."""
         # The function compares the heads, and Alembic says nowhere else that it will.
@@ -79,8 +95,79 @@ class Command:
 
 def running_command() -> Command:
     """Tell which command runs the ``env.py`` that calls this, before it calls ``configure()``."""
-    environment: EnvironmentContext = context._proxy  # type: ignore[attr-defined]
+    environment = _environment()
+    assert environment is not None  # noqa: S101  # env.py is run in one
     return Command(environment.context_opts["fn"])
+
+
+def run_alone() -> None:
+    """
+    Let the run whose ``env.py`` calls this be the only one in the process, until its end.
+
+    From the first import of this module on, each run holds the `process_lock` from its
+    first global to its last. The run that imported it first gets the lock here.
+
+    Raises:
+        ConcurrentRuns: Before this module was imported, another thread began a run as well.
+    """
+    environment = _environment()
+    if environment is None or not any(
+        _runs(frame, environment.script) for frame, _ in traceback.walk_stack(None)
+    ):
+        raise ConcurrentRuns(
+            "two threads began to run Alembic at the same time",
+            "import cleveragents_plans.schema before, and they run one after the other",
+        )
+    if process_lock.is_ours:
+        return
+    process_lock.acquire()
+    remove = environment._remove_proxy
+
+    def remove_and_release() -> None:
+        try:
+            remove()
+        finally:
+            process_lock.release()
+
+    environment._remove_proxy = remove_and_release  # type: ignore[method-assign]
+
+
+def _environment() -> EnvironmentContext | None:
+    environment: EnvironmentContext | None = getattr(context, "_proxy", None)
+    return environment
+
+
+def _runs(frame: FrameType, script: ScriptDirectory) -> bool:
+    return frame.f_code is ScriptDirectory.run_env.__code__ and frame.f_locals["self"] is script
+
+
+def _hold_process_lock() -> None:
+    install, remove = EnvironmentContext._install_proxy, EnvironmentContext._remove_proxy
+
+    def acquire_and_install(environment: EnvironmentContext) -> None:
+        process_lock.acquire()
+        try:
+            if _environment() is not None:
+                raise ConcurrentRuns(
+                    "a run of Alembic began within another one, which Alembic would forget",
+                    "let one end before the other begins",
+                )
+            install(environment)
+        except BaseException:
+            process_lock.release()
+            raise
+
+    def remove_and_release(environment: EnvironmentContext) -> None:
+        try:
+            remove(environment)
+        finally:
+            process_lock.release()
+
+    EnvironmentContext._install_proxy = acquire_and_install  # type: ignore[method-assign,assignment]
+    EnvironmentContext._remove_proxy = remove_and_release  # type: ignore[method-assign,assignment]
+
+
+_hold_process_lock()
 
 
 def step_of(script: ScriptDirectory, revision: str, direction: str) -> RevisionStep:
@@ -91,6 +178,18 @@ def step_of(script: ScriptDirectory, revision: str, direction: str) -> RevisionS
         CommandError: *script* has no such revision.
     """
     return RevisionStep(script.revision_map, script.get_revision(revision), direction == "upgrade")
+
+
+def applied(script: ScriptDirectory, heads: Iterable[str]) -> set[str]:
+    """Give the revisions that *heads* stand for: themselves, those below, what they depend on."""
+    found: set[str] = set()
+    above = list(heads)
+    while above:
+        revision = above.pop()
+        if revision not in found:
+            found.add(revision)
+            above.extend(step_of(script, revision, "upgrade").from_revisions)
+    return found
 
 
 def heads_after(step: Step, migration: MigrationContext, heads: Heads) -> Heads:

@@ -1,42 +1,47 @@
 """
-Run a chain against one database, one process at a time.
+Run a chain against one database, one run at a time.
 
-An ``env.py`` calls `run_online` or `run_offline` and has nothing else to do.
+An ``env.py`` calls `run_environment` and has nothing else to do.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from alembic import context
 from alembic.runtime.migration import MigrationInfo
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, MetaData
-from sqlalchemy.engine import URL
+from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
-from cleveragents_plans.evolution.postgresql.server import (
-    configure_session,
-    refuse_old_server,
-    warn_of_replicas,
-)
+from cleveragents_plans.evolution.postgresql.server import refuse_old_server, warn_of_replicas
 from cleveragents_plans.evolution.reporting import console_logging, tell
-from cleveragents_plans.evolution.runner.alembic_internals import Command, running_command
+from cleveragents_plans.evolution.runner.alembic_internals import (
+    NOT_CREATING_VERSION_TABLE,
+    run_alone,
+    running_command,
+)
 from cleveragents_plans.evolution.runner.connection_errors import (
     ConnectionFailed,
-    report_connection_failed,
     report_connection_lost,
 )
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
-from cleveragents_plans.evolution.runner.standard_streams import standard_output
+from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session, use_schema
+from cleveragents_plans.evolution.runner.sqlite_transaction import (
+    call_in_driver_thread,
+    refuse_enforced_foreign_keys,
+    sqlite_transaction,
+)
+from cleveragents_plans.evolution.runner.standard_streams import (
+    have_standard_streams,
+    standard_output,
+)
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from cleveragents_plans.evolution.runner.steps import (
     check_ahead,
@@ -44,195 +49,219 @@ from cleveragents_plans.evolution.runner.steps import (
     starting_point,
     with_checks,
 )
+from cleveragents_plans.evolution.runner.target import Application, Target, find_target
 from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
-from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.runner.version_state import VersionState, require_version_table
+from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
 from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
-from cleveragents_plans.evolution.sqlite.transaction import write_transaction
-
-log = logging.getLogger("alembic.evolution")
-
-VERSION_TABLE = "alembic_version"
 
 
-def run_online(engine: Engine, metadata: MetaData, *, target: str) -> None:
+def run_environment(metadata: MetaData | Sequence[MetaData], application: Application) -> None:
     """
-    Run the wanted Alembic command on the database behind *engine*.
+    Run the Alembic command that runs the calling ``env.py``, on the database that is named.
 
-    On SQLite everything happens in one `write_transaction`, begun before the version is read:
-    a run that is killed leaves the file as it was. Foreign keys must be
-    off on the connections of *engine*.
+    On SQLite everything happens in one ``BEGIN IMMEDIATE`` transaction, begun before the
+    version is read: a run that is killed leaves the file as it was.
 
     On PostgreSQL the advisory migration lock is held from before the version is read to
     the end, and every revision has transactions of its own; a run that is killed is run
     again.
 
+    In a transaction of the caller's (see `find_target`) everything happens in that
+    transaction, or is refused where that cannot be.
+
     Args:
-        engine: The database, without a connection pool.
         metadata: The models that ``alembic check`` compares with.
-        target: What to call the database in messages; no password in it.
+        application: How the application names its databases.
 
     Raises:
         EvolutionError: With one line that says what was found and what to do.
     """
-    settings = Settings.of(context)
-    command = running_command()
-    sqlite = engine.dialect.name == "sqlite"
-    if sqlite:
-        _refuse_unfit_file(engine.url, target, command)
-    told = ""
-    # Alembic's script leaves its command in the options.
-    command_line = hasattr(context.config.cmd_opts, "cmd")
-    with (
-        console_logging(),
-        interruptible(target, command_line=command_line),
-        _in_one_line(target),
-        connected(engine, target) as connection,
-    ):
-        refuse_old_server(connection, target)
-        if command.only_reads:
-            connection.execution_options(read_only=True)
-            with standard_output():
-                _read(connection, metadata, command)
-        elif sqlite:
-            with write_transaction(connection, settings):
-                told = _write(connection, metadata, command)
-        else:
-            refuse_pooler(connection, target)
-            configure_session(connection)
-            with migration_lock(connection, settings):
-                told = _write(connection, metadata, command)
-                connection.commit()
-    if told:
-        tell(f"{target}: {told}")
+    run_alone()
+    have_standard_streams(context.config)
+    confirmed_by = {
+        name
+        for revision in context.script.walk_revisions()
+        for name in getattr(revision.module, "confirm_options", ())
+    }
+    options = Options.of(context.config, confirmed_by=confirmed_by)
+    Settings.of(context)  # refuses what cannot be used
+    all_metadata = [metadata] if isinstance(metadata, MetaData) else list(metadata)
+    tables = {name for each in all_metadata for name in each.tables}
+    if options.version_table in tables:
+        raise BadSetting("version-table", options.version_table, "a table that only Alembic uses")
+    target = find_target(context.config, application)
+    _Run(target, options, all_metadata, tables, application.version_table).start()
 
 
-def run_offline(url: URL, metadata: MetaData) -> None:
-    """
-    Write the SQL of the wanted revisions to standard output, in one transaction.
+class _Run:
+    def __init__(
+        self,
+        target: Target,
+        options: Options,
+        metadata: list[MetaData],
+        tables: set[str],
+        own_version_table: str,
+    ) -> None:
+        self.target = target
+        self.options = options
+        self.metadata = metadata
+        self.tables = tables
+        self.own_version_table = own_version_table
+        self.command = running_command()
+        self.quiet = context.config.messaging_opts["quiet"]
 
-    Raises:
-        EvolutionError: For SQLite, whose tables are rebuilt from what the file holds.
-    """
-    if url.get_backend_name() == "sqlite":
-        raise EvolutionError(
-            "--sql cannot be written for SQLite: its tables are rebuilt from what the file "
-            "holds; run the same command without --sql, on a copy of the file if it is to be tried"
-        )
-    context.configure(
-        url=url,
-        target_metadata=metadata,
-        literal_binds=True,
-        # Without this every % in the script would be doubled.
-        dialect_opts={"paramstyle": "named"},
-        transaction_per_migration=False,
-        fn=with_checks(running_command()),
-    )
-    with standard_output():
-        context.get_context().impl.static_output(
-            "-- One transaction, set-based: what it changes is locked until it commits, so stop\n"
-            "-- the application first. Run it with: psql -v ON_ERROR_STOP=1 -f <this file>"
-        )
-        with context.begin_transaction():
-            context.run_migrations()
+    def start(self) -> None:
+        self._say(f"database: {self.target.shown}{self.target.note}")
+        if context.is_offline_mode():
+            self._print_sql()
+            return
+        if self.target.is_sqlite and self.options.schema:
+            raise BadSetting("schema", self.options.schema, "PostgreSQL: SQLite has no schemas")
+        # Alembic's script leaves its command in the options.
+        command_line = hasattr(context.config.cmd_opts, "cmd")
+        shown = self.target.shown
+        with (
+            console_logging(quiet=self.quiet),
+            interruptible(shown, command_line=command_line),
+            _in_one_line(shown),
+            self.target.connected(self.command) as connection,
+        ):
+            act = self._on_sqlite if self.target.is_sqlite else self._on_postgresql
+            told = act(connection)
+        self._say(f"{shown}: {told}" if told else "")
 
+    def _say(self, line: str) -> None:
+        if line and not self.quiet:
+            tell(line)
 
-def _refuse_unfit_file(url: URL, target: str, command: Command) -> None:
-    if url.database in (None, "", ":memory:") or url.database.startswith("file:"):
-        return
-    file = Path(url.database)
-    if not file.exists():
-        # Opening it would create an empty one, which is an upgrade's business only.
-        if command.name != "upgrade":
+    def _print_sql(self) -> None:
+        """Print the SQL of the wanted revisions, in one transaction."""
+        if self.target.is_sqlite:
             raise EvolutionError(
-                f"there is no file at {target}; check the path, or run the upgrade to create it"
+                "--sql cannot be written for SQLite: its tables are rebuilt from what the file "
+                "holds; run the same command without --sql, on a copy of the file if it is to be "
+                "tried"
             )
-    elif not command.only_reads and file.is_file() and not file.stat().st_mode & 0o222:
-        # The mode is looked at because the superuser could write all the same.
-        raise EvolutionError(
-            f"{target} is read-only; if it is to be migrated, allow writing with "
-            f"`chmod u+w {file}` and run the same command again; nothing was changed"
+        context.configure(
+            url=self.target.url,
+            target_metadata=self.metadata,
+            literal_binds=True,
+            # Without this every % in the script would be doubled.
+            dialect_opts={"paramstyle": "named"},
+            transaction_per_migration=False,
+            version_table=self.options.version_table,
+            fn=with_checks(self.command),
         )
+        with standard_output():
+            context.static_output(
+                "-- One transaction, set-based: what it changes is locked until it commits, so\n"
+                "-- stop the application first. Run it with: psql -v ON_ERROR_STOP=1 -f <file>"
+            )
+            if self.options.schema:
+                quote = context.get_context().dialect.identifier_preparer.quote
+                context.static_output(f"SET search_path TO {quote(self.options.schema)};\n")
+            with context.begin_transaction():
+                context.run_migrations()
 
+    def _on_sqlite(self, connection: Connection) -> str:
+        external = connection.in_transaction()
+        if self.command.only_reads:
+            if self.target.given is None:
+                connection.execution_options(read_only=True)
+            told = self._run(connection, external)
+            if not external:
+                connection.rollback()
+            return told
 
-def _read(connection: Connection, metadata: MetaData, command: Command) -> None:
-    note = _configure(connection, metadata, command)
-    _known_heads()
-    starting_point(command, context.get_context(), note)
-    with context.begin_transaction():
-        context.run_migrations()
+        def write(here: Connection) -> str:
+            with sqlite_transaction(here, Settings.of(context)):
+                return self._run(here, external)
 
+        return call_in_driver_thread(connection, write)
 
-def _write(connection: Connection, metadata: MetaData, command: Command) -> str:
-    note = _configure(connection, metadata, command)
-    migration = context.get_context()
-    before = _known_heads()
-    start, over = starting_point(command, migration, note)
-    steps = check_ahead(command, migration, start)
-    if connection.dialect.name == "sqlite":
-        if steps and command.runs_revisions:
-            require_sound_file(connection, Settings.of(context).report_every)
-    else:
-        if steps and command.runs_revisions:
-            warn_of_replicas(connection)
-        connection.rollback()  # Alembic must own every transaction from here on.
-    if over:
-        set_start(migration, over)
-    with naming_revisions(), note.watched(), context.begin_transaction():
-        context.run_migrations()
-    after = _known_heads()
-    if not steps:
-        return f"already at {_named(after)}, nothing to do"
-    return f"{_named(before)} -> {_named(after)}"
+    def _on_postgresql(self, connection: Connection) -> str:
+        external = connection.in_transaction()
+        refuse_old_server(connection, self.target.shown)
+        if external:
+            use_schema(connection, self.options.schema, local=True)
+            return self._run(connection, external)
+        with ExitStack() as stack:
+            refuse_pooler(connection, self.target.shown)
+            restore = isinstance(self.target.given, Connection)
+            stack.enter_context(postgresql_session(connection, restore=restore))
+            use_schema(connection, self.options.schema)
+            connection.commit()
+            if not self.command.only_reads:
+                stack.enter_context(migration_lock(connection, Settings.of(context)))
+            told = self._run(connection, external)
+            connection.commit()
+            return told
 
+    def _run(self, connection: Connection, external: bool) -> str:
+        command = self.command
+        note = self._configure(connection)
+        migration = context.get_context()
+        require_version_table(connection, self.options.version_table)
+        state = VersionState(migration, self.options, self.tables, self.own_version_table)
+        state.check(command, unfinished=note.read() is not None)
+        before = migration.get_current_heads()
+        start, over = starting_point(command, migration, note.found)
+        steps = check_ahead(command, migration, start)
+        if external and steps and command.runs_revisions:
+            self._refuse_external_transaction(connection)
+        if self.target.is_sqlite:
+            if steps and command.runs_revisions:
+                require_sound_file(connection, Settings.of(context).report_every)
+        elif not external:
+            if steps and command.runs_revisions:
+                warn_of_replicas(connection)
+            connection.rollback()  # Alembic must own every transaction from here on.
+        if over:
+            set_start(migration, over)
+        with naming_revisions(), note.watched(), context.begin_transaction(), self._result():
+            context.run_migrations()
+        if not command.plans_ahead:
+            return "" if command.only_reads else f"{self.options.version_table} is there"
+        after = migration.get_current_heads()
+        if not steps:
+            return f"already at {_named(after)}, nothing to do"
+        return f"{_named(before)} -> {_named(after)}"
 
-def _configure(connection: Connection, metadata: MetaData, command: Command) -> UnfinishedNote:
-    ours = set(metadata.tables)
-    note = UnfinishedNote(connection, VERSION_TABLE)
+    def _result(self) -> AbstractContextManager[None]:
+        return standard_output() if self.command.only_reads else nullcontext()
 
-    def version_applied(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
-        if step.is_migration:
-            note.clear()
+    def _configure(self, connection: Connection) -> UnfinishedNote:
+        note = UnfinishedNote(connection, self.options.version_table)
 
-    context.configure(
-        connection=connection,
-        target_metadata=metadata,
-        compare_server_default=True,
-        transactional_ddl=True,
-        transaction_per_migration=True,
-        # Other packages keep tables in the same database; they are not ours to compare.
-        include_name=lambda name, kind, _parents: kind != "table" or name in ours,
-        on_version_apply=version_applied,
-        version_table=VERSION_TABLE,
-        fn=with_checks(command, note),
-    )
-    return note
+        def version_applied(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
+            if step.is_migration or ctx.purge:
+                note.clear()
 
+        context.configure(
+            connection=connection,
+            target_metadata=self.metadata,
+            compare_server_default=True,
+            transactional_ddl=True,
+            transaction_per_migration=True,
+            # Other packages keep tables in the same database; they are not ours to compare.
+            include_name=lambda name, kind, _: kind != "table" or name in self.tables,
+            on_version_apply=version_applied,
+            version_table=self.options.version_table,
+            fn=with_checks(self.command, note),
+            **(NOT_CREATING_VERSION_TABLE if self.command.only_reads else {}),
+        )
+        return note
 
-def _known_heads() -> tuple[str, ...]:
-    heads = context.get_context().get_current_heads()
-    for head in heads:
-        try:
-            context.script.get_revision(head)
-        except CommandError:
-            raise EvolutionError(
-                f"the database is at revision {head!r}, which this release does not know; "
-                "install the release that migrated it, or restore a backup; nothing was changed"
-            ) from None
-    return heads
-
-
-@contextmanager
-def connected(engine: Engine, target: str) -> Iterator[Connection]:
-    """
-    Connect to *engine*, which is called *target* in messages.
-
-    Raises:
-        ConnectionFailed: That is not possible.
-    """
-    with report_connection_failed(target):
-        connection = engine.connect()
-    with connection:
-        yield connection
+    def _refuse_external_transaction(self, connection: Connection) -> None:
+        if self.target.is_sqlite:
+            refuse_enforced_foreign_keys(connection)
+            return
+        raise EvolutionError(
+            "the connection is in a transaction, and a revision takes several on PostgreSQL; "
+            "hand over a connection that is in none (engine.connect(), not engine.begin(); "
+            "commit what was read before), or the engine; nothing was changed"
+        )
 
 
 @contextmanager

@@ -16,39 +16,52 @@ from cleveragents_plans.evolution.runner.alembic_internals import (
     FindSteps,
     Heads,
     Step,
+    applied,
     heads_after,
     set_heads_after,
     step_of,
 )
-from cleveragents_plans.evolution.runner.unfinished import InterruptedRun, UnfinishedNote
+from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.runner.unfinished import (
+    InterruptedRun,
+    Unfinished,
+    UnfinishedNote,
+    UnknownInterruptedRun,
+)
 
 log = logging.getLogger("alembic.evolution")
 
 
 def starting_point(
-    command: Command, migration: MigrationContext, note: UnfinishedNote
+    command: Command, migration: MigrationContext, found: Unfinished | None
 ) -> tuple[Heads, Step | None]:
     """
     Tell from which heads the *command* goes on; change nothing.
 
     Called under the migration lock if the command changes anything. The heads are those
-    that are stored, unless a revision was interrupted which the command would run from the
-    other end of it only: then they are those of that end, and the step that leads there is
-    given, for `set_start`.
+    that are stored, unless a revision was interrupted (*found*) which the command would run
+    from the other end of it only: then they are those of that end, and the step that leads
+    there is given, for `set_start`.
 
     Raises:
         InterruptedRun: The command goes elsewhere, or asks whether the database is at a
             head (``current --check-heads``): between two versions it is at none.
     """
-    heads = migration.get_current_heads()
-    found = note.read()
+    heads = () if migration.purge else migration.get_current_heads()
     if found is None:
         return heads, None
 
     script = migration.script
     assert script is not None  # noqa: S101  # env.py is run by one
+    assert migration.config is not None  # noqa: S101  # likewise
+    if found.revision not in (each.revision for each in script.walk_revisions()):
+        raise UnknownInterruptedRun(found.revision, found.direction)
     below = to_tuple(script.get_revision(found.revision).down_revision, ("base",))
-    interrupted = InterruptedRun(found.revision, below[0], found.direction)
+    ways = [
+        typed(migration.config, f"upgrade {found.revision}"),
+        typed(migration.config, f"downgrade {below[0]}"),
+    ]
+    interrupted = InterruptedRun(found.revision, found.direction, *ways)
     if not command.runs_revisions:
         if command.checks_heads:
             raise interrupted
@@ -155,16 +168,5 @@ def _step_over(script: ScriptDirectory, heads: Heads, revision: str) -> Step | N
     if revision in heads:
         return step_of(script, revision, "downgrade")
     up = step_of(script, revision, "upgrade")
-    applied = _applied(script, heads)
-    return up if revision not in applied and applied.issuperset(up.from_revisions) else None
-
-
-def _applied(script: ScriptDirectory, heads: Heads) -> set[str]:
-    applied: set[str] = set()
-    found = list(heads)
-    while found:
-        revision = found.pop()
-        if revision not in applied:
-            applied.add(revision)
-            found.extend(step_of(script, revision, "upgrade").from_revisions)
-    return applied
+    before = applied(script, heads)
+    return up if revision not in before and before.issuperset(up.from_revisions) else None

@@ -42,13 +42,29 @@ class InterruptedRun(EvolutionError):
         direction: The direction it was going in.
     """
 
-    def __init__(self, revision: str, below: str, direction: str) -> None:
-        ways = [f"upgrade {revision}", f"downgrade {below}"]
-        onward, back = ways if direction == "upgrade" else reversed(ways)
+    def __init__(self, revision: str, direction: str, upgrade: str, downgrade: str) -> None:
+        onward, back = (upgrade, downgrade) if direction == "upgrade" else (downgrade, upgrade)
         super().__init__(
             f"the {direction} of {revision} was interrupted: the database is between two versions, "
-            f"and this command leaves it there; run `alembic {onward}` to complete it or "
-            f"`alembic {back}` to undo it"
+            f"and this command leaves it there; run {onward} to complete it or {back} to undo it"
+        )
+        self.revision = revision
+        self.direction = direction
+
+
+class UnknownInterruptedRun(EvolutionError):
+    """
+    A revision was interrupted that this release does not have.
+
+    Attributes:
+        revision: The revision that is unfinished.
+        direction: The direction it was going in.
+    """
+
+    def __init__(self, revision: str, direction: str) -> None:
+        super().__init__(
+            f"the {direction} of {revision} was interrupted, which this release does not know; "
+            "install the release that has it, and run its upgrade or downgrade; nothing was changed"
         )
         self.revision = revision
         self.direction = direction

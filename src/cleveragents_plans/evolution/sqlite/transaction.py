@@ -71,7 +71,6 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     driver: Any = connection.connection.driver_connection
     file = file_of(connection)
     before = _size(file, "wal")
-    connection.execution_options(sqlite_begin="EXCLUSIVE")
     with report_damage(file), interruptible(driver):
         transaction = _begin(connection, driver, file, settings)
         try:
@@ -87,7 +86,7 @@ def _begin(connection: Connection, driver: Any, file: Path, settings: Settings) 
     begun = said = time.monotonic()
     while True:
         try:
-            return connection.begin()
+            return _begin_exclusive(connection, driver)
         except DBAPIError as error:
             if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in _LOCKED:
                 raise
@@ -98,6 +97,19 @@ def _begin(connection: Connection, driver: Any, file: Path, settings: Settings) 
             said = now
             holders = _named(file, lock_holders(file))
             log.info("%s is locked by %s; waiting (%.0f s)", file, holders, now - begun)
+
+
+def _begin_exclusive(connection: Connection, driver: Any) -> RootTransaction:
+    transaction = connection.begin()
+    try:
+        # A listener of the engine has begun another kind of transaction, or there is none.
+        if driver.in_transaction:
+            connection.exec_driver_sql("ROLLBACK")
+        connection.exec_driver_sql("BEGIN EXCLUSIVE")
+    except BaseException:
+        transaction.rollback()
+        raise
+    return transaction
 
 
 def _named(file: Path, holders: Sequence[LockHolder]) -> str:

@@ -1,0 +1,32 @@
+"""Commands in messages, as they can be typed where the message is read."""
+
+from __future__ import annotations
+
+from alembic.config import Config
+
+from cleveragents_plans.evolution.settings import given_options
+
+
+def typed(config: Config, command: str, **options: str) -> str:
+    """
+    Write an Alembic *command* as it is typed for the chain of *config*.
+
+    That is ``alembic …`` where there is a configuration file, and elsewhere the program that
+    runs the chain without one, if there is one: it says so by the attribute ``program``. The
+    schema and the version table that were given are given again.
+
+    Args:
+        config: The configuration of the run that writes the message.
+        command: The command and its arguments.
+        options: Further ``-x`` options, with ``_`` for ``-``.
+    """
+    given = given_options(config)
+    for name in ("schema", "version-table"):
+        value = config.attributes.get(name.replace("-", "_")) or given.get(name)
+        if value:
+            options.setdefault(name.replace("-", "_"), value)
+    extra = "".join(f" -x {name.replace('_', '-')}={value}" for name, value in options.items())
+    program = config.attributes.get("program", "alembic")
+    if program == "alembic":  # which takes them before the command
+        return f"`alembic{extra} {command}`"
+    return f"`{program} {command}{extra}`"

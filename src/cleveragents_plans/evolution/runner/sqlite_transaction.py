@@ -1,0 +1,108 @@
+"""
+One transaction of SQLite for a whole run, on a connection of ours or of the caller's.
+
+The driver of Python begins transactions by itself, late, and foreign keys can be switched
+outside of a transaction only. So both are seen to before the transaction begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, create_engine
+from sqlalchemy.pool import StaticPool
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.sqlite.transaction import write_transaction
+
+T = TypeVar("T")
+
+
+class ForeignKeysEnforced(EvolutionError):
+    """A transaction of the caller's enforces foreign keys: no table can be rebuilt in it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection is in a transaction in which SQLite enforces foreign keys, and to "
+            "rebuild a table would delete the rows that refer to it; hand over a connection "
+            "that is in no transaction (engine.connect(), not engine.begin()), or run PRAGMA "
+            "foreign_keys = OFF before it begins; nothing was changed"
+        )
+
+
+def call_in_driver_thread(connection: Connection, act: Callable[[Connection], T]) -> T:
+    """
+    Call *act* where the connection of the driver can be used directly.
+
+    That is here, unless the driver is one of asyncio: aiosqlite has a thread for each
+    connection. What is called there gets a connection without asyncio, in the same
+    transaction.
+    """
+    if not connection.dialect.is_async:
+        return act(connection)
+    external = connection.in_transaction()
+
+    def act_there(driver: Any) -> T:
+        engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
+        if external:  # it is the caller's to end
+            keep: Any = engine.dialect
+            keep.do_rollback = keep.do_commit = lambda _connection: None
+        with engine.connect() as there:
+            if external:
+                there.begin()
+            return act(there)
+
+    adapted: Any = connection.connection.dbapi_connection
+    # Both names are private to aiosqlite, which has no other way into its thread.
+    result: T = adapted.run_async(lambda driver: driver._execute(act_there, driver._conn))
+    return result
+
+
+@contextmanager
+def sqlite_transaction(connection: Connection, settings: Settings) -> Iterator[None]:
+    """
+    Migrate in one transaction, with foreign keys off: see `write_transaction`.
+
+    A transaction of the caller's is used, and neither committed nor rolled back. Otherwise
+    the pragmas and the driver's own settings are restored afterwards.
+
+    Raises:
+        FileLocked: Other processes had the file locked for too long.
+    """
+    driver: Any = connection.connection.driver_connection
+    if connection.in_transaction():
+        if not driver.in_transaction:  # the driver would begin it later, and not for DDL
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield
+        return
+    level, driver.isolation_level = driver.isolation_level, None
+    try:
+        with _kept(driver, "busy_timeout"), _kept(driver, "foreign_keys"):
+            driver.execute("PRAGMA foreign_keys = OFF")
+            with write_transaction(connection, settings):
+                yield
+    finally:
+        driver.isolation_level = level
+
+
+def refuse_enforced_foreign_keys(connection: Connection) -> None:
+    """
+    Refuse a transaction in which foreign keys are enforced.
+
+    Raises:
+        ForeignKeysEnforced: They are.
+    """
+    if connection.exec_driver_sql("PRAGMA foreign_keys").scalar():
+        raise ForeignKeysEnforced
+
+
+@contextmanager
+def _kept(driver: Any, pragma: str) -> Iterator[None]:
+    former = driver.execute(f"PRAGMA {pragma}").fetchone()[0]
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA {pragma} = {former}")

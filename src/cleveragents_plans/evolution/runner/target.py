@@ -1,0 +1,197 @@
+"""Which database a run is for: what names it, and what happens when two names differ."""
+
+from __future__ import annotations
+
+import configparser
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.runner.alembic_internals import Command
+from cleveragents_plans.evolution.runner.connection_errors import report_connection_failed
+from cleveragents_plans.evolution.settings import given_options
+
+
+class DatabaseNotNamed(EvolutionError):
+    """
+    What should name the database is empty, or cannot be read, or is not of a kind that can be used.
+
+    Attributes:
+        source: Where it was found.
+    """
+
+    def __init__(self, source: str, found: str, expected: str) -> None:
+        super().__init__(f"{source} {found}; expected {expected}; nothing was changed")
+        self.source = source
+
+
+class TwoDatabases(EvolutionError):
+    """
+    Two places name a database, and not the same one.
+
+    Attributes:
+        named: What each of them names, without passwords, and where it was found.
+    """
+
+    def __init__(self, named: Sequence[str]) -> None:
+        found = " and ".join(named)
+        super().__init__(
+            f"two databases are named: {found}; expected one: remove the other, or name the "
+            "database with -x url=, which configuration and environment give way to; "
+            "nothing was changed"
+        )
+        self.named = tuple(named)
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What a run must know of the application whose chain it runs."""
+
+    #: Reads the URL of a database.
+    read: Callable[[str | URL], URL]
+    #: Writes it for people to read, without passwords.
+    show: Callable[[URL], str]
+    #: Makes an engine without a pool; on SQLite, foreign keys are off and BEGIN is IMMEDIATE.
+    open: Callable[[URL], Engine]
+    #: The URL where nothing names a database.
+    default: str
+    #: A name for a version table that the chain does not share with another one.
+    version_table: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The database of a run."""
+
+    url: URL
+    #: What to call it in messages: no password in it.
+    shown: str
+    #: What named it, if that is worth saying.
+    note: str
+    #: An engine or a connection of the caller's.
+    given: Engine | Connection | None
+    open: Callable[[URL], Engine]
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is SQLite, and not PostgreSQL."""
+        return self.url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def connected(self, command: Command) -> Iterator[Connection]:
+        """
+        Connect to it, for *command*.
+
+        A connection of the caller's is used as it is, and stays open. One from a pool does not go
+        back on PostgreSQL: its session is configured for migrations.
+
+        Raises:
+            EvolutionError: It is a file that the command cannot use.
+            ConnectionFailed: It cannot be reached.
+        """
+        if isinstance(self.given, Connection):
+            yield self.given
+            return
+        if self.given is None and self.is_sqlite:
+            self._refuse_unfit_file(command)
+        engine = self.given or self.open(self.url)
+        with report_connection_failed(self.shown):
+            connection = engine.connect()
+        with connection:
+            try:
+                yield connection
+            finally:
+                if self.given and not self.is_sqlite and not connection.invalidated:
+                    connection.invalidate()
+
+    def _refuse_unfit_file(self, command: Command) -> None:
+        name = self.url.database
+        if name in (None, "", ":memory:"):
+            raise EvolutionError(
+                f"{self.shown} is a database in memory, which ends with this run; name a file, "
+                "or hand over the engine that the application uses"
+            )
+        if name.startswith("file:"):
+            return
+        file = Path(name)
+        if not file.exists():
+            # Opening it would create an empty one, which is an upgrade's business only.
+            if command.name != "upgrade":
+                raise EvolutionError(
+                    f"there is no file at {self.shown}; check the path, or run the upgrade to "
+                    "create it"
+                )
+        elif not command.only_reads and file.is_file() and not file.stat().st_mode & 0o222:
+            # The mode is looked at because the superuser could write all the same.
+            raise EvolutionError(
+                f"{self.shown} is read-only; if it is to be migrated, allow writing with "
+                f"`chmod u+w {file}` and run the same command again; nothing was changed"
+            )
+
+
+def find_target(config: Config, application: Application) -> Target:
+    """
+    Tell which database *config* names.
+
+    First comes what names it for this run: ``-x url=``, and the attributes ``connection``
+    (an engine or a connection) and ``url`` of the configuration. Then comes what stands in
+    files and in the environment: ``sqlalchemy.url``, and the variable ``DATABASE_URL``. Two
+    names of one rank must name the same database. Last comes the default.
+
+    Raises:
+        TwoDatabases: They do not.
+        DatabaseNotNamed: A name is empty, or cannot be read.
+    """
+    given = config.attributes.get("connection")
+    for names in (_of_this_run(config, given), _standing(config)):
+        urls = {
+            source: application.read(_not_empty(source, name)) for source, name in names.items()
+        }
+        if len(set(urls.values())) > 1:
+            raise TwoDatabases([f"{application.show(url)} by {name}" for name, url in urls.items()])
+        for url in urls.values():
+            return Target(url, application.show(url), "", given, application.open)
+    url = application.read(application.default)
+    note = f" (the default, in {Path.cwd()}; name another by DATABASE_URL)"
+    return Target(url, application.show(url), note, None, application.open)
+
+
+def _of_this_run(config: Config, given: Any) -> dict[str, str | URL]:
+    names: dict[str, Any] = {
+        "-x url": given_options(config).get("url"),
+        "the attribute url (--url)": config.attributes.get("url"),
+    }
+    if given is not None:
+        if not isinstance(given, Connection | Engine):
+            raise DatabaseNotNamed(
+                "the attribute connection",
+                f"is of the type {type(given).__name__}",
+                "a Connection or an Engine of SQLAlchemy (of asyncio: `await "
+                "cleveragents_plans.schema.upgrade(engine)`, or what run_sync() gives)",
+            )
+        names["the attribute connection"] = given.engine.url
+    return {source: name for source, name in names.items() if name is not None}
+
+
+def _standing(config: Config) -> dict[str, str | URL]:
+    try:
+        configured = config.get_main_option("sqlalchemy.url")
+    except configparser.InterpolationError:  # whose message has the password in it
+        raise DatabaseNotNamed(
+            "sqlalchemy.url", "has a % that stands alone", "%% for each % of the URL"
+        ) from None
+    names = {"sqlalchemy.url": configured, "DATABASE_URL": os.environ.get("DATABASE_URL")}
+    return {source: name for source, name in names.items() if name is not None}
+
+
+def _not_empty(source: str, name: str | URL) -> str | URL:
+    if isinstance(name, str) and not name.strip():
+        raise DatabaseNotNamed(source, "is empty", "the URL of a database, or that it is not set")
+    return name

@@ -1,0 +1,261 @@
+"""
+What the version table says, compared with the chain and with the tables that are there.
+
+A version that does not fit is refused, with the command that mends it. What the tables look
+like is asked of the revisions: ``is_applied()`` of one tells, from the catalog, whether they
+look as if it had been run: True, False, or None if that does not show.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable
+
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, inspect
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
+from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
+from cleveragents_plans.evolution.settings import BadSetting, Options
+
+log = logging.getLogger("alembic.evolution")
+
+
+class VersionRefused(EvolutionError):
+    """
+    The version that is stored does not fit the chain, or the tables do not fit the version.
+
+    Attributes:
+        found: What was found.
+        remedy: What mends it.
+    """
+
+    def __init__(self, found: str, remedy: str) -> None:
+        super().__init__(f"{found}; {remedy}; nothing was changed")
+        self.found = found
+        self.remedy = remedy
+
+
+def require_version_table(connection: Connection, table: str) -> None:
+    """
+    Refuse a version table that is another table.
+
+    Raises:
+        BadSetting: It has no column ``version_num``.
+    """
+    inspector = inspect(connection)
+    if inspector.has_table(table):
+        columns = [column["name"] for column in inspector.get_columns(table)]
+        if "version_num" not in columns:
+            raise BadSetting("version-table", table, "a table that only Alembic uses")
+
+
+class VersionState:
+    """
+    The version of a database, and what else is there of the chain.
+
+    Args:
+        migration: The context of the run.
+        options: Its options.
+        tables: The names of the tables of the models.
+        own_table: A name for a version table that the chain does not share.
+    """
+
+    def __init__(
+        self,
+        migration: MigrationContext,
+        options: Options,
+        tables: Collection[str],
+        own_table: str,
+    ) -> None:
+        assert migration.script is not None  # noqa: S101  # env.py has all three, on line
+        assert migration.config is not None  # noqa: S101
+        assert migration.connection is not None  # noqa: S101
+        self._migration = migration
+        self._script = migration.script
+        self._config = migration.config
+        self._connection: Connection = migration.connection
+        self._options = options
+        self._tables = tables
+        self._own_table = own_table
+        self._chain = [each.revision for each in self._script.walk_revisions()]
+        heads = migration.get_current_heads()
+        #: Stored revisions that are in the chain.
+        self.known = [head for head in heads if head in self._chain]
+        #: Stored revisions that are not.
+        self.unknown = [head for head in heads if head not in self._chain]
+
+    def check(self, command: Command, *, unfinished: bool) -> None:
+        """
+        Refuse a version from which *command* cannot start, or would report what is not so.
+
+        Args:
+            command: The command.
+            unfinished: A revision was interrupted, so that the tables are between two versions.
+
+        Raises:
+            VersionRefused: The version table has a revision that the chain does not have, or
+                two of one branch, or none or one that the tables do not fit; or the tables are
+                in another schema.
+        """
+        if not self.known:
+            self._refuse_other_schema()
+        stamps = command.name == "do_stamp"
+        if not (stamps and self._migration.purge):
+            self._refuse_unknown()
+        if stamps or unfinished or not command.relies_on_tables:
+            return
+        self._refuse_two_of_one_branch()
+        try:
+            self._refuse_unfit_tables()
+        except VersionRefused as error:
+            if command.runs_revisions or command.checks_heads or command.compares_tables:
+                raise
+            log.warning("%s; %s", error.found, error.remedy)
+
+    def _refuse_other_schema(self) -> None:
+        options = self._options
+        if self._connection.dialect.name != "postgresql" or options.schema:
+            return
+        hidden = {
+            each.schema: each.name
+            for each in version_tables(self._connection)
+            if each.schema and each.revisions.intersection(self._chain) and not each.is_visible
+        }
+        if hidden and self._has_tables():
+            schema, name = next(iter(hidden.items()))
+            current = run(self._connection, "SELECT current_schema()").scalar_one()
+            raise VersionRefused(
+                f"the tables are in the schema {current}, and their version is in {schema}.{name}",
+                f"run ALTER TABLE {schema}.{name} SET SCHEMA {current}, or add {schema} to the "
+                "end of the search_path of the role",
+            )
+        schemas = sorted({*hidden, *schemas_with(self._connection, self._tables)})
+        if schemas and not options.allow_second_schema:
+            current = run(self._connection, "SELECT current_schema()").scalar_one()
+            raise VersionRefused(
+                f"the schema {' and the schema '.join(schemas)} of this database "
+                f"has tables of this chain, and this run would use the schema {current}, "
+                "which has none",
+                f"give -x schema={schemas[0]}, or -x allow-second-schema=yes if {current} is to "
+                "have a set of its own",
+            )
+
+    def _refuse_unknown(self) -> None:
+        if not self.unknown:
+            return
+        table, found = self._options.version_table, " and ".join(map(repr, self.unknown))
+        if not "".join(self.unknown).strip():
+            raise VersionRefused(f"{table} holds {found}, which is no revision", self._stamp())
+        if own := self._own_version_table():
+            raise VersionRefused(
+                f"{table} holds {found}, of another chain, and {own} the version of this one",
+                f"give -x version-table={own}",
+            )
+        looks = self._looks_like()
+        stamp = typed(self._config, f"stamp {looks or 'base'}", version_table=self._own_table)
+        then = f"give -x version-table={self._own_table} from then on"
+        if self.known:
+            ours = " and ".join(map(repr, self.known))
+            raise VersionRefused(
+                f"{table} holds {ours} of this chain, and {found}, which this release does not "
+                "know",
+                "if that is another application's, let this chain have a version table of its "
+                f"own: run {stamp}, then DELETE FROM {table} WHERE version_num = {ours}, and "
+                f"{then}; if it is a newer release's, install that",
+            )
+        if not self._has_tables():
+            upgrade = typed(self._config, "upgrade head", version_table=self._own_table)
+            raise VersionRefused(
+                f"{table} holds {found}, which this release does not know, and the database "
+                "has no table of this chain: it is another application's",
+                f"let this chain have a version table of its own: run {upgrade}, and {then}",
+            )
+        raise VersionRefused(
+            f"the database is at revision {found}, which this release does not know",
+            "install the release that migrated it; or, if that is another application's, let "
+            f"this chain have a version table of its own: run {stamp}, and {then}",
+        )
+
+    def _refuse_two_of_one_branch(self) -> None:
+        for head in self.known:
+            if below := applied(self._script, [head]).intersection(self.known) - {head}:
+                raise VersionRefused(
+                    f"{self._options.version_table} holds {head!r} and {min(below)!r}, one of "
+                    "which comes after the other",
+                    self._stamp(),
+                )
+
+    def _refuse_unfit_tables(self) -> None:
+        looks = self._looks_like()
+        if looks is None:
+            return
+        if not self.known:
+            if looks == "base":
+                return
+            if own := self._own_version_table():
+                raise VersionRefused(
+                    f"{self._options.version_table} holds no version, and {own} the one of this "
+                    "chain",
+                    f"give -x version-table={own}",
+                )
+            raise VersionRefused(
+                f"the tables are there, and {self._options.version_table} holds no version",
+                self._stamp(),
+            )
+        if False in self._is_applied(applied(self._script, self.known)):
+            raise VersionRefused(
+                f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
+                "are not as that revision makes them",
+                self._stamp(),
+            )
+
+    def _stamp(self) -> str:
+        looks = self._looks_like() or "base"
+        # What belongs to a branch of which no revision can tell stays.
+        others = [
+            head
+            for head in self.known
+            if not any(self._hook(revision) for revision in applied(self._script, [head]))
+        ]
+        purge = "--purge " if self.known or self.unknown else ""
+        command = typed(self._config, f"stamp {purge}{' '.join([looks, *others])}")
+        if looks == "base":
+            return f"there are no tables: run {command}, and then the command that you want"
+        return f"they look as {looks} makes them: run {command}, and then the command that you want"
+
+    def _looks_like(self) -> str | None:
+        """Name the last revision that the tables look like; None if no revision can tell."""
+        can_tell = [r for r in self._chain if self._hook(r)]
+        if not can_tell:
+            return None
+        return next((r for r in can_tell if True in self._is_applied([r])), "base")
+
+    def _is_applied(self, revisions: Iterable[str]) -> list[bool | None]:
+        with Operations.context(self._migration):
+            return [hook() for r in revisions if (hook := self._hook(r))]
+
+    def _hook(self, revision: str) -> Callable[[], bool | None] | None:
+        module = self._script.get_revision(revision).module
+        hook: Callable[[], bool | None] | None = getattr(module, "is_applied", None)
+        return hook
+
+    def _has_tables(self) -> bool:
+        inspector = inspect(self._connection)
+        return any(inspector.has_table(name) for name in self._tables)
+
+    def _own_version_table(self) -> str | None:
+        return next(
+            (
+                each.name
+                for each in version_tables(self._connection)
+                if each.is_visible
+                and each.name != self._options.version_table
+                and each.revisions.intersection(self._chain)
+            ),
+            None,
+        )

@@ -1,0 +1,65 @@
+"""Where a database has version tables, and tables of given names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Result, column, select
+from sqlalchemy import table as sql_table
+
+from cleveragents_plans.evolution.postgresql.connection import run
+
+
+@dataclass(frozen=True, slots=True)
+class VersionTable:
+    """A table in which Alembic keeps the version of a chain."""
+
+    name: str
+    #: None on SQLite.
+    schema: str | None
+    #: Whether its name alone leads to it.
+    is_visible: bool
+    revisions: frozenset[str]
+
+
+def version_tables(connection: Connection) -> list[VersionTable]:
+    """
+    Find the version tables that may be read: those with a column ``version_num``.
+
+    Locks: ACCESS SHARE for a moment on each.
+    """
+    found: list[VersionTable] = []
+    query = _POSTGRESQL if connection.dialect.name == "postgresql" else _SQLITE
+    for schema, name, visible in run(connection, query).all():
+        rows: Result[Any] = connection.execute(
+            select(column("version_num")).select_from(sql_table(name, schema=schema)).limit(100)
+        )
+        revisions = frozenset(str(revision) for revision in rows.scalars())
+        found.append(VersionTable(name, schema, bool(visible), revisions))
+    return found
+
+
+def schemas_with(connection: Connection, tables: Collection[str]) -> list[str]:
+    """Find the schemas of PostgreSQL with *tables* that are not found by their names alone."""
+    return list(run(connection, _HIDDEN_TABLES, {"tables": list(tables)}).scalars())
+
+
+_SQLITE = """\
+SELECT NULL, m.name, 1 FROM sqlite_master m JOIN pragma_table_info(m.name) c
+ WHERE m.type = 'table' AND c.name = 'version_num' ORDER BY m.name"""
+
+_POSTGRESQL = """\
+SELECT n.nspname, c.relname, pg_table_is_visible(c.oid)
+  FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE a.attname = 'version_num' AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
+   AND n.nspname !~ '^pg_(temp|toast)' AND has_schema_privilege(n.oid, 'USAGE')
+   AND has_table_privilege(c.oid, 'SELECT')
+ ORDER BY 1, 2"""
+
+_HIDDEN_TABLES = """\
+SELECT DISTINCT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relname = ANY(%(tables)s) AND c.relkind IN ('r', 'p') AND NOT pg_table_is_visible(c.oid)
+   AND n.nspname !~ '^pg_(temp|toast)' ORDER BY 1"""

@@ -1,0 +1,309 @@
+"""A version that does not fit chain or tables is refused, with the command that mends it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import pytest
+from alembic import command
+from sqlalchemy import NullPool, create_engine, inspect
+
+from cleveragents_plans.cli import main
+from support.databases import migrate
+from support.online import client
+from support.revisions import M4_003, M8_001
+
+FOREIGN = "27c6a30d7c24"
+
+
+def run(url: str, *statements: str) -> None:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+
+def stored(url: str, table: str = "alembic_version") -> list[str]:
+    engine = create_engine(url, poolclass=NullPool)
+    if not inspect(engine).has_table(table):
+        return []
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql(f"SELECT version_num FROM {table} ORDER BY 1")
+        return list(rows.scalars())
+
+
+def columns(url: str) -> set[str]:
+    inspector = inspect(create_engine(url, poolclass=NullPool))
+    if not inspector.has_table("v3_plans"):
+        return set()
+    return {column["name"] for column in inspector.get_columns("v3_plans")}
+
+
+def refusal(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    """Run the command line, which refuses; give its one line."""
+    capfd.readouterr()
+    status = main([*words])
+    out, err = capfd.readouterr()
+    lines = [line for line in err.splitlines() if not line.startswith("database: ")]
+    assert status == 1, err
+    assert len(lines) == 1
+    assert out == ""
+    return lines[0]
+
+
+def do_as_told(line: str, url: str) -> None:
+    """Type the commands that the line tells, as they stand there."""
+    commands = re.findall(r"`cleveragents-plans (.*?)`", line)
+    assert commands, line
+    for words in commands:
+        assert main([*shlex.split(words), "--url", url]) == 0
+
+
+CHANGES = {
+    "no version": ("DELETE FROM alembic_version",),
+    "no version table": ("DROP TABLE alembic_version",),
+    "two revisions of one branch": (f"INSERT INTO alembic_version VALUES ('{M8_001}')",),
+    "an empty text": ("UPDATE alembic_version SET version_num = ''",),
+    "a later revision": (f"UPDATE alembic_version SET version_num = '{M8_001}'",),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_version_that_does_not_fit_is_mended_by_the_command_that_is_told(
+    empty_url: str, change: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(empty_url, M4_003)
+    run(empty_url, *CHANGES[change])
+    before = stored(empty_url)
+
+    for words in (["upgrade"], ["current", "--check-heads"]):
+        line = refusal(capfd, *words, "--url", empty_url)
+        assert "they look as m4_003_plan_env_columns makes them" in line
+        assert stored(empty_url) == before
+
+    do_as_told(line, empty_url)
+    assert stored(empty_url) == [M4_003]
+    assert main(["upgrade", "--url", empty_url]) == 0
+    assert (stored(empty_url), "effective_profile_snapshot" in columns(empty_url)) == (
+        [M8_001],
+        True,
+    )
+
+
+def test_current_warns_of_a_version_that_the_tables_do_not_fit(
+    empty_url: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    migrate(empty_url, M4_003)
+    run(empty_url, *CHANGES["a later revision"])
+
+    assert main(["current", "--url", empty_url]) == 0
+
+    assert M8_001 in capfd.readouterr().out
+    assert "the tables are not as that revision makes them" in caplog.text
+
+
+def test_version_without_any_table_is_mended_by_the_command_that_is_told(
+    empty_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(empty_url, "head")
+    engine = create_engine(empty_url, poolclass=NullPool)
+    tables = [t for t in inspect(engine).get_table_names() if t != "alembic_version"]
+    run(empty_url, *[f"DROP TABLE {t}" for t in sorted(tables, key=lambda t: t == "v3_plans")])
+
+    line = refusal(capfd, "upgrade", "--url", empty_url)
+    assert "there are no tables" in line
+
+    do_as_told(line, empty_url)
+    assert main(["upgrade", "--url", empty_url]) == 0
+    assert stored(empty_url) == [M8_001]
+
+
+def test_chain_of_another_application_is_told_from_a_newer_release(
+    empty_url: str, capfd: pytest.CaptureFixture[str]
+):
+    run(
+        empty_url,
+        "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
+        f"INSERT INTO alembic_version VALUES ('{FOREIGN}')",
+    )
+
+    line = refusal(capfd, "upgrade", "--url", empty_url)
+    assert "it is another application's" in line
+    do_as_told(line, empty_url)
+
+    assert stored(empty_url) == [FOREIGN]
+    assert stored(empty_url, "plans_version") == [M8_001]
+    # Forgotten later on, the option is named.
+    for words in (["upgrade"], ["current", "--check-heads"], ["downgrade", "base"]):
+        line = refusal(capfd, *words, "--url", empty_url)
+        assert "give -x version-table=plans_version" in line
+    assert stored(empty_url, "plans_version") == [M8_001]
+
+
+def test_version_table_of_the_chain_is_named_when_it_is_forgotten(
+    empty_url: str, capfd: pytest.CaptureFixture[str]
+):
+    assert main(["upgrade", "--url", empty_url, "-x", "version-table=plans_version"]) == 0
+
+    assert "give -x version-table=plans_version" in refusal(capfd, "upgrade", "--url", empty_url)
+
+
+def test_revision_of_another_chain_beside_ours_is_mended_by_what_is_told(
+    empty_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(empty_url, M4_003)
+    run(empty_url, f"INSERT INTO alembic_version VALUES ('{FOREIGN}')")
+
+    line = refusal(capfd, "upgrade", "--url", empty_url)
+    do_as_told(line, empty_url)
+    run(empty_url, *re.findall(r"DELETE FROM .*?'(?=,)", line))
+
+    assert stored(empty_url) == [FOREIGN]
+    assert main(["upgrade", "--url", empty_url, "-x", "version-table=plans_version"]) == 0
+    assert stored(empty_url, "plans_version") == [M8_001]
+
+
+def test_newer_release_is_named_where_the_tables_are_there(
+    migrated_url: str, capfd: pytest.CaptureFixture[str]
+):
+    run(migrated_url, "UPDATE alembic_version SET version_num = 'm9_001_tomorrow'")
+
+    for words in (["upgrade"], ["downgrade", "base"], ["current"]):
+        line = refusal(capfd, *words, "--url", migrated_url)
+        assert "at revision 'm9_001_tomorrow', which this release does not know" in line
+        assert "install the release that migrated it" in line
+        assert "backup" not in line
+
+
+def test_purge_removes_what_the_chain_does_not_know(
+    migrated_url: str, capfd: pytest.CaptureFixture[str]
+):
+    run(migrated_url, f"UPDATE alembic_version SET version_num = '{FOREIGN}'")
+
+    assert main(["stamp", "--purge", M8_001, "--url", migrated_url]) == 0
+
+    assert stored(migrated_url) == [M8_001]
+    assert FOREIGN in capfd.readouterr().err
+
+
+def test_part_of_the_name_of_a_revision_is_not_that_revision(
+    migrated_url: str, capfd: pytest.CaptureFixture[str]
+):
+    run(migrated_url, "UPDATE alembic_version SET version_num = 'm8'")
+
+    assert "'m8', which this release does not know" in refusal(
+        capfd, "upgrade", "--url", migrated_url
+    )
+
+
+@pytest.mark.parametrize("table", ["v3_plans", "plan_projects"])
+def test_version_table_that_is_a_table_of_the_chain_is_refused(
+    empty_url: str, table: str, capfd: pytest.CaptureFixture[str]
+):
+    line = refusal(capfd, "upgrade", "--url", empty_url, "-x", f"version-table={table}")
+    assert f"version-table is '{table}'; expected a table that only Alembic uses" in line
+
+
+def test_version_table_that_is_another_table_is_refused(
+    empty_url: str, capfd: pytest.CaptureFixture[str]
+):
+    run(empty_url, "CREATE TABLE users (id int)")
+
+    line = refusal(capfd, "upgrade", "--url", empty_url, "-x", "version-table=users")
+    assert "version-table is 'users'; expected a table that only Alembic uses" in line
+
+
+@pytest.fixture
+def in_another_schema(postgresql_url: str) -> str:
+    """A database whose tables are in the schema `app`, and a URL that leads to `public`."""
+    with client(postgresql_url) as connection:
+        connection.execute("CREATE SCHEMA app")
+    assert main(["upgrade", "--url", postgresql_url, "-x", "schema=app"]) == 0
+    return postgresql_url
+
+
+@pytest.mark.parametrize(
+    "words", [["upgrade"], ["current"], ["current", "--check-heads"], ["stamp", "head"]]
+)
+def test_second_set_of_tables_is_refused(
+    in_another_schema: str, words: list[str], capfd: pytest.CaptureFixture[str]
+):
+    line = refusal(capfd, *words, "--url", in_another_schema)
+
+    assert "the schema app of this database has tables of this chain" in line
+    assert "give -x schema=app, or -x allow-second-schema=yes" in line
+    inspector = inspect(create_engine(in_another_schema, poolclass=NullPool))
+    assert inspector.get_table_names("public") == []
+
+
+def test_second_set_of_tables_is_made_when_it_is_wanted(in_another_schema: str):
+    url = in_another_schema
+    assert main(["upgrade", "--url", url, "-x", "allow-second-schema=yes"]) == 0
+    assert main(["upgrade", "--url", url]) == 0  # there is a version here from now on
+    assert main(["current", "--check-heads", "--url", url, "-x", "schema=app"]) == 0
+
+    inspector = inspect(create_engine(url, poolclass=NullPool))
+    for schema in ("public", "app"):
+        assert "v3_plans" in inspector.get_table_names(schema)
+
+
+def test_version_in_another_schema_than_the_tables_is_refused(
+    postgresql_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(postgresql_url, M4_003)
+    with client(postgresql_url) as connection:
+        connection.execute("CREATE SCHEMA apart; ALTER TABLE alembic_version SET SCHEMA apart")
+
+    line = refusal(capfd, "upgrade", "--url", postgresql_url)
+
+    (mend,) = re.findall(r"ALTER TABLE .*? SET SCHEMA \w+", line)
+    run(postgresql_url, mend)
+    assert main(["upgrade", "--url", postgresql_url]) == 0
+
+
+def test_table_of_the_same_name_that_may_not_be_read_is_seen(
+    postgresql_url: str, capfd: pytest.CaptureFixture[str]
+):
+    with client(postgresql_url) as connection:
+        connection.execute("CREATE SCHEMA hidden; CREATE TABLE hidden.v3_plans (id int)")
+        connection.execute(
+            "CREATE ROLE stranger LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO stranger"
+        )
+    try:
+        line = refusal(capfd, "upgrade", "--url", postgresql_url.replace("postgres@", "stranger@"))
+        assert "the schema hidden of this database has tables of this chain" in line
+    finally:
+        with client(postgresql_url) as connection:
+            connection.execute("DROP OWNED BY stranger; DROP ROLE stranger")
+
+
+def test_interrupted_run_is_not_taken_for_tables_that_do_not_fit(postgresql_url: str):
+    migrate(postgresql_url, M4_003)
+    with client(postgresql_url) as connection:
+        connection.execute(
+            "ALTER TABLE v3_plans DROP COLUMN execution_environment;"
+            f"COMMENT ON TABLE alembic_version IS '[unfinished downgrade of {M4_003}]'"
+        )
+
+    assert main(["upgrade", "--url", postgresql_url]) == 0
+
+    assert "execution_environment" in columns(postgresql_url)
+
+
+def test_interrupted_run_of_a_newer_release_is_refused(
+    postgresql_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(postgresql_url, "head")
+    run(postgresql_url, "COMMENT ON TABLE alembic_version IS '[unfinished upgrade of m9_001_new]'")
+
+    line = refusal(capfd, "upgrade", "--url", postgresql_url)
+
+    assert "the upgrade of m9_001_new was interrupted, which this release does not know" in line
+    with pytest.raises(Exception, match="m9_001_new"):
+        command.downgrade(_config(postgresql_url), "base")
+
+
+def _config(url: str):
+    from cleveragents_plans.schema import chain_config
+
+    return chain_config(url)
