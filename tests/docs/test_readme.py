@@ -66,7 +66,7 @@ def test_commands_of_the_readme_print_what_is_shown(tmp_path: Path):
 
 def test_make_targets_named_in_documents_exist():
     makefile = (ROOT / "Makefile").read_text()
-    documents = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     named = {
         target
         for document in documents
@@ -78,6 +78,6 @@ def test_make_targets_named_in_documents_exist():
 
 
 def test_links_within_the_documents_lead_somewhere():
-    for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
             assert (document.parent / link).exists(), f"{document.name}: {link}"

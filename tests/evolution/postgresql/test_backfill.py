@@ -391,7 +391,7 @@ def test_the_table_is_vacuumed_on_the_way(url):
     assert one_value(url, vacuums) in (2, 3)
 
 
-def test_it_can_be_slowed_down(url):
+def test_backfill_respects_rows_per_second(url):
     begun = time.monotonic()
     with revision(url, rows_per_second=2000) as op:
         fill(op)
