@@ -19,6 +19,8 @@ class Proxy:
     url: str
     #: Cleared, nothing is passed on any more, and nothing is closed.
     passes: threading.Event = field(default_factory=threading.Event)
+    #: How often the server was sent something by a client, and answered.
+    answers: int = 0
 
 
 @contextmanager
@@ -38,12 +40,18 @@ def tcp_proxy(url: str, change: Callable[[bytes], bytes] | None = None) -> Itera
         )
         proxy.passes.set()
 
+        asked: dict[socket.socket, bool] = {}
+
         def pass_on(
             source: socket.socket, target: socket.socket, changed: Callable[[bytes], bytes]
         ) -> None:
             with suppress(OSError):
                 while data := source.recv(65536):
                     proxy.passes.wait()
+                    if source.family == socket.AF_INET:
+                        asked[target] = True
+                    elif asked.pop(source, False):
+                        proxy.answers += 1
                     target.sendall(changed(data))
                 proxy.passes.wait()
                 target.shutdown(socket.SHUT_WR)

@@ -131,6 +131,17 @@ def listed(found: Sequence[object]) -> str:
     return "; ".join(str(one) for one in found) or "nobody that can be seen now"
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """
+    Give *error*, what it was raised from or while handling, and so on.
+
+    What is raised last is often a clean-up that could not be done any more.
+    """
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def sqlstate(error: DBAPIError) -> str | None:
     """Give the five characters by which PostgreSQL tells errors apart."""
     return getattr(error.orig, "sqlstate", None)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution import (
-    with_exclusive_lock,
-)
+from cleveragents_plans.evolution import with_exclusive_lock
+from cleveragents_plans.evolution.postgresql.connection import session
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
+from support.databases import migrate
+from support.faults import execute, models
 from support.online import client, revision
+from support.proxy import tcp_proxy
+from support.revisions import M8_001
 
 
 def refusal(url: str, *statements: str) -> str:
@@ -26,7 +32,7 @@ def refusal(url: str, *statements: str) -> str:
     return told
 
 
-def test_of_several_statements_the_one_that_the_server_points_at_is_named(postgresql_url: str):
+def test_statement_that_the_server_points_at_is_named(postgresql_url: str):
     told = refusal(
         postgresql_url,
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; SELECT 2 $$",
@@ -38,19 +44,38 @@ def test_of_several_statements_the_one_that_the_server_points_at_is_named(postgr
     assert 'shop refused `ALTER TABLE toy ADD a no_such_type`: type "no_such_type"' in told
 
 
-def test_where_it_points_at_none_the_likeliest_is_named_with_what_depends_on_it(
-    postgresql_url: str,
-):
-    told = refusal(
-        postgresql_url,
+@pytest.mark.parametrize("number", range(3))
+def test_statement_that_failed_is_named_wherever_it_stands(postgresql_url: str, number: int):
+    others = [
         "ALTER TABLE toy ADD a int",
+        # It speaks of the same things.
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT id FROM toy; SELECT 2 $$",
-        "ALTER TABLE toy DROP COLUMN word",
-        "ALTER TABLE toy ADD b int",
-    )
+    ]
+    others.insert(number, "ALTER TABLE toy DROP COLUMN word")
 
-    assert "one of 4 statements, probably `ALTER TABLE toy DROP COLUMN word`" in told
+    told = refusal(postgresql_url, *others)
+
+    assert "shop refused `ALTER TABLE toy DROP COLUMN word`: cannot drop column word" in told
     assert "(view seen depends on column word of table toy)" in told
+
+
+def test_statements_under_a_lock_take_one_round_trip(postgresql_url: str):
+    with client(postgresql_url) as connection:
+        connection.execute("CREATE TABLE toy (id int)")
+    trips = {
+        number: round_trips(postgresql_url, *["COMMENT ON TABLE toy IS '%'"] * number)
+        for number in (1, 20)
+    }
+
+    assert trips[20] == trips[1]
+
+
+def round_trips(url: str, *statements: str) -> int:
+    """Count how often the server is sent something and answers."""
+    with tcp_proxy(url) as proxy, revision(proxy.url) as op:
+        before = proxy.answers
+        with_exclusive_lock(op, "toy", *statements)
+        return proxy.answers - before
 
 
 def test_what_a_block_ran_is_named(postgresql_url: str):
@@ -76,10 +101,35 @@ def test_what_a_clients_function_ran_is_not_shown(postgresql_url: str):
         "UPDATE toy SET id = 2",
     )
 
-    assert "one of 2 statements" in told
+    assert "refused `UPDATE toy SET id = 2`: division by zero" in told
 
 
 def test_a_row_that_breaks_a_rule_is_not_shown(postgresql_url: str):
     told = refusal(postgresql_url, "UPDATE toy SET id = NULL")
 
     assert "refused `UPDATE toy SET id = NULL`: null value in column" in told
+
+
+def test_first_error_is_told_where_the_session_cannot_be_set_back(postgresql_url: str):
+    def fail() -> None:
+        with revision(postgresql_url) as op, session(op.get_bind(), lock_timeout="1s"):
+            op.execute("SELECT 1 / 0")
+
+    with pytest.raises(DBAPIError) as refused:
+        fail()
+
+    assert "current transaction is aborted" in str(refused.value)
+    assert "refused `SELECT 1 / 0`: division by zero" in str(StatementFailed("shop", refused.value))
+
+
+def test_file_limit_of_a_look_is_told(tmp_path: Path):
+    with models("postgresql-18", 2_000).copy("gaps", tmp_path) as url:
+        name = make_url(url).database
+        execute(
+            url,
+            f"ALTER DATABASE {name} SET temp_file_limit = '100kB'",
+            f"ALTER DATABASE {name} SET work_mem = '64kB'",
+        )
+
+        with pytest.raises(StatementFailed, match=r"`WITH .*temporary file size exceeds"):
+            migrate(url, M8_001)

@@ -70,11 +70,6 @@ def run(
     return connection.exec_driver_sql(sql, dict(parameters))
 
 
-def script(*statements: str) -> str:
-    """Put *statements* one after the other, character by character."""
-    return "\n".join(map(_ended, statements))
-
-
 def _ended(statement: str) -> str:
     text = statement.strip().rstrip(";")
     # A semicolon behind a trailing comment would be part of it.

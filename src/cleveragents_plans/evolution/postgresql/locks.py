@@ -25,11 +25,11 @@ from cleveragents_plans.evolution.postgresql.connection import (
     qualified,
     require_postgresql,
     run,
-    script,
     session,
     transaction,
     write_sql,
 )
+from cleveragents_plans.evolution.postgresql.pipeline import run_in_pipeline
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
@@ -148,7 +148,7 @@ def run_under_lock(
             run(connection, as_table_owner(table))
             _take(connection, ", ".join([table, *also]), mode, deadline)
             # In one round trip: clients wait until the last statement is done.
-            run(connection, script(*statements))
+            run_in_pipeline(connection, statements)
             if begin:  # elsewhere the transaction ends here, and with it what was set
                 run(connection, _AS_BEFORE)
 

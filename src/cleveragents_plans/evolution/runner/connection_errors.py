@@ -9,7 +9,7 @@ from typing import Self
 
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
+from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
 
 
 class ConnectionFailed(EvolutionError):
@@ -73,19 +73,12 @@ def report_connection_lost(target: str = "the database") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # What is raised last may only be a clean-up that failed on the dead connection.
-        for cause in _chain(error):
+        for cause in causes(error):
             if isinstance(cause, EvolutionError):
                 break
             if isinstance(cause, DBAPIError) and cause.connection_invalidated:
                 raise ConnectionFailed.of(target, cause, lost=True) from error
         raise
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _one_line(error: DBAPIError) -> str:

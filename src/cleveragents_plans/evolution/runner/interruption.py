@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from cleveragents_plans.evolution.errors import AGAIN
+from cleveragents_plans.evolution.errors import AGAIN, causes
 
 log = logging.getLogger("alembic.evolution")
 
@@ -89,9 +89,5 @@ def _stop(number: int, _frame: FrameType | None) -> None:
 def _signal_behind(error: BaseException | None) -> signal.Signals | None:
     if isinstance(error, SystemExit):
         return None  # the process ends already
-    # What is raised last may be a clean-up that could not be done any more.
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return signal.SIGINT
-        error = error.__cause__ or error.__context__
-    return None
+    found = any(isinstance(cause, KeyboardInterrupt) for cause in causes(error))
+    return signal.SIGINT if found else None
