@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 A5_004 = "a5_004_spec_aligned_plans"
 M4_003 = "m4_003_plan_env_columns"
 M8_001 = "m8_001_align_plans_schema"
+M8_002 = "m8_002_index_plans"
 
 #: Every revision of the checkout, oldest first.
 CHAIN = [

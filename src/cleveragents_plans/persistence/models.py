@@ -12,6 +12,7 @@ from typing import Any, Self
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
+    Index,
     Integer,
     String,
     Text,
@@ -35,6 +36,11 @@ from cleveragents_plans.persistence.types import (
     TimeText,
     as_stored,
 )
+
+
+def _index(name: str, *columns: str, where: str) -> Index:
+    """Describe an index of some rows."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
 class LifecyclePlanModel(Base):
@@ -139,6 +145,11 @@ class LifecyclePlanModel(Base):
         CheckConstraint(
             "execution_env_priority IN ('fallback', 'override')", name="execution_env_priority"
         ),
+        _index("ix_v3_plans_parent_plan_id", "parent_plan_id", where="parent_plan_id IS NOT NULL"),
+        _index("ix_v3_plans_queued", "phase", "plan_id", where="processing_state = 'queued'"),
+        _index("ix_v3_plans_processing", "updated_at", where="processing_state = 'processing'"),
+        Index("ix_v3_plans_namespace", "namespace", "plan_id"),
+        Index("ix_v3_plans_created_at", "created_at"),
     )
     # The specification's optimistic check: an UPDATE names the updated_at that was read.
     # Its next value is not SQLAlchemy's to make: the repository's, or that of the event below.
@@ -209,6 +220,7 @@ class PlanProjectModel(Base):
 
     __table_args__: Any = (
         UniqueConstraint("plan_id", "alias"),
+        Index("ix_plan_projects_project_name", "project_name", "plan_id"),
         CheckConstraint("position >= 0", name="position"),
     )
 

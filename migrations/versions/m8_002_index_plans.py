@@ -1,0 +1,50 @@
+"""
+Index what workers take, what trees are walked by, and what listings look for
+
+Why:    deleting a plan, a poll of the queue and a listing of few plans read the whole table;
+        docs/indexes.md has what each index saves and what it costs.
+Rows:   none is changed.
+Undo:   drops the indexes that this revision created. An equal index that was there under another
+        name is used on the way up, and stays on the way down.
+Locks:  PostgreSQL: CREATE INDEX CONCURRENTLY, so neither readers nor writers wait; each index waits
+        for the transactions that are older. An INVALID index of one of these names is built anew.
+        SQLite: the file, for one transaction.
+
+Every step can be repeated: a run that was interrupted, in either direction, is run again in
+either direction.
+
+Revision: m8_002_index_plans, after m8_001_align_plans_schema
+"""
+
+from alembic import op
+
+from cleveragents_plans.evolution import create_index, drop_index
+
+revision = "m8_002_index_plans"
+down_revision = "m8_001_align_plans_schema"
+branch_labels = None
+depends_on = None
+
+
+# The name, the table, the columns, and which rows the index has, if not all.
+INDEXES = (
+    # The database itself looks for the plans below one that is deleted.
+    ("ix_v3_plans_parent_plan_id", "v3_plans", ("parent_plan_id",), "parent_plan_id IS NOT NULL"),
+    ("ix_v3_plans_queued", "v3_plans", ("phase", "plan_id"), "processing_state = 'queued'"),
+    ("ix_v3_plans_processing", "v3_plans", ("updated_at",), "processing_state = 'processing'"),
+    ("ix_v3_plans_namespace", "v3_plans", ("namespace", "plan_id"), None),
+    ("ix_v3_plans_created_at", "v3_plans", ("created_at",), None),
+    ("ix_plan_projects_project_name", "plan_projects", ("project_name", "plan_id"), None),
+)
+
+
+def upgrade() -> None:
+    """Create the indexes that are not there."""
+    for name, table, columns, where in INDEXES:
+        create_index(op, name, table, columns, where=where, use_equal=True)
+
+
+def downgrade() -> None:
+    """Drop the indexes that are there by these names."""
+    for name, table, _, _ in reversed(INDEXES):
+        drop_index(op, name, table)

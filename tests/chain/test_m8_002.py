@@ -1,0 +1,89 @@
+"""The indexes are created once, whatever was there, and dropped alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import NullPool, create_engine, inspect
+
+from support.databases import ENGINES, empty_database, migrate, roll_back
+from support.faults import execute
+from support.revisions import M8_001, M8_002
+from support.rows import schema_dump
+
+OURS = {
+    "v3_plans": {
+        "ix_v3_plans_parent_plan_id",
+        "ix_v3_plans_queued",
+        "ix_v3_plans_processing",
+        "ix_v3_plans_namespace",
+        "ix_v3_plans_created_at",
+    },
+    "plan_projects": {"ix_plan_projects_project_name"},
+}
+
+
+@pytest.fixture(params=ENGINES)
+def before(request: pytest.FixtureRequest, tmp_path: Path):
+    with empty_database(request.param, tmp_path) as url:
+        migrate(url, M8_001)
+        yield url
+
+
+def indexes(url: str, table: str) -> set[str]:
+    engine = create_engine(url, poolclass=NullPool)
+    found = {str(index["name"]) for index in inspect(engine).get_indexes(table)}
+    engine.dispose()
+    return found
+
+
+def test_upgrade_creates_the_indexes_and_downgrade_drops_them(before: str):
+    schema, had = schema_dump(before), {table: indexes(before, table) for table in OURS}
+
+    migrate(before, M8_002)
+    assert {table: indexes(before, table) - had[table] for table in OURS} == OURS
+    roll_back(before, M8_001)
+
+    assert [each for each in schema_dump(before) if "alembic_version" not in each[:3]] == [
+        each for each in schema if "alembic_version" not in each[:3]
+    ]
+
+
+def test_equal_index_under_another_name_is_used_and_stays(before: str):
+    execute(
+        before,
+        "CREATE INDEX by_operator ON v3_plans (parent_plan_id) WHERE parent_plan_id IS NOT NULL",
+        "CREATE INDEX by_name ON plan_projects (project_name, plan_id)",
+    )
+
+    migrate(before, M8_002)
+
+    assert "ix_v3_plans_parent_plan_id" not in indexes(before, "v3_plans")
+    assert "ix_plan_projects_project_name" not in indexes(before, "plan_projects")
+    roll_back(before, M8_001)
+    assert "by_operator" in indexes(before, "v3_plans")
+    assert "by_name" in indexes(before, "plan_projects")
+
+
+def test_index_that_is_not_equal_is_no_reason_to_leave_one_out(before: str):
+    execute(before, "CREATE INDEX by_operator ON v3_plans (parent_plan_id)")
+
+    migrate(before, M8_002)
+
+    assert {"by_operator", "ix_v3_plans_parent_plan_id"} <= indexes(before, "v3_plans")
+
+
+@pytest.mark.parametrize("before", [e for e in ENGINES if e != "sqlite"], indirect=True)
+def test_invalid_index_is_built_anew(before: str):
+    execute(
+        before,
+        "CREATE INDEX ix_v3_plans_namespace ON v3_plans (namespace, plan_id)",
+        "UPDATE pg_index SET indisvalid = false"
+        " WHERE indexrelid = 'ix_v3_plans_namespace'::regclass",
+    )
+
+    migrate(before, M8_002)
+
+    assert not [each for each in schema_dump(before) if "(not valid)" in each[3]]
+    assert "ix_v3_plans_namespace" in indexes(before, "v3_plans")
