@@ -3,13 +3,7 @@
 from cleveragents_plans.persistence.async_repository import AsyncPlanRepository
 from cleveragents_plans.persistence.base import Base
 from cleveragents_plans.persistence.claims import QueueConflict
-from cleveragents_plans.persistence.engine import (
-    database_url,
-    open_async_engine,
-    open_engine,
-    read_only,
-    without_password,
-)
+from cleveragents_plans.persistence.engine import open_async_engine, open_engine, read_only
 from cleveragents_plans.persistence.errors import (
     ChildrenNotLoaded,
     CorruptPlanRow,
@@ -39,6 +33,7 @@ from cleveragents_plans.persistence.pages import Order, Page
 from cleveragents_plans.persistence.queries import OnCorrupt
 from cleveragents_plans.persistence.repository import PlanRepository
 from cleveragents_plans.persistence.summaries import CountField, TreeSummary
+from cleveragents_plans.persistence.urls import database_url, without_password
 
 __all__ = [
     "AsyncPlanRepository",

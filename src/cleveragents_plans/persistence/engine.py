@@ -26,6 +26,12 @@ from cleveragents_plans.persistence.errors import (
     EncodingMismatch,
     SchemaMissing,
 )
+from cleveragents_plans.persistence.urls import (
+    FORMS,
+    POSTGRESQL,
+    database_url,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -44,61 +50,14 @@ _KEEPALIVES = {
     "tcp_user_timeout": 60_000,  # milliseconds
 }
 
-_SQLITE, _POSTGRESQL = "sqlite", "postgresql+psycopg"
-# The drivers of asyncio too, so that one URL serves the application and its migration.
-_DRIVERS = {
-    "sqlite": _SQLITE,
-    "sqlite+pysqlite": _SQLITE,
-    "sqlite+aiosqlite": _SQLITE,
-    "postgres": _POSTGRESQL,
-    "postgresql": _POSTGRESQL,
-    "postgresql+psycopg": _POSTGRESQL,
-    "postgresql+psycopg_async": _POSTGRESQL,
-}
 # psycopg goes by one name for both.
-_ASYNC_DRIVERS = {_SQLITE: "sqlite+aiosqlite", _POSTGRESQL: _POSTGRESQL}
+_ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", POSTGRESQL: POSTGRESQL}
 #: What to install for a driver, or for asyncio, where a module of this name is missing.
 _INSTALLED_BY = {
     "psycopg": "'cleveragents-plans[postgresql]'",
     "aiosqlite": "'cleveragents-plans[asyncio]'",
     "greenlet": "'cleveragents-plans[asyncio]'",
 }
-_FORMS = "sqlite:///plans.db or postgresql://user:password@host/database"
-
-
-def database_url(text: str | URL) -> URL:
-    """
-    Read *text* as the URL of a database that plans can live in.
-
-    ``postgres://`` and ``postgresql://`` both mean PostgreSQL through psycopg 3. The names
-    of the drivers of asyncio are read as well, and mean the same database.
-
-    Raises:
-        DatabaseUrlError: It is no URL, or names an engine other than SQLite and
-            PostgreSQL. The message never repeats the URL.
-    """
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise DatabaseUrlError(
-            f"the database URL cannot be read; expected {_FORMS} "
-            "(characters such as @ : / in a password are written %40 %3A %2F)"
-        ) from None
-    driver = _DRIVERS.get(url.drivername)
-    if driver is None:
-        raise DatabaseUrlError(
-            f"the database URL names {url.drivername!r}, which is not supported; expected {_FORMS}"
-        )
-    return url.set(drivername=driver)
-
-
-def without_password(url: URL) -> str:
-    """Write *url* for people to read: whatever in it is secret is shown as ``***``."""
-    secret = [name for name in url.query if "password" in name.lower()]
-    text = url.difference_update_query(secret).render_as_string(hide_password=True)
-    return text + "".join(
-        f"{'&' if '?' in text or place else '?'}{name}=***" for place, name in enumerate(secret)
-    )
 
 
 def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> Engine:
@@ -196,7 +155,7 @@ def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, An
             raise  # names an option, not a part of the URL
         raise DatabaseUrlError(
             f"the database URL has parts that its driver refuses ({type(error).__name__}); "
-            f"expected {_FORMS}"
+            f"expected {FORMS}"
         ) from None
 
 

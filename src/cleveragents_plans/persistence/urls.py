@@ -1,0 +1,115 @@
+"""URLs of databases: read in the forms that people and libpq write, shown without passwords."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from cleveragents_plans.persistence.errors import DatabaseUrlError
+
+_SQLITE, POSTGRESQL = "sqlite", "postgresql+psycopg"
+# The drivers of asyncio too, so that one URL serves the application and its migration.
+_DRIVERS = {
+    "sqlite": _SQLITE,
+    "sqlite+pysqlite": _SQLITE,
+    "sqlite+aiosqlite": _SQLITE,
+    "postgres": POSTGRESQL,
+    "postgresql": POSTGRESQL,
+    "postgresql+psycopg": POSTGRESQL,
+    "postgresql+psycopg_async": POSTGRESQL,
+}
+#: What a URL looks like.
+FORMS = "sqlite:///plans.db or postgresql://user:password@host/database"
+_ENCODED = "(characters such as @ : / in a password are written %40 %3A %2F)"
+
+# user:password@host1:port1,host2:port2/ as libpq takes it, and SQLAlchemy does not.
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<before>postgres\w*(?:\+\w+)?://(?:[^@/]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>[/?].*)?"
+)
+_HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]*))?")
+# Names in any script, IPv6 with a zone, and several of them.
+_HOSTS = re.compile(r"[\w.:%,-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def database_url(text: str | URL) -> URL:
+    """
+    Read *text* as the URL of a database that plans can live in.
+
+    ``postgres://`` and ``postgresql://`` both mean PostgreSQL through psycopg 3. The names
+    of the drivers of asyncio are read as well, and mean the same database. As libpq does,
+    it takes several hosts (``host1:5432,host2:5433``), and the folder of a socket as
+    host (``%2Fvar%2Frun%2Fpostgresql``). Blanks and line ends around *text* are left out.
+
+    Raises:
+        DatabaseUrlError: It is no URL, or names an engine other than SQLite and
+            PostgreSQL, or parts of it cannot be what they stand for. The message never
+            repeats the URL.
+    """
+    try:
+        url = make_url(text) if isinstance(text, URL) else _read(text.strip())
+    except (ArgumentError, ValueError):
+        raise DatabaseUrlError(
+            f"the database URL cannot be read; expected {FORMS} {_ENCODED}"
+        ) from None
+    driver = _DRIVERS.get(url.drivername)
+    if driver is None:
+        raise DatabaseUrlError(
+            f"the database URL names {url.drivername!r}, which is not supported; expected {FORMS}"
+        )
+    url = url.set(drivername=driver)
+    if url.host and url.host.lower().startswith("%2f"):  # the folder of a socket
+        url = url.set(host=None).update_query_dict({"host": unquote(url.host)})
+    if wrong := _wrong_part(url):
+        raise DatabaseUrlError(f"the database URL has a {wrong}; expected {FORMS} {_ENCODED}")
+    return url
+
+
+def without_password(url: URL) -> str:
+    """
+    Write *url* for people to read: whatever in it is secret is shown as ``***``.
+
+    Of a URL in which a part cannot be what it stands for, only the engine is shown: a
+    password that was not encoded may be in any part.
+    """
+    if _wrong_part(url):
+        return f"{url.drivername}://***"
+    secret = [name for name in url.query if "password" in name.lower()]
+    text = url.difference_update_query(secret).render_as_string(hide_password=True)
+    return text + "".join(
+        f"{'&' if '?' in text or place else '?'}{name}=***" for place, name in enumerate(secret)
+    )
+
+
+def _read(text: str) -> URL:
+    # SQLAlchemy drops what is no name=value, such as the end of a password or of a file's name.
+    query = (text.split("@", 1)[-1]).partition("?")[2]
+    if query and not all("=" in part for part in query.split("&")):
+        raise ValueError
+    several = _SEVERAL_HOSTS.fullmatch(text)
+    if not several:
+        return make_url(text)
+    found = [_HOST.fullmatch(host) for host in several["hosts"].split(",")]
+    if None in found:
+        raise ValueError
+    hosts = ",".join(unquote(each["host"]).strip("[]") for each in found if each)
+    ports = ",".join(each["port"] or "" for each in found if each)
+    url = make_url(several["before"] + (several["after"] or ""))
+    return url.update_query_dict({"host": hosts, **({"port": ports} if ports.strip(",") else {})})
+
+
+def _wrong_part(url: URL) -> str | None:
+    """Name a part that cannot be what it stands for: a password runs on into it, perhaps."""
+    sqlite = url.get_backend_name() == "sqlite"
+    if url.host and (sqlite or not _HOSTS.fullmatch(url.host)):
+        return "host that is none"
+    if not sqlite and url.database and "@" in url.database:
+        return "name of a database with @ in it"
+    for part, name in (("user", url.username), ("name of a database", url.database)):
+        if name and (name != name.strip() or _CONTROL.search(name)):
+            return f"{part} with a line end or a blank at its end, or a control character in it"
+    return None

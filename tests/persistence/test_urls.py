@@ -1,0 +1,188 @@
+"""URLs are read as people and libpq write them; what cannot be right is refused unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from sqlalchemy import NullPool, make_url
+from sqlalchemy.engine import URL
+
+from cleveragents_plans.cli import main
+from cleveragents_plans.persistence import (
+    DatabaseUrlError,
+    database_url,
+    open_engine,
+    without_password,
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "driver"),
+    [
+        ("sqlite:///plans.db", "sqlite"),
+        ("sqlite+pysqlite:///plans.db", "sqlite"),
+        ("sqlite+aiosqlite:///plans.db", "sqlite"),
+        ("postgres://u@h/d", "postgresql+psycopg"),
+        ("postgresql://u@h/d", "postgresql+psycopg"),
+        ("postgresql+psycopg://u@h/d", "postgresql+psycopg"),
+        ("postgresql+psycopg_async://u@h/d", "postgresql+psycopg"),
+    ],
+)
+def test_url_leads_to_one_driver_per_engine(given: str, driver: str):
+    assert database_url(given).drivername == driver
+    assert database_url(database_url(given)) == database_url(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["plans.db", "", "postgresql://u:p@ss@h:port/d", "sqlite:///plans?.db", "postgres://h/d?a"],
+)
+def test_text_that_is_no_url_is_refused_without_repeating_it(given: str):
+    with pytest.raises(DatabaseUrlError, match="cannot be read") as caught:
+        database_url(given)
+
+    assert "p@ss" not in str(caught.value)
+
+
+def test_another_engine_is_refused():
+    with pytest.raises(DatabaseUrlError, match="'mysql', which is not supported"):
+        database_url("mysql://u:secret@h/d")
+
+
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", "{} ", "\t{}", " {}\n\n"])
+@pytest.mark.parametrize(
+    "url", ["sqlite:///plans.db", "postgresql://u:p@h/d", "postgres://h/d?a=b"]
+)
+def test_blanks_and_line_ends_around_a_url_are_left_out(around: str, url: str):
+    assert database_url(around.format(url)) == database_url(url)
+
+
+# The password of each is correct@horse/battery, or a part of it.
+WRONG = [
+    "postgresql://app:correct@horse-battery@127.0.0.1:5999/plans",
+    "postgresql://app:correct@horse/battery@127.0.0.1:5999/plans",
+    "postgresql://app:@correct@horse@host/plans",
+    "postgresql://app:correct@horse:battery@host/plans",
+    "postgresql://app:correct@horse battery@host/plans",
+    "postgresql://app:correct@horse?battery@host/plans",
+    "postgresql://app:correct@horse#battery@host/plans",
+    "postgresql://app:correct@horse,battery@h1:5432,h2:5433/plans",
+    "sqlite://app:correct@horse@host/plans.db",
+    "sqlite://app:correct@horse/plans.db",
+]
+
+
+@pytest.mark.parametrize("url", WRONG)
+def test_password_that_is_not_encoded_is_never_shown(url: str, capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(DatabaseUrlError) as refused:
+        database_url(url)
+    status = main(["upgrade", "--url", url])
+
+    out, err = capfd.readouterr()
+    assert status == 1
+    assert "%40" in str(refused.value)
+    for word in ("correct", "horse", "battery"):
+        assert word not in str(refused.value) + out + err
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://a:correct@horse@h/d", "postgresql://a:correct@horse/b@h/d", "sqlite://a:b@c/d"],
+)
+def test_url_that_looks_wrong_is_shown_as_its_engine_only(url: str):
+    assert without_password(make_url(url)) == f"{url.partition(':')[0]}://***"
+
+
+def test_secrets_of_a_url_are_masked():
+    url = database_url("postgresql://u:secret@h/d?sslpassword=secret&sslmode=require")
+
+    assert without_password(url) == (
+        "postgresql+psycopg://u:***@h/d?sslmode=require&sslpassword=***"
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p@h/plans\x00",
+        "postgresql://u:p@h/pl\nans",
+        "postgresql://u\n:p@h/plans",
+        "postgresql:// u:p@h/plans",
+        "postgresql://u:p@ h/plans",
+        "postgresql://u:p@h\t/plans",
+        "sqlite:/// plans.db",
+        "sqlite:///pl\nans.db",
+        URL.create("postgresql", username="u", host="h", database="plans\n"),
+        URL.create("sqlite", database="plans.db "),
+    ],
+)
+def test_blank_or_control_character_within_a_url_is_refused(url: str | URL):
+    with pytest.raises(DatabaseUrlError, match="the database URL has a "):
+        database_url(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port"),
+    [
+        ("postgresql://u:p@h1:5432,h2:5433/d", "h1,h2", "5432,5433"),
+        ("postgres://h1,h2/d", "h1,h2", ","),
+        ("postgresql+psycopg://u@h1,h2:5433/d?sslmode=require", "h1,h2", ",5433"),
+        ("postgresql://u:p@[::1]:5432,h2/d", "::1,h2", "5432,"),
+        ("postgresql://%2Ftmp,h2:5433/d", "/tmp,h2", ",5433"),
+        ("postgresql://%2Fvar%2Frun%2Fpostgresql/d", "/var/run/postgresql", None),
+        ("postgresql:///d?host=h1:1&host=h2:2", "h1,h2", "1,2"),
+    ],
+)
+def test_hosts_are_read_as_libpq_reads_them(url: str, host: str, port: str | None):
+    read = database_url(url)
+    _, parameters = open_engine(read).dialect.create_connect_args(read)
+
+    assert (parameters["host"], parameters.get("port")) == (host, port)
+    assert database_url(read.render_as_string(hide_password=False)) == read
+    assert database_url(without_password(read).replace("***", "p")).host == read.host
+
+
+def test_folder_of_a_socket_and_a_list_of_hosts_are_connected_to(
+    postgresql_url: str, capfd: pytest.CaptureFixture[str]
+):
+    url = make_url(postgresql_url)
+    folder = quote(str(url.query["host"]), safe="")
+
+    for hosts in (folder, f"%2Fnowhere,{folder}"):
+        given = f"postgresql://{url.username}:s3cret@{hosts}/{url.database}"
+        assert main(["upgrade", "--url", given]) == 0
+        with open_engine(given, poolclass=NullPool).connect() as connection:
+            assert connection.exec_driver_sql("SELECT count(*) FROM v3_plans").scalar() == 0
+
+    assert "s3cret" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " "])
+def test_file_has_the_name_that_was_meant(
+    end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///plans.db{end}")
+
+    assert main(["upgrade"]) == 0
+
+    assert [file.name for file in tmp_path.iterdir()] == ["plans.db"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:p%40ss%2Fword@db-1.example.org:5432/plans",
+        "postgresql://u:p@münchen.example/plans",
+        "postgresql://u:p@[fe80::1%25eth0]:5432/plans",
+        "postgresql://u:p@db_1/plans",
+        "postgresql://u:p:q%23r@h/plans of today",
+        "sqlite:////home/me@work/plans of today.db",
+        "sqlite:///file:plans.db?mode=ro&uri=true",
+        "sqlite://",
+    ],
+)
+def test_url_that_is_right_is_read(url: str):
+    assert database_url(url).set(drivername="x") == make_url(url).set(drivername="x")
