@@ -1,6 +1,6 @@
 Feature: A plan keeps to the automation profile that it was created under
-  Whoever let a plan run must be able to see, years later, how far it was
-  allowed to go by itself on that day.
+  Years later it must still be known how far a plan was allowed to go without
+  a person, on the day on which it was created.
 
   Rule: The nearest choice decides
 
@@ -16,54 +16,54 @@ Feature: A plan keeps to the automation profile that it was created under
         | action  | trusted |
         | project | review  |
 
-    Scenario: Nobody chose
+    Scenario: No level names a profile
       When the profile is looked up
-      Then it is "balanced", chosen by nobody
+      Then it is "balanced", the default
 
     Scenario: The default can be chosen as well
       Given the project names the profile "balanced"
       When the profile is looked up
       Then it is "balanced", chosen by the project
 
-    Scenario: A name that nobody knows
+    Scenario: An unknown name
       Given the project names the profile "trustd"
-      When somebody tries to look the profile up
-      Then they are told "did you mean 'trusted'?"
+      When an unknown profile is looked up
+      Then the error says "did you mean 'trusted'?"
 
-  Rule: What the profile said on the day stays with the plan
+  Rule: The snapshot of the profile stays with the plan
 
     Scenario: A plan is born with its profile
-      When somebody creates a plan under "cautious"
-      Then the plan has all that "cautious" says on record
+      When a client creates a plan under "cautious"
+      Then the plan has the snapshot of "cautious"
 
-    Scenario: Nobody can change what is on record
+    Scenario: The snapshot cannot be changed
       Given a plan that was created under "cautious"
-      When somebody tries to put another profile on record
-      Then they are told "it says what the profile was when the plan was created"
-      And the plan has all that "cautious" says on record
+      When a client tries to replace the snapshot
+      Then the error says "it says what the profile was when the plan was created"
+      And the plan has the snapshot of "cautious"
 
-    Scenario: The record outlives every step
+    Scenario: The snapshot outlives every step
       Given a plan that was created under "cautious"
       When it is worked on until it is applied
-      Then the plan has all that "cautious" says on record
+      Then the plan has the snapshot of "cautious"
 
-    Scenario: A plan from before profiles were recorded has none
-      Given a plan from before profiles were recorded
-      Then the plan has no profile on record
+    Scenario: A plan from before snapshots has an empty one
+      Given a plan from before snapshots
+      Then the plan has an empty snapshot
 
     Scenario: A child keeps to the profile of its parent
       Given a plan that was created under "cautious"
       When it spawns a child
-      Then the child has all that "cautious" says on record
+      Then the child has the snapshot of "cautious"
 
   Rule: A built-in profile means the same everywhere
 
     Scenario: A custom profile with a built-in name
-      When somebody tries to define a profile of their own named "trusted"
-      Then they are told "'trusted' is a built-in automation profile: give yours another name"
+      When a client tries to define a custom profile named "trusted"
+      Then the error says "'trusted' is a built-in automation profile: give yours another name"
 
     Scenario Outline: The step that cannot be undone asks a person
-      When somebody creates a plan under "<profile>"
+      When a client creates a plan under "<profile>"
       Then the plan <asks> a person before it is applied
 
       Examples:

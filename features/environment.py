@@ -58,8 +58,8 @@ class Databases:
             databases.migrate(_text(self._templates[revision]), revision)
         return self._create(self._templates[revision])
 
-    def give_back(self, url: URL, revision: str) -> None:
-        """Throw a database away, unless it can be emptied, which is faster, and used again."""
+    def release(self, url: URL, revision: str) -> None:
+        """Drop a database, unless it can be emptied, which is faster, and used again."""
         if revision == "head" and self.engine == "postgresql":
             self._execute(url, "TRUNCATE v3_plans CASCADE")
             self._spare.append(url)
@@ -67,7 +67,7 @@ class Databases:
             self._drop(url)
 
     def close(self) -> None:
-        """Throw away what was kept."""
+        """Drop what was kept."""
         for url in (*self._templates.values(), *self._spare):
             self._drop(url)
 
@@ -114,12 +114,12 @@ def all_databases(context: Any) -> Iterator[None]:
 
 @fixture
 def database(context: Any, revision: str) -> Iterator[None]:
-    """A database at *revision*, thrown away with the scenario."""
+    """A database at *revision*, dropped with the scenario."""
     url = context.databases.create(revision)
     context.url = _text(url)
     context.engine = open_engine(url, poolclass=NullPool)
     yield
-    context.databases.give_back(url, revision)
+    context.databases.release(url, revision)
 
 
 def before_all(context: Any) -> None:

@@ -1,16 +1,16 @@
 Feature: A plan moves from phase to phase, and only as far as it has come
-  Whoever looks at a plan must be able to trust where it stands: that it did
-  the work of each phase, and that what is done for good stays done.
+  A reader of a plan must be able to trust where it stands: that it did
+  the work of each phase, and that a final state stays.
 
   Rule: A plan begins queued in the action phase
 
     Scenario: A plan is created
-      When somebody creates the plan "refactor-auth"
+      When a client creates the plan "refactor-auth"
       Then it is queued in the action phase
       And it is called "local/refactor-auth"
       And it is the root of its tree
 
-    Scenario: A plan hands a part of its work to a child
+    Scenario: A plan spawns a child for a part of its work
       Given a plan that is processing in the execute phase
       When it spawns a child
       Then the child is queued in the action phase
@@ -32,8 +32,8 @@ Feature: A plan moves from phase to phase, and only as far as it has come
 
     Scenario Outline: A plan that is not complete stays
       Given a plan that is <state> in the strategize phase
-      When somebody tries to advance it
-      Then they are told "a plan that is <state> in the strategize phase cannot advance"
+      When a client tries to advance it
+      Then the error says "a plan that is <state> in the strategize phase cannot advance"
       And it is still <state> in the strategize phase
 
       Examples:
@@ -45,8 +45,8 @@ Feature: A plan moves from phase to phase, and only as far as it has come
 
     Scenario: Nothing comes after the apply phase
       Given a plan that is complete in the apply phase
-      When somebody tries to advance it
-      Then they are told "a plan that is complete in the apply phase cannot advance"
+      When a client tries to advance it
+      Then the error says "a plan that is complete in the apply phase cannot advance"
 
   Rule: A plan that failed may be tried again
 
@@ -59,8 +59,8 @@ Feature: A plan moves from phase to phase, and only as far as it has come
 
     Scenario: A plan that did not fail is not tried again
       Given a plan that is processing in the execute phase
-      When somebody tries to retry it
-      Then they are told "a plan that is processing in the execute phase cannot retry"
+      When a client tries to retry it
+      Then the error says "a plan that is processing in the execute phase cannot retry"
 
   Rule: A plan may go back to strategize, three times
 
@@ -78,14 +78,14 @@ Feature: A plan moves from phase to phase, and only as far as it has come
     Scenario: A fourth time is one too many
       Given a plan that is processing in the execute phase
       And it went back 3 times before
-      When somebody tries to revert it
-      Then they are told "it went back 3 times already"
+      When a client tries to revert it
+      Then the error says "it went back 3 times already"
       And it is still processing in the execute phase
 
     Scenario: Before it executes there is nothing to go back from
       Given a plan that is processing in the strategize phase
-      When somebody tries to revert it
-      Then they are told "a plan that is processing in the strategize phase cannot revert"
+      When a client tries to revert it
+      Then the error says "a plan that is processing in the strategize phase cannot revert"
 
   Rule: A result counts when the plan is applied
 
@@ -93,31 +93,31 @@ Feature: A plan moves from phase to phase, and only as far as it has come
       Given a plan that is processing in the apply phase
       When it is applied
       Then it is applied in the apply phase
-      And it is known when it was done
+      And its time of completion is known
 
-    Scenario: A plan is held back, and goes on
+    Scenario: A constrained plan resumes
       Given a plan that is constrained in the apply phase
       When it resumes
       Then it is queued in the apply phase
 
     Scenario: A plan is not applied before its time
       Given a plan that is complete in the execute phase
-      When somebody tries to apply it
-      Then they are told "a plan that is complete in the execute phase cannot apply"
+      When a client tries to apply it
+      Then the error says "a plan that is complete in the execute phase cannot apply"
 
-  Rule: What is done for good stays done
+  Rule: A final state stays
 
-    Scenario: A plan is given up
+    Scenario: A plan is cancelled
       Given a plan that is errored in the execute phase
       When it is cancelled
       Then it is cancelled in the execute phase
-      And it is known when it was done
+      And its time of completion is known
 
-    Scenario Outline: A plan that is done takes no step any more
+    Scenario Outline: A plan in a final state takes no step
       Given a plan that is <state> in the apply phase
-      When somebody tries to <step> it
-      Then they are told "a plan that is <state> in the apply phase cannot <step>"
-      And they are told "this state is final"
+      When a client tries to <step> it
+      Then the error says "a plan that is <state> in the apply phase cannot <step>"
+      And the error says "this state is final"
 
       Examples:
         | state     | step   |

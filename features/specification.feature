@@ -1,5 +1,5 @@
 Feature: Where plans differ from the specification, the list of deviations says so
-  Who knows the specification must not be surprised by a database: each
+  A reader of the specification must not be surprised by a database: each
   difference that is meant has its reason on the list, and there are no others.
 
   Rule: A plan begins with being set up
@@ -7,7 +7,7 @@ Feature: Where plans differ from the specification, the list of deviations says 
     @database
     Scenario: A new plan is in the action phase
       Given the specification lets a plan begin in the strategize phase
-      When another program stores a plan and leaves out all it can
+      When another program stores a plan and leaves out every column with a default
       Then the stored plan is queued in the action phase
       And the list says why a plan begins in the action phase
 
@@ -15,9 +15,9 @@ Feature: Where plans differ from the specification, the list of deviations says 
 
     Scenario Outline: A thing has another name here
       Given the specification calls it "<specified>"
-      When somebody looks "<specified>" up in the list of deviations
+      When "<specified>" is looked up in the list of deviations
       Then it is called "<name>" here
-      And they are told why
+      And the list says why
 
       Examples:
         | specified               | name               |

@@ -6,7 +6,7 @@ Feature: A stored plan is the plan that was meant
   Rule: A plan is found again as it was
 
     Scenario: A plan with everything in it
-      Given a plan about which everything is known
+      Given a plan with every field set
       When it is stored and looked up again
       Then it is the same plan
 
@@ -28,7 +28,7 @@ Feature: A stored plan is the plan that was meant
       Given a stored plan that was created under "cautious"
       When it is worked on until it is applied, and stored after each step
       Then the stored plan is applied in the apply phase
-      And the stored plan has all that "cautious" says on record
+      And the stored plan has the snapshot of "cautious"
 
     Scenario: A plan that went back
       Given a stored plan that is processing in the execute phase
@@ -41,37 +41,37 @@ Feature: A stored plan is the plan that was meant
     Scenario: It is stored with the plan
       Given a plan that was created under "cautious"
       When it is stored and looked up again
-      Then the plan has all that "cautious" says on record
+      Then the plan has the snapshot of "cautious"
 
-    Scenario: Nobody chose a profile
+    Scenario: A plan without a chosen profile
       Given a plan that is queued in the action phase
       When it is stored and looked up again
-      Then it is under "balanced", chosen by nobody
-      And the plan has all that "balanced" says on record
+      Then it is under "balanced", the default
+      And the plan has the snapshot of "balanced"
 
-    Scenario: A new plan that comes without a record is given one
-      Given a plan from before profiles were recorded
+    Scenario: A new plan without a snapshot is given one
+      Given a plan from before snapshots
       When it is stored and looked up again
-      Then the plan has all that "balanced" says on record
+      Then the plan has the snapshot of "balanced"
 
-    Scenario: What was not recorded at the time is not made up later
-      Given a stored plan from before profiles were recorded
-      When somebody describes it anew and stores it
-      Then the stored plan has no profile on record
+    Scenario: A snapshot that was not taken stays empty
+      Given a stored plan from before snapshots
+      When a client changes its description and stores it
+      Then the stored plan has an empty snapshot
 
-    Scenario: Nobody can change what is on record
+    Scenario: The snapshot cannot be changed
       Given a stored plan that was created under "cautious"
-      When somebody tries to store it with another profile on record
-      Then they are told "it says what the profile was when the plan was created"
-      And the stored plan has all that "cautious" says on record
+      When a client tries to store it with another snapshot
+      Then the error says "it says what the profile was when the plan was created"
+      And the stored plan has the snapshot of "cautious"
 
   Rule: What a program leaves out has a default
 
     Scenario: Another program stores a plan
-      When another program stores a plan and leaves out all it can
+      When another program stores a plan and leaves out every column with a default
       Then the stored plan is queued in the action phase
-      And the stored plan is under "balanced", chosen by nobody
-      And the stored plan has no profile on record
+      And the stored plan is under "balanced", the default
+      And the stored plan has an empty snapshot
 
   Rule: A plan stays in the tree in which it was created
 
@@ -87,46 +87,46 @@ Feature: A stored plan is the plan that was meant
 
     Scenario: A plan in the middle is deleted
       Given the stored plan "house" with the child "roof" and the grandchild "tiles"
-      When somebody deletes "roof"
-      Then "tiles" is a part of no plan any more
+      When a client deletes "roof"
+      Then "tiles" has no parent any more
       And "tiles" still belongs to the tree of "house"
 
     Scenario: A root that others name stays
       Given the stored plan "house" with the child "roof" and the grandchild "tiles"
-      When somebody tries to delete "house"
-      Then they are told "is the root of 2 other plans"
+      When a client tries to delete "house"
+      Then the error says "is the root of 2 other plans"
       And 3 plans are stored
 
     Scenario: A tree is deleted as a whole
       Given the stored plan "house" with the child "roof" and the grandchild "tiles"
       And a stored plan that was created under "cautious"
-      When somebody deletes the whole tree of "house"
+      When a client deletes the whole tree of "house"
       Then 1 plan is stored
 
     Scenario: A child comes after its parent
       Given a plan that is processing in the execute phase
-      When somebody tries to store a child of it first
-      Then they are told "which is not stored; add that one first"
+      When a client tries to store a child of it first
+      Then the error says "which is not stored; add that one first"
       And 0 plans are stored
 
-  Rule: The second of two writers is told
+  Rule: The second of two writers gets a conflict
 
     Scenario: The plan was changed after it was read
-      Given a stored plan that two people have read
+      Given a stored plan that two clients have read
       And the first of them begins it
       When the second of them tries to cancel it
-      Then they are told "was changed or deleted by another writer"
+      Then the error says "was changed or deleted by another writer"
       And the stored plan is processing in the action phase
 
     Scenario: The plan was deleted after it was read
-      Given a stored plan that two people have read
+      Given a stored plan that two clients have read
       And the first of them deletes it
       When the second of them tries to cancel it
-      Then they are told "is not stored: add() it if it is new; otherwise it was deleted since it was read"
+      Then the error says "is not stored: add() it if it is new; otherwise it was deleted since it was read"
       And 0 plans are stored
 
     Scenario: A writer who reads again can go on
-      Given a stored plan that two people have read
+      Given a stored plan that two clients have read
       And the first of them begins it
       When the second of them reads it again and cancels it
       Then the stored plan is cancelled in the action phase
@@ -143,6 +143,6 @@ Feature: A stored plan is the plan that was meant
     Scenario: It is not read as something else
       Given the stored plan "house" with the child "roof" and the grandchild "tiles"
       And "roof" is damaged
-      When somebody tries to look "roof" up
-      Then they are told "cannot be read"
-      And they are told "repair the row or restore it from a backup"
+      When a client tries to read "roof"
+      Then the error says "cannot be read"
+      And the error says "repair the row or restore it from a backup"

@@ -5,7 +5,7 @@ Documentation       Something is wrong, and one line says what, from either comm
 Resource            resources/database.resource
 
 Suite Setup         Choose An Engine
-Test Teardown       Throw Database Away
+Test Teardown       Drop Database
 
 
 *** Test Cases ***
@@ -13,19 +13,19 @@ URL That Cannot Be Read
     [Tags]    any-engine
     Run With Either Command    upgrade head    url=me:s3cret@host/plans
     Command Should Be Refused    the database URL cannot be read    expected sqlite:///plans.db or
-    Operator Should Not Read    s3cret
+    Messages Should Not Contain    s3cret
 
 Engine That Is Not Supported
     [Tags]    any-engine
     Run Command    alembic upgrade head    url=mysql://me:s3cret@host/plans
     Command Should Be Refused    names 'mysql', which is not supported
-    Operator Should Not Read    s3cret
+    Messages Should Not Contain    s3cret
 
 Server That Is Not There
     [Tags]    any-engine
     Run Command    cleveragents-plans upgrade head    url=postgresql://me:s3cret@127.0.0.1:1/plans
     Command Should Be Refused    me:***@127.0.0.1:1/plans cannot be opened    nothing was changed
-    Operator Should Not Read    s3cret
+    Messages Should Not Contain    s3cret
 
 File That Is No Database
     [Tags]    any-engine
@@ -55,7 +55,7 @@ Script For SQLite
     Run Command    cleveragents-plans upgrade head --sql    url=sqlite:///plans.db
     Command Should Be Refused    --sql cannot be written for SQLite
 
-Revision That Nobody Knows
+Unknown Revision
     Start With A New Database
     Remember
     Run With Either Command    upgrade m9_999    ${URL}

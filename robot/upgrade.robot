@@ -7,7 +7,7 @@ Documentation       An operator deploys this release.
 Resource            resources/database.resource
 
 Suite Setup         Choose An Engine
-Test Teardown       Throw Database Away
+Test Teardown       Drop Database
 
 
 *** Test Cases ***
@@ -17,12 +17,12 @@ Empty Database Reaches The Newest Schema
     Database Should Be At    ${NEWEST}
     Schema Should Match The Models
 
-Deployed Plans Are Brought Along
+Deployed Plans Are Migrated
     Start With The Deployed Database
     Upgrade To    head
     Every Plan Should Name Its Root
     Every Plan Should Be Readable
-    No Plan Should Have A Profile On Record
+    No Plan Should Have A Snapshot
     Only Should Have Changed    v3_plans    alembic_version
 
 A Second Run Finds Nothing To Do
@@ -30,27 +30,27 @@ A Second Run Finds Nothing To Do
     Store Plans    profile=cautious
     Remember
     Upgrade To    head
-    Operator Should Read    already at ${NEWEST}, nothing to do
+    Messages Should Contain    already at ${NEWEST}, nothing to do
     Nothing Should Have Changed
 
 Pods That Start Together Migrate Once
     Start With The Deployed Database
     Run Together    alembic upgrade head    ${URL}    processes=3
     Command Should Succeed
-    Operator Should Read    ${FORMER} -> ${NEWEST}    times=1
-    Operator Should Read    already at ${NEWEST}, nothing to do    times=2
+    Messages Should Contain    ${FORMER} -> ${NEWEST}    times=1
+    Messages Should Contain    already at ${NEWEST}, nothing to do    times=2
     Every Plan Should Name Its Root
 
 An Installed Package Needs No Checkout
     Start With The Deployed Database
     Run Elsewhere    cleveragents-plans upgrade --url ${URL}
     Command Should Succeed
-    Operator Should Read    : ${FORMER} -> ${NEWEST}
+    Messages Should Contain    : ${FORMER} -> ${NEWEST}
     Every Plan Should Name Its Root
 
-Plans In A Circle Stop The Upgrade
+Cycle Of Plans Stops The Upgrade
     Start With The Deployed Database
-    Store Plans In A Circle
+    Store A Cycle Of Plans
     Remember
     Run Command    alembic upgrade head    ${URL}
     Command Should Be Refused

@@ -33,8 +33,8 @@ def profile_text(words):
 
 def as_cells(context, headings, parent, root, profile):
     found = {
-        "part of": name_of(context, parent),
-        "tree": name_of(context, root),
+        "parent": name_of(context, parent),
+        "root": name_of(context, root),
         "profile": profile,
     }
     return tuple(found[heading] for heading in headings[1:])
@@ -59,8 +59,8 @@ def former_plans(context):
         [
             {
                 "plan": id_of(context, row["plan"]),
-                "part_of": linked(row, "part of"),
-                "tree": linked(row, "tree"),
+                "part_of": linked(row, "parent"),
+                "tree": linked(row, "root"),
                 "profile": profile_text(row.get("profile", "")),
             }
             for row in context.table
@@ -75,26 +75,26 @@ def upgrade(context):
     migrate(context.url, "head")
 
 
-@when("somebody tries to upgrade the database")
+@when("an operator tries to upgrade the database")
 def try_to_upgrade(context):
     begin_change(context)
     attempt(context, lambda: migrate(context.url, "head"))
 
 
-@given("the database was rolled back")
-@when("the database is rolled back")
+@given("the database was downgraded")
+@when("the database is downgraded")
 def go_back(context):
     roll_back(context.url, M4_003)
 
 
-@when("the database is upgraded and rolled back")
+@when("the database is upgraded and downgraded")
 def there_and_back(context):
     begin_change(context)
     migrate(context.url, "head")
     roll_back(context.url, M4_003)
 
 
-@when("the database is rolled back and upgraded")
+@when("the database is downgraded and upgraded")
 def back_and_there(context):
     begin_change(context)
     roll_back(context.url, M4_003)
@@ -160,12 +160,12 @@ def nothing_changed(context):
     assert state_of(context.url) == context.before
 
 
-@then("nothing is kept for later")
+@then("there is no archive")
 def nothing_kept(context):
     assert not [entry for entry in schema_dump(context.url) if "archive" in entry[2]]
 
 
-@then('they are told the plans "{first:w}" and "{second:w}"')
+@then('the error names the plans "{first:w}" and "{second:w}"')
 def told_plans(context, first, second):
     for name in (first, second):
         assert id_of(context, name) in context.refusal, context.refusal
@@ -190,7 +190,7 @@ def a_correction(context, name):
     correct(context, id_of(context, name))
 
 
-@when("somebody tries to correct a plan that is not there")
+@when("a client tries to correct a plan that does not exist")
 def try_to_correct(context):
     attempt(context, lambda: correct(context, new_ulid()))
 

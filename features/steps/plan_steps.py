@@ -32,7 +32,7 @@ def went_back_before(context, times):
         context.plan = context.plan.revert().begin().complete().advance().begin()
 
 
-@when('somebody creates the plan "{name}"')
+@when('a client creates the plan "{name}"')
 def create(context, name):
     context.plan = Plan.create(name)
 
@@ -72,7 +72,7 @@ def cancel(context):
     context.plan = context.plan.cancel()
 
 
-@when("somebody tries to {step:w} it")
+@when("a client tries to {step:w} it")
 def try_step(context, step):
     attempt(context, getattr(context.plan, step))
 
@@ -124,12 +124,12 @@ def went_back(context, times):
     assert context.plan.reversion_count == times
 
 
-@then("it is known when it was done")
+@then("its time of completion is known")
 def known_when(context):
     assert context.plan.completed_at >= context.plan.created_at
 
 
-@then('they are told "{words}"')
+@then('the error says "{words}"')
 def told(context, words):
     assert context.refusal is not None, "nothing was refused"
     assert words in context.refusal, context.refusal
@@ -144,7 +144,7 @@ def names_profile(context, level, name):
     context.named = {**getattr(context, "named", {}), LEVELS[level]: name}
 
 
-@given("a plan from before profiles were recorded")
+@given("a plan from before snapshots")
 def unrecorded(context):
     now = Plan.create("refactor-auth").created_at
     context.plan = Plan(
@@ -156,7 +156,7 @@ def unrecorded(context):
 
 
 @given('a plan that was created under "{profile}"')
-@when('somebody creates a plan under "{profile}"')
+@when('a client creates a plan under "{profile}"')
 def create_under(context, profile):
     context.plan = Plan.create("refactor-auth", profile=profile)
 
@@ -166,12 +166,12 @@ def look_up(context):
     context.found = resolve_profile(**getattr(context, "named", {}))
 
 
-@when("somebody tries to look the profile up")
+@when("an unknown profile is looked up")
 def try_to_look_up(context):
     attempt(context, lambda: resolve_profile(**context.named))
 
 
-@when("somebody tries to put another profile on record")
+@when("a client tries to replace the snapshot")
 def try_to_change_record(context):
     other = BUILT_IN_PROFILES["full-auto"].snapshot()
     attempt(context, lambda: context.plan.edit(effective_profile_snapshot=other))
@@ -182,13 +182,13 @@ def work_until_applied(context):
     context.plan = REACH_PHASE[Phase.APPLY](context.plan).begin().complete().apply()
 
 
-@when('somebody tries to define a profile of their own named "{name}"')
+@when('a client tries to define a custom profile named "{name}"')
 def try_to_define(context, name):
     fields = {**BUILT_IN_PROFILES["manual"].model_dump(), "name": name}
     attempt(context, lambda: AutomationProfile.from_mapping(fields))
 
 
-@then('it is "{profile}", chosen by nobody')
+@then('it is "{profile}", the default')
 def found_by_default(context, profile):
     assert (context.found.profile.name, context.found.provenance) == (profile, None)
 
@@ -198,17 +198,17 @@ def found_at_level(context, profile, level):
     assert (context.found.profile.name, context.found.provenance) == (profile, level)
 
 
-@then('the plan has all that "{profile}" says on record')
+@then('the plan has the snapshot of "{profile}"')
 def plan_has_on_record(context, profile):
     assert context.plan.effective_profile == BUILT_IN_PROFILES[profile]
 
 
-@then('the child has all that "{profile}" says on record')
+@then('the child has the snapshot of "{profile}"')
 def child_has_on_record(context, profile):
     assert context.child.effective_profile == BUILT_IN_PROFILES[profile]
 
 
-@then("the plan has no profile on record")
+@then("the plan has an empty snapshot")
 def nothing_on_record(context):
     assert context.plan.effective_profile is None
 

@@ -35,7 +35,7 @@ def specified_name(context, name):
     assert re.search(rf"\b{name}\b", SPECIFIED)
 
 
-@when('somebody looks "{name}" up in the list of deviations')
+@when('"{name}" is looked up in the list of deviations')
 def look_up(context, name):
     (context.entry,) = deviations(name, "name", "table")
 
@@ -45,6 +45,6 @@ def called_here(context, name):
     assert context.entry["here"] == name
 
 
-@then("they are told why")
+@then("the list says why")
 def told_why(context):
     assert context.entry["why"]

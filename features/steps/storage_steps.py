@@ -41,7 +41,7 @@ def delete(context, name):
 # What is stored
 
 
-@given("a plan about which everything is known")
+@given("a plan with every field set")
 def known_plan(context):
     plan = Plan.create(
         "server:team/refactor-auth",
@@ -61,7 +61,7 @@ def known_plan(context):
         execution_env_priority=EnvironmentPriority.OVERRIDE,
         reusable=True,
         read_only=True,
-        created_by="somebody@example.org",
+        created_by="ann@example.org",
     )
     context.plan = plan.edit(
         changeset_id="C1",
@@ -91,12 +91,12 @@ def stored_where(context, state, phase):
     store(context, REACH_STATE[state](REACH_PHASE[phase](Plan.create("refactor-auth"))))
 
 
-@given("a stored plan from before profiles were recorded")
+@given("a stored plan from before snapshots")
 def stored_unrecorded(context):
     another_program(context)
 
 
-@when("another program stores a plan and leaves out all it can")
+@when("another program stores a plan and leaves out every column with a default")
 def another_program(context):
     another_program_under(context, DEFAULT_PROFILE_NAME)
 
@@ -120,7 +120,7 @@ def stored_tree(context, root, child, grandchild):
         store(context, context.plan.spawn(plan_id=id_of(context, name)))
 
 
-@given("a stored plan that two people have read")
+@given("a stored plan that two clients have read")
 def read_by_two(context):
     context.first = context.second = store(context, Plan.create("refactor-auth"))
 
@@ -166,19 +166,19 @@ def revert_and_store(context):
     save(context, context.plan.revert())
 
 
-@when("somebody describes it anew and stores it")
+@when("a client changes its description and stores it")
 def describe(context):
     save(context, context.plan.edit(description="Said better"))
 
 
-@when("somebody tries to store it with another profile on record")
+@when("a client tries to store it with another snapshot")
 def try_to_store_record(context):
     other = {"effective_profile_snapshot": BUILT_IN_PROFILES["full-auto"].snapshot()}
     # Made from nothing: the plan itself refuses already.
     attempt(context, lambda: save(context, Plan(**{**dict(context.plan), **other})))
 
 
-@when("somebody tries to store a child of it first")
+@when("a client tries to store a child of it first")
 def try_to_store_child(context):
     attempt(context, lambda: store(context, context.plan.spawn()))
 
@@ -193,18 +193,18 @@ def second_reads_again(context):
     save(context, look_up(context).cancel())
 
 
-@given('somebody deleted "{name:w}"')
-@when('somebody deletes "{name:w}"')
-def somebody_deletes(context, name):
+@given('a client deleted "{name:w}"')
+@when('a client deletes "{name:w}"')
+def client_deletes(context, name):
     delete(context, name)
 
 
-@when('somebody tries to delete "{name:w}"')
+@when('a client tries to delete "{name:w}"')
 def try_to_delete(context, name):
     attempt(context, lambda: delete(context, name))
 
 
-@when('somebody deletes the whole tree of "{name:w}"')
+@when('a client deletes the whole tree of "{name:w}"')
 def delete_whole_tree(context, name):
     with plans(context) as stored:
         stored.delete_tree(id_of(context, name))
@@ -224,7 +224,7 @@ def list_all(context):
         context.listed = stored.list(on_corrupt=context.reported.append)
 
 
-@when('somebody tries to look "{name:w}" up')
+@when('a client tries to read "{name:w}"')
 def try_to_look_up(context, name):
     attempt(context, lambda: look_up(context, name))
 
@@ -248,25 +248,25 @@ def stored_went_back(context, times):
     assert look_up(context).reversion_count == times
 
 
-@then('it is under "{profile}", chosen by nobody')
-@then('the stored plan is under "{profile}", chosen by nobody')
+@then('it is under "{profile}", the default')
+@then('the stored plan is under "{profile}", the default')
 def stored_under_default(context, profile):
     ref = look_up(context).automation_profile
     assert (ref.profile_name, ref.provenance) == (profile, None)
 
 
-@then('the stored plan has all that "{profile}" says on record')
+@then('the stored plan has the snapshot of "{profile}"')
 def stored_on_record(context, profile):
     assert look_up(context).effective_profile == BUILT_IN_PROFILES[profile]
 
 
-@then("the stored plan has no profile on record")
+@then("the stored plan has an empty snapshot")
 def nothing_stored_on_record(context):
     assert look_up(context).effective_profile is None
 
 
-@then("none of them has a profile on record")
-def nobody_has_record(context):
+@then("their snapshots are empty")
+def empty_snapshots(context):
     assert [plan.effective_profile for plan in everything(context)] == [None] * len(context.ids)
 
 
@@ -285,7 +285,7 @@ def reported(context, name):
     assert "a JSON object" in report.reason
 
 
-@then('"{name:w}" is a part of no plan any more')
+@then('"{name:w}" has no parent any more')
 def no_parent(context, name):
     assert look_up(context, name).is_detached
 

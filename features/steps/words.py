@@ -77,5 +77,5 @@ def name_of(context, plan_id):
 
 
 def in_words(ref):
-    """Say which profile a plan has, and who chose it."""
-    return f"{ref.profile_name} by {f'the {ref.provenance}' if ref.provenance else 'nobody'}"
+    """Say which profile a plan has, and which level named it."""
+    return f"{ref.profile_name} by the {ref.provenance}" if ref.provenance else ref.profile_name

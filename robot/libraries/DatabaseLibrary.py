@@ -41,7 +41,7 @@ _NOW = "2026-03-14T00:05:32.000000+00:00"
 @library(scope="GLOBAL", listener="SELF")
 class DatabaseLibrary:
     """
-    One database at a time, made new for each test and thrown away after it.
+    One database at a time, made new for each test and dropped after it.
 
     What takes long to make is made once in a run, and copied.
     """
@@ -54,7 +54,7 @@ class DatabaseLibrary:
         self._roots: dict[str, str] = {}
 
     def close(self) -> None:
-        """Throw away what was kept to be copied; called at the end of the run."""
+        """Drop what was kept to be copied; called at the end of the run."""
         for url in self._templates.values():
             self._drop(url)
 
@@ -128,7 +128,7 @@ class DatabaseLibrary:
         return without_password(database_url(url))
 
     @keyword
-    def throw_database_away(self) -> None:
+    def drop_database(self) -> None:
         """Drop the database of the test, if it made one."""
         if self._url is not None:
             self._drop(self._url)
@@ -152,8 +152,8 @@ class DatabaseLibrary:
             PlanRepository(session).add_all([root, root.spawn()])
 
     @keyword
-    def store_plans_in_a_circle(self) -> None:
-        """Store two plans, as the former release did, each of which is a part of the other."""
+    def store_a_cycle_of_plans(self) -> None:
+        """Store two plans, as the former release did, each of which is the parent of the other."""
         one, other = new_ulid(), new_ulid()
         insert = text(
             "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
@@ -215,22 +215,22 @@ class DatabaseLibrary:
             raise AssertionError(f"{found} of {len(self._roots)} plans were read")
 
     @keyword
-    def no_plan_should_have_a_profile_on_record(self) -> None:
-        """Fail if a profile was made up for a plan that was created before they were recorded."""
+    def no_plan_should_have_a_snapshot(self) -> None:
+        """Fail if a plan that was created before snapshots has one."""
         with self._session() as session:
             recorded = sum(
                 bool(plan.effective_profile) for plan in PlanRepository(session).stream()
             )
         if recorded:
-            raise AssertionError(f"{recorded} plans have a profile on record")
+            raise AssertionError(f"{recorded} plans have a snapshots")
 
     @keyword
-    def every_plan_should_have_on_record(self, profile: str) -> None:
-        """Fail unless each plan has all that *profile* says on record."""
+    def every_plan_should_have_the_snapshot_of(self, profile: str) -> None:
+        """Fail unless the snapshot of each plan is that of *profile*."""
         with self._session() as session:
             found = [plan.effective_profile for plan in PlanRepository(session).stream()]
         if not found or found != [BUILT_IN_PROFILES[profile]] * len(found):
-            raise AssertionError(f"on record: {found}")
+            raise AssertionError(f"snapshots: {found}")
 
     @keyword
     def former_release_should_read_every_plan(self) -> None:
@@ -272,7 +272,7 @@ class DatabaseLibrary:
 
     def _create(self, template: URL | None) -> URL:
         if self._beside is None:
-            raise AssertionError("nobody has chosen where databases are made")
+            raise AssertionError("no engine was chosen: call Choose Databases first")
         name = f"plans_{uuid4().hex[:12]}"
         if self._beside.get_backend_name() == "sqlite":
             file = Path(str(self._beside.database)).with_name(f"{name}.db")

@@ -69,19 +69,19 @@ class OperatorLibrary:
                     raise AssertionError(f"{word!r} is not in: {refusals[0]}")
 
     @keyword
-    def operator_should_read(self, words: str, times: int | None = None) -> None:
+    def messages_should_contain(self, words: str, times: int | None = None) -> None:
         """Fail unless *words* were shown by every command, or by so many of them."""
         found = sum(words in output + errors for _, output, errors in self._outputs)
         if found != (len(self._outputs) if times is None else times):
             raise AssertionError(f"{words!r} was shown by {found} of {len(self._outputs)}")
 
     @keyword
-    def operator_should_not_read(self, words: str) -> None:
+    def messages_should_not_contain(self, words: str) -> None:
         """Fail if any command showed *words*."""
-        self.operator_should_read(words, times=0)
+        self.messages_should_contain(words, times=0)
 
     @keyword
-    def operator_should_read_first(self, words: str) -> None:
+    def messages_should_begin_with(self, words: str) -> None:
         """Fail unless the first line of every command begins with *words*."""
         for _, _, errors in self._outputs:
             if not errors.startswith(words):

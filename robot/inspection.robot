@@ -1,27 +1,27 @@
 *** Settings ***
-Documentation       An operator looks before they act, and nothing is changed by it.
+Documentation       What an operator can see of a database without changing it.
 
 Resource            resources/database.resource
 
 Suite Setup         Choose An Engine
-Test Teardown       Throw Database Away
+Test Teardown       Drop Database
 
 
 *** Test Cases ***
-The Database And Its Revision Are Told
+Database And Revision Are Shown
     Start With The Deployed Database
     ${shown}    Name As Shown    ${URL}
     Run With Either Command    current    ${URL}
     Command Should Succeed
-    Operator Should Read First    database: ${shown}
-    Operator Should Read    ${FORMER}
+    Messages Should Begin With    database: ${shown}
+    Messages Should Contain    ${FORMER}
     Nothing Should Have Changed
 
 The Default Is Marked As Such
     [Tags]    any-engine
     Run Elsewhere    cleveragents-plans upgrade
     Command Should Succeed
-    Operator Should Read First    database: sqlite:///plans.db (the default, in
+    Messages Should Begin With    database: sqlite:///plans.db (the default, in
 
 The Chain Has One Head
     [Tags]    any-engine
@@ -34,5 +34,5 @@ A Script Can Be Read Beforehand
     Start With The Deployed Database
     Run With Either Command    upgrade ${FORMER}:head --sql    ${URL}
     Command Should Succeed
-    Operator Should Read    UPDATE alembic_version SET version_num='${NEWEST}'
+    Messages Should Contain    UPDATE alembic_version SET version_num='${NEWEST}'
     Nothing Should Have Changed

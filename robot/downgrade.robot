@@ -1,20 +1,20 @@
 *** Settings ***
-Documentation       An operator takes this release back.
+Documentation       An operator downgrades to the former release.
 
 Resource            resources/database.resource
 
 Suite Setup         Choose An Engine
-Test Teardown       Throw Database Away
+Test Teardown       Drop Database
 
 
 *** Test Cases ***
-Up And Down Again Is Where It Began
+Upgrade And Downgrade Change Nothing
     Start With The Deployed Database    rows=pure
     Upgrade To    head
     Downgrade To    ${FORMER}
     Nothing Should Have Changed
 
-Down And Up Again Is Where It Was
+Downgrade And Upgrade Change Nothing
     Start With The Deployed Database
     Upgrade To    head
     Store Plans    profile=cautious
@@ -24,20 +24,20 @@ Down And Up Again Is Where It Was
     Upgrade To    head
     Nothing Should Have Changed
 
-Profiles On Record Survive
+Snapshots Survive
     Start With A New Database
     Store Plans    profile=cautious
     Downgrade To    ${FORMER}
     Database Should Be At    ${FORMER}
     Upgrade To    head
-    Every Plan Should Have On Record    cautious
+    Every Plan Should Have The Snapshot Of    cautious
 
 Plans Are Not Dropped By Mistake
     Start With A New Database
     Store Plans    profile=cautious
     Run Command    alembic downgrade base    ${URL}
     Command Should Be Refused    holds 2 rows    -x drop-plans=yes
-    Every Plan Should Have On Record    cautious
+    Every Plan Should Have The Snapshot Of    cautious
 
 Plans That Others Refer To Are Not Dropped
     Start With The Deployed Database
@@ -52,7 +52,7 @@ Plans Are Dropped On Demand
     Command Should Succeed
     Database Should Hold Nothing
 
-A Database Without Plans Goes Back To Nothing
+Database Without Plans Is Downgraded To Nothing
     Start With A New Database
     Downgrade To    base
     Database Should Hold Nothing
