@@ -299,8 +299,10 @@ def _locked(
     session: Session, wanted: Sequence[ColumnElement[bool]], limit: int
 ) -> Iterator[Row[Any]]:
     batch, beyond = limit, list(wanted)
+    # SQLite would go through the whole table in the order of its key rather than sort few rows.
+    by_id = PLANS.c.plan_id if on_postgresql(session) else PLANS.c.plan_id.concat("")
     while True:
-        ids = select(PLANS.c.plan_id).where(*beyond).order_by(PLANS.c.plan_id).limit(batch)
+        ids = select(PLANS.c.plan_id).where(*beyond).order_by(by_id).limit(batch)
         if on_postgresql(session):
             # Read once they are locked: one statement would see child rows as they were before.
             locked = rows_of(session, ids.with_for_update(skip_locked=True, key_share=True))
