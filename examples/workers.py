@@ -1,0 +1,86 @@
+"""
+A pool of worker processes: each claims plans, works on them with a heartbeat, and saves them.
+
+    python examples/workers.py sqlite:///plans.db --workers 4
+    python examples/workers.py postgresql://user:password@host/database --phase execute
+
+A worker that is killed loses nothing: its plan is queued again once its heartbeats are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import time
+from datetime import timedelta
+
+from sqlalchemy.orm import Session
+
+from cleveragents_plans import Plan, PlanConflict, PlanRepository, open_engine
+
+HEARTBEAT = 0.2  # seconds
+GIVEN_UP_AFTER = timedelta(seconds=2)
+
+
+def work(plans: PlanRepository, session: Session, plan: Plan, seconds: float) -> Plan:
+    """Do the work of a plan: here it only takes time. Each heartbeat is a transaction."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        time.sleep(min(HEARTBEAT, seconds))
+        plan = plans.touch(plan)
+        session.commit()
+    return plan.edit(execution_environment=f"worker {os.getpid()}").complete()
+
+
+def run(url: str, phase: str, seconds: float) -> None:
+    """Take plans until there is nothing left to do."""
+    engine = open_engine(url)
+    idle = 0
+    while idle < 5:
+        with Session(engine) as session:
+            plans = PlanRepository(session)
+            # Any worker may recover the plans of lost ones; SKIP LOCKED keeps them apart.
+            plans.requeue_stalled(not_touched_for=GIVEN_UP_AFTER, max_attempts=5)
+            taken = plans.claim(phase=phase)  # type: ignore[arg-type]  # a word of the command line
+            session.commit()
+            left = plans.exists(phase=phase, processing_state=["queued", "processing"])
+            session.rollback()
+            for plan in taken:
+                try:
+                    plans.save(work(plans, session, plan, seconds))
+                    session.commit()
+                except PlanConflict:
+                    session.rollback()  # it was given up, and may be another worker's
+        idle = 0 if taken or left else idle + 1
+        if not taken:
+            time.sleep(0.1)
+    engine.dispose()
+
+
+def main() -> None:
+    """Start the workers, replace those that die, and wait until all plans are done."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("url")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--phase", default="action")
+    parser.add_argument("--seconds", type=float, default=0.2, help="what the work of a plan takes")
+    options = parser.parse_args()
+    spawn = multiprocessing.get_context("spawn")
+
+    def start() -> multiprocessing.process.BaseProcess:
+        process = spawn.Process(target=run, args=(options.url, options.phase, options.seconds))
+        process.start()
+        print(f"worker {process.pid}", flush=True)
+        return process
+
+    workers = [start() for _ in range(options.workers)]
+    while workers:
+        time.sleep(0.05)
+        ended = [each for each in workers if each.exitcode is not None]
+        workers = [each for each in workers if each.exitcode is None]
+        workers += [start() for each in ended if each.exitcode]
+
+
+if __name__ == "__main__":
+    main()
