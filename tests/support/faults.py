@@ -175,6 +175,7 @@ class Migration:
         goal: str,
         *extra: str,
         victim: tuple[str, ...] = (),
+        before: tuple[str, ...] = (),
         limit: float = 120,
     ) -> None:
         arguments = ["-c", str(ROOT / "alembic.ini"), "-x", f"url={url}"]
@@ -182,7 +183,7 @@ class Migration:
             arguments += ["-x", one]
         program = ["support.victim", *victim, "--"] if victim else ["alembic"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", *program, *arguments, *COMMANDS[goal]],
+            [*before, sys.executable, "-m", *program, *arguments, *COMMANDS[goal]],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -9,6 +9,7 @@ waiting, and what does not fit into the page cache in memory until then.
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -54,6 +55,22 @@ class FileLocked(EvolutionError):
         self.holders = tuple(holders)
 
 
+class FileNotWritable(EvolutionError):
+    """
+    This process may not write to a SQLite file, or to its folder, where the journal goes.
+
+    Attributes:
+        path: The file or the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} is read-only for this user, and SQLite writes to the file and to its folder; "
+            "allow that, and run the same command again; nothing was changed"
+        )
+        self.path = path
+
+
 @contextmanager
 def write_transaction(connection: Connection, settings: Settings) -> Iterator[None]:
     """
@@ -64,12 +81,15 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     journal or its write-ahead log took is freed.
 
     Raises:
+        FileNotWritable: The file or its folder is read-only.
         FileLocked: Other processes had it locked for ``migration-lock-wait`` seconds.
         FileDamaged: A statement met damaged pages.
         KeyboardInterrupt: A signal ended a statement; the transaction was rolled back.
     """
     driver: Any = connection.connection.driver_connection
     file = file_of(connection)
+    if file.name:
+        _require_writable(file)
     before = _size(file, "wal")
     with report_damage(file), interruptible(driver):
         transaction = _begin(connection, driver, file, settings)
@@ -79,6 +99,12 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
         finally:
             _free_disk_space(driver)
             _warn_of_left_overs(file, before)
+
+
+def _require_writable(file: Path) -> None:
+    for path in (file.parent, file):
+        if not os.access(path, os.W_OK):
+            raise FileNotWritable(path)
 
 
 def _begin(connection: Connection, driver: Any, file: Path, settings: Settings) -> RootTransaction:
