@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Self
@@ -135,12 +136,10 @@ class PlanRecord(Value):
     @field_validator("project_links")
     @classmethod
     def _aliases_differ(cls, links: ProjectLinks) -> ProjectLinks:
-        seen: set[str] = set()
-        for link in links:
-            if link.alias in seen:
-                raise ValueError(f"two projects have the alias {link.alias!r}; rename one")
-            if link.alias is not None:
-                seen.add(link.alias)
+        aliases = [link.alias for link in links if link.alias is not None]
+        if len(set(aliases)) < len(aliases):
+            ((twice, _),) = Counter(aliases).most_common(1)
+            raise ValueError(f"two projects have the alias {twice!r}; rename one")
         return links
 
     @field_validator("processing_state")

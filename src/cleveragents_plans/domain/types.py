@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from cleveragents_plans.domain.enums import Level
 from cleveragents_plans.domain.errors import InvalidType, report_invalid_fields, shown
@@ -35,17 +35,33 @@ _A_STR = core_schema.json_or_python_schema(
         core_schema.is_instance_schema(str), custom_error_type="string_type"
     ),
 )
-_STORABLE = core_schema.custom_error_schema(
+_NOT_STORABLE = (
+    "text_not_storable",
+    "Text can hold neither NUL characters nor lone surrogates (bytes that are no UTF-8)",
+)
+
+
+def _storable(text: str) -> str:
+    try:
+        if "\0" not in text and (text.isascii() or text.encode()):
+            return text
+    except UnicodeEncodeError:
+        pass
+    raise PydanticCustomError(*_NOT_STORABLE)
+
+
+# A call into Python looks through a long text faster than a regular expression, which does
+# without the call for a short one.
+_LONG_STORABLE = core_schema.no_info_plain_validator_function(_storable)
+_SHORT_STORABLE = core_schema.custom_error_schema(
     core_schema.str_schema(pattern=r"^[^\x00]*$"),
-    custom_error_type="text_not_storable",
-    custom_error_message=(
-        "Text can hold neither NUL characters nor lone surrogates (bytes that are no UTF-8)"
-    ),
+    custom_error_type=_NOT_STORABLE[0],
+    custom_error_message=_NOT_STORABLE[1],
 )
 
 
 class _TextSchema:
-    """Text that both databases can hold, checked without a call into Python."""
+    """Text that both databases can hold."""
 
     def __init__(
         self,
@@ -59,6 +75,7 @@ class _TextSchema:
         self._last: CoreSchema = core_schema.str_schema(
             min_length=min_length or None, max_length=max_length
         )
+        self._storable = _SHORT_STORABLE if max_length or pattern else _LONG_STORABLE
         self._expected = expected
         if pattern is not None and expected is not None:
             shaped = core_schema.custom_error_schema(
@@ -71,7 +88,7 @@ class _TextSchema:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return core_schema.chain_schema([_A_STR, _STORABLE, self._last])
+        return core_schema.chain_schema([_A_STR, self._storable, self._last])
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -181,25 +198,24 @@ class Value(BaseModel):
             return cls(**fields)
 
 
+def _not_itself(parent: str, info: ValidationInfo) -> str:
+    if parent == info.data.get("plan_id"):
+        raise ValueError(f"plan {parent} cannot be its own parent")
+    return parent
+
+
 class PlanIdentity(Value):
     """Which plan it is, and its place in its tree."""
 
     plan_id: Ulid
     """The plan's ULID: 26 characters of Crockford base 32."""
-    parent_plan_id: Ulid | None = None
+    parent_plan_id: Annotated[Ulid, AfterValidator(_not_itself)] | None = None
     """The plan that this one is a part of; none for a root, or if the parent was deleted."""
     # A default would stand in the JSON schema, where none is right.
     root_plan_id: Ulid = Field(default_factory=str, validate_default=True)
     """The root of the tree in which the plan was created; its own id if there is no parent."""
     attempt: Ordinal = 1
     """Counts the attempts, from 1."""
-
-    @field_validator("parent_plan_id")
-    @classmethod
-    def _not_itself(cls, parent: str | None, info: ValidationInfo) -> str | None:
-        if parent is not None and parent == info.data.get("plan_id"):
-            raise ValueError(f"plan {parent} cannot be its own parent")
-        return parent
 
     @field_validator("root_plan_id", mode="before")
     @classmethod
@@ -236,7 +252,9 @@ def _or_texts(field: str, accepted: Any) -> BeforeValidator:
 
     def read(given: Any) -> Any:
         # A lone text is not taken apart into its characters: pydantic refuses it.
-        if isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable):
+        if type(given) not in (list, tuple) and (
+            isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable)
+        ):
             return given
         return [{field: one} if isinstance(one, str) else one for one in given]
 

@@ -7,11 +7,11 @@ way out. So the ORM classes and the repository's bulk paths share it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from cleveragents_plans.domain import Plan
 from cleveragents_plans.persistence.columns import (
@@ -21,6 +21,8 @@ from cleveragents_plans.persistence.columns import (
     object_json,
     profile_text,
     read_arguments,
+    read_invariant,
+    read_link,
     read_object,
     read_profile,
     read_texts,
@@ -32,6 +34,9 @@ from cleveragents_plans.persistence.columns import (
 from cleveragents_plans.persistence.errors import CorruptPlanRow, NoLaterVersion
 
 Row = dict[str, Any]
+
+# Not Plan(**fields), which copies them into keyword arguments.
+_validated: Callable[[dict[str, Any]], Plan] = TypeAdapter(Plan).validator.validate_python
 
 # The same as `.value`, which is a function in Python.
 _word = str.__str__
@@ -148,78 +153,72 @@ def read_plan(
     try:
         for table, below in zip(_CHILD_TABLES, (projects, arguments, invariants), strict=True):
             check_positions(table, below)
-        plan = Plan(
-            identity={
-                "plan_id": row.plan_id,
-                "parent_plan_id": row.parent_plan_id,
-                "root_plan_id": row.root_plan_id,
-                "attempt": row.attempt,
-            },
-            namespaced_name=row.namespaced_name,
-            namespace=row.namespace,
-            action_name=row.action_name,
-            description=row.description,
-            definition_of_done=row.definition_of_done,
-            phase=read_word("v3_plans.phase", row.phase),
-            processing_state=read_word("v3_plans.processing_state", row.processing_state),
-            strategy_actor=row.strategy_actor,
-            execution_actor=row.execution_actor,
-            estimation_actor=row.estimation_actor,
-            invariant_actor=row.invariant_actor,
-            automation_profile=read_profile(row.automation_profile),
-            effective_profile_snapshot=row.effective_profile_snapshot,
-            changeset_id=row.changeset_id,
-            decision_root_id=row.decision_root_id,
-            sandbox_refs=read_texts("sandbox_refs_json", row.sandbox_refs_json),
-            validation_summary=read_object("validation_summary_json", row.validation_summary_json),
-            error_message=row.error_message,
-            error_details=read_object("error_details_json", row.error_details_json),
-            cost_actual_usd=row.cost_actual_usd,
-            token_count_input=row.token_count_input,
-            token_count_output=row.token_count_output,
-            reversion_count=row.reversion_count,
-            last_completed_step=row.last_completed_step,
-            last_checkpoint_id=row.last_checkpoint_id,
-            reusable=row.reusable,
-            read_only=row.read_only,
-            tags=read_texts("tags_json", row.tags_json),
-            created_by=row.created_by,
-            execution_environment=row.execution_environment,
-            execution_env_priority=read_word(
-                "v3_plans.execution_env_priority", row.execution_env_priority
-            ),
-            created_at=read_time("created_at", row.created_at),
-            updated_at=read_time("updated_at", row.updated_at),
-            completed_at=None
-            if row.completed_at is None
-            else read_time("completed_at", row.completed_at),
-            project_links=[
-                {
-                    "project_name": link.project_name,
-                    "alias": link.alias,
-                    "read_only": link.read_only,
-                }
-                for link in projects
-            ],
-            arguments=read_arguments(arguments),
-            invariants=[
-                {
-                    "text": invariant.text,
-                    "source": read_word("plan_invariants.source", invariant.source),
-                }
-                for invariant in invariants
-            ],
+        plan = _validated(
+            {
+                "identity": {
+                    "plan_id": row.plan_id,
+                    "parent_plan_id": row.parent_plan_id,
+                    "root_plan_id": row.root_plan_id,
+                    "attempt": row.attempt,
+                },
+                "namespaced_name": row.namespaced_name,
+                "namespace": row.namespace,
+                "action_name": row.action_name,
+                "description": row.description,
+                "definition_of_done": row.definition_of_done,
+                "phase": read_word("v3_plans.phase", row.phase),
+                "processing_state": read_word("v3_plans.processing_state", row.processing_state),
+                "strategy_actor": row.strategy_actor,
+                "execution_actor": row.execution_actor,
+                "estimation_actor": row.estimation_actor,
+                "invariant_actor": row.invariant_actor,
+                "automation_profile": read_profile(row.automation_profile),
+                "effective_profile_snapshot": row.effective_profile_snapshot,
+                "changeset_id": row.changeset_id,
+                "decision_root_id": row.decision_root_id,
+                "sandbox_refs": read_texts("sandbox_refs_json", row.sandbox_refs_json),
+                "validation_summary": read_object(
+                    "validation_summary_json", row.validation_summary_json
+                ),
+                "error_message": row.error_message,
+                "error_details": read_object("error_details_json", row.error_details_json),
+                "cost_actual_usd": row.cost_actual_usd,
+                "token_count_input": row.token_count_input,
+                "token_count_output": row.token_count_output,
+                "reversion_count": row.reversion_count,
+                "last_completed_step": row.last_completed_step,
+                "last_checkpoint_id": row.last_checkpoint_id,
+                "reusable": row.reusable,
+                "read_only": row.read_only,
+                "tags": read_texts("tags_json", row.tags_json),
+                "created_by": row.created_by,
+                "execution_environment": row.execution_environment,
+                "execution_env_priority": read_word(
+                    "v3_plans.execution_env_priority", row.execution_env_priority
+                ),
+                "created_at": read_time("created_at", row.created_at),
+                "updated_at": read_time("updated_at", row.updated_at),
+                "completed_at": None
+                if row.completed_at is None
+                else read_time("completed_at", row.completed_at),
+                "project_links": [
+                    read_link(link.project_name, link.alias, link.read_only) for link in projects
+                ],
+                "arguments": read_arguments(arguments),
+                "invariants": [
+                    read_invariant(invariant.text, invariant.source) for invariant in invariants
+                ],
+            }
         )
     except Unreadable as unreadable:
         raise CorruptPlanRow(row.plan_id, *unreadable.args) from unreadable.__cause__
     except ValidationError as error:
         raise CorruptPlanRow(row.plan_id, *_explained(error)) from error
-    for column in ("plan_id", "parent_plan_id", "root_plan_id"):
-        if getattr(plan, column) != getattr(row, column):
-            found = getattr(row, column)
-            raise CorruptPlanRow(
-                row.plan_id, f"v3_plans.{column}", found, "a ULID should be in upper case"
-            )
+    place = plan.identity
+    if (place.plan_id, place.root_plan_id) != (row.plan_id, row.root_plan_id) or (
+        place.parent_plan_id != row.parent_plan_id
+    ):
+        raise CorruptPlanRow(row.plan_id, *_not_in_upper_case(row))
     return plan
 
 
@@ -239,12 +238,18 @@ def next_version(plan_id: str, updated_at: str) -> datetime:
         raise NoLaterVersion(plan_id, updated_at) from None
 
 
+def _not_in_upper_case(row: Any) -> tuple[str, Any, str]:
+    columns = ("plan_id", "parent_plan_id", "root_plan_id")
+    found = {name: getattr(row, name) for name in columns}
+    column = next(name for name in columns if found[name] and found[name] != found[name].upper())
+    return f"v3_plans.{column}", found[column], "a ULID should be in upper case"
+
+
 #: Where the domain's fields are kept, as far as their names differ.
 _COLUMN_OF = {
     "tags": "v3_plans.tags_json",
     "sandbox_refs": "v3_plans.sandbox_refs_json",
     "project_links": "plan_projects",
-    "invariants": "plan_invariants",
 }
 
 
