@@ -162,27 +162,38 @@ def read_arguments(rows: Iterable[Any]) -> Arguments:
         raise Unreadable(f"plan_arguments.{column}", found, str(error)) from error
 
 
-# A child inherits the projects and invariants of its parent: few are shared by many plans, and each
-# is three objects for Python's garbage collector, which takes half of the time of a long listing.
-@lru_cache(maxsize=1024, typed=True)
-def read_link(project_name: Any, alias: Any, read_only: Any) -> ProjectLink:
-    """Read a row of ``plan_projects``."""
-    return _child(ProjectLink, project_name=project_name, alias=alias, read_only=read_only)
-
-
-@lru_cache(maxsize=1024, typed=True)
-def read_invariant(text: Any, source: Any) -> Invariant:
-    """Read a row of ``plan_invariants``."""
-    return _child(Invariant, text=text, source=read_word("plan_invariants.source", source))
-
-
-_TABLES: dict[type[Value], str] = {ProjectLink: "plan_projects", Invariant: "plan_invariants"}
 _Child = TypeVar("_Child", bound=Value)
 
 
-def _child(kind: type[_Child], **fields: Any) -> _Child:
+def read_link(project_name: Any, alias: Any, read_only: Any) -> ProjectLink:
+    """Read a row of ``plan_projects``."""
+    return _shared(ProjectLink, project_name, alias, read_only)
+
+
+def read_invariant(text: Any, source: Any) -> Invariant:
+    """Read a row of ``plan_invariants``."""
+    return _shared(Invariant, text, read_word("plan_invariants.source", source))
+
+
+def _shared(kind: type[_Child], *values: Any) -> _Child:
+    found: _Child
     try:
-        return kind(**fields)
+        found = _child(kind, *values)
+    except TypeError:
+        # A list stands for what is no text.
+        found = _child.__wrapped__(kind, *values)
+    return found
+
+
+_TABLES: dict[type[Value], str] = {ProjectLink: "plan_projects", Invariant: "plan_invariants"}
+
+
+# A child inherits the projects and invariants of its parent: few are shared by many plans, and each
+# is three objects for Python's garbage collector, which takes half of the time of a long listing.
+@lru_cache(maxsize=2048, typed=True)
+def _child(kind: type[_Child], *values: Any) -> _Child:
+    try:
+        return kind(**dict(zip(kind.model_fields, values, strict=True)))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         column = f"{_TABLES[kind]}.{first['loc'][0]}"
