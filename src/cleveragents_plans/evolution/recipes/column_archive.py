@@ -15,20 +15,20 @@ class ColumnArchive:
     """
     A table for the values of one column, by the key of their rows.
 
-    It has no foreign key: making one would lock the other table. Values of rows that are
-    deleted meanwhile go when the others are put back.
+    It has no foreign key: to create one would lock the other table. Values of rows that are
+    deleted meanwhile are deleted when the others are restored.
     """
 
     name: str
     table: str
     key: str
     column: str
-    #: A literal: the value that says nothing, which is not kept.
+    #: A literal: the empty value, which is not kept.
     empty_value: str
 
     def create(self) -> tuple[str, ...]:
         """Give the statements, for `with_exclusive_lock`, that create it unless it exists."""
-        # AS takes over types and collations, without which no index would help.
+        # AS copies types and collations, without which no index could be used.
         return (
             f"CREATE TABLE IF NOT EXISTS {self.name} AS"
             f" SELECT {self.key}, {self.column} FROM {self.table} WITH NO DATA",
@@ -39,7 +39,7 @@ class ColumnArchive:
         )
 
     def keep_trigger(self, name: str) -> Trigger:
-        """Give a trigger that keeps what is written behind our back."""
+        """Give a trigger that archives what is written concurrently."""
         body = f"""\
 BEGIN
   INSERT INTO {self.name} VALUES (new.{self.key}, new.{self.column})
@@ -54,9 +54,9 @@ END"""
 
     def value_in_copy(self, *, present: bool) -> str:
         """
-        Give the value of the column for ``rebuild_table`` on SQLite, once there are values.
+        Give the value of the column for `rebuild_table` on SQLite, where the archive exists.
 
-        What a column says that is *present* already comes first.
+        A value in a column that is *present* already, and not the empty one, wins.
         """
         said = f"nullif(old.{self.column}, {self.empty_value}), " if present else ""
         return (
@@ -72,11 +72,11 @@ END"""
     def _archive_column(self) -> str:
         return f"""\
 INSERT INTO {self.name} SELECT t.{self.key}, t.{self.column} FROM {self.table} t
- WHERE {{batch}} AND ({self._not_aside}) ORDER BY t.{self.key}
+ WHERE {{batch}} AND ({self._not_archived}) ORDER BY t.{self.key}
 {self._on_conflict}"""
 
     @property
-    def _not_aside(self) -> str:
+    def _not_archived(self) -> str:
         return f"""\
 t.{self.column} <> {self.empty_value} AND NOT EXISTS (
   SELECT 1 FROM {self.name} a WHERE a.{self.key} = t.{self.key}
@@ -118,9 +118,9 @@ def archive_column(op: Op, archive: ColumnArchive) -> None:
     keep.
     """
     if op.get_context().dialect.name != "sqlite":
-        _backfill(op, archive, archive.table, archive._not_aside, archive._archive_column)
+        _backfill(op, archive, archive.table, archive._not_archived, archive._archive_column)
         return
-    # AS takes over whether keys are text, numbers or bytes.
+    # AS copies whether keys are text, numbers or bytes.
     op.execute(
         f"CREATE TABLE IF NOT EXISTS {archive.name} AS"
         f" SELECT {archive.key}, {archive.column} FROM {archive.table} WHERE 0"

@@ -68,7 +68,7 @@ def copy_rows(
             last = f"SELECT max({rowid}) FROM main.{quote(table.name)}"
             after = (table.run(last).scalar_one(),)
     if broken:
-        _require_no_new_misfits(table, old, statements)
+        _require_no_more_violations(table, old, statements)
 
 
 def _insert(
@@ -98,7 +98,7 @@ def _insert(
 
 
 def _require_old_rows_read(table: SqliteTable, insert: str, parameters: tuple[Any, ...]) -> None:
-    # The new table has the name by now: a view that reads it would find it empty.
+    # The new table has the name by now: a view would read it, while it is filled.
     rows = table.run("SELECT rootpage, tbl_name FROM main.sqlite_master")
     pages = {page for page, name in rows if fold(name) == fold(table.name)}
     for row in table.run(f"EXPLAIN {insert}", parameters):
@@ -109,10 +109,10 @@ def _require_old_rows_read(table: SqliteTable, insert: str, parameters: tuple[An
             )
 
 
-def _require_no_new_misfits(
+def _require_no_more_violations(
     table: SqliteTable, old: str, statements: tuple[CreateTable, CreateTable]
 ) -> None:
-    """Let rows pass that broke a CHECK before: to mend them is not asked for."""
+    """Refuse rows that break a CHECK, unless they did before: these are not ours to mend."""
     former, present = statements
     for check in present.checks:
         where = f"AS {quote(table.name)} WHERE NOT {check}"
@@ -125,7 +125,7 @@ def _require_no_new_misfits(
 
 
 def sequence_of(table: SqliteTable) -> list[tuple[Any, ...]]:
-    """Read where AUTOINCREMENT stands; nothing for a table without it."""
+    """Read the value of AUTOINCREMENT; nothing for a table without it."""
     present = "SELECT 1 FROM main.sqlite_master WHERE name = 'sqlite_sequence'"
     if table.run(present).scalar() is None:
         return []
@@ -134,7 +134,7 @@ def sequence_of(table: SqliteTable) -> list[tuple[Any, ...]]:
 
 
 def restore_sequence(table: SqliteTable, rows: list[tuple[Any, ...]]) -> None:
-    """Set AUTOINCREMENT to where it stood: the numbers of deleted rows must not come back."""
+    """Set AUTOINCREMENT to its former value, so that numbers of deleted rows are not used again."""
     for row in rows:
         table.run("DELETE FROM main.sqlite_sequence WHERE name = ?", (table.name,))
         table.run("INSERT INTO main.sqlite_sequence (rowid, name, seq) VALUES (?, ?, ?)", row)

@@ -1,10 +1,9 @@
 """
 Read the text of a SQLite CREATE TABLE, and change it without disturbing the rest.
 
-SQLite has no statement that changes a column's NOT NULL or DEFAULT, or adds a constraint:
-what a table is, is the text it was made with. Each change here is made at the place
-of a token and leaves every other character as it was, so that taking a change
-back gives the very text that was there before.
+SQLite has no statement that changes a column's NOT NULL or DEFAULT, or adds a constraint: a table
+is defined by the text that created it. Each change here is an edit at the place of a token, which
+leaves every other character as it was, so that the opposite change gives the former text.
 """
 
 from __future__ import annotations
@@ -33,12 +32,10 @@ class CreateTable:
     """
     A CREATE TABLE statement that can be changed.
 
-    Each change gives a new statement. The changes come in pairs, `add` and
-    `drop`, `set_not_null` and `drop_not_null`, `set_default` and
-    `drop_default`: the second gives back the text that the first was given.
-    That holds only if the first did change something. A column that had the
-    NOT NULL or the DEFAULT before keeps it as it is; whoever drops it
-    afterwards drops what was there all along.
+    Each change gives a new statement. The changes are pairs, `add` and `drop`, `set_not_null` and
+    `drop_not_null`, `set_default` and `drop_default`: the second restores the text that the
+    first was given. That holds only if the first changed something: a column that had the NOT
+    NULL or the DEFAULT before keeps it, and the second would drop what was there all along.
     """
 
     def __init__(self, text: str) -> None:
@@ -48,7 +45,6 @@ class CreateTable:
         head = [token.keyword for token in tokens[:start]]
         if head[:1] != ["create"] or "table" not in head or "virtual" in head:
             raise DdlNotUnderstood(f"expected CREATE TABLE name (...), found {text[:60]!r}")
-        self.name = tokens[start - 1].name or ""
         items, end = split_items(tokens, start)
         if end is None:
             raise DdlNotUnderstood("the parenthesis after the table's name is never closed")
@@ -59,17 +55,11 @@ class CreateTable:
         self._columns = items[:split]
         self._items = items
         self._body = tokens[start : end + 1]
-        self._options = tokens[end + 1 :]
 
     @property
     def columns(self) -> list[str]:
         """The names of the columns, in their order."""
         return [item.tokens[0].name or "" for item in self._columns]
-
-    @property
-    def without_rowid(self) -> bool:
-        """Whether the table was declared WITHOUT ROWID."""
-        return "without" in [token.keyword for token in self._options]
 
     @property
     def checks(self) -> list[str]:
@@ -179,7 +169,7 @@ class CreateTable:
         return self._with(item.room, item.room, " NOT NULL")
 
     def drop_not_null(self, column: str) -> CreateTable:
-        """Take the NOT NULL of *column* away, if there is one."""
+        """Remove the NOT NULL of *column*, if there is one."""
         item = self._column(column)
         place = not_null_of(item)
         if place is None:
@@ -207,7 +197,7 @@ class CreateTable:
         return self
 
     def drop_default(self, column: str) -> CreateTable:
-        """Take the DEFAULT of *column* away, if there is one."""
+        """Remove the DEFAULT of *column*, if there is one."""
         item = self._column(column)
         place = default_of(item)
         return self if place is None else self._without(item, *place)
@@ -248,6 +238,6 @@ class CreateTable:
 
 
 def _trimmed(text: str) -> str:
-    """Cut off what follows the last token: a comment at the end would outlive an undo."""
+    """Cut off what follows the last token: the opposite change would leave a comment there."""
     tokens = tokenize(text)
     return text[tokens[0].start : tokens[-1].end] if tokens else ""

@@ -74,8 +74,8 @@ def rebuild_table(
         values: What the copy writes into a column, as an expression that
             ``SELECT <expression> FROM <table> AS old`` would understand beforehand,
             subqueries included.
-        functions: What *values* may call besides what SQLite has: each is made from the
-            connection of the driver and the name by which the old rows can be read.
+        functions: What *values* may call besides SQLite's functions: each is created from the
+            connection of the driver and the name of the old table.
 
     Raises:
         RebuildRefused: It cannot be done, or would lose something.
@@ -127,7 +127,7 @@ class _Rebuild:
             yield
         self.seconds[kind] += time.monotonic() - begun
 
-    def run(self, values: Mapping[str, str], made: Mapping[str, MakeFunction]) -> None:
+    def run(self, values: Mapping[str, str], makers: Mapping[str, MakeFunction]) -> None:
         table, run = self.table, self.table.run
         with self.step("check", "reading the table"):
             _require_transaction(table)
@@ -148,7 +148,7 @@ class _Rebuild:
             run(statements[1].text)
         generated = {fold(column.name) for column in columns if column.generated}
         copying = self.step("copy", "copying the rows", reports=True)
-        with copying, functions(table.driver, made, old):
+        with copying, functions(table.driver, makers, old):
             copy_rows(table, old, statements, generated, values, self.report_every)
         with self.step("copy", "dropping the old table"):
             run(f"DROP TABLE main.{old}")
@@ -196,7 +196,7 @@ def _require_transaction(table: SqliteTable) -> None:
 
 
 def _find(table: SqliteTable) -> str:
-    """Find the table's text; it also gets its name as that is spelled there."""
+    """Find the text of the table; its name becomes that of the schema, as it is spelled there."""
     wanted = fold(table.name)
     rows = table.run("SELECT type, name, sql FROM main.sqlite_master WHERE type <> 'index'").all()
     found = next((row for row in rows if fold(row[1]) == wanted and row[0] != "trigger"), None)
@@ -211,7 +211,7 @@ def _find(table: SqliteTable) -> str:
     if any(row[2] == "shadow" for row in table.run(f"PRAGMA main.table_list({quote(table.name)})")):
         raise table.refusal("it is the shadow table of a virtual one")
     if wanted in map(fold, table.run("SELECT name FROM temp.sqlite_master").scalars()):
-        raise table.refusal("something temporary of the same name hides it; drop that first")
+        raise table.refusal("a temporary object of the same name hides it; drop that first")
     return str(text)
 
 
@@ -234,8 +234,8 @@ def _require_columns(
 
 
 def _require_no_mention(table: SqliteTable, dropped: Collection[str], new: CreateTable) -> None:
-    # In double quotes, a column that is no more turns into a string, and no
-    # error says so. Without the quotes, SQLite complains by itself.
+    # A name in double quotes becomes a string when there is no such column any more, without an
+    # error (https://www.sqlite.org/quirks.html#dblquote). Without quotes SQLite raises one.
     quoted = {fold(quote(column)) for column in dropped}
     rows = table.run(
         "SELECT type, name, sql FROM main.sqlite_master WHERE type <> 'table' AND sql IS NOT NULL"
@@ -249,7 +249,7 @@ def _require_no_mention(table: SqliteTable, dropped: Collection[str], new: Creat
 
 
 def _dependents(table: SqliteTable) -> list[tuple[str, str]]:
-    """Read what goes with the table and has a text to make it again."""
+    """Read the indexes and triggers that are dropped with the table, and their texts."""
     rows = table.run(
         "SELECT name, sql, tbl_name FROM main.sqlite_master"
         " WHERE type IN ('index', 'trigger') AND sql IS NOT NULL ORDER BY rowid"

@@ -1,8 +1,8 @@
 """
-What a SQLite table is, as SQLite itself tells it, and how two such states differ.
+The state of a SQLite table, as SQLite reports it, and how two states differ.
 
-The texts in the schema say what was written; the pragmas say what SQLite made
-of it. A rebuild that kept everything shows it in both.
+The texts in the schema say what was written, the pragmas what SQLite understood. A rebuild that
+kept everything shows it in both.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Change:
-    """What is to become of the columns of a table; all names in the form of `fold`."""
+    """What changes in the columns of a table; all names folded (see `fold`)."""
 
     added: frozenset[str]
     dropped: frozenset[str]
     #: Whether a column becomes NOT NULL, or no longer is.
     not_null: dict[str, bool]
-    #: The DEFAULT a column gets; None takes it away.
+    #: The DEFAULT that a column gets; None where it loses it.
     default: dict[str, str | None]
     #: The columns of each foreign key that is to come or to go.
     foreign_keys: frozenset[tuple[str, ...]] = frozenset()
 
 
 class Column(NamedTuple):
-    """A column as `PRAGMA table_xinfo` tells it."""
+    """A column as ``PRAGMA table_xinfo`` reports it."""
 
     name: str
     type: str
@@ -100,9 +100,9 @@ class TableState:
 
     def unexpected(self, after: TableState, text: str, change: Change) -> Iterator[str]:
         """
-        Say what *change* does not explain in the state *after* it.
+        Describe the differences in the state *after* a rebuild that *change* does not explain.
 
-        *text* is what the schema should now say of the table.
+        *text* is what the schema should hold for the table now.
         """
         if after.rows != self.rows:
             yield f"it had {self.rows} rows and now has {after.rows}"
@@ -179,7 +179,7 @@ def _indexes(connection: Connection, table: str) -> Iterator[_Index]:
     listed = connection.exec_driver_sql(f"PRAGMA main.index_list({quote(table)})").all()
     for _, name, unique, origin, partial in listed:
         parts = connection.exec_driver_sql(f"PRAGMA main.index_xinfo({quote(name)})")
-        # Without a name that somebody gave it, only what it does identifies an index.
+        # An index of a constraint has no name of its own: what it does identifies it.
         yield _Index(
             name if origin == "c" else {"u": "UNIQUE", "pk": "PRIMARY KEY"}[origin],
             bool(unique),
