@@ -21,6 +21,13 @@ class Proxy:
     passes: threading.Event = field(default_factory=threading.Event)
     #: How often the server was sent something by a client, and answered.
     answers: int = 0
+    #: Of connections that were made before it, nothing is passed on.
+    stopped: set[socket.socket] = field(default_factory=set)
+    opened: list[socket.socket] = field(default_factory=list)
+
+    def stop_former(self) -> None:
+        """Pass nothing on any more of the connections that there are; new ones work."""
+        self.stopped.update(self.opened)
 
 
 @contextmanager
@@ -32,7 +39,6 @@ def tcp_proxy(url: str, change: Callable[[bytes], bytes] | None = None) -> Itera
     """
     given = make_url(url)
     server = f"{given.query['host']}/.s.PGSQL.5432"
-    opened: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as door:
         port = door.getsockname()[1]
         proxy = Proxy(
@@ -48,6 +54,8 @@ def tcp_proxy(url: str, change: Callable[[bytes], bytes] | None = None) -> Itera
             with suppress(OSError):
                 while data := source.recv(65536):
                     proxy.passes.wait()
+                    if source in proxy.stopped:
+                        continue
                     if source.family == socket.AF_INET:
                         asked[target] = True
                     elif asked.pop(source, False):
@@ -62,7 +70,7 @@ def tcp_proxy(url: str, change: Callable[[bytes], bytes] | None = None) -> Itera
                     client, _ = door.accept()
                     session = socket.socket(socket.AF_UNIX)
                     session.connect(server)
-                    opened.extend((client, session))
+                    proxy.opened.extend((client, session))
                     for way in (
                         (client, session, bytes),
                         (session, client, change or bytes),
@@ -76,7 +84,7 @@ def tcp_proxy(url: str, change: Callable[[bytes], bytes] | None = None) -> Itera
         finally:
             door.shutdown(socket.SHUT_RDWR)
             thread.join(5)
-            for one in opened:
+            for one in proxy.opened:
                 with suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
                 one.close()

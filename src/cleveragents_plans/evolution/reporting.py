@@ -21,6 +21,8 @@ _REDRAW_EVERY = 0.1
 _LOG_EVERY = 5.0
 # Seconds over which the rate is measured: batches differ, and servers change.
 _WINDOW = 15.0
+# What the end of something waits for a message about it, in seconds.
+_PATIENCE = 0.5
 
 # The console of the run that is under way in this process.
 _console: Console | None = None
@@ -46,14 +48,23 @@ def heartbeat(what: str, every: float) -> Iterator[None]:
                 report_under_way(what, begun)
 
     thread = threading.Thread(target=beat, daemon=True)
+    with speaks_itself(what):
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(_PATIENCE)  # it may be asking for the reason
+
+
+@contextmanager
+def speaks_itself(what: str) -> Iterator[None]:
+    """Let nothing else report *what* is under way here: it is reported where it is done."""
     _heartbeats.append(what)
-    thread.start()
     try:
         yield
     finally:
         _heartbeats.remove(what)
-        over.set()
-        thread.join()
 
 
 def heartbeat_active() -> bool:

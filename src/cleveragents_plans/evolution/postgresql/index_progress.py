@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.errors import listed
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers, waited_for
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
+from cleveragents_plans.evolution.reporting import speaks_itself
 from cleveragents_plans.evolution.settings import Settings
 
 log = logging.getLogger("alembic.evolution")
@@ -44,17 +45,20 @@ class IndexProgress:
         self._engine = connection.engine
         self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
         self._what, self._table, self._every = what, table, settings.report_every
+        self._label = speaks_itself(what)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._begun = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._label.__enter__()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self._label.__exit__(None, None, None)
 
     def _watch(self) -> None:
         while not self._over.wait(self._every):

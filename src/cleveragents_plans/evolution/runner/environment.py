@@ -20,7 +20,8 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.server import refuse_old_server, warn_of_replicas
-from cleveragents_plans.evolution.reporting import console_logging, tell
+from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
+from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
 from cleveragents_plans.evolution.runner.alembic_internals import (
     NOT_CREATING_VERSION_TABLE,
     run_alone,
@@ -121,12 +122,15 @@ class _Run:
         # Alembic's script leaves its command in the options.
         command_line = hasattr(context.config.cmd_opts, "cmd")
         shown = self.target.shown
+        report_every = Settings.of(context).report_every
         with (
             console_logging(quiet=self.quiet),
             interruptible(shown, command_line=command_line),
             _in_one_line(shown),
-            self.target.connected(self.command) as connection,
+            ExitStack() as stack,
         ):
+            with heartbeat(f"connecting to {shown}", report_every):
+                connection = stack.enter_context(self.target.connected(self.command))
             act = self._on_sqlite if self.target.is_sqlite else self._on_postgresql
             told = act(connection)
         self._say(f"{shown}: {told}" if told else "")
@@ -188,6 +192,8 @@ class _Run:
             return self._run(connection, external)
         with ExitStack() as stack:
             refuse_pooler(connection, self.target.shown)
+            watch = StatementWatch(connection, Settings.of(context).report_every)
+            stack.enter_context(watch)
             restore = isinstance(self.target.given, Connection)
             stack.enter_context(postgresql_session(connection, restore=restore))
             use_schema(connection, self.options.schema)

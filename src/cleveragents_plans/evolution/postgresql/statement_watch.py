@@ -1,0 +1,160 @@
+"""
+Say what a run waits for, whatever statement it is that takes long, COMMIT included.
+
+The session that waits cannot ask, so a second one does, every few seconds and for a moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from typing import Any, Self
+
+from sqlalchemy import Connection, NullPool, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import listed, sqlstate
+from cleveragents_plans.evolution.postgresql.blockers import waited_for
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.poolers import second_connection
+from cleveragents_plans.evolution.reporting import (
+    heartbeat_active,
+    reasons,
+    report_under_way,
+)
+
+log = logging.getLogger("alembic.evolution")
+
+# Seconds after which an answer that does not arrive is not waited for any more; as long as
+# TCP waits for a host that does not answer. It does not notice a proxy that has stopped.
+_SILENCE = 60.0
+# What a second connection may take; it can be one too many for the server, or a pooler.
+_PATIENCE = 2.0
+_POLL = 0.25
+
+
+class StatementWatch:
+    """
+    Logs, every so many seconds, which statement on *connection* is under way, and why.
+
+    Statements that are done sooner are not mentioned; within a `heartbeat` its words are used.
+    A connection on which no answer arrives, though the server has finished (or is not reached
+    by a second connection either), is closed after a minute.
+    """
+
+    def __init__(self, connection: Connection, every: float) -> None:
+        self._connection = connection
+        self._every = every
+        self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
+        connection.rollback()
+        self._engine = create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: second_connection(connection),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+        )
+        self._reasons = reasons(self.reason)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        # One assignment, so that the other thread sees both or neither.
+        self._running = ("", time.monotonic())
+        self._silent_since: float | None = None
+
+    def __enter__(self) -> Self:
+        event.listen(self._connection, "before_cursor_execute", self._before_statement)
+        event.listen(self._connection, "commit", self._before_commit)
+        self._reasons.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join(2 * _POLL)  # it may be asking still
+        self._reasons.__exit__(None, None, None)
+        event.remove(self._connection, "before_cursor_execute", self._before_statement)
+        event.remove(self._connection, "commit", self._before_commit)
+
+    def reason(self) -> str:
+        """Say what the statement that is under way waits for, as far as that can be seen."""
+        found: list[str] = []
+        # Not in this thread: behind a full pool, or a silent network, no answer comes.
+        look = threading.Thread(target=lambda: found.append(self._look()), daemon=True)
+        look.start()
+        look.join(_PATIENCE)
+        if found:
+            return found[0]
+        self._silent()
+        return "what it waits for cannot be seen: a second connection gets no answer"
+
+    def _before_statement(self, _connection: object, _cursor: object, sql: str, *_: object) -> None:
+        self._begins(sql)
+
+    def _before_commit(self, _connection: object) -> None:
+        self._begins("COMMIT")
+
+    def _begins(self, sql: str) -> None:
+        self._running = (sql, time.monotonic())
+        self._silent_since = None
+
+    @property
+    def _busy(self) -> bool:
+        try:
+            driver: Any = self._connection.connection.driver_connection
+            status = driver.info.transaction_status
+        except Exception:  # the connection is being closed
+            return False
+        return bool(status == status.ACTIVE)
+
+    def _watch(self) -> None:
+        said = time.monotonic()
+        while not self._over.wait(_POLL):
+            sql, begun = self._running
+            now = time.monotonic()
+            if now - max(begun, said) < self._every or not self._busy or heartbeat_active():
+                continue
+            said = now
+            report_under_way(f"`{' '.join(sql.split())[:60]}`", begun)
+
+    def _look(self) -> str:
+        try:
+            with self._engine.connect() as connection:
+                state, wait = run(connection, _STATE, {"pid": self._pid}).first() or (None, None)
+                if state != "active":
+                    self._silent()
+                    return "the server has finished it, and the answer does not arrive"
+                self._silent_since = None
+                if wait == "SyncRep":
+                    return _waits_for_replica(*run(connection, _SYNCHRONOUS).one())
+                found = waited_for(connection, self._pid)
+                return f"waiting for {listed(found)}" if found else ""
+        except DBAPIError as error:
+            if sqlstate(error) is None:  # not refused, but not reached
+                self._silent()
+            return f"what it waits for cannot be seen ({' '.join(str(error.orig).split())[:100]})"
+
+    def _silent(self) -> None:
+        now = time.monotonic()
+        self._silent_since = self._silent_since or now
+        if now - self._silent_since >= _SILENCE and self._busy:
+            log.warning("no answer for %.0f s: closing the connection", _SILENCE)
+            driver: Any = self._connection.connection.driver_connection
+            with socket.socket(fileno=os.dup(driver.fileno())) as same:
+                same.shutdown(socket.SHUT_RDWR)
+
+
+def _waits_for_replica(wanted: str, attached: str | None) -> str:
+    return (
+        f"waiting for a synchronous replica: synchronous_standby_names is {wanted!r}, attached: "
+        f"{attached or 'none'}; start the replica, or take it out of synchronous_standby_names "
+        "and reload the configuration"
+    )
+
+
+_STATE = "SELECT state, wait_event FROM pg_stat_activity WHERE pid = %(pid)s"
+_SYNCHRONOUS = """\
+SELECT current_setting('synchronous_standby_names'),
+       (SELECT string_agg(application_name || coalesce(' (' || sync_state || ')', ''), ', ')
+          FROM pg_stat_replication)"""

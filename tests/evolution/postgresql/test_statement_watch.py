@@ -1,0 +1,152 @@
+"""Whatever takes long says so every few seconds, and for what it waits."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support import postgres
+from support.databases import SERVERS, database_at, migrate
+from support.faults import Migration
+from support.online import client
+from support.proxy import Proxy, tcp_proxy
+from support.revisions import M4_003, M8_001
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[postgres.PostgresServer]:
+    """A server of its own, whose configuration can be changed."""
+    own = postgres.PostgresServer(
+        postgres.binaries()[request.param], {"wal_level": "replica", "synchronous_commit": "on"}
+    )
+    yield own
+    own.close()
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """A database of the former release on one server."""
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        yield url
+
+
+@pytest.mark.parametrize("goal", [M8_001, M4_003])
+def test_synchronous_replica_that_has_stopped_is_named(server: postgres.PostgresServer, goal: str):
+    url = server.create_database()
+    migrate(url, M8_001 if goal == M4_003 else M4_003)
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'berlin, paris'")
+    server.execute("SELECT pg_reload_conf()")
+    try:
+        run = Migration(url, goal, "report-every=0.5")
+        run.wait_for("waiting for a synchronous replica")
+    finally:
+        server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        server.execute("SELECT pg_reload_conf()")
+    ended = run.ended()
+
+    assert ended.status == 0, ended.said
+    assert "synchronous_standby_names is 'berlin, paris', attached: none; start the replica" in (
+        ended.said
+    )
+
+
+def test_statement_that_waits_for_another_session_names_it(url: str):
+    with client(url, autocommit=False) as other:
+        other.execute("SET application_name = 'console'")
+        other.execute("UPDATE alembic_version SET version_num = version_num")
+        run = Migration(url, M8_001, "report-every=0.5")
+        run.wait_for("`UPDATE alembic_version")
+        other.rollback()
+    ended = run.ended()
+
+    assert ended.status == 0, ended.said
+    (line, *_) = [line for line in ended.said.splitlines() if "`UPDATE alembic_version" in line]
+    assert " gone); waiting for pid " in line
+    assert " console (idle in transaction for " in line
+
+
+def test_check_that_waits_for_another_session_names_it(url: str):
+    with client(url, autocommit=False) as other:
+        other.execute("SET application_name = 'console'")
+        other.execute("LOCK TABLE v3_plans")
+        run = Migration(url, M8_001, "report-every=0.5")
+        run.wait_for("gone); waiting for pid ")
+        other.rollback()
+    ended = run.ended()
+
+    assert ended.status == 0, ended.said
+    assert " console (idle in transaction for " in ended.said
+
+
+def test_statement_that_is_quick_is_not_mentioned(url: str):
+    ended = Migration(url, M8_001).ended()
+
+    assert "gone)" not in ended.said
+
+
+def test_connecting_that_takes_long_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://app@127.0.0.1:{silent.getsockname()[1]}/plans"
+        run = Migration(url, M8_001, "report-every=0.5")
+        with silent.accept()[0]:
+            run.wait_for(f"connecting to {url} (")
+    ended = run.ended()
+
+    assert "cannot be opened" in ended.said
+
+
+STOPPED = """\
+import sys
+from cleveragents_plans.cli import main
+from cleveragents_plans.evolution.postgresql import statement_watch
+
+statement_watch._SILENCE = 2.0
+sys.exit(main(["upgrade", "--url", sys.argv[1], "-x", "report-every=0.5"]))
+"""
+
+
+def lost(proxy: Proxy, stop: Callable[[], object]) -> str:
+    """What a run says that waits for another session, and whose network is stopped then."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, proxy.url], stderr=subprocess.PIPE, text=True
+    )
+    guard = threading.Timer(60, run.kill)
+    guard.start()
+    assert run.stderr is not None
+    said = ""
+    for line in run.stderr:
+        said += line
+        if "waiting for pid" in line:
+            break
+    stop()
+    said += run.communicate()[1]
+    guard.cancel()
+    assert run.returncode == 1, said
+    assert " was lost (" in said.splitlines()[-1]
+    return said
+
+
+def test_proxy_that_stops_without_closing_ends_the_run(url: str):
+    # It goes on to acknowledge what it is sent, so that keepalives do not notice.
+    with tcp_proxy(url) as proxy, client(url, autocommit=False) as other:
+        other.execute("UPDATE alembic_version SET version_num = version_num")
+
+        assert "gets no answer" in lost(proxy, proxy.passes.clear)
+
+
+def test_answer_that_does_not_arrive_ends_the_run(url: str):
+    # The way of one connection is stopped, and others are open: as a NAT forgets one.
+    with tcp_proxy(url) as proxy, client(url, autocommit=False) as other:
+        other.execute("UPDATE alembic_version SET version_num = version_num")
+
+        def stop() -> None:
+            proxy.stop_former()
+            other.rollback()  # so that the server finishes the statement
+
+        assert "the server has finished it, and the answer does not arrive" in lost(proxy, stop)
