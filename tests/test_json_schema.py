@@ -64,7 +64,7 @@ def test_every_default_is_valid_for_its_field(model, mode):
                 assert not errors, f"{name}.{field}: {errors}"
 
 
-def test_what_may_be_left_out_is_not_required_of_what_is_sent():
+def test_optional_fields_are_not_required_of_input():
     schema = Plan.model_json_schema()
     accepted = Draft202012Validator(schema)
     body = {

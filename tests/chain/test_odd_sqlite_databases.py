@@ -266,7 +266,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("journal", ["delete", "wal"])
-def test_what_a_killed_process_left_is_rolled_back_first(
+def test_journal_of_a_killed_process_is_rolled_back_first(
     former: Path, tmp_path: Path, journal: str
 ):
     file = tmp_path / "plans.db"

@@ -80,7 +80,7 @@ def test_negative_zero_is_another_number_than_zero():
     assert JsonObject({"a": -0.0}) != JsonObject({"a": 0.0})
 
 
-def test_what_is_inside_cannot_be_changed():
+def test_nested_values_cannot_be_changed():
     source = {"list": [1, {"deep": [2]}]}
     frozen = JsonObject(source)
     source["list"].append(3)

@@ -364,7 +364,7 @@ def test_a_new_plan_takes_over_everything_that_is_given():
 @pytest.mark.parametrize("make", [partial(Plan.create, "a"), Plan.create("a").spawn])
 @pytest.mark.parametrize("value", ["abc", b"abc", {"a": 1}, 5])
 @pytest.mark.parametrize("field", ["tags", "invariants", "project_links"])
-def test_what_is_one_is_not_taken_for_many(make, field, value):
+def test_single_value_is_not_taken_for_a_list(make, field, value):
     with pytest.raises(InvalidFields, match=f"{field}: .*valid tuple"):
         make(**{field: value})
 
@@ -650,7 +650,7 @@ def test_a_plan_that_is_held_back_says_by_what():
 @pytest.mark.parametrize(
     ("message", "error"), [(None, InvalidType), ("", InvalidValue), (" ", InvalidValue)]
 )
-def test_what_goes_wrong_is_said_in_words(message, error):
+def test_errors_are_said_in_words(message, error):
     with pytest.raises(error, match=f"message is {message!r}; expected text that says"):
         a_plan().fail(message)
     with pytest.raises(error, match=f"message is {message!r}; expected text that says"):
@@ -710,7 +710,7 @@ def test_plain_facts_can_be_edited_and_are_checked():
      "namespace", "action_name", "phase", "processing_state", "reversion_count",
      "automation_profile", "created_by", "created_at", "updated_at", "completed_at"],
 )  # fmt: skip
-def test_what_only_a_verb_changes_cannot_be_edited(field):
+def test_fields_that_only_a_verb_changes_cannot_be_edited(field):
     with pytest.raises(NotEditable, match=field) as caught:
         a_plan().edit(**{field: None, "description": "New"})
     assert caught.value.fields == (field,)

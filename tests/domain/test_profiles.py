@@ -87,7 +87,7 @@ def test_auto_asks_before_apply_and_nowhere_else():
     assert sum(thresholds("auto")) == 1.0
 
 
-def test_ci_asks_nobody_and_stays_safe():
+def test_ci_profile_asks_no_person_and_stays_safe():
     assert set(thresholds("ci")) == {0.0}
     assert BUILT_IN_PROFILES["ci"].safety == SafetyProfile()
 
@@ -182,7 +182,7 @@ def test_a_custom_profile_cannot_take_a_built_in_name():
         AutomationProfile.from_mapping(custom(name="trusted"))
 
 
-def test_nobody_chose_so_it_is_the_default():
+def test_profile_without_a_choice_is_the_default():
     found = resolve_profile()
 
     assert found == ResolvedProfile(
@@ -236,7 +236,7 @@ def test_a_profile_is_known_under_its_own_name():
         ({"known": {"mine": 5}}, r"known\['mine'\] is 5; expected an AutomationProfile"),
     ],
 )
-def test_what_is_no_name_and_no_profile_is_refused(wrong, said):
+def test_value_that_is_no_name_and_no_profile_is_refused(wrong, said):
     with pytest.raises(InvalidType, match=said):
         resolve_profile(**wrong)
 
@@ -416,7 +416,7 @@ def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path):
 
 
 @pytest.mark.parametrize("path", [None, 3, b"a.json"])
-def test_what_is_no_path_is_refused(path):
+def test_value_that_is_no_path_is_refused(path):
     with pytest.raises(InvalidType, match="expected the path of a file"):
         load_profiles(path)
 

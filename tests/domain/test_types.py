@@ -42,7 +42,7 @@ def test_text_in_json_is_held_to_the_same_rules():
 
 
 @pytest.mark.parametrize("value", [3, b"bytes", None])
-def test_what_is_no_text_is_refused(value):
+def test_value_that_is_no_text_is_refused(value):
     with pytest.raises(ValidationError, match="valid string"):
         read(Text, value)
 
@@ -123,7 +123,7 @@ def test_an_id_is_kept_in_upper_case():
     ["", ROOT[1:], f"{ROOT}0", f"8{ROOT[1:]}", f"{ROOT}\n"]
     + [ROOT[:-1] + wrong for wrong in ("U", "i", "\u017f")],
 )
-def test_what_is_no_ulid_is_refused(plan_id):
+def test_value_that_is_no_ulid_is_refused(plan_id):
     with pytest.raises(ValidationError, match="a ULID: 26 characters"):
         PlanIdentity(plan_id=plan_id)
 

@@ -25,7 +25,7 @@ def lost(message="server closed the connection\nunexpectedly"):
     return OperationalError("SELECT 1", {}, Exception(message), connection_invalidated=True)
 
 
-def test_a_lock_that_was_not_obtained_tells_who_was_in_the_way():
+def test_lock_error_names_the_blockers():
     error = LockNotObtained("toy", 600.4, [IDLE])
 
     assert isinstance(error, CommandError)
@@ -34,7 +34,7 @@ def test_a_lock_that_was_not_obtained_tells_who_was_in_the_way():
     assert error.blockers == (IDLE,)
 
 
-def test_nobody_to_be_seen_is_said():
+def test_error_without_visible_blockers_says_so():
     assert "nobody that can be seen now" in str(LockNotObtained("toy", 1, []))
     assert "nobody that can be seen now" in str(MigrationLockNotObtained("the lock", 1))
 
@@ -128,7 +128,7 @@ def test_other_errors_pass():
     assert sqlstate(passed.value) is None
 
 
-def test_what_was_refused_with_reason_stays_what_it_is():
+def test_refusal_with_a_reason_is_passed_on():
     refused = LockNotObtained("toy", 1, [])
 
     def refuse():

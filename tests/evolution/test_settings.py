@@ -16,7 +16,7 @@ def chosen(*x, **attributes):
     return Settings.of(SimpleNamespace(config=config))
 
 
-def test_without_a_choice_a_lock_is_tried_for_ten_minutes():
+def test_lock_wait_is_ten_minutes_by_default():
     assert Settings.of(None).lock_wait == 600
     assert Settings.of(SimpleNamespace(config=Config())) == Settings()
 
@@ -29,7 +29,7 @@ def test_a_program_chooses_by_attributes_and_the_operator_has_the_last_word():
     assert chosen("lock-wait=60", lock_wait=5, duty_cycle=1) == Settings(lock_wait=60, duty_cycle=1)
 
 
-def test_what_is_for_others_on_the_command_line_is_left_alone():
+def test_arguments_for_others_are_ignored():
     assert chosen("drop-plans=yes", "verbose") == Settings()
 
 

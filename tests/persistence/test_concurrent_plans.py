@@ -123,7 +123,7 @@ def test_no_update_of_many_processes_is_lost(engine, stored):
 
 
 @postgresql_only
-def test_of_two_who_read_the_same_plan_only_one_can_save(engine, stored):
+def test_one_of_two_readers_of_a_plan_can_save(engine, stored):
     with Session(engine) as first, Session(engine) as second:
         one, two = (PlanRepository(each).get(ulid(1)) for each in (first, second))
         saved = PlanRepository(first).save(one.begin())
@@ -214,7 +214,7 @@ def test_a_serialization_failure_is_a_plan_that_changed_meanwhile(engine, stored
 
 @postgresql_only
 @pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ"])
-def test_a_plan_that_somebody_else_just_added_is_stored_already(engine, stored, level):
+def test_plan_that_another_writer_just_added_is_stored_already(engine, stored, level):
     with Session(engine.execution_options(isolation_level=level)) as session:
         repository = PlanRepository(session)
         assert len(repository.list()) == 1
@@ -306,7 +306,7 @@ def read_by(repository: PlanRepository, method: str) -> Plan:
 # SQLite: who waits for whom
 
 
-def test_readers_go_on_while_somebody_writes(engine, stored):
+def test_readers_go_on_during_a_write(engine, stored):
     with Session(engine) as writing:
         PlanRepository(writing).save(stored.begin())
         with Session(read_only(engine)) as reading:

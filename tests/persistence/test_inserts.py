@@ -92,7 +92,7 @@ def test_a_plan_whose_parent_or_root_is_missing_is_refused(repository, related):
     assert (caught.value.plan_id, caught.value.missing) == (ulid(2), ulid(9))
 
 
-def test_what_else_the_database_refuses_is_passed_on(repository, session, count):
+def test_other_errors_of_the_database_are_passed_on(repository, session, count):
     session.execute(text("CREATE UNIQUE INDEX one_author ON v3_plans (created_by)"))
 
     with pytest.raises(IntegrityError):

@@ -62,7 +62,7 @@ def row_of(session: Session, number: int = 1) -> LifecyclePlanModel:
     ],
     ids=["a column", "a new list", "a list that is emptied", "a list that grows"],
 )
-def test_a_write_through_a_row_object_is_seen_by_whoever_read_the_plan(
+def test_write_through_a_row_object_is_a_conflict_for_earlier_readers(
     repository, session, plan, change
 ):
     change(row_of(session))
@@ -110,7 +110,7 @@ def test_a_version_that_the_writer_sets_is_kept(repository, session, plan):
     assert repository.get(plan.plan_id).updated_at == NOON + timedelta(days=1)
 
 
-def test_what_did_not_change_is_no_write(repository, session, plan):
+def test_flush_without_a_change_is_no_write(repository, session, plan):
     row = row_of(session)
     row.description = row.description + ""
     row.arguments = [*row.arguments]
@@ -243,7 +243,7 @@ def test_times_compare_as_times_whatever_their_zone(repository, session, zone, f
 
 
 @pytest.mark.parametrize("wrong", [datetime(2026, 3, 14), "2026-03-14T12:00:00", "2026", "noon"])  # noqa: DTZ001
-def test_what_is_no_point_in_time_is_not_compared(wrong):
+def test_value_that_is_no_point_in_time_is_not_compared(wrong):
     for compare in (
         lambda: LifecyclePlanModel.updated_at < wrong,
         lambda: LifecyclePlanModel.completed_at.between(wrong, NOON),

@@ -77,7 +77,7 @@ def test_an_id_that_can_be_none_is_refused(repository, sent, method, wrong, erro
     ],
     ids=str,
 )
-def test_what_no_listing_can_use_is_refused_at_once(
+def test_argument_that_no_listing_can_use_is_refused_at_once(
     repository, sent, method, arguments, error, said
 ):
     with pytest.raises(error, match=said):
@@ -103,7 +103,7 @@ def test_what_no_listing_can_use_is_refused_at_once(
         str(each)[:40] if isinstance(each, dict) and each.get("limit") != 10**5000 else ""
     ),
 )
-def test_what_no_page_can_be_is_refused(repository, sent, arguments, error, said):
+def test_limit_that_no_page_can_have_is_refused(repository, sent, arguments, error, said):
     with pytest.raises(error, match=said):
         repository.list(**arguments)
 
@@ -111,7 +111,7 @@ def test_what_no_page_can_be_is_refused(repository, sent, arguments, error, said
 
 
 @pytest.mark.parametrize("method", ["children", "tree", "ancestors"])
-def test_what_is_to_be_done_with_corrupt_rows_is_asked_first(repository, sent, method):
+def test_on_corrupt_is_checked_first(repository, sent, method):
     with pytest.raises(ValueError, match="on_corrupt is 'ignore'"):
         getattr(repository, method)(ulid(1), on_corrupt="ignore")
 
@@ -120,7 +120,7 @@ def test_what_is_to_be_done_with_corrupt_rows_is_asked_first(repository, sent, m
 
 @pytest.mark.parametrize("method", ["add", "save", "delete"])
 @pytest.mark.parametrize("wrong", ["x", None, {"plan_id": ulid(1)}])
-def test_what_is_no_plan_is_refused(repository, sent, method, wrong):
+def test_argument_that_is_no_plan_is_refused(repository, sent, method, wrong):
     with pytest.raises(TypeError, match=r"plan is .*; expected a Plan"):
         getattr(repository, method)(wrong)
 
@@ -128,7 +128,7 @@ def test_what_is_no_plan_is_refused(repository, sent, method, wrong):
 
 
 @pytest.mark.parametrize("wrong", [a_plan(), 5, None])
-def test_what_is_not_many_plans_is_refused(repository, sent, wrong):
+def test_argument_that_is_no_iterable_of_plans_is_refused(repository, sent, wrong):
     with pytest.raises(TypeError, match=r"plans is .*; expected several Plans"):
         repository.add_all(wrong)
     assert sent == []

@@ -122,7 +122,7 @@ def test_aliases_and_names_may_change_places(repository):
     assert [*saved.arguments] == ["y", "x"]
 
 
-def test_what_became_shorter_or_longer_is_stored_as_it_is(repository, count_children):
+def test_lists_that_became_shorter_or_longer_are_stored(repository, count_children):
     read = repository.add(a_root(invariants=[{"text": each} for each in "abc"]))
 
     longer = repository.save(read.edit(invariants=[{"text": each} for each in "xabcd"]))

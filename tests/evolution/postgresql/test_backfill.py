@@ -120,7 +120,7 @@ def rows_read(url):
         return connection.execute(query).fetchone()[0]
 
 
-def test_for_the_sake_of_one_row_the_table_is_not_read_over_and_over(url, other):
+def test_table_is_not_read_again_and_again_for_one_row(url, other):
     with client(url) as connection:
         connection.execute("ALTER TABLE toy SET (autovacuum_enabled = off)")
     other.execute("SELECT 1 FROM toy WHERE id = '000001500' FOR UPDATE")
@@ -137,7 +137,7 @@ def test_for_the_sake_of_one_row_the_table_is_not_read_over_and_over(url, other)
     assert rows_read(url) - before < 12 * ROWS
 
 
-def test_who_comes_in_behind_the_pass_is_done_too(url, other):
+def test_rows_inserted_behind_the_pass_are_written_too(url, other):
     other.execute("SELECT 1 FROM toy WHERE id = '000003000' FOR UPDATE")
 
     def come_in_behind():
@@ -165,7 +165,7 @@ def test_rows_that_are_locked_everywhere_are_remembered_in_bounded_memory(url, o
     assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS + 30_000
 
 
-def test_who_locks_the_table_that_is_written_to_is_named_too(url, other, caplog):
+def test_blocker_of_the_table_that_is_written_to_is_named_too(url, other, caplog):
     with client(url) as connection:
         connection.execute("CREATE TABLE source AS SELECT id FROM toy")
         connection.execute("ALTER TABLE source ADD PRIMARY KEY (id)")
@@ -202,7 +202,7 @@ def test_a_long_vacuum_is_told(url, caplog):
     assert "vacuuming toy (0:00 gone)" in caplog.text
 
 
-def test_what_is_quick_is_not_told(url, caplog):
+def test_quick_steps_are_not_reported(url, caplog):
     with caplog.at_level(logging.INFO), revision(url) as op:
         fill(op)
 
@@ -245,7 +245,7 @@ def test_a_statement_that_cannot_skip_waits_for_no_client_either(url, other):
         assert fill(op, update=update) == ROWS
 
 
-def test_it_gives_up_on_rows_that_stay_locked_and_names_them(url):
+def test_rows_that_stay_locked_end_the_backfill_with_their_keys(url):
     with client(url, autocommit=False) as other:
         other.execute("SELECT 1 FROM toy WHERE id = '000000500' FOR UPDATE")
         with pytest.raises(BackfillStuck) as stuck, revision(url, lock_wait=1) as op:

@@ -152,7 +152,7 @@ def test_blocks_can_be_nested_and_alembic_goes_on_afterwards(url):
         assert other.execute("SELECT count(*) FROM toy WHERE id >= 200").fetchone() == (2,)
 
 
-def test_nobody_queues_for_long_behind_a_client_that_is_idle_in_a_transaction(url, caplog):
+def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(url, caplog):
     idle = client(url, autocommit=False)
     idle.execute("SELECT 1 FROM toy")
     pid = idle.info.backend_pid
@@ -179,7 +179,7 @@ def test_nobody_queues_for_long_behind_a_client_that_is_idle_in_a_transaction(ur
     assert "SELECT 1 FROM toy" in caplog.text
 
 
-def test_among_transactions_that_overlap_without_a_gap_it_gets_its_turn(url):
+def test_lock_is_granted_among_transactions_that_overlap_without_a_gap(url):
     done = threading.Event()
 
     def read_all_the_time():
@@ -200,7 +200,7 @@ def test_among_transactions_that_overlap_without_a_gap_it_gets_its_turn(url):
     assert columns(url) == ["id", "word", "a"]
 
 
-def test_it_gives_up_with_the_reason_and_can_be_run_again(url):
+def test_lock_wait_ends_with_the_blockers_and_the_lock_can_be_taken_again(url):
     with client(url, autocommit=False) as idle:
         idle.execute("SELECT 1 FROM toy")
         with (
@@ -233,7 +233,7 @@ def test_a_session_that_bars_the_gate_is_named_too(url):
     assert [blocker.mode for blocker in given_up.value.blockers] == ["ShareUpdateExclusiveLock"]
 
 
-def test_a_prepared_transaction_that_is_in_the_way_is_named_with_the_way_to_end_it(url):
+def test_prepared_transaction_that_blocks_is_named_with_the_way_to_end_it(url):
     with client(url) as other:
         # Subtransactions have ids of their own, which name nothing.
         other.execute("BEGIN")
@@ -256,7 +256,7 @@ def test_a_prepared_transaction_that_is_in_the_way_is_named_with_the_way_to_end_
     assert 0 <= blocker.age < 60
 
 
-def test_while_it_waits_at_the_gate_readers_and_writers_go_on(url):
+def test_readers_and_writers_go_on_during_the_wait_for_the_weaker_lock(url):
     with (
         client(url, autocommit=False) as other,
         Probe(url, "UPDATE toy SET word = 'x' WHERE id = 7") as probe,

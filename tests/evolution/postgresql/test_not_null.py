@@ -87,7 +87,7 @@ def major(url):
 
 @each_version
 @pytest.mark.parametrize("leftover", [*LEFTOVERS, *SINCE_18])
-def test_it_ends_as_create_table_makes_it(url, leftover):
+def test_set_not_null_gives_the_constraints_of_create_table(url, leftover):
     if leftover in SINCE_18 and major(url) < 18:
         return  # it cannot be there
     with client(url) as connection:
@@ -128,7 +128,7 @@ def test_a_constraint_of_another_name_is_used_as_it_is(url):
     assert ("It's mine", "n", True, "NOT NULL word") in constraints
 
 
-def test_somebody_elses_check_of_the_same_kind_stays(url):
+def test_equal_check_of_another_name_stays(url):
     with client(url) as connection:
         connection.execute("ALTER TABLE toy ADD CONSTRAINT theirs CHECK (word IS NOT NULL)")
 
@@ -182,7 +182,7 @@ def test_filling_in_without_effect_comes_to_an_end(url):
         set_not_null(op, "toy", "word", refill=lambda: None)
 
 
-def test_the_scan_waits_for_nobody_for_ever_and_says_for_whom(url, before_18):
+def test_scan_names_the_blocker_and_ends_after_the_lock_wait(url, before_18):
     with client(url, autocommit=False) as other:
         with client(url) as connection:
             connection.execute(LEFTOVERS["a check that is not valid"][0])

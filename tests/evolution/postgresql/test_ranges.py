@@ -15,7 +15,7 @@ def test_the_lower_end_belongs_to_it_when_told_so():
     assert KeyRange(1, 5).parameters == {"after": 1, "to": 5}
 
 
-def test_what_was_missed_reaches_from_the_first_key_to_the_last():
+def test_skipped_range_reaches_from_the_first_key_to_the_last():
     missed = SkippedRanges()
     missed.add([3, 4, 9], 2)
     missed.add([11], 1)

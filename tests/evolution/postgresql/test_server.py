@@ -97,7 +97,7 @@ def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [text for text in caplog.messages if "max_standby_streaming_delay" in text]
 
 
-def test_who_migrates_under_a_replica_is_warned_once(
+def test_operator_is_warned_of_replicas_once(
     server: postgres.PostgresServer, caplog: pytest.LogCaptureFixture
 ):
     url = server.create_database()

@@ -73,7 +73,7 @@ def test_offline_the_script_finds_the_same_roots(url):
     assert rows(url, ROOTS) == [(1, 100, 1, 100), (1000, 2, 101, 1000)]
 
 
-def test_the_trigger_finds_the_root_for_whoever_leaves_it_out(url):
+def test_trigger_finds_the_root_that_an_insert_leaves_out(url):
     with revision(url) as op:
         with_exclusive_lock(op, "node", *fill_trigger(NODES, "node_fill", also=WORD).create_sql())
 

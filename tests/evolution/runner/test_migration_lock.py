@@ -55,7 +55,7 @@ def end(url, pid):
 
 
 @pytest.mark.parametrize("postgresql_url", SERVERS[:1], indirect=True)
-def test_of_ten_processes_one_migrates_and_nine_find_nothing_to_do(postgresql_url, tmp_path):
+def test_one_of_ten_processes_migrates_and_nine_find_nothing_to_do(postgresql_url, tmp_path):
     tiny_chain(tmp_path / "chain", postgresql_url)
     arguments = [sys.executable, "-c", ONE_OF_MANY, str(tmp_path / "chain"), postgresql_url]
     processes = [
@@ -73,7 +73,7 @@ def test_of_ten_processes_one_migrates_and_nine_find_nothing_to_do(postgresql_ur
         ]
 
 
-def test_who_waits_says_for_whom_and_gives_up_in_the_end(engine, caplog):
+def test_waiting_run_names_the_holder_and_gives_up_in_the_end(engine, caplog):
     with engine.connect() as first, engine.connect() as second, migration_lock(first):
         pid = first.connection.driver_connection.info.backend_pid
         with (
@@ -89,7 +89,7 @@ def test_who_waits_says_for_whom_and_gives_up_in_the_end(engine, caplog):
         assert not second.in_transaction()
 
 
-def test_who_waits_is_next(engine):
+def test_waiting_run_gets_the_lock_next(engine):
     got = threading.Event()
 
     def hold():
@@ -116,7 +116,7 @@ def test_the_connection_is_left_in_no_transaction_at_its_own_isolation_level(pos
         assert connection.get_isolation_level() == "REPEATABLE READ"
 
 
-def test_it_is_given_back_after_an_error_in_the_middle_of_a_transaction(engine):
+def test_migration_lock_is_released_after_an_error_in_a_transaction(engine):
     with engine.connect() as first:
         with pytest.raises(SQLAlchemyError), migration_lock(first):
             first.exec_driver_sql("SELECT no_such_column")
@@ -125,7 +125,7 @@ def test_it_is_given_back_after_an_error_in_the_middle_of_a_transaction(engine):
             pass
 
 
-def test_it_is_free_when_its_connection_has_died(engine, postgresql_url):
+def test_migration_lock_is_released_when_its_connection_dies(engine, postgresql_url):
     def use_and_lose(connection):
         with migration_lock(connection):
             end(postgresql_url, connection.connection.driver_connection.info.backend_pid)

@@ -51,7 +51,9 @@ def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
         ("alembic", "2>&1 | head -n 1"),
     ],
 )
-def test_upgrade_is_done_whoever_listens(former: tuple[str, State], program: str, streams: str):
+def test_upgrade_is_done_whatever_reads_standard_error(
+    former: tuple[str, State], program: str, streams: str
+):
     url, upgraded = former
 
     done = shell(f"{PROGRAMS[program]} upgrade {M8_001} {streams}", url)
@@ -65,7 +67,7 @@ def test_upgrade_is_done_whoever_listens(former: tuple[str, State], program: str
     ("program", "status"), [("cleveragents-plans", 1), ("alembic", 255)], ids=list(PROGRAMS)
 )
 @pytest.mark.parametrize("streams", ["", "2>&-", ">&- 2>&-", "2>&1 | true"])
-def test_refusal_has_its_status_whoever_listens(
+def test_refusal_has_its_status_whatever_reads_standard_error(
     sqlite_url: str, program: str, status: int, streams: str
 ):
     done = shell(f"{PROGRAMS[program]} downgrade {M4_003} {streams}", sqlite_url)

@@ -78,7 +78,7 @@ def round_trips(url: str, *statements: str) -> int:
         return proxy.answers - before
 
 
-def test_what_a_block_ran_is_named(postgresql_url: str):
+def test_statement_of_a_do_block_is_named(postgresql_url: str):
     told = refusal(
         postgresql_url,
         "ALTER TABLE toy ADD a int",
@@ -88,7 +88,7 @@ def test_what_a_block_ran_is_named(postgresql_url: str):
     assert "refused `ALTER TABLE toy DROP CONSTRAINT no_such`" in told
 
 
-def test_what_a_clients_function_ran_is_not_shown(postgresql_url: str):
+def test_statement_of_a_clients_function_is_not_shown(postgresql_url: str):
     with client(postgresql_url) as connection:
         connection.execute(
             "CREATE FUNCTION leak() RETURNS trigger LANGUAGE plpgsql AS"

@@ -203,7 +203,7 @@ def test_other_commands_are_let_through_with_a_warning(folder, postgresql_url, c
 
 
 @pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
-def test_between_two_versions_it_is_at_no_head(folder, postgresql_url, direction):
+def test_check_heads_fails_between_two_versions(folder, postgresql_url, direction):
     chain = interrupted(folder, postgresql_url, direction)
     command.stamp(chain, "head")
 
@@ -228,7 +228,7 @@ def test_the_way_on_and_the_way_back_are_told_apart(direction, onward, back):
     assert f"`alembic {onward}` to complete it or `alembic {back}` to undo it" in told
 
 
-def test_it_can_be_interrupted_again_on_the_way_back(folder, postgresql_url):
+def test_run_can_be_interrupted_again_on_the_way_back(folder, postgresql_url):
     chain = interrupted(folder, postgresql_url, "downgrade")
     with pytest.raises(Stopped):
         command.upgrade(tiny_chain(folder, postgresql_url, stop=stop), "head")
