@@ -8,10 +8,12 @@ from sqlalchemy import Engine, select, text
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
-from cleveragents_plans.domain import SnapshotUnreadable
-from support.plans import any_plan
+from cleveragents_plans.domain import BUILT_IN_PROFILES, SnapshotUnreadable
+from cleveragents_plans.persistence import PlanConflict
+from support.plans import NOON, a_plan, any_plan
 
 MODERATELY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+BALANCED = BUILT_IN_PROFILES["balanced"].snapshot()
 TABLES = ("v3_plans", "plan_projects", "plan_arguments", "plan_invariants")
 
 
@@ -86,3 +88,30 @@ def test_any_plan_can_become_any_other_by_a_save(migrated_engine: Engine, plan, 
         assert saved == repository.get(plan.plan_id)
         assert {**dict(saved), "updated_at": None} == {**dict(changed), "updated_at": None}
         assert saved.updated_at > plan.updated_at
+
+
+@pytest.mark.parametrize(
+    "form", ["2026-03-14T12:00:00+00:00", "2026-03-14T12:00:00Z", "2026-03-14T17:30:00.000+05:30"]
+)
+def test_a_plan_whose_times_are_in_another_form_is_used_like_any_other(repository, session, form):
+    plan = repository.add(a_plan(effective_profile_snapshot=BALANCED))
+    session.execute(text("UPDATE v3_plans SET created_at = :it, updated_at = :it"), {"it": form})
+
+    read = repository.get(plan.plan_id)
+    assert read.created_at == read.updated_at == NOON
+    assert session.scalar(text("SELECT created_at FROM v3_plans")) == form
+    touched = repository.touch(read)
+    session.execute(text("UPDATE v3_plans SET updated_at = :it"), {"it": form})
+    saved = repository.save(read.edit(description="new"))
+    assert touched.updated_at > NOON
+    assert repository.get(plan.plan_id) == saved
+    with pytest.raises(PlanConflict):
+        repository.save(read)
+    session.execute(text("UPDATE v3_plans SET updated_at = :it"), {"it": form})
+    row = session.get(LifecyclePlanModel, plan.plan_id, populate_existing=True)
+    row.description = "mine"
+    session.flush()
+    assert repository.get(plan.plan_id).updated_at > NOON
+    session.execute(text("UPDATE v3_plans SET updated_at = :it"), {"it": form})
+    repository.delete(repository.get(plan.plan_id))
+    assert session.scalar(text("SELECT count(*) FROM v3_plans")) == 0
