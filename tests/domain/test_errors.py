@@ -1,6 +1,11 @@
+from datetime import datetime
+from inspect import signature
+
 import pytest
 
 from cleveragents_plans.domain import (
+    AutomationProfile,
+    JsonObject,
     Level,
     NotJson,
     Phase,
@@ -10,6 +15,8 @@ from cleveragents_plans.domain import (
     SnapshotUnreadable,
     StepNotAllowed,
     UnknownProfile,
+    canonical_json,
+    load_profiles,
     resolve_profile,
 )
 from cleveragents_plans.domain.errors import shown
@@ -40,6 +47,44 @@ def test_an_input_that_cannot_be_used_is_one_line_of_an_error_of_ours(wrong, exp
     assert isinstance(caught.value, expected)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+
+
+JUNK = [
+    *(None, True, 5, 10**5000, 1.5, float("nan"), b"x", object(), [], {}, {1: 2}, {"a": object()}),
+    *("", "\0", "\ud800", "a\nb", "x" * 10**6, [5], ["\0"], [None], ["x"] * 1000, set(), iter([5])),
+    *(datetime(2026, 3, 14), datetime.min, Plan, Plan.create("a"), lambda: None),  # noqa: DTZ001, DTZ901
+]
+PLAN = Plan.create("a").begin()
+CALLS = [
+    *((Plan.create, name) for name in signature(Plan.create).parameters),
+    *((PLAN.spawn, name) for name in signature(PLAN.spawn).parameters),
+    *((PLAN.edit, name) for name in (*Plan.model_fields, *PLAN.identity.__class__.model_fields)),
+    *((PLAN.fail, name) for name in ("message", "details")),
+    *((resolve_profile, name) for name in signature(resolve_profile).parameters),
+    (PLAN.cancel, "at"),
+    (AutomationProfile.from_mapping, "fields"),
+    (AutomationProfile.from_snapshot, "text"),
+    (load_profiles, "path"),
+    (canonical_json, None),
+    (JsonObject, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"), CALLS, ids=lambda it: getattr(it, "__qualname__", str(it))
+)
+def test_junk_is_used_or_refused_in_one_line_by_an_error_of_ours(call, name):
+    known = {"namespaced_name": "a"} if call == Plan.create else {}
+    known |= {"message": "it broke"} if call == PLAN.fail else {}
+    refusals = []
+    for junk in JUNK:
+        try:
+            call(junk) if name is None else call(**known | {name: junk})
+        except PlansError as error:
+            refusals.append(str(error))
+
+    assert refusals
+    assert all(said.isprintable() and len(said) < 1000 for said in refusals)
 
 
 def test_an_unknown_profile_says_who_named_it_and_what_was_probably_meant():

@@ -35,6 +35,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 160 else f"{text[:160]}…"
 
 
+def _bare(text: str) -> str:
+    """Write *text* for a message as it is, if it is short and in one line."""
+    return text if len(text) <= 160 and text.isprintable() else shown(text)
+
+
 class PlansError(Exception):
     """
     The base of every error that the library raises for what it was given or what it found.
@@ -140,9 +145,7 @@ class NotJson(PlansError, ValueError):
 
     def __str__(self) -> str:
         # A key of the value can be any text.
-        short = len(self.path) <= 80 and self.path.isprintable()
-        path = self.path if short else shown(self.path)
-        return f"not JSON at {path}: found {self.found}, expected {self.expected}"
+        return f"not JSON at {_bare(self.path)}: found {self.found}, expected {self.expected}"
 
 
 @dataclass(eq=False)
@@ -262,5 +265,4 @@ class BadProfileFile(PlansError, ValueError):
     reason: str
 
     def __str__(self) -> str:
-        path = self.path if self.path.isprintable() else shown(self.path)
-        return f"cannot read automation profiles from {path}: {self.reason}"
+        return f"cannot read automation profiles from {_bare(self.path)}: {self.reason}"

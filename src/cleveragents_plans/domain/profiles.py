@@ -309,6 +309,8 @@ def _refuse_posing(profile: AutomationProfile) -> None:
 def _checked(known: Mapping[str, AutomationProfile]) -> Mapping[str, AutomationProfile]:
     if known is BUILT_IN_PROFILES:
         return known
+    if not isinstance(known, Mapping):
+        raise InvalidType("known", shown(known), "a mapping of profiles, each under its name")
     for name, profile in known.items():
         if not isinstance(profile, AutomationProfile):
             raise InvalidType(f"known[{shown(name)}]", shown(profile), "an AutomationProfile")
