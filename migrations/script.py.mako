@@ -1,15 +1,26 @@
+## How to write one: docs/writing-a-revision.md
+<%
+    def body(text):
+        """Give what autogenerate wrote, without Alembic's own comments."""
+        lines = (text or "").splitlines()
+        return "\n".join(line for line in lines if not line.strip().startswith("# ### "))
+
+    up, down = body(upgrades), body(downgrades)
+%>\
 """
 ${message}
 
 Why:    <the need, in one sentence>
 Rows:   <what happens to rows that already exist>
 Undo:   <what downgrade restores, and what it cannot>
-Locks:  <what PostgreSQL locks, and for how long>
+Locks:  ${context.get("locks") or "<what PostgreSQL locks, and for how long>"}
 
 Revision: ${up_revision}, after ${down_revision | comma,n}
 """
 
+% if not up or "sa." in up + down:
 import sqlalchemy as sa
+% endif
 from alembic import op
 ${imports if imports else ""}
 
@@ -22,10 +33,10 @@ depends_on = ${repr(depends_on)}
 def upgrade() -> None:
     """<What it does, in one sentence>."""
     ## A revision that nobody has filled in must not pass for one that was applied.
-    ${upgrades if upgrades else "raise NotImplementedError"}
+    ${up.strip() if up.strip() else "raise NotImplementedError"}
 
 
 def downgrade() -> None:
     """<How it is undone, in one sentence>."""
     ## Likewise.
-    ${downgrades if downgrades else "raise NotImplementedError"}
+    ${down.strip() if down.strip() else "raise NotImplementedError"}

@@ -15,7 +15,7 @@ from sqlalchemy import inspect, text
 from cleveragents_plans import Base, open_engine
 from support.databases import ROOT, chain, empty_database, migrate, roll_back
 from support.revisions import A5_004, M4_003, M8_001, M8_002
-from support.rows import schema_dump
+from support.rows import Entry, schema_dump
 
 CHAIN = ScriptDirectory.from_config(chain("sqlite://"))
 OLDEST_FIRST = list(CHAIN.walk_revisions())[::-1]
@@ -74,8 +74,19 @@ def test_steps_go_up_down_and_up_again(empty_url: str):
         back = schema_dump(empty_url)
         migrate(empty_url, script.revision)
 
-        assert without_version_table(back) == without_version_table(before)
+        assert in_any_order(without_version_table(back)) == in_any_order(
+            without_version_table(before)
+        )
         assert schema_dump(empty_url) == after
+
+
+def in_any_order(dump: list[Entry]) -> list[Entry]:
+    """Leave out the order of columns: one that is dropped can be added again as the last only."""
+    return [
+        (kind, table, name, ",".join(sorted(re.split(r",\s*|\n\)", text))))
+        for kind, table, name, text in dump
+        if kind != "column order"
+    ]
 
 
 def test_autogenerate_finds_nothing_to_change(migrated_url: str):

@@ -15,9 +15,11 @@ from cleveragents_plans.evolution import (
     create_index,
     drop_column,
     drop_constraint,
+    drop_default,
     drop_index,
     drop_not_null,
     rename_column,
+    set_default,
     set_not_null,
 )
 from support.online import revision
@@ -66,6 +68,14 @@ def rename_back(op: Operations) -> None:
     rename_column(op, "toy", "title", "word")
 
 
+def set_size_default(op: Operations) -> None:
+    set_default(op, "toy", "size", "7")
+
+
+def drop_size_default(op: Operations) -> None:
+    drop_default(op, "toy", "size")
+
+
 def forbid_null(op: Operations) -> None:
     set_not_null(op, "toy", "word", "doc")
 
@@ -96,6 +106,7 @@ PAIRS = {
     "column with a default": Pair(add_with_default, drop_colour),
     "column with an expression": Pair(add_with_expression, drop_colour),
     "name of a column": Pair(rename_word, rename_back),
+    "default": Pair(set_size_default, drop_size_default),
     "NOT NULL": Pair(forbid_null, allow_null),
     "CHECK": Pair(add_word_check, drop_word_check),
     "foreign key": Pair(add_box_key, drop_box_key),

@@ -7,7 +7,13 @@ Operations are plain functions whose first argument is Alembic's ``op``.
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.expressions import Sql, json_integer, json_text
 from cleveragents_plans.evolution.operations.backfill import backfill
-from cleveragents_plans.evolution.operations.columns import add_column, drop_column, rename_column
+from cleveragents_plans.evolution.operations.columns import (
+    add_column,
+    drop_column,
+    drop_default,
+    rename_column,
+    set_default,
+)
 from cleveragents_plans.evolution.operations.constraints import (
     add_check,
     add_foreign_key,
@@ -55,6 +61,7 @@ __all__ = [
     "create_trigger",
     "drop_column",
     "drop_constraint",
+    "drop_default",
     "drop_if_empty",
     "drop_index",
     "drop_not_null",
@@ -71,6 +78,7 @@ __all__ = [
     "restore_column",
     "root_in_copy",
     "run_in_batches",
+    "set_default",
     "set_not_null",
     "validate_constraint",
     "with_exclusive_lock",

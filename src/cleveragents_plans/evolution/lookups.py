@@ -10,12 +10,20 @@ from sqlalchemy import inspect
 from sqlalchemy.sql.elements import ClauseElement
 
 from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.expressions import Sql
 from cleveragents_plans.evolution.op import Op
 
 
 def on_sqlite(op: Op) -> bool:
     """Tell whether the database is SQLite; it is PostgreSQL otherwise."""
     return op.get_context().dialect.name == "sqlite"
+
+
+def sql_of(op: Op, expression: str | Sql) -> str:
+    """Give the text of *expression* for the engine at hand."""
+    if isinstance(expression, str):
+        return expression
+    return expression.sqlite if on_sqlite(op) else expression.postgresql
 
 
 def ddl(op: Op, element: ClauseElement) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from cleveragents_plans.evolution import add_column, drop_column, rename_column
-from cleveragents_plans.evolution.errors import ColumnInUse, OperationRefused
+from cleveragents_plans.evolution import Sql, add_column, drop_column, rename_column, set_default
+from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, OperationRefused
 from support.online import revision
 from support.toys import ROWS, execute, structure
 
@@ -137,3 +137,20 @@ def test_rename_column_takes_indexes_constraints_and_views_along(toy_url: str):
 
     assert execute(toy_url, "SELECT count(text) FROM words") == [(ROWS,)]
     assert "name" in str(structure(toy_url))
+
+
+def test_set_default_replaces_another_one_and_leaves_rows_alone(toy_url: str):
+    for default in ("1", Sql(postgresql="3 - 1", sqlite="(3 - 1)")):
+        with revision(toy_url) as op:
+            set_default(op, "toy", "size", default)
+
+    execute(toy_url, "INSERT INTO toy (id) VALUES (-1)")
+    assert execute(toy_url, "SELECT size FROM toy WHERE id IN (-1, 10) ORDER BY id") == [(2,), (0,)]
+
+
+def test_set_default_refuses_what_is_no_expression(toy_url: str):
+    before = structure(toy_url)
+    with pytest.raises(EvolutionError, match=r"refuse|was not rebuilt"), revision(toy_url) as op:
+        set_default(op, "toy", "size", "3 +")
+
+    assert structure(toy_url) == before

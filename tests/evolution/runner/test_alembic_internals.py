@@ -56,14 +56,17 @@ COMMANDS = {
         {"only_reads", "checks_heads"},
     ),
     "check": (command.check, {"only_reads"}),
-    "revision": (lambda c: command.revision(c, autogenerate=True), {"only_reads"}),
+    "revision": (
+        lambda c: command.revision(c, autogenerate=True),
+        {"only_reads", "writes_revision"},
+    ),
     "merge": (lambda c: command.merge(c, ["a2", "b2"]), {"only_reads"}),
     "show": (lambda c: command.show(c, "current"), {"only_reads"}),
     "history": (lambda c: command.history(c, indicate_current=True), {"only_reads"}),
     "edit": (lambda c: command.edit(c, "current"), {"only_reads"}),
 }
 WITHOUT_DATABASE = {"branches", "heads", "init", "list_templates"}
-PROPERTIES = ("runs_revisions", "only_reads", "plans_ahead", "checks_heads")
+PROPERTIES = ("runs_revisions", "only_reads", "plans_ahead", "checks_heads", "writes_revision")
 
 
 class Seen(Exception):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cleveragents_plans.evolution.expressions import Sql
-from cleveragents_plans.evolution.lookups import on_sqlite, require_key, require_table
+from cleveragents_plans.evolution.lookups import on_sqlite, require_key, require_table, sql_of
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.connection import qualified
@@ -56,14 +56,14 @@ def backfill(
     require_key(op, "backfill", table, key, schema)
     require_table(op, "backfill", table, values, schema)
     label = label or f"filling {table}"
-    written = {column: _sql(op, value) for column, value in values.items()}
+    written = {column: sql_of(op, value) for column, value in values.items()}
     quote = op.get_context().dialect.identifier_preparer.quote
     if on_sqlite(op):
         lacking = [f"t.{quote(column)} IS NOT ({value})" for column, value in written.items()]
-        condition = " OR ".join(lacking) if needs is None else _sql(op, needs)
+        condition = " OR ".join(lacking) if needs is None else sql_of(op, needs)
         return sqlite.fill(op, table, written, condition, label)
     lacking = [f"t.{quote(column)} IS DISTINCT FROM ({value})" for column, value in written.items()]
-    condition = " OR ".join(lacking) if needs is None else _sql(op, needs)
+    condition = " OR ".join(lacking) if needs is None else sql_of(op, needs)
     name, column = qualified(op.get_context().dialect, table, schema), quote(key)
     sets = ", ".join(f"{quote(column)} = {value}" for column, value in written.items())
     given = [each for each in (*values.values(), needs) if isinstance(each, Sql)]
@@ -82,9 +82,3 @@ UPDATE {name} t SET {sets} FROM batch WHERE t.{column} = batch.{column}""",
         schema=schema,
         setup=list(dict.fromkeys(each.setup for each in given if each.setup)),
     )
-
-
-def _sql(op: Op, expression: str | Sql) -> str:
-    if isinstance(expression, str):
-        return expression
-    return expression.sqlite if on_sqlite(op) else expression.postgresql

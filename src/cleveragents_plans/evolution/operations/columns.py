@@ -8,7 +8,8 @@ from sqlalchemy import Column
 from sqlalchemy.schema import CreateColumn
 
 from cleveragents_plans.evolution.errors import OperationRefused
-from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
+from cleveragents_plans.evolution.expressions import Sql
+from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table, sql_of
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql import columns as postgresql
 from cleveragents_plans.evolution.postgresql.connection import qualified
@@ -109,6 +110,56 @@ def rename_column(
         sqlite.rename(op, table, column, new_name)
     else:
         postgresql.rename(op, table, column, new_name, schema)
+
+
+def set_default(
+    op: Op, table: str, column: str, default: str | Sql, *, schema: str | None = None
+) -> None:
+    """
+    Let *column* of *table* have the DEFAULT *default*, instead of another or none.
+
+    PostgreSQL: ACCESS EXCLUSIVE on *table* for a change of the catalog, some milliseconds
+    (see `with_exclusive_lock`). SQLite: one rebuild of the table, two if it had another
+    DEFAULT. Rows that are there already stay as they are. Idempotent.
+
+    Args:
+        op: Alembic's ``op``.
+        table: The table.
+        column: The column.
+        default: SQL, the same for both engines or an `Sql`; on SQLite in parentheses unless
+            it is a literal.
+        schema: The schema of *table*, if it is not on the search path.
+
+    Raises:
+        OperationRefused: The table or the column does not exist, or PostgreSQL refuses the
+            expression. Nothing was changed.
+        RebuildRefused: SQLite refuses the expression.
+        LockNotObtained: Other sessions held locks for too long.
+    """
+    require_table(op, "set_default", table, [column], schema)
+    text = sql_of(op, default)
+    if on_sqlite(op):
+        sqlite.set_default(op, table, column, text)
+    else:
+        postgresql.alter(op, "set_default", table, column, f"SET DEFAULT {text}", schema)
+
+
+def drop_default(op: Op, table: str, column: str, *, schema: str | None = None) -> None:
+    """
+    Take the DEFAULT of *column* of *table* away.
+
+    PostgreSQL: ACCESS EXCLUSIVE on *table* for a change of the catalog, some milliseconds
+    (see `with_exclusive_lock`). SQLite: one rebuild of the table. Idempotent.
+
+    Raises:
+        OperationRefused: The table or the column does not exist. Nothing was changed.
+        LockNotObtained: Other sessions held locks for too long.
+    """
+    require_table(op, "drop_default", table, [column], schema)
+    if on_sqlite(op):
+        sqlite.drop_default(op, table, column)
+    else:
+        postgresql.alter(op, "drop_default", table, column, "DROP DEFAULT", schema)
 
 
 def _refuse_unsafe(column: Column[Any]) -> None:

@@ -80,6 +80,27 @@ def drop(op: Op, table: str, column: str, schema: str | None) -> None:
             run_under_lock(connection, name, [statement], Settings.of(context.environment_context))
 
 
+def alter(op: Op, operation: str, table: str, column: str, change: str, schema: str | None) -> None:
+    """
+    Make a *change* of *column* that changes the catalog only, such as ``DROP DEFAULT``.
+
+    Raises:
+        OperationRefused: PostgreSQL refuses what it says.
+    """
+    context = op.get_context()
+    name = qualified(context.dialect, table, schema)
+    change = f"ALTER COLUMN {context.dialect.identifier_preparer.quote(column)} {change}"
+    if context.as_sql:
+        write_sql(context, f"ALTER TABLE {name} {change}")
+        return
+    settings = Settings.of(context.environment_context)
+    with online(op) as connection:
+        with empty_copy(connection, operation, name) as copy:
+            run(connection, f"ALTER TABLE {copy} {change}")
+        with refusing(operation):
+            run_under_lock(connection, name, [f"ALTER TABLE {name} {change}"], settings)
+
+
 def rename(op: Op, table: str, column: str, new_name: str, schema: str | None) -> None:
     """
     Rename *column* of *table*, unless it has its *new_name* already.

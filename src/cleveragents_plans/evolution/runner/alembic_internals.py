@@ -76,6 +76,11 @@ class Command:
         return self.runs_revisions or self.name == "do_stamp"
 
     @property
+    def writes_revision(self) -> bool:
+        """Whether it is ``revision``, which ``check`` pretends to be."""
+        return self.find_steps.__qualname__.startswith("revision.")
+
+    @property
     def compares_tables(self) -> bool:
         """Whether it is ``check`` or ``revision --autogenerate``."""
         return self.name == "retrieve_migrations"

@@ -17,6 +17,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.exc import DBAPIError
 
+from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.server import refuse_old_server, warn_of_replicas
@@ -255,6 +256,7 @@ class _Run:
             on_version_apply=version_applied,
             version_table=self.options.version_table,
             fn=with_checks(self.command, note),
+            **(autogenerate.configuration(self.tables) if self.command.writes_revision else {}),
             **(NOT_CREATING_VERSION_TABLE if self.command.only_reads else {}),
         )
         return note

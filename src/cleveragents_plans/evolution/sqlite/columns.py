@@ -12,8 +12,9 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import ColumnInUse, OperationRefused
 from cleveragents_plans.evolution.op import Op, execute_as_written
 from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
+from cleveragents_plans.evolution.sqlite.table_state import Column as ColumnState
 from cleveragents_plans.evolution.sqlite.table_state import columns_of
-from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
+from cleveragents_plans.evolution.sqlite.tokens import fold, quote, same_expression, tokenize
 
 log = logging.getLogger("alembic.evolution")
 
@@ -66,6 +67,31 @@ def drop(op: Op, table: str, column: str) -> None:
             raise ColumnInUse(table, column, [f"something, says SQLite: {error.orig}"]) from error
         return
     execute_as_written(op, statement)
+
+
+def set_default(op: Op, table: str, column: str, default: str) -> None:
+    """Let *column* have this *default*, unless it has."""
+    if not op.get_context().as_sql:
+        found = _find(op, table, column)
+        if found.default is not None and same_expression(found.default, default):
+            log.info("%s.%s has the DEFAULT %s already", table, column, default)
+            return
+        if found.default is not None:
+            rebuild_table(op, table, drop_default=[column])
+    rebuild_table(op, table, set_default={column: default})
+
+
+def drop_default(op: Op, table: str, column: str) -> None:
+    """Take the DEFAULT of *column* away, if it has one."""
+    if not op.get_context().as_sql and _find(op, table, column).default is None:
+        log.info("%s.%s has no DEFAULT (any more)", table, column)
+        return
+    rebuild_table(op, table, drop_default=[column])
+
+
+def _find(op: Op, table: str, name: str) -> ColumnState:
+    columns = columns_of(op.get_bind(), table)
+    return next(column for column in columns if fold(column.name) == fold(name))
 
 
 def rename(op: Op, table: str, column: str, new_name: str) -> None:
