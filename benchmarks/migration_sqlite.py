@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from migration_runs import NAIVE_UPDATES, NOTHING_KNOWN, alembic, former_release
+from migration_runs import NAIVE_UPDATES, NOTHING_KNOWN, PRESENT, alembic, former_release
 
 
 class OnSqlite(NamedTuple):
@@ -49,7 +49,7 @@ def measure(folder: Path, plans: int, say: Callable[[str], None]) -> OnSqlite:
         connection.commit()
         connection.execute("VACUUM")
         connection.execute("PRAGMA journal_mode = WAL")
-    alembic(f"sqlite:///{final}", "upgrade", "head")
+    alembic(f"sqlite:///{final}", "upgrade", PRESENT)
     with closing(sqlite3.connect(final)) as connection:
         table = connection.execute(
             "SELECT sql FROM sqlite_master WHERE name = 'v3_plans'"
@@ -66,9 +66,9 @@ def measure(folder: Path, plans: int, say: Callable[[str], None]) -> OnSqlite:
         copy.unlink()
 
     shutil.copyfile(former, copy)
-    run = alembic(f"sqlite:///{copy}", "upgrade", "head")
+    run = alembic(f"sqlite:///{copy}", "upgrade", PRESENT)
     digest = _digest(copy)
-    fixed = alembic(f"sqlite:///{copy}", "upgrade", "head").seconds
+    fixed = alembic(f"sqlite:///{copy}", "upgrade", PRESENT).seconds
     checks = re.findall(
         r"(?:checks before and after|is not damaged; checked in) ([\d.]+) s", run.said
     )
