@@ -21,9 +21,9 @@ class Phase(StrEnum):
 class ProcessingState(StrEnum):
     """How far a plan has come within its phase."""
 
-    #: Waits for somebody to begin.
+    #: Waits for a worker.
     QUEUED = "queued"
-    #: Somebody works on it.
+    #: A worker has begun it.
     PROCESSING = "processing"
     #: Done in this phase, and free to go on to the next.
     COMPLETE = "complete"
@@ -38,7 +38,7 @@ class ProcessingState(StrEnum):
 
 
 class Level(StrEnum):
-    """Who said so: the source of an invariant or of a profile, the nearest first."""
+    """The source of an invariant or of a profile, the nearest first."""
 
     #: Said for this plan.
     PLAN = "plan"

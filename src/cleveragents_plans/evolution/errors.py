@@ -56,7 +56,7 @@ class OperationRefused(EvolutionError):
 
     def __init__(self, operation: str, found: str, remedy: str) -> None:
         self.operation = operation
-        self.revision = running_revision.get()
+        self.revision: str | None = running_revision.get()
         where = f"{self.revision}: {operation}" if self.revision else operation
         super().__init__(f"{where}: {found}; {remedy}; {operation} changed nothing")
 
@@ -78,7 +78,7 @@ class ColumnInUse(EvolutionError):
         )
         self.table = table
         self.column = column
-        self.users = list(users)
+        self.users: list[str] = list(users)
 
 
 class BackfillNeverEnds(EvolutionError):

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import StringIO
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from cleveragents_plans.evolution.console import Console, Stream
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 _BAR = range(10, 31)
 _REDRAW_EVERY = 0.1
@@ -124,7 +124,7 @@ class Progress:
         self.label = label
         self.total = total
         self.rows = rows
-        self.done = 0
+        self.done: int = 0
         self._passed = 0
         #: Of the run, unless there is none; then it is made here, and closed at the end.
         self._run = None if stream else _console

@@ -43,7 +43,7 @@ class UnknownOption(EvolutionError):
         meant = f"did you mean {nearest[0]}? There are: " if nearest else "expected one of "
         super().__init__(f"-x {name} is not known; {meant}{', '.join(known)}; nothing was changed")
         self.name = name
-        self.known = tuple(known)
+        self.known: tuple[str, ...] = tuple(known)
 
 
 class _HasConfig(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar, Unpack
 
 from sqlalchemy.orm import Session
 
@@ -59,27 +59,27 @@ class AsyncPlanRepository:
             raise InvalidType("session", shown(session), expected)
         self._session = session
 
-    add = _awaited(PlanRepository.add)
-    add_all = _awaited(PlanRepository.add_all)
-    save = _awaited(PlanRepository.save)
-    change = _awaited(PlanRepository.change)
-    touch = _awaited(PlanRepository.touch)
-    claim = _awaited(PlanRepository.claim)
-    requeue_stalled = _awaited(PlanRepository.requeue_stalled)
-    delete = _awaited(PlanRepository.delete)
-    delete_tree = _awaited(PlanRepository.delete_tree)
-    delete_trees = _awaited(PlanRepository.delete_trees)
-    get = _awaited(PlanRepository.get)
-    get_many = _awaited(PlanRepository.get_many)
-    exists = _awaited(PlanRepository.exists)
-    children = _awaited(PlanRepository.children)
-    tree = _awaited(PlanRepository.tree)
-    tree_summary = _awaited(PlanRepository.tree_summary)
-    ancestors = _awaited(PlanRepository.ancestors)
-    depth = _awaited(PlanRepository.depth)
-    list = _awaited(PlanRepository.list)
-    count = _awaited(PlanRepository.count)
-    count_by = _awaited(PlanRepository.count_by)
+    add: Final = _awaited(PlanRepository.add)
+    add_all: Final = _awaited(PlanRepository.add_all)
+    save: Final = _awaited(PlanRepository.save)
+    change: Final = _awaited(PlanRepository.change)
+    touch: Final = _awaited(PlanRepository.touch)
+    claim: Final = _awaited(PlanRepository.claim)
+    requeue_stalled: Final = _awaited(PlanRepository.requeue_stalled)
+    delete: Final = _awaited(PlanRepository.delete)
+    delete_tree: Final = _awaited(PlanRepository.delete_tree)
+    delete_trees: Final = _awaited(PlanRepository.delete_trees)
+    get: Final = _awaited(PlanRepository.get)
+    get_many: Final = _awaited(PlanRepository.get_many)
+    exists: Final = _awaited(PlanRepository.exists)
+    children: Final = _awaited(PlanRepository.children)
+    tree: Final = _awaited(PlanRepository.tree)
+    tree_summary: Final = _awaited(PlanRepository.tree_summary)
+    ancestors: Final = _awaited(PlanRepository.ancestors)
+    depth: Final = _awaited(PlanRepository.depth)
+    list: Final = _awaited(PlanRepository.list)
+    count: Final = _awaited(PlanRepository.count)
+    count_by: Final = _awaited(PlanRepository.count_by)
 
     @documents_filters(PlanFilters)
     def stream(

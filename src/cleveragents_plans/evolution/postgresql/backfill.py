@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -63,9 +63,9 @@ class BackfillStuck(EvolutionError):
         )
         self.table = table
         self.left = left
-        self.keys = tuple(keys)
+        self.keys: tuple[object, ...] = tuple(keys)
         self.waited = waited
-        self.blockers = tuple(blockers)
+        self.blockers: Final = tuple(blockers)
 
 
 class _Convergence:
@@ -132,17 +132,17 @@ class BatchRun:
         self.connection = connection
         self.wanted = wanted
         self.settings = settings
-        self.table = qualified(connection.dialect, wanted.table, wanted.schema)
-        self.written_to = qualified(connection.dialect, wanted.vacuum, wanted.schema)
-        self.key = f"t.{connection.dialect.identifier_preparer.quote(wanted.key)}"
-        self.throttle = Throttle(connection, settings)
-        self.batch = BatchSize(settings.batch_ms, first=100, least=10, most=10_000)
-        self.look = BatchSize(_LOOK_MS, first=2_000, least=100, most=50_000)
-        self.written = 0
-        self.rows = 0
-        self.vacuum_after = 0
-        self.next_vacuum = 0
-        self.refused = ""
+        self.table: str = qualified(connection.dialect, wanted.table, wanted.schema)
+        self.written_to: str = qualified(connection.dialect, wanted.vacuum, wanted.schema)
+        self.key: str = f"t.{connection.dialect.identifier_preparer.quote(wanted.key)}"
+        self.throttle: Final = Throttle(connection, settings)
+        self.batch: Final = BatchSize(settings.batch_ms, first=100, least=10, most=10_000)
+        self.look: Final = BatchSize(_LOOK_MS, first=2_000, least=100, most=50_000)
+        self.written: int = 0
+        self.rows: int = 0
+        self.vacuum_after: int = 0
+        self.next_vacuum: int = 0
+        self.refused: str = ""
 
     def to_the_end(self) -> int:
         """

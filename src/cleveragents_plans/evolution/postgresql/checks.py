@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -13,7 +13,7 @@ from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, sql
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.connection import qualified, run
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 _MAX_SHOWN = 5
 #: The class of errors about what a value is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -14,7 +15,7 @@ from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy, refus
 from cleveragents_plans.evolution.postgresql.locks import run_under_lock
 from cleveragents_plans.evolution.settings import Settings
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 def add(op: Op, table: str, column: str, definition: str, comment: str | None) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -29,7 +29,7 @@ from cleveragents_plans.evolution.postgresql.locks import run_under_lock, run_wi
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 _BROKEN = ("23514", "23503")
 _DROPPABLE = ("c", "f", "u", "x")

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,7 +23,7 @@ from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
 from cleveragents_plans.evolution.reporting import speaks_itself
 from cleveragents_plans.evolution.settings import Settings
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 # Which of the server's counters tells how far a phase is.
 _COUNTERS = (("tuples_done", "tuples_total", "rows"), ("blocks_done", "blocks_total", "blocks"))

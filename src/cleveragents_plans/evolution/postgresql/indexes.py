@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -34,7 +34,7 @@ from cleveragents_plans.evolution.postgresql.locks import (
 )
 from cleveragents_plans.evolution.settings import Settings
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 _UNIQUE_VIOLATION = "23505"
 
@@ -58,7 +58,7 @@ class IndexNotBuilt(EvolutionError):
         )
         self.index = index
         self.waited = waited
-        self.blockers = tuple(found)
+        self.blockers: Final = tuple(found)
 
 
 class DuplicateRows(EvolutionError):

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -32,7 +33,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
 from cleveragents_plans.evolution.postgresql.pipeline import run_in_pipeline
 from cleveragents_plans.evolution.settings import Settings
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 class LockNotObtained(EvolutionError):
@@ -52,7 +53,7 @@ class LockNotObtained(EvolutionError):
         )
         self.table = table
         self.waited = waited
-        self.blockers = tuple(blockers)
+        self.blockers: Final = tuple(blockers)
 
 
 #: Lock timeout, deadlock, serialization failure: somebody else was in the way.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -25,7 +25,7 @@ from cleveragents_plans.evolution.postgresql.locks import (
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 class NullsRemain(EvolutionError):

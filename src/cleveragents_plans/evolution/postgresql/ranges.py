@@ -40,7 +40,7 @@ class SkippedRanges:
 
     def __init__(self) -> None:
         self.ranges: list[KeyRange] = []
-        self.rows = 0
+        self.rows: int = 0
 
     def add(self, keys: list[Any], rows: int) -> None:
         """Add the range of *keys*, which are in order, of which so many *rows* were not done."""

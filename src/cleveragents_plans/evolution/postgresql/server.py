@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 # The first version with CREATE OR REPLACE TRIGGER.
 _MIN_VERSION = 14

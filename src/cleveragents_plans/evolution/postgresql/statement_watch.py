@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import Connection, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
@@ -26,7 +26,7 @@ from cleveragents_plans.evolution.reporting import (
     report_under_way,
 )
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 # Seconds after which an answer that does not arrive is not waited for any more; as long as
 # TCP waits for a host that does not answer. It does not notice a proxy that has stopped.

@@ -17,7 +17,7 @@ class BatchSize:
     """The size of the next piece of work, so that it takes the wanted time."""
 
     def __init__(self, milliseconds: float, *, first: int, least: int, most: int) -> None:
-        self.size = first
+        self.size: int = first
         self._wanted = milliseconds / 1000
         self._least = least
         self._most = most

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Self
+from typing import Final, Self
 
 from sqlalchemy import inspect, text
 
@@ -15,7 +15,7 @@ from cleveragents_plans.evolution.postgresql.connection import session
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 #: So many of many rows are named.
 MAX_LISTED = 10

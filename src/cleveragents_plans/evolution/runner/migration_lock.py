@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
@@ -22,7 +23,7 @@ from cleveragents_plans.evolution.postgresql.blockers import Deadline
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.settings import Settings
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 class MigrationLockNotObtained(EvolutionError):
@@ -43,7 +44,7 @@ class MigrationLockNotObtained(EvolutionError):
         )
         self.lock = lock
         self.waited = waited
-        self.holders = tuple(holders)
+        self.holders: tuple[object, ...] = tuple(holders)
 
 
 _NAME = "the migration lock of the database"

@@ -14,10 +14,11 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from cleveragents_plans.evolution.errors import EvolutionError
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 _Owner = tuple[int, asyncio.Task[object] | None]
 
@@ -102,7 +103,7 @@ def _current() -> _Owner:
     return threading.get_ident(), task
 
 
-process_lock = ProcessLock()
+process_lock: Final = ProcessLock()
 # A child process has none of the threads of its parent, one of which may hold it.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=process_lock.__init__)  # type: ignore[misc]

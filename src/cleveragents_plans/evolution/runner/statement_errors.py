@@ -36,7 +36,7 @@ class StatementFailed(EvolutionError):
         error = _first(error)
         said: Any = getattr(error.orig, "diag", None)
         # The driver's whole text may quote the row.
-        self.reason = _short(getattr(said, "message_primary", None) or error.orig, 300)
+        self.reason: str = _short(getattr(said, "message_primary", None) or error.orig, 300)
         if (sqlstate(error) or "").startswith(_DEPENDENT) and said.message_detail:
             self.reason += f" ({_short(said.message_detail, 300)})"
         inner = _IN_BLOCK.match(getattr(said, "context", None) or "")

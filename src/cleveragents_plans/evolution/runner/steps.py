@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import Final
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, RevisionStep
@@ -29,7 +30,7 @@ from cleveragents_plans.evolution.runner.unfinished import (
     UnknownInterruptedRun,
 )
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 def starting_point(

@@ -47,7 +47,7 @@ class TwoDatabases(EvolutionError):
             "database with -x url=, which configuration and environment give way to; "
             "nothing was changed"
         )
-        self.named = tuple(named)
+        self.named: tuple[str, ...] = tuple(named)
 
 
 @dataclass(frozen=True, slots=True)

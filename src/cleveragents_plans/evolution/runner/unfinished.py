@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Column, Connection, MetaData, String, Table, event
 from sqlalchemy.schema import DropTableComment, SetTableComment
@@ -30,7 +30,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
     transaction,
 )
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 class InterruptedRun(EvolutionError):

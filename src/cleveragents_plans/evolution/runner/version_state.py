@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
@@ -22,7 +23,7 @@ from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
 from cleveragents_plans.evolution.settings import BadSetting, Options
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 class VersionRefused(EvolutionError):
@@ -85,9 +86,9 @@ class VersionState:
         self._chain = [each.revision for each in self._script.walk_revisions()]
         heads = migration.get_current_heads()
         #: Stored revisions that are in the chain.
-        self.known = [head for head in heads if head in self._chain]
+        self.known: list[str] = [head for head in heads if head in self._chain]
         #: Stored revisions that are not.
-        self.unknown = [head for head in heads if head not in self._chain]
+        self.unknown: list[str] = [head for head in heads if head not in self._chain]
 
     def check(self, command: Command, *, unfinished: bool) -> None:
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Column
 from sqlalchemy.exc import DBAPIError
@@ -16,7 +16,7 @@ from cleveragents_plans.evolution.sqlite.table_state import Column as ColumnStat
 from cleveragents_plans.evolution.sqlite.table_state import columns_of
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote, same_expression, tokenize
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 # What SQLite stores beside the table and gives to rows that are there already.
 _CONSTANT = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?|x?'([^']|'')*'|null|true|false", re.IGNORECASE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from sqlalchemy.exc import DBAPIError
 
@@ -13,7 +14,7 @@ from cleveragents_plans.evolution.sqlite.create_table import CreateTable
 from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
 from cleveragents_plans.evolution.sqlite.tokens import fold, same_expression
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 def add(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -12,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.sqlite.pragmas import file_of, number
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 class DiskTooSmall(EvolutionError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.op import Op, execute_as_written
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 class _Found(NamedTuple):

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from itertools import count
+from typing import Final
 
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.reporting import heartbeat
@@ -32,7 +33,7 @@ from cleveragents_plans.evolution.sqlite.table import RebuildRefused, SqliteTabl
 from cleveragents_plans.evolution.sqlite.table_state import Column, TableState, columns_of
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 
 def rebuild_table(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -17,7 +18,7 @@ from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.sqlite.pragmas import file_of, number, switched_on
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 # A value that breaks a rule of its column, and is stored as it should be, is no damage.
 _ABOUT_VALUES = re.compile(r"(NULL|NUMERIC|TEXT|non-\w+) value in |CHECK constraint failed in ")
@@ -35,7 +36,7 @@ class FileDamaged(EvolutionError):
 
     def __init__(self, file: Path, found: str) -> None:
         self.file = file
-        self.found = " ".join(found.split())
+        self.found: str = " ".join(found.split())
         super().__init__(
             f"{file} is damaged ({self.found[:200]}); restore a backup, or recover what can be "
             f"read with `sqlite3 {file} .recover`; nothing was changed"

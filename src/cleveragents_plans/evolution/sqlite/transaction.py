@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DBAPIError
@@ -27,7 +27,7 @@ from cleveragents_plans.evolution.sqlite.lock_holders import LockHolder, lock_ho
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.evolution.sqlite.soundness import report_damage
 
-log = logging.getLogger("alembic.evolution")
+log: Final = logging.getLogger("alembic.evolution")
 
 #: Milliseconds that SQLite waits for a lock at a time.
 _BUSY_TIMEOUT = 200
@@ -52,7 +52,7 @@ class FileLocked(EvolutionError):
         )
         self.file = file
         self.waited = waited
-        self.holders = tuple(holders)
+        self.holders: Final = tuple(holders)
 
 
 class FileNotWritable(EvolutionError):
