@@ -16,7 +16,7 @@ from sqlalchemy import NullPool, create_engine, inspect
 
 from cleveragents_plans.evolution.settings import BadSetting, UnknownOption
 from support.databases import ROOT, migrate
-from support.revisions import M4_003, M8_001
+from support.revisions import HEAD, M4_003
 
 
 @pytest.fixture
@@ -66,13 +66,13 @@ def test_ensure_version_makes_the_version_table(chain: Config):
 
     command.upgrade(chain, "head")
     command.ensure_version(chain)
-    assert stored(chain) == [M8_001]
+    assert stored(chain) == [HEAD]
 
 
 def test_stamp_sets_the_version(chain: Config):
     make_file(chain)
     command.stamp(chain, "head")
-    assert stored(chain) == [M8_001]
+    assert stored(chain) == [HEAD]
     command.stamp(chain, M4_003)
     assert stored(chain) == [M4_003]
     command.stamp(chain, "base")
@@ -98,7 +98,7 @@ def test_stamp_purge_clears_the_note_of_an_interrupted_run(chain: Config):
         return  # no run leaves one
     with engine.begin() as connection:
         connection.exec_driver_sql(
-            f"COMMENT ON TABLE alembic_version IS '[unfinished downgrade of {M8_001}]'"
+            f"COMMENT ON TABLE alembic_version IS '[unfinished downgrade of {HEAD}]'"
         )
     with pytest.raises(CommandError, match="was interrupted"):
         command.current(chain, check_heads=True)
@@ -137,13 +137,13 @@ def test_revision_writes_a_file(chain: Config):
 
     folder = Path(str(chain.get_main_option("script_location"))) / "versions"
     assert len(list(folder.glob("m9_00*.py"))) == 2
-    assert stored(chain) == [M8_001]
+    assert stored(chain) == [HEAD]
 
 
 def test_merge_writes_a_revision_that_joins_two_heads(chain: Config):
     migrate(url_of(chain), "head")
     for name in ("m9_001_left", "m9_001_right"):
-        command.revision(chain, message=name, rev_id=name, head=M8_001, splice=True)
+        command.revision(chain, message=name, rev_id=name, head=HEAD, splice=True)
 
     command.merge(chain, "heads", message="join", rev_id="m9_002_join")
 
@@ -152,18 +152,18 @@ def test_merge_writes_a_revision_that_joins_two_heads(chain: Config):
 
 
 READS = {
-    "current": (command.current, M8_001),
-    "current --check-heads": (lambda c: command.current(c, check_heads=True), M8_001),
-    "current -v": (lambda c: command.current(c, verbose=True), M8_001),
-    "show current": (lambda c: command.show(c, "current"), M8_001),
-    "show head": (lambda c: command.show(c, "head"), M8_001),
+    "current": (command.current, HEAD),
+    "current --check-heads": (lambda c: command.current(c, check_heads=True), HEAD),
+    "current -v": (lambda c: command.current(c, verbose=True), HEAD),
+    "show current": (lambda c: command.show(c, "current"), HEAD),
+    "show head": (lambda c: command.show(c, "head"), HEAD),
     "history": (command.history, M4_003),
     "history -i": (
         lambda c: command.history(c, indicate_current=True),
-        f"{M8_001} (head) (current)",
+        f"{HEAD} (head) (current)",
     ),
     "history current": (lambda c: command.history(c, rev_range="base:current"), M4_003),
-    "heads": (command.heads, M8_001),
+    "heads": (command.heads, HEAD),
     "branches": (command.branches, ""),
 }
 
@@ -197,15 +197,15 @@ def test_edit_opens_the_current_revision(chain: Config, tmp_path: Path, monkeypa
 
     command.edit(chain, "current")
 
-    assert (tmp_path / "opened").read_text().strip().endswith(f"{M8_001}.py")
+    assert (tmp_path / "opened").read_text().strip().endswith(f"{HEAD}.py")
 
 
 @pytest.mark.parametrize(
     ("run", "found"),
     [
         (lambda c: command.upgrade(c, "head", sql=True), "CREATE TABLE v3_plans"),
-        (lambda c: command.downgrade(c, f"{M8_001}:{M4_003}", sql=True), "DROP COLUMN"),
-        (lambda c: command.stamp(c, "head", sql=True), f"VALUES ('{M8_001}')"),
+        (lambda c: command.downgrade(c, f"{HEAD}:{M4_003}", sql=True), "DROP COLUMN"),
+        (lambda c: command.stamp(c, "head", sql=True), f"VALUES ('{HEAD}')"),
         (lambda c: command.ensure_version(c, sql=True), "CREATE TABLE alembic_version"),
     ],
     ids=["upgrade", "downgrade", "stamp", "ensure_version"],
@@ -272,7 +272,7 @@ def test_option_to_confirm_is_yes_or_refused(chain: Config, option: str):
     with pytest.raises(BadSetting, match="expected yes, or that it is not given"):
         command.downgrade(chain, "base")
 
-    assert stored(chain) == [M8_001]
+    assert stored(chain) == [HEAD]
 
 
 def test_schema_is_refused_on_sqlite(sqlite_url: str, chain: Config):

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from cleveragents_plans import open_async_engine, open_engine
 from cleveragents_plans.schema import chain_config
 from support.online import client
-from support.revisions import M4_003, M8_001
+from support.revisions import HEAD, M4_003
 
 
 def on(connection: object, *x: str) -> Config:
@@ -61,7 +61,7 @@ def test_engine_of_the_caller_is_migrated_and_its_pool_keeps_no_session_of_the_r
 
     with engine.connect() as connection:
         assert settings(connection) == before
-        assert version(connection) == M8_001
+        assert version(connection) == HEAD
 
 
 def test_connection_of_the_caller_is_migrated_and_its_session_restored(engine):
@@ -78,7 +78,7 @@ def test_connection_of_the_caller_is_migrated_and_its_session_restored(engine):
         assert settings(connection) == before
         assert connection.get_isolation_level() == level
         assert connection.connection.driver_connection.autocommit == autocommit
-        assert version(connection) == M8_001
+        assert version(connection) == HEAD
 
 
 def test_session_of_the_caller_is_restored_after_a_failure(engine):
@@ -126,8 +126,8 @@ def test_commands_that_run_no_revision_work_in_a_transaction_of_the_caller(
         transaction.rollback()
 
     with engine.connect() as connection:
-        assert version(connection) == M8_001
-    assert M8_001 in capsys.readouterr().out
+        assert version(connection) == HEAD
+    assert HEAD in capsys.readouterr().out
     engine.dispose()
 
 
@@ -141,7 +141,7 @@ def test_connection_of_asyncio_is_migrated_by_run_sync(postgresql_url, make_engi
         await engine.dispose()
         return found
 
-    assert asyncio.run(upgraded()) == M8_001
+    assert asyncio.run(upgraded()) == HEAD
 
 
 def test_tables_are_made_in_the_schema_that_is_named(postgresql_url):

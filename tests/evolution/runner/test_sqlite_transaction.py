@@ -19,7 +19,7 @@ from cleveragents_plans import open_async_engine, open_engine
 from cleveragents_plans.evolution.sqlite.transaction import FileLocked
 from cleveragents_plans.schema import chain_config
 from support.former_release import write_former_release
-from support.revisions import M4_003, M8_001
+from support.revisions import HEAD, M4_003
 
 
 def on(connection: object, *x: str) -> Config:
@@ -73,7 +73,7 @@ def test_engine_of_the_caller_is_migrated_and_stays_as_it_was(make_engine, url: 
     command.upgrade(on(engine), "head")
 
     with engine.connect() as connection:
-        assert version(connection) == M8_001
+        assert version(connection) == HEAD
         after = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in pragmas]
     assert after == before
     command.downgrade(on(engine), M4_003)
@@ -89,7 +89,7 @@ def test_connection_in_no_transaction_is_migrated_and_is_in_none_afterwards(make
 
         assert not connection.in_transaction()
         assert not connection.connection.driver_connection.in_transaction
-        assert version(connection) == M8_001
+        assert version(connection) == HEAD
     engine.dispose()
 
 
@@ -106,7 +106,7 @@ def test_transaction_of_the_caller_is_kept(url: str, end: str):
         assert transaction.is_active
         getattr(transaction, end)()
     with engine.connect() as connection:
-        assert version(connection) == (M8_001 if end == "commit" else None)
+        assert version(connection) == (HEAD if end == "commit" else None)
         assert inspect(connection).has_table("v3_plans") == (end == "commit")
     engine.dispose()
 
@@ -145,7 +145,7 @@ def test_version_can_be_read_in_a_transaction_of_the_caller(
         command.upgrade(on(connection), "head")  # nothing to do
 
         assert transaction.is_active
-    assert M8_001 in capsys.readouterr().out
+    assert HEAD in capsys.readouterr().out
     engine.dispose()
 
 
@@ -179,7 +179,7 @@ def test_run_on_a_connection_of_the_caller_waits_for_other_writers(tmp_path: Pat
     command.upgrade(on(engine), "head")
 
     with engine.connect() as connection:
-        assert version(connection) == M8_001
+        assert version(connection) == HEAD
     other.close()
     engine.dispose()
 
@@ -202,18 +202,18 @@ async def upgraded(engine: AsyncEngine, *, begin: bool) -> str | None:
 def test_connection_of_asyncio_is_migrated_by_run_sync(url: str, begin: bool):
     engine = create_async_engine(async_url(url))
 
-    assert asyncio.run(upgraded(engine, begin=begin)) == M8_001
+    assert asyncio.run(upgraded(engine, begin=begin)) == HEAD
 
 
 def test_engine_of_asyncio_that_enforces_foreign_keys_is_migrated_by_run_sync(url: str):
-    assert asyncio.run(upgraded(open_async_engine(url), begin=False)) == M8_001
+    assert asyncio.run(upgraded(open_async_engine(url), begin=False)) == HEAD
 
 
 def test_rows_are_migrated_through_a_driver_of_asyncio(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/plans.db"
     write_former_release(url, plans=200, seed=1)
 
-    assert asyncio.run(upgraded(create_async_engine(async_url(url)), begin=True)) == M8_001
+    assert asyncio.run(upgraded(create_async_engine(async_url(url)), begin=True)) == HEAD
 
     with create_engine(url, poolclass=NullPool).connect() as connection:
         roots = "SELECT count(*) FROM v3_plans WHERE root_plan_id IS NULL"
@@ -227,7 +227,7 @@ def test_transaction_of_asyncio_is_kept(tmp_path: Path):
         async with engine.connect() as connection:
             transaction = await connection.begin()
             await connection.run_sync(lambda sync: command.upgrade(on(sync), "head"))
-            assert await connection.run_sync(version) == M8_001
+            assert await connection.run_sync(version) == HEAD
             await transaction.rollback()
         async with engine.connect() as connection:
             found = await connection.run_sync(version)

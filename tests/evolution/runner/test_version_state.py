@@ -12,7 +12,7 @@ from sqlalchemy import NullPool, create_engine, inspect
 from cleveragents_plans.cli import main
 from support.databases import migrate
 from support.online import client
-from support.revisions import M4_003, M8_001
+from support.revisions import HEAD, M4_003, M8_001
 
 FOREIGN = "27c6a30d7c24"
 
@@ -85,7 +85,7 @@ def test_version_that_does_not_fit_is_mended_by_the_command_that_is_told(
     assert stored(empty_url) == [M4_003]
     assert main(["upgrade", "--url", empty_url]) == 0
     assert (stored(empty_url), "effective_profile_snapshot" in columns(empty_url)) == (
-        [M8_001],
+        [HEAD],
         True,
     )
 
@@ -115,7 +115,7 @@ def test_version_without_any_table_is_mended_by_the_command_that_is_told(
 
     do_as_told(line, empty_url)
     assert main(["upgrade", "--url", empty_url]) == 0
-    assert stored(empty_url) == [M8_001]
+    assert stored(empty_url) == [HEAD]
 
 
 def test_chain_of_another_application_is_told_from_a_newer_release(
@@ -132,12 +132,12 @@ def test_chain_of_another_application_is_told_from_a_newer_release(
     do_as_told(line, empty_url)
 
     assert stored(empty_url) == [FOREIGN]
-    assert stored(empty_url, "plans_version") == [M8_001]
+    assert stored(empty_url, "plans_version") == [HEAD]
     # Forgotten later on, the option is named.
     for words in (["upgrade"], ["current", "--check-heads"], ["downgrade", "base"]):
         line = refusal(capfd, *words, "--url", empty_url)
         assert "give -x version-table=plans_version" in line
-    assert stored(empty_url, "plans_version") == [M8_001]
+    assert stored(empty_url, "plans_version") == [HEAD]
 
 
 def test_version_table_of_the_chain_is_named_when_it_is_forgotten(
@@ -160,7 +160,7 @@ def test_revision_of_another_chain_beside_ours_is_mended_by_what_is_told(
 
     assert stored(empty_url) == [FOREIGN]
     assert main(["upgrade", "--url", empty_url, "-x", "version-table=plans_version"]) == 0
-    assert stored(empty_url, "plans_version") == [M8_001]
+    assert stored(empty_url, "plans_version") == [HEAD]
 
 
 def test_newer_release_is_named_where_the_tables_are_there(
@@ -180,9 +180,9 @@ def test_purge_removes_what_the_chain_does_not_know(
 ):
     run(migrated_url, f"UPDATE alembic_version SET version_num = '{FOREIGN}'")
 
-    assert main(["stamp", "--purge", M8_001, "--url", migrated_url]) == 0
+    assert main(["stamp", "--purge", HEAD, "--url", migrated_url]) == 0
 
-    assert stored(migrated_url) == [M8_001]
+    assert stored(migrated_url) == [HEAD]
     assert FOREIGN in capfd.readouterr().err
 
 
