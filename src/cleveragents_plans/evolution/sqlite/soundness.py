@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.reporting import heartbeat
-from cleveragents_plans.evolution.sqlite.pragmas import file_of, number, switched_on
+from cleveragents_plans.evolution.sqlite.pragmas import file_of, switched_on
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -54,8 +54,8 @@ def require_sound_file(connection: Connection, report_every: float) -> None:
         FileDamaged: ``PRAGMA quick_check`` found a fault.
     """
     file = file_of(connection)
-    if not number(connection, "page_count"):
-        return  # a new file
+    if not file.is_file() or not file.stat().st_size:
+        return  # in memory, or new: SQLite counts a page from the beginning of the transaction
     begun = time.monotonic()
     with (
         report_damage(file),
