@@ -287,3 +287,37 @@ def test_editable_install_has_no_copy_of_the_chain():
     found = {copy.resolve() for copy in copies if copy.exists()}
 
     assert found == {ROOT / "migrations"}
+
+
+def test_quiet_run_prints_nothing_but_errors(empty_url: str, capfd: pytest.CaptureFixture[str]):
+    assert main(["upgrade", "-q", "--url", empty_url]) == 0
+    assert main(["downgrade", "-q", "--url", empty_url, "m4_003_plan_env_columns"]) == 0
+    assert "".join(capfd.readouterr()) == ""
+
+    assert main(["upgrade", "-q", "--url", empty_url, "m9"]) == 1
+    assert capfd.readouterr().err.startswith("error: ")
+
+
+def test_quiet_alembic_prints_nothing(sqlite_url: str, tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic", "-q", "-c", ROOT / "alembic.ini", "-x",
+         f"url={sqlite_url}", "upgrade", "head"],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_quiet_run_still_warns(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/plans.db"
+    main(["upgrade", "-q", "--url", url, "m4_003_plan_env_columns"])
+    main(["stamp", "-q", "--url", url, "m8_001_align_plans_schema"])
+
+    done = subprocess.run(
+        [sys.executable, "-m", "cleveragents_plans", "current", "-q", "--url", url],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+
+    assert "the tables are not as that revision makes them" in done.stderr
+    assert "database: " not in done.stderr
+    assert done.stdout == "m8_001_align_plans_schema\n"

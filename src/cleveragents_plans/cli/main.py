@@ -8,6 +8,7 @@ travels in the wheel.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Sequence
 
 from alembic import command
@@ -23,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     have_standard_streams()
     given = _parser().parse_args(arguments)
-    config = chain_config(given.url, extra=given.x, quiet=given.quiet)
     try:
+        level = logging.WARNING if given.quiet else logging.INFO
+        config = chain_config(given.url, extra=given.x, level=level)
         if given.command == "upgrade":
             command.upgrade(config, given.revision, sql=given.sql)
         elif given.command == "downgrade":
@@ -49,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "-x", action="append", default=[], metavar="NAME=VALUE", help="as `alembic -x`"
     )
-    shared.add_argument("-q", "--quiet", action="store_true", help="print warnings and errors only")
+    shared.add_argument(
+        "-q", "--quiet", action="store_true", help="print the result and warnings only"
+    )
     parser = argparse.ArgumentParser(
         prog="cleveragents-plans", description="Migrate the database in which plans are kept."
     )

@@ -256,33 +256,36 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def console_logging(*, quiet: bool = False) -> Iterator[None]:
+def console_logging(level: int | None = logging.INFO) -> Iterator[None]:
     """
     Send what is logged to standard error, unless the application has its own logging.
 
-    Nothing that happens to standard error changes what the run does. If it is to be *quiet*,
-    nothing is sent there, and no bar is drawn: what is logged goes where logging sends it.
+    Nothing that happens to standard error changes what the run does.
+
+    Args:
+        level: What is sent there; above ``INFO``, no bar is drawn. None is nothing: what is
+            logged goes where logging sends it.
     """
     global _console
     logger = logging.getLogger("alembic")
     handlers = (*logger.handlers, *logging.root.handlers)
-    show = not quiet and all(isinstance(handler, logging.NullHandler) for handler in handlers)
-    level = logger.level
-    with Console(StringIO() if quiet else None) as console:
-        former, _console = _console, console
+    own = level is not None and all(isinstance(each, logging.NullHandler) for each in handlers)
+    former_level = logger.level
+    with Console() as console, Console(StringIO()) as nowhere:
+        former, _console = _console, console if level == logging.INFO else nowhere
         handler = logging.StreamHandler(console)
         handler.setFormatter(logging.Formatter("%(message)s"))
         handler.addFilter(_worth_telling)
-        if show:
+        if own and level is not None:
             logger.addHandler(handler)
-            logger.setLevel(logging.INFO)
+            logger.setLevel(level)
         try:
             yield
         finally:
             _console = former
-            if show:
+            if own:
                 logger.removeHandler(handler)
-                logger.setLevel(level)
+                logger.setLevel(former_level)
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:

@@ -6,16 +6,15 @@ An ``env.py`` calls `run_environment` and has nothing else to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from alembic import context
+from alembic.config import Config
 from alembic.runtime.migration import MigrationInfo
-from alembic.script.revision import ResolutionError
-from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData
-from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
@@ -28,10 +27,7 @@ from cleveragents_plans.evolution.runner.alembic_internals import (
     run_alone,
     running_command,
 )
-from cleveragents_plans.evolution.runner.connection_errors import (
-    ConnectionFailed,
-    report_connection_lost,
-)
+from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session, use_schema
@@ -44,7 +40,6 @@ from cleveragents_plans.evolution.runner.standard_streams import (
     have_standard_streams,
     standard_output,
 )
-from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from cleveragents_plans.evolution.runner.steps import (
     check_ahead,
     set_start,
@@ -111,7 +106,7 @@ class _Run:
         self.tables = tables
         self.own_version_table = own_version_table
         self.command = running_command()
-        self.quiet = context.config.messaging_opts["quiet"]
+        self.level = _level(context.config)
 
     def start(self) -> None:
         self._say(f"database: {self.target.shown}{self.target.note}")
@@ -125,9 +120,9 @@ class _Run:
         shown = self.target.shown
         report_every = Settings.of(context).report_every
         with (
-            console_logging(quiet=self.quiet),
+            console_logging(self.level),
             interruptible(shown, command_line=command_line),
-            _in_one_line(shown),
+            in_one_line(shown),
             ExitStack() as stack,
         ):
             with heartbeat(f"connecting to {shown}", report_every):
@@ -137,7 +132,7 @@ class _Run:
         self._say(f"{shown}: {told}" if told else "")
 
     def _say(self, line: str) -> None:
-        if line and not self.quiet:
+        if line and self.level == logging.INFO:
             tell(line)
 
     def _print_sql(self) -> None:
@@ -272,24 +267,10 @@ class _Run:
         )
 
 
-@contextmanager
-def _in_one_line(target: str) -> Iterator[None]:
-    with report_connection_lost(target):
-        try:
-            yield
-        except DBAPIError as error:
-            if error.connection_invalidated:
-                raise
-            if "not a database" in str(error.orig):  # SQLite looks into the file late
-                raise ConnectionFailed(
-                    target, f"{error.orig}; check the path", lost=False
-                ) from error
-            raise StatementFailed(target, error) from error
-        except CommandError as error:
-            if not isinstance(error.__cause__, ResolutionError):
-                raise
-            known = ", ".join(each.revision for each in context.script.walk_revisions())
-            raise EvolutionError(f"{error}; known: {known}, head and base") from None
+def _level(config: Config) -> int | None:
+    """Tell what is written to standard error, as a level of logging; None is nothing."""
+    level: int | None = config.attributes.get("level", logging.INFO)
+    return logging.WARNING if config.messaging_opts["quiet"] else level
 
 
 def _named(heads: tuple[str, ...]) -> str:

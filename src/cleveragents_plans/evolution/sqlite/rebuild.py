@@ -93,7 +93,7 @@ def rebuild_table(
         raise RebuildRefused(
             table,
             "SQLite is rebuilt from what the file holds, which --sql cannot know; "
-            "run `alembic upgrade head` against the file itself",
+            "run the upgrade against the file itself",
         )
     changes = TableChanges(
         add=add or {},

@@ -1,0 +1,46 @@
+"""Every error of a run as one line that says what was found, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alembic import context
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.runner.connection_errors import (
+    ConnectionFailed,
+    report_connection_lost,
+)
+from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
+
+
+@contextmanager
+def in_one_line(target: str) -> Iterator[None]:
+    """
+    Turn what the database or Alembic raises into one line; *target* is what to call the database.
+
+    Raises:
+        ConnectionFailed: The connection was lost, or the file is no database.
+        StatementFailed: The database refused a statement.
+        EvolutionError: The chain has no such revision.
+    """
+    with report_connection_lost(target):
+        try:
+            yield
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            if "not a database" in str(error.orig):  # SQLite looks into the file late
+                raise ConnectionFailed(
+                    target, f"{error.orig}; check the path", lost=False
+                ) from error
+            raise StatementFailed(target, error) from error
+        except CommandError as error:
+            if not isinstance(error.__cause__, ResolutionError):
+                raise
+            known = ", ".join(each.revision for each in context.script.walk_revisions())
+            raise EvolutionError(f"{error}; known: {known}, head and base") from None

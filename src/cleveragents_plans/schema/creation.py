@@ -1,0 +1,94 @@
+"""The newest schema at once, without the chain: for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, overload
+
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, inspect
+
+from cleveragents_plans.persistence import Base, DatabaseUrlError, open_engine
+from cleveragents_plans.schema.chain import chain_config
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+_VERSION_TABLE = "alembic_version"
+
+
+@overload
+def create_schema(target: str | URL | Engine | Connection, *, version_table: str = ...) -> None: ...
+@overload
+def create_schema(
+    target: AsyncEngine, *, version_table: str = ...
+) -> Coroutine[Any, Any, None]: ...
+def create_schema(
+    target: str | URL | Engine | Connection | AsyncEngine, *, version_table: str = _VERSION_TABLE
+) -> Coroutine[Any, Any, None] | None:
+    """
+    Create the newest schema in an empty database, some ten times as fast as `upgrade` does.
+
+    The tables are those that the chain makes, and the version is set to the head: an upgrade
+    finds nothing to do. A database that has the newest schema already stays as it is. It is
+    meant for tests; a database that is to live is made by `upgrade`.
+
+    Args:
+        target: A URL, an engine, a connection (in whose transaction it happens), or an engine of
+            asyncio, for which the call is awaited. A database in memory: not by its URL.
+        version_table: Where Alembic keeps the version.
+
+    Raises:
+        CommandError: There are tables of this package, of another revision; or the URL cannot
+            be used.
+    """
+    if isinstance(target, Connection):
+        _create(target, version_table)
+        return None
+    if isinstance(target, Engine):
+        _create_on(target, version_table)
+        return None
+    if not isinstance(target, str | URL):
+        return _create_by(target, version_table)
+    try:
+        engine = open_engine(target)
+    except DatabaseUrlError as error:
+        raise CommandError(str(error)) from None
+    if engine.url.database in (None, "", ":memory:") and engine.dialect.name == "sqlite":
+        raise CommandError(
+            "a database in memory ends with its connections; expected the engine that the tests use"
+        )
+    try:
+        _create_on(engine, version_table)
+    finally:
+        engine.dispose()
+    return None
+
+
+def _create_on(engine: Engine, version_table: str) -> None:
+    with engine.begin() as connection:
+        _create(connection, version_table)
+
+
+async def _create_by(engine: AsyncEngine, version_table: str) -> None:
+    async with engine.begin() as connection:
+        await connection.run_sync(_create, version_table)
+
+
+def _create(connection: Connection, version_table: str) -> None:
+    script = ScriptDirectory.from_config(chain_config())
+    context = MigrationContext.configure(connection, opts={"version_table": version_table})
+    inspector = inspect(connection)
+    found = [name for name in Base.metadata.tables if inspector.has_table(name)]
+    heads = context.get_current_heads()
+    if found and set(heads) == set(script.get_heads()):
+        return
+    if found or heads:
+        raise CommandError(
+            f"the database is not empty ({', '.join([*heads, *found])}); expected one without "
+            "tables of this package: run `cleveragents-plans upgrade`; nothing was changed"
+        )
+    Base.metadata.create_all(connection)
+    context.stamp(script, "head")
