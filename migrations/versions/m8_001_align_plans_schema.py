@@ -35,6 +35,7 @@ from cleveragents_plans.evolution import (
     ParentTree,
     Trigger,
     archive_column,
+    check_archive,
     check_droppable,
     check_parent_tree,
     check_writable,
@@ -85,6 +86,7 @@ def is_applied() -> bool:
 def check_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
     check_parent_tree(op, PLANS)
+    check_archive(op, SNAPSHOTS, exists=True)
     lacking = f"t.root_plan_id IS NULL OR {_is_blank('t')} OR {_is_wrapped('t')}"
     _check_writable(lacking, "'balanced'")
 
@@ -92,6 +94,7 @@ def check_upgrade() -> None:
 def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
     check_droppable(op, "v3_plans", "effective_profile_snapshot", ours=(KEEP,))
+    check_archive(op, SNAPSHOTS, exists=False)
     _check_writable(FILLED, None)
 
 

@@ -32,6 +32,7 @@ from cleveragents_plans.evolution.postgresql.triggers import Trigger, drop_trigg
 from cleveragents_plans.evolution.recipes.column_archive import (
     ColumnArchive,
     archive_column,
+    check_archive,
     drop_if_empty,
     restore_column,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "add_foreign_key",
     "archive_column",
     "backfill",
+    "check_archive",
     "check_drop_tables",
     "check_droppable",
     "check_parent_tree",

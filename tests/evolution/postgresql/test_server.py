@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
-import logging
 import random
+import re
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from alembic.util import CommandError
 from sqlalchemy import NullPool, create_engine, make_url
-from sqlalchemy.dialects.postgresql.base import PGDialect
 
-from cleveragents_plans.evolution.postgresql.server import configure_session
+from cleveragents_plans.evolution.postgresql.server import (
+    RightsMissing,
+    ServerNotSupported,
+    ServerReadOnly,
+    configure_session,
+    refuse_other_server,
+)
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from support import postgres
-from support.databases import ENGINES, migrate, roll_back
+from support.databases import SERVERS, empty_database, migrate
 from support.online import client
+from support.proxy import tcp_proxy
 from support.revisions import M4_003
 
-SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """An empty database on one server."""
+    with empty_database("postgresql-18", tmp_path) as url:
+        yield url
 
 
 def tables(url: str) -> list[str]:
@@ -27,17 +42,151 @@ def tables(url: str) -> list[str]:
         return [name for (name,) in rows]
 
 
-def test_a_server_that_is_too_old_is_refused_in_one_line(
-    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(PGDialect, "_get_server_version_info", lambda *_: (13, 22))
-
-    with pytest.raises(CommandError) as refused:
-        migrate(postgresql_url, "head")
-
-    told = str(refused.value)
-    assert "is PostgreSQL 13.22; expected 14 or newer: upgrade the server first" in told
+def refused(url: str, kind: type[CommandError], revision: str = "head") -> str:
+    """Say with what an upgrade is refused, which changes nothing."""
+    with pytest.raises(kind) as error:
+        migrate(url, revision)
+    told = str(error.value)
     assert "\n" not in told
+    assert told.endswith("; nothing was changed")
+    return told
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("PostgreSQL 13.22 on x86_64-pc-linux-gnu", "is PostgreSQL 13.22; expected PostgreSQL 14"),
+        ("CockroachDB CCL v23.1.14 (x86_64)", "is CockroachDB; expected PostgreSQL 14 or newer"),
+        ("PostgreSQL 15.2-YB-2.25.1.0-b0 on x86_64", "is YugabyteDB; "),
+        ("PostgreSQL 8.0.2 on i686, Redshift 1.0.77", "is Amazon Redshift; "),
+        ("PostgreSQL 12.12 (Greenplum Database 7.0)", "is Greenplum; "),
+        ("CrateDB 5.6.0 (built 1a2b3c)", "is CrateDB; "),
+        ("Unheard-of 3.1", "is 'Unheard-of 3.1"),
+    ],
+)
+def test_other_servers_are_refused(url: str, version: str, words: str):
+    def replaced(data: bytes) -> bytes:
+        return re.sub(
+            rb"PostgreSQL 18[^\0]*-bit", lambda found: version.encode().ljust(len(found[0])), data
+        )
+
+    with tcp_proxy(url, replaced) as proxy:
+        assert words in refused(proxy.url, ServerNotSupported)
+
+    assert tables(url) == []
+
+
+def test_derivative_that_is_postgresql_is_accepted():
+    refuse_other_server("PostgreSQL 15.2 (EnterpriseDB Advanced Server 15.2.0)", "shop")
+    refuse_other_server("EnterpriseDB 16.1.0 on x86_64", "shop")
+    refuse_other_server("PostgreSQL 19devel on x86_64", "shop")
+
+
+def test_standby_is_refused(server: postgres.PostgresServer):
+    url = server.create_database()
+    migrate(url, M4_003)
+    with server.replica() as standby:
+        name = make_url(url).database or ""
+
+        told = refused(standby.url(name), ServerReadOnly)
+        current = subprocess.run(
+            [sys.executable, "-m", "cleveragents_plans", "current", "--url", standby.url(name)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+
+    assert "is a standby" in told
+    assert "connect to the primary" in told
+    assert M4_003 in current.stdout
+
+
+@pytest.mark.parametrize(
+    ("statement", "source"),
+    [
+        ("ALTER DATABASE {database} SET default_transaction_read_only = on", "database"),
+        ("ALTER ROLE postgres IN DATABASE {database} SET default_transaction_read_only = on",
+         "database user"),
+    ],
+)  # fmt: skip
+def test_read_only_setting_is_refused(url: str, statement: str, source: str):
+    with client(url) as connection:
+        connection.execute(statement.format(database=make_url(url).database).encode())
+
+    told = refused(url, ServerReadOnly)
+
+    assert f"default_transaction_read_only is on; it comes from: {source})" in told
+    assert tables(url) == []
+
+
+@pytest.fixture
+def roles(postgresql_url: str) -> Iterator[tuple[str, str]]:
+    """A role that may create tables, and one that may not."""
+    owner, app = (f"{name}_{uuid.uuid4().hex[:8]}" for name in ("owner", "app"))
+    grant(
+        postgresql_url,
+        f"CREATE ROLE {owner} LOGIN",
+        f"CREATE ROLE {app} LOGIN",
+        "REVOKE CREATE ON SCHEMA public FROM public",
+        f"GRANT CREATE ON SCHEMA public TO {owner}",
+    )
+    yield owner, app
+    grant(postgresql_url, f"DROP OWNED BY {owner}, {app}", f"DROP ROLE {owner}, {app}")
+
+
+def as_role(url: str, role: str) -> str:
+    return make_url(url).set(username=role).render_as_string(hide_password=False)
+
+
+def grant(url: str, *statements: str) -> None:
+    with client(url) as connection:
+        for statement in statements:
+            connection.execute(statement.encode())
+
+
+def test_role_that_cannot_become_the_owner_is_refused(postgresql_url: str, roles: tuple[str, str]):
+    owner, app = roles
+    migrate(as_role(postgresql_url, owner), M4_003)
+
+    told = refused(as_role(postgresql_url, app), RightsMissing)
+    assert f"the role {app} cannot become {owner}, who owns public." in told
+    assert f"GRANT {owner} TO {app} first" in told
+
+    # What it says helps.
+    grant(postgresql_url, f"GRANT {owner} TO {app}")
+    migrate(as_role(postgresql_url, app), "head")
+
+
+def test_role_that_does_not_inherit_the_rights_of_the_owner_is_refused(
+    postgresql_url: str, roles: tuple[str, str]
+):
+    owner, app = roles
+    migrate(as_role(postgresql_url, owner), M4_003)
+    grant(postgresql_url, f"ALTER ROLE {app} NOINHERIT", f"GRANT {owner} TO {app}")
+
+    told = refused(as_role(postgresql_url, app), RightsMissing)
+
+    assert f"the role {app} may not read and write public." in told
+
+
+def test_owner_that_may_not_create_objects_in_the_schema_is_refused(
+    postgresql_url: str, roles: tuple[str, str]
+):
+    owner, _ = roles
+    migrate(as_role(postgresql_url, owner), M4_003)
+    grant(postgresql_url, f"REVOKE CREATE ON SCHEMA public FROM {owner}")
+
+    # A superuser acts as the owner, too.
+    for role in (owner, "postgres"):
+        told = refused(as_role(postgresql_url, role), RightsMissing)
+        assert f"the role {owner} owns public." in told
+        assert f"GRANT CREATE ON SCHEMA public TO {owner} first" in told
+
+
+def test_role_that_may_not_create_tables_is_refused(postgresql_url: str, roles: tuple[str, str]):
+    _, app = roles
+
+    told = refused(as_role(postgresql_url, app), RightsMissing)
+
+    assert f"the role {app} may not create tables in the schema public" in told
     assert tables(postgresql_url) == []
 
 
@@ -91,49 +240,3 @@ def test_a_session_depends_on_nothing_and_ends_soon_after_its_client_has_died(
 
         found = connection.exec_driver_sql("SELECT name, setting FROM pg_settings").all()
         assert {name: value for name, value in found if name in wanted} == wanted
-
-
-def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [text for text in caplog.messages if "max_standby_streaming_delay" in text]
-
-
-def test_operator_is_warned_of_replicas_once(
-    server: postgres.PostgresServer, caplog: pytest.LogCaptureFixture
-):
-    url = server.create_database()
-    migrate(url, M4_003)
-    assert warned(caplog) == []
-
-    with server.replica(), caplog.at_level(logging.WARNING):
-        migrate(url, "head")
-        assert len(warned(caplog)) == 1
-        assert "replicas are attached (walreceiver)" in warned(caplog)[0]
-
-        migrate(url, "head")  # nothing to do
-        assert len(warned(caplog)) == 1
-
-        roll_back(url, M4_003)
-        assert len(warned(caplog)) == 2
-
-
-def test_a_subscriber_or_a_backup_is_no_replica(
-    server: postgres.PostgresServer, caplog: pytest.LogCaptureFixture
-):
-    source, url = server.create_database(), server.create_database()
-    with client(source) as publisher, client(url) as subscriber:
-        publisher.execute("CREATE TABLE toy (id int PRIMARY KEY)")
-        subscriber.execute("CREATE TABLE toy (id int PRIMARY KEY)")
-        publisher.execute("CREATE PUBLICATION toys FOR TABLE toy")
-        publisher.execute("SELECT pg_create_logical_replication_slot('toys', 'pgoutput')")
-        name = make_url(source).database
-        where = f"host={server.folder} user=postgres dbname={name}"
-        subscriber.execute(
-            f"CREATE SUBSCRIPTION toys CONNECTION '{where}'"
-            " PUBLICATION toys WITH (create_slot = false)".encode()
-        )
-        server.wait_for("SELECT FROM pg_stat_replication WHERE application_name = 'toys'")
-
-        migrate(source, "head")
-
-        subscriber.execute("DROP SUBSCRIPTION toys")
-    assert warned(caplog) == []

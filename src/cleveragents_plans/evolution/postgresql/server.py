@@ -1,24 +1,39 @@
-"""The PostgreSQL server and the session on it: what a run needs of them, and makes sure of."""
+"""The PostgreSQL server, its rights and the session on it: what a run needs of them."""
 
 from __future__ import annotations
 
-import logging
-from typing import Final
+import re
+from collections.abc import Collection
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
 
-log: Final = logging.getLogger("alembic.evolution")
-
 # The first version with CREATE OR REPLACE TRIGGER.
 _MIN_VERSION = 14
+
+# Others speak PostgreSQL's protocol, most call themselves PostgreSQL first, and lack row
+# triggers, transactional DDL, lock_timeout or pg_locks: what they say of themselves in version().
+_OTHER_PRODUCTS = {
+    "-YB-": "YugabyteDB",
+    "CockroachDB": "CockroachDB",
+    "CrateDB": "CrateDB",
+    "Cloudberry": "Apache Cloudberry",
+    "GaussDB": "GaussDB",
+    "Greenplum": "Greenplum",
+    "Materialize": "Materialize",
+    "QuestDB": "QuestDB",
+    "Redshift": "Amazon Redshift",
+    "RisingWave": "RisingWave",
+    "openGauss": "openGauss",
+}
 
 # A time limit would break the run at the same place each time. A snapshot that is older
 # than a lock would show rows as they were before it. Rows that a policy hides would be
 # taken for rows that do not exist: the server is to raise an error instead. And a host
-# that died must not keep the migration lock for the two hours that TCP waits by itself.
+# that failed must not keep the migration lock for the two hours that TCP waits by itself,
+# nor for as long as a statement takes.
 _SESSION = {
     "statement_timeout": "0",
     "transaction_timeout": "0",
@@ -32,57 +47,197 @@ _SESSION = {
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
+    "client_connection_check_interval": "10s",
 }
 
 
-def refuse_old_server(connection: Connection, target: str) -> None:
+class ServerNotSupported(EvolutionError):
     """
-    Refuse a version of PostgreSQL that the chain's statements are not for.
+    The server is none that the chain's statements are for.
+
+    Attributes:
+        target: What the database is called.
+        product: What it is.
+    """
+
+    def __init__(self, target: str, product: str, remedy: str) -> None:
+        super().__init__(
+            f"{target} is {product}; expected PostgreSQL {_MIN_VERSION} or newer: {remedy}; "
+            "nothing was changed"
+        )
+        self.target = target
+        self.product = product
+
+
+class ServerReadOnly(EvolutionError):
+    """
+    Nothing can be written on the server, or in this session.
+
+    Attributes:
+        target: What the database is called.
+    """
+
+    def __init__(self, target: str, found: str, remedy: str) -> None:
+        super().__init__(
+            f"{target} {found}; expected one to write to: {remedy}; nothing was changed"
+        )
+        self.target = target
+
+
+class RightsMissing(EvolutionError):
+    """
+    The role lacks a right without which the run would stop half way.
+
+    Attributes:
+        target: What the database is called.
+        role: The role.
+    """
+
+    def __init__(self, target: str, role: str, lacks: str, remedy: str) -> None:
+        super().__init__(f"{target}: the role {role} {lacks}; {remedy}; nothing was changed")
+        self.target = target
+        self.role = role
+
+
+def refuse_other_server(version: str, target: str) -> None:
+    """
+    Refuse a server that calls itself *version* (of its function ``version()``).
 
     *target* is what to call the database in messages.
 
     Raises:
-        EvolutionError: The server is older than PostgreSQL 14.
+        ServerNotSupported: It is another product, or PostgreSQL before 14.
     """
-    version = connection.dialect.server_version_info or ()
-    if connection.dialect.name == "postgresql" and version < (_MIN_VERSION,):
-        raise EvolutionError(
-            f"{target} is PostgreSQL {'.'.join(map(str, version))}; expected {_MIN_VERSION} or "
-            "newer: upgrade the server first; nothing was changed"
+    for mark, product in _OTHER_PRODUCTS.items():
+        if mark in version:
+            raise ServerNotSupported(
+                target, product, "its triggers, locks or transactions differ, so use another server"
+            )
+    found = re.match(r"(?:PostgreSQL|EnterpriseDB) (\d+)[\d.]*", version)
+    if found is None:
+        raise ServerNotSupported(target, f"{version[:60]!r}", "use another server")
+    if int(found[1]) < _MIN_VERSION:
+        raise ServerNotSupported(target, found[0], "upgrade the server first")
+
+
+def refuse_unfit_server(connection: Connection, target: str) -> None:
+    """
+    Refuse a server that the chain's statements are not for; see `refuse_other_server`.
+
+    Raises:
+        ServerNotSupported: It is another product, or PostgreSQL before 14.
+    """
+    refuse_other_server(run(connection, "SELECT pg_catalog.version()").scalar_one(), target)
+
+
+def refuse_read_only(connection: Connection, target: str) -> None:
+    """
+    Refuse a server on which nothing can be written.
+
+    Raises:
+        ServerReadOnly: It is a standby, or transactions are read-only by a setting.
+    """
+    standby, source = run(connection, _READ_ONLY).one()
+    if standby:
+        raise ServerReadOnly(
+            target,
+            "is a standby, which replays what the primary writes",
+            "connect to the primary (with several hosts in the URL, target_session_attrs=primary "
+            "finds it)",
+        )
+    if source is not None:
+        raise ServerReadOnly(
+            target,
+            "is read-only for this run (default_transaction_read_only is on; it comes from: "
+            f"{source})",
+            "set default_transaction_read_only = off there",
         )
 
 
+def refuse_missing_rights(
+    connection: Connection, tables: Collection[str], schema: str | None, target: str
+) -> None:
+    """
+    Refuse a role that may not change *tables*, or create them where there are none.
+
+    What a run creates belongs to the owner of the table that it is for, so the role must be
+    able to become that owner, who must be able to create objects in the schema.
+
+    Args:
+        connection: The connection that migrates; catalogs are read.
+        tables: Names of tables, without a schema.
+        schema: Their schema; None is the first of the search path.
+        target: What to call the database in messages.
+
+    Raises:
+        RightsMissing: It lacks a right.
+    """
+    names = {"tables": list(tables), "schema": schema}
+    found = run(connection, _RIGHTS, names).mappings().all()
+    for row in found:
+        table, owner, role, schema = (row[name] for name in ("table", "owner", "role", "schema"))
+        if not row["becomes_owner"]:
+            raise RightsMissing(
+                target,
+                role,
+                f"cannot become {owner}, who owns {table}",
+                f"run it as {owner} or as a superuser, or GRANT {owner} TO {role} first",
+            )
+        if not row["writes"]:
+            raise RightsMissing(
+                target,
+                role,
+                f"may not read and write {table}: it does not inherit the rights of {owner}",
+                f"run it as {owner}, or GRANT {owner} TO {role} with INHERIT first",
+            )
+        if not row["owner_creates"]:
+            raise RightsMissing(
+                target,
+                owner,
+                f"owns {table} and may not create objects in the schema {schema}",
+                f"GRANT CREATE ON SCHEMA {schema} TO {owner} first",
+            )
+    if not found:
+        role, schema, creates = run(connection, _CREATES, names).one()
+        if not creates:
+            raise RightsMissing(
+                target,
+                role,
+                f"may not create tables in the schema {schema}",
+                f"GRANT CREATE ON SCHEMA {schema} TO {role} first",
+            )
+
+
 def configure_session(connection: Connection) -> None:
-    """Let the session depend on nothing that was set for the role or the database."""
+    """Override settings of the role and the database, for the session."""
     known = run(connection, "SELECT name FROM pg_settings").scalars()
     for name in _SESSION.keys() & set(known):
         run(connection, f"SELECT set_config('{name}', '{_SESSION[name]}', false)")
     connection.commit()
 
 
-def warn_of_replicas(connection: Connection) -> None:
-    """
-    Log what a migration means for those who read from replicas, if there are any.
+# Where the setting comes from: a role, a database, the configuration file, the URL.
+_READ_ONLY = """\
+SELECT pg_is_in_recovery(),
+       (SELECT source FROM pg_settings
+         WHERE name = 'default_transaction_read_only' AND setting = 'on')"""
 
-    A replica takes a strong lock when it replays one; whoever reads there waits for it
-    while it waits for those who read longer.
-    """
-    replicas = run(connection, _REPLICAS).scalars().all()
-    if replicas:
-        log.warning(
-            "replicas are attached (%s): a strong lock, however short here, waits there for "
-            "longer queries on the table, and later readers wait behind it, for as long as "
-            "max_standby_streaming_delay says there (30 s, unless it was set); then those "
-            "queries are cancelled",
-            ", ".join(sorted({*replicas})),
-        )
+# From PostgreSQL 16 on, a member of a role may lack the right to SET ROLE to it.
+_RIGHTS = """\
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
+       quote_ident(n.nspname) AS schema,
+       quote_ident(o.rolname) AS owner, quote_ident(current_user) AS role,
+       pg_has_role(c.relowner, CASE WHEN current_setting('server_version_num')::int < 160000
+                                    THEN 'MEMBER' ELSE 'SET' END) AS becomes_owner,
+       has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'UPDATE') AS writes,
+       has_schema_privilege(c.relowner, n.oid, 'CREATE') AS owner_creates
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_roles o ON o.oid = c.relowner
+ WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(CAST(%(tables)s AS text[]))
+   AND n.nspname = coalesce(%(schema)s, current_schema())
+ ORDER BY c.relname"""
 
-
-# Whoever may not see more of the others sees their names. Logical subscribers and backups
-# replay no locks; in its first moments nobody can be told from them.
-_REPLICAS = """\
-SELECT r.application_name FROM pg_stat_replication r
- WHERE r.state IS DISTINCT FROM 'startup'
-   AND r.application_name NOT IN ('pg_basebackup', 'pg_receivewal')
-   AND NOT EXISTS (SELECT FROM pg_replication_slots s
-                    WHERE s.active_pid = r.pid AND s.slot_type = 'logical')"""
+_CREATES = """\
+SELECT quote_ident(current_user), quote_ident(coalesce(%(schema)s, current_schema())),
+       has_schema_privilege(coalesce(%(schema)s, current_schema()), 'CREATE')"""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
+from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
 from cleveragents_plans.evolution.postgresql.triggers import Trigger
 
 
@@ -107,6 +108,22 @@ SELECT taken.{key} FROM taken"""
 DO $$ BEGIN
   IF NOT EXISTS (SELECT 1 FROM {self.name}) THEN DROP TABLE {self.name}; END IF;
 END $$"""
+
+
+def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
+    """
+    Find out whether rows of *archive* would stop logical replication; change nothing.
+
+    The archive is a table that logical subscribers lack, and that a publication FOR ALL TABLES
+    has. It *exists* already, if it does, or is to be created. On SQLite, and offline, it does
+    nothing.
+
+    Raises:
+        RowsArePublished: They would be sent to subscribers.
+    """
+    context = op.get_context()
+    if context.dialect.name == "postgresql" and not context.as_sql:
+        refuse_published_rows(op.get_bind(), archive.name, None, exists=exists)
 
 
 def archive_column(op: Op, archive: ColumnArchive) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
+from cleveragents_plans.evolution.postgresql.server import refuse_other_server
 
 
 class ConnectionFailed(EvolutionError):
@@ -53,11 +54,16 @@ def report_connection_failed(target: str) -> Iterator[None]:
 
     Raises:
         ConnectionFailed: The connection cannot be made.
+        ServerNotSupported: It is one to a server that SQLAlchemy does not know.
     """
     try:
         yield
     except DBAPIError as error:
         raise ConnectionFailed.of(target, error, lost=False) from error
+    except AssertionError as error:  # SQLAlchemy's
+        if version := re.search(r"Could not determine version from string '(.*)'", str(error)):
+            refuse_other_server(version[1], target)
+        raise
 
 
 @contextmanager

@@ -19,7 +19,12 @@ from sqlalchemy import Connection, MetaData
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
-from cleveragents_plans.evolution.postgresql.server import refuse_old_server, warn_of_replicas
+from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
+from cleveragents_plans.evolution.postgresql.server import (
+    refuse_missing_rights,
+    refuse_read_only,
+    refuse_unfit_server,
+)
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
 from cleveragents_plans.evolution.runner.alembic_internals import (
@@ -182,7 +187,7 @@ class _Run:
 
     def _on_postgresql(self, connection: Connection) -> str:
         external = connection.in_transaction()
-        refuse_old_server(connection, self.target.shown)
+        refuse_unfit_server(connection, self.target.shown)
         if external:
             use_schema(connection, self.options.schema, local=True)
             return self._run(connection, external)
@@ -195,10 +200,17 @@ class _Run:
             use_schema(connection, self.options.schema)
             connection.commit()
             if not self.command.only_reads:
+                self._refuse_what_cannot_be_changed(connection)
                 stack.enter_context(migration_lock(connection, Settings.of(context)))
             told = self._run(connection, external)
             connection.commit()
             return told
+
+    def _refuse_what_cannot_be_changed(self, connection: Connection) -> None:
+        refuse_read_only(connection, self.target.shown)
+        tables = {*self.tables, self.options.version_table}
+        refuse_missing_rights(connection, tables, self.options.schema, self.target.shown)
+        connection.rollback()
 
     def _run(self, connection: Connection, external: bool) -> str:
         command = self.command
@@ -217,7 +229,7 @@ class _Run:
                 require_sound_file(connection, Settings.of(context).report_every)
         elif not external:
             if steps and command.runs_revisions:
-                warn_of_replicas(connection)
+                warn_of_replication(connection, self.tables, self.options.schema)
             connection.rollback()  # Alembic must own every transaction from here on.
         if over:
             set_start(migration, over)

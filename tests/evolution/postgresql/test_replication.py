@@ -1,0 +1,168 @@
+"""Who reads from replicas, publications and subscriptions is thought of before a run begins."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import make_url
+
+from cleveragents_plans.evolution.postgresql.replication import RowsArePublished
+from support import postgres
+from support.databases import SERVERS, migrate, roll_back
+from support.online import client
+from support.revisions import M4_003, M8_001
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[postgres.PostgresServer]:
+    """A server of its own, which can be followed and subscribed to."""
+    own = postgres.PostgresServer(
+        postgres.binaries()[request.param],
+        {"wal_level": "logical", "wal_retrieve_retry_interval": "200ms"},
+    )
+    yield own
+    own.close()
+
+
+def warned(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    return [text for text in caplog.messages if words in text]
+
+
+STANDBY = "max_standby_streaming_delay"
+
+
+def test_replica_is_warned_of_once(
+    server: postgres.PostgresServer, caplog: pytest.LogCaptureFixture
+):
+    url = server.create_database()
+    migrate(url, M4_003)
+    assert warned(caplog, STANDBY) == []
+
+    with server.replica(), caplog.at_level(logging.WARNING):
+        migrate(url, M8_001)
+        assert len(warned(caplog, STANDBY)) == 1
+        assert "replicas are attached (walreceiver)" in warned(caplog, STANDBY)[0]
+
+        migrate(url, M8_001)  # nothing to do
+        assert len(warned(caplog, STANDBY)) == 1
+
+        roll_back(url, M4_003)
+        assert len(warned(caplog, STANDBY)) == 2
+
+
+@contextmanager
+def subscribed(
+    server: postgres.PostgresServer, source: str, url: str, tables: str
+) -> Iterator[None]:
+    """Let the database *url* subscribe to *tables* of *source*."""
+    name = f"plans_{make_url(url).database}"
+    where = f"host={server.folder} user=postgres dbname={make_url(source).database}"
+    with client(source) as publisher, client(url) as subscriber:
+        publisher.execute(f"CREATE PUBLICATION plans FOR {tables}".encode())
+        publisher.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+        subscriber.execute(
+            f"CREATE SUBSCRIPTION {name} CONNECTION '{where}' PUBLICATION plans"
+            " WITH (create_slot = false, copy_data = false)".encode()
+        )
+        server.wait_for(f"SELECT 1 FROM pg_stat_replication WHERE application_name = '{name}'")
+        try:
+            yield
+        finally:
+            subscriber.execute(f"DROP SUBSCRIPTION {name}".encode())
+
+
+@pytest.mark.parametrize("tables", ["TABLE v3_plans", "ALL TABLES"])
+def test_publication_and_subscription_are_warned_of(
+    server: postgres.PostgresServer, caplog: pytest.LogCaptureFixture, tables: str
+):
+    source, url = server.create_database(), server.create_database()
+    for each in (source, url):
+        migrate(each, M4_003)
+    with subscribed(server, source, url, tables), caplog.at_level(logging.WARNING):
+        migrate(url, M8_001)
+        (told,) = warned(caplog, "subscriptions")
+        assert f"are written by subscriptions (plans_{make_url(url).database})" in told
+        assert "the one to migrate first" in told
+        assert warned(caplog, "are published") == []
+
+        caplog.clear()
+        migrate(source, M8_001)
+        (told,) = warned(caplog, "are published")
+        everything = " FOR ALL TABLES" if tables == "ALL TABLES" else ""
+        assert f"are published (plans{everything}; logical replication slots: plans_test_" in told
+        assert "Migrate every subscriber first" in told
+        assert warned(caplog, STANDBY) == []
+
+
+def test_publication_of_other_tables_is_not_warned_of(
+    server: postgres.PostgresServer, caplog: pytest.LogCaptureFixture
+):
+    source, url = server.create_database(), server.create_database()
+    for each in (source, url):
+        with client(each) as connection:
+            connection.execute("CREATE TABLE toy (id int PRIMARY KEY)")
+    with subscribed(server, source, url, "TABLE toy"), caplog.at_level(logging.WARNING):
+        migrate(source, M8_001)
+        migrate(url, M8_001)
+
+    assert warned(caplog, "are published") == []
+    assert warned(caplog, "subscriptions") == []
+    # Nor is a logical subscriber a replica.
+    assert warned(caplog, STANDBY) == []
+
+
+PUBLICATIONS = {
+    "ALL TABLES": "plans FOR ALL TABLES",
+    "TABLES IN SCHEMA public": "plans",
+}
+
+
+@pytest.mark.parametrize("tables", PUBLICATIONS)
+def test_rows_that_subscribers_have_no_table_for_are_not_written(
+    server: postgres.PostgresServer, tables: str
+):
+    if server.major < 15:
+        pytest.skip("FOR TABLES IN SCHEMA needs PostgreSQL 15")
+    source, url = server.create_database(), server.create_database()
+    for each in (url, source):
+        migrate(each, M8_001)
+    archive = "v3_plans_snapshot_archive"
+    with client(source) as connection:
+        connection.execute(
+            "INSERT INTO v3_plans (plan_id, root_plan_id, action_name, created_at, updated_at,"
+            " effective_profile_snapshot) VALUES ('a', 'a', 'local/x', 'now', 'now', '{1}')"
+        )
+    with subscribed(server, source, url, tables):
+        with pytest.raises(RowsArePublished) as refused:
+            roll_back(source, M4_003)
+        told = str(refused.value)
+        assert f"writes to {archive} are published ({PUBLICATIONS[tables]})" in told
+        assert f"(plans_{make_url(url).database})" in told
+        assert told.endswith("; nothing was changed")
+
+        # What it says helps; and then the archive, which is there, must not be published.
+        with client(source) as publisher:
+            publisher.execute("DROP PUBLICATION plans")
+            publisher.execute("CREATE PUBLICATION plans FOR TABLE v3_plans")
+            roll_back(source, M4_003)
+            publisher.execute("DROP PUBLICATION plans")
+            publisher.execute(f"CREATE PUBLICATION plans FOR {tables}".encode())
+        with pytest.raises(RowsArePublished):
+            migrate(source, M8_001)
+    with client(source) as publisher:
+        publisher.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+                          " WHERE database = current_database()")  # fmt: skip
+    migrate(source, M8_001)
+
+
+def test_published_rows_are_written_where_nothing_reads_them(server: postgres.PostgresServer):
+    url = server.create_database()
+    migrate(url, M8_001)
+    with client(url) as connection:
+        connection.execute("CREATE PUBLICATION plans FOR ALL TABLES")
+
+    roll_back(url, M4_003)
+    migrate(url, M8_001)
