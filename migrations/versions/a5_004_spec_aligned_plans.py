@@ -11,8 +11,6 @@ Locks:  new tables only, which nobody uses yet. The way down takes ACCESS EXCLUS
 Revision: a5_004_spec_aligned_plans, the first
 """
 
-from typing import Final
-
 import sqlalchemy as sa
 from alembic import op
 
@@ -26,7 +24,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 # Options that are `yes`, or not given.
-confirm_options: Final = ("drop-plans",)
+confirm_options: tuple[str, ...] = ("drop-plans",)
 
 # The last one is where a downgrade of m8_001 keeps the snapshots of these plans.
 CHILDREN = ("plan_invariants", "plan_arguments", "plan_projects", "v3_plans_snapshot_archive")

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
-from cleveragents_plans.evolution.postgresql import constraints
+from cleveragents_plans.evolution.postgresql import not_null
 from support.databases import ENGINES, ONE_OF_EACH, database_at, empty_database, migrate
 from support.former_release import true_roots, write_former_release
 from support.revision_database import RevisionDatabase, plan_id
@@ -385,7 +385,7 @@ def test_not_null_in_the_form_for_servers_before_18_gives_the_same_schema_on_18(
         migrate(other, M4_003)
         RevisionDatabase(other).plan(A)
 
-        monkeypatch.setattr(constraints, "_major", lambda _connection: 15)
+        monkeypatch.setattr(not_null, "_major", lambda _connection: 15)
         migrate(other, M8_001)
 
         assert schema_dump(other) == schema_dump(url)
