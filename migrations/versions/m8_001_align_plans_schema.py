@@ -20,6 +20,9 @@ It relies on four columns only (plan_id, parent_plan_id, root_plan_id,
 automation_profile); all others stay as they are found. Every step can be repeated: a run
 that was interrupted, in either direction, is run again in either direction.
 
+The function of the trigger runs with the rights of the owner, so it names operators and functions
+with their schema (before any release carried this revision, it did not).
+
 On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
 the file, nor collations, nor keys that are numbers or bytes, make a difference.
 
@@ -242,7 +245,8 @@ HEAD, TAIL = '{ "profile_name": "', '", "provenance": null }'
 # What an engine says of the expression {0}: that it is blank; that it is no JSON, and has
 # nothing in it that JSON would escape.
 POSTGRESQL = {
-    "blank": r"btrim(coalesce({0}, ''), E' \t\n\r\f\x0B') = ''",
+    "blank": r"pg_catalog.btrim(coalesce({0}, ''), E' \t\n\r\f\x0B')"
+    r" OPERATOR(pg_catalog.=) ''",
     "bare": r"""({0} ~ '^[^][{{"\\\x01-\x20][^"\\\x01-\x1f]*$'"""
     r" AND {0} !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')",
     "greatest": "greatest",

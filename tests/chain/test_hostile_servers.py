@@ -76,6 +76,10 @@ def test_rows_hidden_by_a_policy_are_not_taken_for_missing_rows(url: str, clerk:
         f"ALTER TABLE v3_plans OWNER TO {ROLE}",
         f"ALTER FUNCTION v3_plans_fill() OWNER TO {ROLE}",
         f"ALTER TABLE alembic_version OWNER TO {ROLE}",
+        *(
+            f"ALTER TABLE plan_{name} OWNER TO {ROLE}"
+            for name in ("projects", "arguments", "invariants")
+        ),
         "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY",
         "ALTER TABLE v3_plans FORCE ROW LEVEL SECURITY",
         "CREATE POLICY no_rows ON v3_plans USING (false)",
@@ -152,7 +156,7 @@ def test_role_that_does_not_own_the_table_is_refused_in_one_line(url: str, clerk
     migrate(url, M4_003)
     run(url, f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {ROLE}")
 
-    with pytest.raises(CommandError, match="refused `") as refused:
+    with pytest.raises(CommandError, match="cannot become postgres, who owns") as refused:
         migrate(clerk, M8_001)
 
     assert "\n" not in str(refused.value)
@@ -250,3 +254,35 @@ def test_check_stops_a_run_only_if_it_would_refuse_what_is_written(url: str, che
             migrate(url, M8_001)
     else:  # no row that breaks it is to be written
         migrate(url, M8_001)
+
+
+def test_operators_and_functions_of_other_roles_are_never_run_by_the_trigger(url: str, clerk: str):
+    migrate(url, M8_001)
+    run(
+        url,
+        "CREATE TABLE called (by text)",
+        "GRANT INSERT ON called TO PUBLIC",
+        f"GRANT CREATE ON SCHEMA public TO {ROLE}",
+        f"GRANT SELECT, INSERT, UPDATE ON v3_plans TO {ROLE}",
+    )
+    for name, operator in (("hijack_eq", "="), ("hijack_ne", "<>")):
+        run(
+            clerk,
+            f"CREATE FUNCTION public.{name}(varchar, varchar) RETURNS boolean LANGUAGE plpgsql AS"
+            " $$BEGIN INSERT INTO public.called VALUES (current_user);"
+            f" RETURN $1::text {operator} $2::text; END$$",
+            f"CREATE OPERATOR public.{operator} (LEFTARG = varchar, RIGHTARG = varchar,"
+            f" FUNCTION = public.{name})",
+        )
+    run(
+        clerk,
+        "CREATE FUNCTION public.btrim(varchar, varchar) RETURNS text LANGUAGE plpgsql AS"
+        " $$BEGIN INSERT INTO public.called VALUES (current_user); RETURN $1::text; END$$",
+    )
+
+    run(clerk, PLAN.format("A", "NULL"), PLAN.format("B", "'A'"), PLAN.format("C", "'B'"))
+
+    assert run(url, "SELECT by FROM called") == []
+    assert run(url, "SELECT plan_id, root_plan_id FROM v3_plans ORDER BY 1") == [
+        ("A", "A"), ("B", "A"), ("C", "A"),
+    ]  # fmt: skip

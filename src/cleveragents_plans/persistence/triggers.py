@@ -18,7 +18,11 @@ BESIDE = """\
 SELECT set_config('search_path', quote_ident(n.nspname) || ', pg_temp', true)
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.oid = 'v3_plans'::regclass"""
-FILL = """\
+_BLANK = (
+    r"pg_catalog.btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B')"
+    " OPERATOR(pg_catalog.=) ''"
+)
+FILL = f"""\
 CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 <<fill>>
@@ -34,31 +38,31 @@ BEGIN
     -- A cycle must not hang a client.
     WHILE fill.root IS NULL AND fill.above IS NOT NULL AND fill.steps < 100000 LOOP
       SELECT p.plan_id, p.parent_plan_id, r.plan_id INTO fill.at, fill.above, fill.root
-        FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
-       WHERE p.plan_id = fill.above;
+        FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id OPERATOR(pg_catalog.=) p.root_plan_id
+       WHERE p.plan_id OPERATOR(pg_catalog.=) fill.above;
       EXIT WHEN NOT FOUND;
       new.root_plan_id := coalesce(fill.root, fill.at);
       fill.steps := fill.steps + 1;
     END LOOP;
     new.root_plan_id := coalesce(new.root_plan_id, new.plan_id);
     -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
-    PERFORM 1 FROM v3_plans p WHERE p.plan_id = new.root_plan_id FOR KEY SHARE;
+    PERFORM 1 FROM v3_plans p WHERE p.plan_id OPERATOR(pg_catalog.=) new.root_plan_id FOR KEY SHARE;
     fill.tries := fill.tries + 1;
-    IF NOT FOUND AND new.root_plan_id <> new.plan_id AND fill.tries < 20 THEN
+    IF NOT FOUND AND new.root_plan_id OPERATOR(pg_catalog.<>) new.plan_id AND fill.tries < 20 THEN
       new.root_plan_id := NULL;
     END IF;
   END LOOP;
-  IF btrim(coalesce(new.automation_profile, ''), E' \\t\\n\\r\\f\\x0B') = '' THEN
+  IF {_BLANK} THEN
     new.automation_profile := 'balanced';
   END IF;
   RETURN new;
 END
 $$"""
-TRIGGER = """\
+TRIGGER = f"""\
 CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW WHEN (
   new.root_plan_id IS NULL
-  OR btrim(coalesce(new.automation_profile, ''), E' \\t\\n\\r\\f\\x0B') = ''
+  OR {_BLANK}
 ) EXECUTE FUNCTION v3_plans_fill()"""
 # Or else anybody could make a trigger of the function, and read by it.
 REVOKE = "REVOKE EXECUTE ON FUNCTION v3_plans_fill() FROM PUBLIC"

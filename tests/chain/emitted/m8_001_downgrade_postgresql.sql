@@ -1,11 +1,17 @@
 COMMENT ON TABLE alembic_version IS '[unfinished downgrade of m8_001_align_plans_schema]';
 
 ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
+
 CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WITH NO DATA;
+
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);
+
 ALTER TABLE v3_plans_snapshot_archive REPLICA IDENTITY FULL;
+
 DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans;
+
 DROP FUNCTION IF EXISTS v3_plans_fill();
+
 CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
@@ -14,11 +20,14 @@ BEGIN
   RETURN NULL;
 END
 $$;
+
 REVOKE EXECUTE ON FUNCTION v3_plans_keep() FROM PUBLIC;
+
 CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot ON v3_plans
 FOR EACH ROW WHEN (
   new.effective_profile_snapshot <> '{}'
 ) EXECUTE FUNCTION v3_plans_keep();
+
 CREATE OR REPLACE FUNCTION v3_plans_unfill() RETURNS trigger
 LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
@@ -29,10 +38,14 @@ BEGIN
   RETURN new;
 END
 $$;
+
 CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW EXECUTE FUNCTION v3_plans_unfill();
+
 ALTER TABLE v3_plans ALTER COLUMN root_plan_id DROP NOT NULL;
+
 ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP NOT NULL;
+
 DO $$ DECLARE stand_in name; BEGIN
   FOR stand_in IN SELECT conname FROM pg_constraint
      WHERE conrelid = 'v3_plans'::regclass AND contype = 'c'
@@ -41,7 +54,8 @@ DO $$ DECLARE stand_in name; BEGIN
     EXECUTE format('ALTER TABLE v3_plans DROP CONSTRAINT %I', stand_in);
   END LOOP;
 END $$;
-ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT;;
+
+ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT;
 
 INSERT INTO v3_plans_snapshot_archive SELECT t.plan_id, t.effective_profile_snapshot FROM v3_plans t
  WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.effective_profile_snapshot <> '{}' AND NOT EXISTS (
@@ -61,14 +75,18 @@ UPDATE v3_plans t SET
 FROM batch WHERE t.plan_id = batch.plan_id;
 
 DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans;
+
 DROP FUNCTION IF EXISTS v3_plans_unfill();
+
 DROP TRIGGER IF EXISTS v3_plans_keep ON v3_plans;
+
 DROP FUNCTION IF EXISTS v3_plans_keep();
-ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot;;
+
+ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot;
 
 DO $$ BEGIN
   IF NOT EXISTS (SELECT 1 FROM v3_plans_snapshot_archive) THEN DROP TABLE v3_plans_snapshot_archive; END IF;
-END $$;;
+END $$;
 
 UPDATE alembic_version SET version_num='m4_003_plan_env_columns' WHERE alembic_version.version_num = 'm8_001_align_plans_schema';
 

@@ -1,12 +1,19 @@
 COMMENT ON TABLE alembic_version IS '[unfinished upgrade of m8_001_align_plans_schema]';
 
 DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans;
+
 DROP FUNCTION IF EXISTS v3_plans_unfill();
+
 DROP TRIGGER IF EXISTS v3_plans_keep ON v3_plans;
+
 DROP FUNCTION IF EXISTS v3_plans_keep();
+
 ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
+
 ALTER TABLE v3_plans ALTER COLUMN effective_profile_snapshot SET DEFAULT '{}';
+
 ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced';
+
 CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 <<fill>>
@@ -22,40 +29,45 @@ BEGIN
     -- A cycle must not hang a client.
     WHILE fill.root IS NULL AND fill.above IS NOT NULL AND fill.steps < 100000 LOOP
       SELECT p.plan_id, p.parent_plan_id, r.plan_id INTO fill.at, fill.above, fill.root
-        FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id = p.root_plan_id
-       WHERE p.plan_id = fill.above;
+        FROM v3_plans p LEFT JOIN v3_plans r ON r.plan_id OPERATOR(pg_catalog.=) p.root_plan_id
+       WHERE p.plan_id OPERATOR(pg_catalog.=) fill.above;
       EXIT WHEN NOT FOUND;
       new.root_plan_id := coalesce(fill.root, fill.at);
       fill.steps := fill.steps + 1;
     END LOOP;
     new.root_plan_id := coalesce(new.root_plan_id, new.plan_id);
     -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
-    PERFORM 1 FROM v3_plans p WHERE p.plan_id = new.root_plan_id FOR KEY SHARE;
+    PERFORM 1 FROM v3_plans p WHERE p.plan_id OPERATOR(pg_catalog.=) new.root_plan_id FOR KEY SHARE;
     fill.tries := fill.tries + 1;
-    IF NOT FOUND AND new.root_plan_id <> new.plan_id AND fill.tries < 20 THEN
+    IF NOT FOUND AND new.root_plan_id OPERATOR(pg_catalog.<>) new.plan_id AND fill.tries < 20 THEN
       new.root_plan_id := NULL;
     END IF;
   END LOOP;
-  IF btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B') = '' THEN
+  IF pg_catalog.btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B') OPERATOR(pg_catalog.=) '' THEN
     new.automation_profile := 'balanced';
   END IF;
   RETURN new;
 END
 $$;
+
 REVOKE EXECUTE ON FUNCTION v3_plans_fill() FROM PUBLIC;
+
 CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans
 FOR EACH ROW WHEN (
   new.root_plan_id IS NULL
-  OR btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B') = ''
+  OR pg_catalog.btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B') OPERATOR(pg_catalog.=) ''
 ) EXECUTE FUNCTION v3_plans_fill();
+
 CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WITH NO DATA;
+
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);
-ALTER TABLE v3_plans_snapshot_archive REPLICA IDENTITY FULL;;
+
+ALTER TABLE v3_plans_snapshot_archive REPLICA IDENTITY FULL;
 
 WITH RECURSIVE batch AS MATERIALIZED (
   SELECT plan_id, parent_plan_id, root_plan_id FROM v3_plans t
    WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.root_plan_id IS NULL
-OR btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') = '' OR (substr(t.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$') AND '{ "profile_name": "' || substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) || '", "provenance": null }' = t.automation_profile)
+OR pg_catalog.btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') OPERATOR(pg_catalog.=) '' OR (substr(t.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$') AND '{ "profile_name": "' || substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) || '", "provenance": null }' = t.automation_profile)
 OR t.effective_profile_snapshot IS NULL) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
 ), up (id, at, above, root, steps) AS (
   SELECT b.plan_id, b.plan_id, b.parent_plan_id, CAST(coalesce(
@@ -75,8 +87,8 @@ OR t.effective_profile_snapshot IS NULL) ORDER BY plan_id FOR NO KEY UPDATE SKIP
 )
 UPDATE v3_plans t SET
   root_plan_id = found.root,
-  automation_profile = CASE WHEN btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') = '' OR (substr(t.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$') AND '{ "profile_name": "' || substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) || '", "provenance": null }' = t.automation_profile)
-    THEN CASE WHEN btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') = '' THEN 'balanced'
+  automation_profile = CASE WHEN pg_catalog.btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') OPERATOR(pg_catalog.=) '' OR (substr(t.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$') AND '{ "profile_name": "' || substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) || '", "provenance": null }' = t.automation_profile)
+    THEN CASE WHEN pg_catalog.btrim(coalesce(t.automation_profile, ''), E' \t\n\r\f\x0B') OPERATOR(pg_catalog.=) '' THEN 'balanced'
      WHEN (substr(t.automation_profile, 1, 19) = '{ "profile_name": "' AND (substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$') AND '{ "profile_name": "' || substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) || '", "provenance": null }' = t.automation_profile)
      THEN substr(t.automation_profile, 20, greatest(length(t.automation_profile) - 42, 0)) ELSE t.automation_profile END ELSE t.automation_profile END,
   effective_profile_snapshot = CASE WHEN t.effective_profile_snapshot IS NULL
@@ -100,10 +112,11 @@ WITH held AS MATERIALIZED (
 )
 SELECT taken.plan_id FROM taken;
 
-DROP TABLE v3_plans_snapshot_archive;;
+DROP TABLE v3_plans_snapshot_archive;
 
 ALTER TABLE v3_plans ADD NOT NULL root_plan_id NOT VALID;
-ALTER TABLE v3_plans ADD NOT NULL automation_profile NOT VALID;;
+
+ALTER TABLE v3_plans ADD NOT NULL automation_profile NOT VALID;
 
 ALTER TABLE v3_plans VALIDATE CONSTRAINT v3_plans_root_plan_id_not_null, VALIDATE CONSTRAINT v3_plans_automation_profile_not_null;
 

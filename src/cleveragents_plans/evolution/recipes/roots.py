@@ -139,7 +139,9 @@ def fill_trigger(tree: ParentTree, name: str, *, also: Mapping[str, ColumnDefaul
         f"  IF {one.needs('new')} THEN\n    new.{column} := {one.value('new')};\n  END IF;\n"
         for column, one in also.items()
     )
-    # The label keeps the variables apart from columns of the same name.
+    # The label keeps the variables apart from columns of the same name. Operators are named with
+    # their schema, because there is none for varchar in pg_catalog: one that another role makes
+    # in the schema of the table would be an exact match, and run with the rights of the owner.
     body = f"""\
 <<fill>>
 DECLARE
@@ -154,17 +156,17 @@ BEGIN
     -- A cycle must not hang a client.
     WHILE fill.root IS NULL AND fill.above IS NOT NULL AND fill.steps < {_MAX_STEPS} LOOP
       SELECT p.{key}, p.{parent}, r.{key} INTO fill.at, fill.above, fill.root
-        FROM {t} p LEFT JOIN {t} r ON r.{key} = p.{root}
-       WHERE p.{key} = fill.above;
+        FROM {t} p LEFT JOIN {t} r ON r.{key} OPERATOR(pg_catalog.=) p.{root}
+       WHERE p.{key} OPERATOR(pg_catalog.=) fill.above;
       EXIT WHEN NOT FOUND;
       new.{root} := coalesce(fill.root, fill.at);
       fill.steps := fill.steps + 1;
     END LOOP;
     new.{root} := coalesce(new.{root}, new.{key});
     -- The foreign key takes this lock anyway. If the root went meanwhile, walk again.
-    PERFORM 1 FROM {t} p WHERE p.{key} = new.{root} FOR KEY SHARE;
+    PERFORM 1 FROM {t} p WHERE p.{key} OPERATOR(pg_catalog.=) new.{root} FOR KEY SHARE;
     fill.tries := fill.tries + 1;
-    IF NOT FOUND AND new.{root} <> new.{key} AND fill.tries < 20 THEN
+    IF NOT FOUND AND new.{root} OPERATOR(pg_catalog.<>) new.{key} AND fill.tries < 20 THEN
       new.{root} := NULL;
     END IF;
   END LOOP;
