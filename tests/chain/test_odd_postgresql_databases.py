@@ -98,7 +98,6 @@ SHAPES: dict[str, dict[str, object]] = {
         "after": ["ALTER TABLE v3_plans ADD gone1 TEXT", "ALTER TABLE v3_plans ADD gone2 INT",
                   "ALTER TABLE v3_plans DROP gone1", "ALTER TABLE v3_plans DROP gone2"],
     },
-    "a tree of one column only": {"no_keys": True},
 }  # fmt: skip
 
 
@@ -131,7 +130,7 @@ def build(url: str, shape: dict, *, plans: str = PLANS) -> None:
         "deferred": shape.get("deferred", ""),
     }
     table = f"CREATE {shape.get('kind', '')}TABLE v3_plans (\n{COLUMNS.format(**names)}\n)"
-    keys = () if shape.get("no_keys") else [key.format(**names) for key in KEYS]
+    keys = [key.format(**names) for key in KEYS]
     if shape.get("note"):
         keys = [key.replace("CREATE TABLE plan_notes", "CREATE UNLOGGED TABLE plan_notes")
                 for key in keys]  # fmt: skip
