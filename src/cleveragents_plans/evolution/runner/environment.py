@@ -191,6 +191,7 @@ class _Run:
         if external:
             use_schema(connection, self.options.schema, local=True)
             return self._run(connection, external)
+        connection.rollback()  # in a transaction a pooler would not show
         with ExitStack() as stack:
             refuse_pooler(connection, self.target.shown)
             watch = StatementWatch(connection, Settings.of(context).report_every)
