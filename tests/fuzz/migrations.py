@@ -220,7 +220,7 @@ class Sequence:
         self.steps.append(f"library step {key}")
 
     def _library(self) -> Engine:
-        return open_engine(self.url)
+        return open_engine(self.url, poolclass=NullPool)
 
     def migrate(self) -> None:
         """Go up or down, undisturbed."""

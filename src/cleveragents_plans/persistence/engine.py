@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -195,15 +196,27 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
 def _connection(driver_connection: Any, _record: object) -> None:
     driver_connection.isolation_level = None
     _send(driver_connection, "PRAGMA foreign_keys = ON")
-    try:
-        _send(driver_connection, "PRAGMA journal_mode = WAL")
-    except sqlite3.OperationalError as error:
-        # A file that can only be read, or whose folder can, is read in the mode that it has.
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-            raise
+    _use_write_ahead_log(driver_connection)
     # In WAL mode NORMAL loses no consistency, at most the last commits at a power
     # cut; plans are not to lose even those.
     _send(driver_connection, "PRAGMA synchronous = FULL")
+
+
+def _use_write_ahead_log(driver_connection: Any) -> None:
+    until = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            return _send(driver_connection, "PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            code = error.sqlite_errorcode & 0xFF
+            # A file that can only be read, or whose folder can, is read in the mode that it has.
+            if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
+                return None
+            # The change of mode needs the file for itself, and SQLite does not wait for others
+            # that change it, too: the busy timeout does not hold here.
+            if code != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def _migrating_connection(driver_connection: Any, _record: object) -> None:
