@@ -6,18 +6,14 @@ On a copy of the checkout, the models are changed and Alembic is run as a develo
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from support.databases import ENGINES, ROOT, empty_database
+from support.checkout import Checkout
+from support.databases import ENGINES, empty_database
 from support.revisions import HEAD
 
-MODELS = "src/cleveragents_plans/persistence/models.py"
 # Each of these is found by itself; the second column is dropped again below.
 COLUMNS = """\
     priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))
@@ -56,43 +52,6 @@ UNSAFE = {
         "v3_plans: CreateUniqueConstraint was found, for which there is no operation",
     ),
 }  # fmt: skip
-
-
-class Checkout:
-    """A copy of the checkout with a database at the head of its chain."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        self.folder = folder
-        self.url = url
-        ignored = shutil.ignore_patterns("__pycache__", "*.db", "fuzz", "faults")
-        for name in ("src", "migrations", "tests"):
-            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
-        for name in ("alembic.ini", "pyproject.toml", "constraints-lowest.txt"):
-            shutil.copy(ROOT / name, folder / name)
-        self.alembic("upgrade", "head")
-
-    def change_models(self, *edits: tuple[str, str]) -> None:
-        file = self.folder / MODELS
-        text = file.read_text()
-        for former, new in edits:
-            assert former in text
-            text = text.replace(former, new, 1)
-        file.write_text(text)
-
-    def alembic(self, *arguments: str) -> str:
-        return self.run("-m", "alembic", *arguments).stderr
-
-    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, *arguments], cwd=self.folder, capture_output=True, text=True,
-            check=False, env={**os.environ, "DATABASE_URL": self.url,
-                              "PYTHONPATH": f"{self.folder / 'src'}:{self.folder / 'tests'}"},
-        )  # fmt: skip
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def revisions(self) -> list[Path]:
-        return sorted((self.folder / "migrations/versions").glob("*.py"))
 
 
 @pytest.fixture(params=["sqlite", ENGINES[-1] if len(ENGINES) > 1 else "sqlite"])

@@ -15,17 +15,20 @@ class Sql(NamedTuple):
     setup: str = ""
 
 
-def json_integer(column: str, key: str) -> Sql:
+def json_integer(column: str, key: str, default: int | None = None) -> Sql:
     """
-    Give the integer that the JSON object in *column* has under *key*, else NULL.
+    Give the integer that the JSON object in *column* has under *key*, else *default*.
 
-    NULL also for text that is not JSON, for a value that is no integer or is written with
-    a fraction or an exponent, and for one that does not fit 32 bits.
+    The default (None is NULL) also stands for text that is not JSON, for a value that is no
+    integer or is written with a fraction or an exponent, and for one that does not fit 32
+    bits.
     """
     fits = "AND j.atom BETWEEN -2147483648 AND 2147483647"
+    otherwise = "NULL" if default is None else str(int(default))
+    found = f"pg_temp.evolution_json_integer(t.{column}, {_literal(key)})"
     return Sql(
-        postgresql=f"pg_temp.evolution_json_integer(t.{column}, {_literal(key)})",
-        sqlite=_in_json(column, key, "integer", fits),
+        postgresql=f"coalesce({found}, {otherwise})",
+        sqlite=f"coalesce({_in_json(column, key, 'integer', fits)}, {otherwise})",
         setup=_JSON_INTEGER,
     )
 

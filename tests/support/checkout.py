@@ -1,0 +1,54 @@
+"""A copy of the checkout, in which models and revisions can be changed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from support.databases import ROOT
+
+MODELS = "src/cleveragents_plans/persistence/models.py"
+
+
+class Checkout:
+    """A copy of the checkout with a database at the head of its chain."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.url = url
+        ignored = shutil.ignore_patterns("__pycache__", "*.db", "fuzz", "faults")
+        for name in ("src", "migrations", "tests"):
+            shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
+        for name in ("alembic.ini", "pyproject.toml", "constraints-lowest.txt"):
+            shutil.copy(ROOT / name, folder / name)
+        self.alembic("upgrade", "head")
+
+    def change_models(self, *edits: tuple[str, str]) -> None:
+        """Replace text in the models, once each."""
+        file = self.folder / MODELS
+        text = file.read_text()
+        for former, new in edits:
+            assert former in text
+            text = text.replace(former, new, 1)
+        file.write_text(text)
+
+    def alembic(self, *arguments: str) -> str:
+        """Run Alembic; give what it wrote to standard error."""
+        return self.run("-m", "alembic", *arguments).stderr
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run Python in it; *check* that it succeeds."""
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=self.folder, capture_output=True, text=True,
+            check=False, env={**os.environ, "DATABASE_URL": self.url,
+                              "PYTHONPATH": f"{self.folder / 'src'}:{self.folder / 'tests'}"},
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    def revisions(self) -> list[Path]:
+        """List the files of the chain, by name."""
+        return sorted((self.folder / "migrations/versions").glob("*.py"))
