@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from io import StringIO
 from typing import Any
 
-from sqlalchemy import inspect
+from sqlalchemy import Connection, Inspector, inspect
 from sqlalchemy.sql.elements import ClauseElement
 
 from cleveragents_plans.evolution.errors import OperationRefused
@@ -34,6 +36,36 @@ def ddl(op: Op, element: ClauseElement) -> str:
     return str(element.compile(dialect=dialect)).strip()
 
 
+class Rehearsal:
+    """
+    A run of a revision whose SQL goes nowhere, so that its operations look names up first.
+
+    What was written so far tells which names the revision itself may have created, dropped
+    or changed: of these nothing is known.
+    """
+
+    #: The key of `MigrationContext.opts`.
+    OPTION = "evolution_rehearsal"
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.written = StringIO()
+
+    def knows(self, *names: str) -> bool:
+        """Tell whether no statement so far mentions any of *names*."""
+        text = self.written.getvalue()
+        return not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
+
+
+def _inspector(op: Op, *names: str) -> Inspector | None:
+    """Give what tells of the database; nothing offline, or where *names* are not known yet."""
+    context = op.get_context()
+    rehearsal: Rehearsal | None = context.opts.get(Rehearsal.OPTION)
+    if rehearsal is not None:
+        return inspect(rehearsal.connection) if rehearsal.knows(*names) else None
+    return None if context.as_sql else inspect(op.get_bind())
+
+
 def require_table(
     op: Op, operation: str, table: str, columns: Iterable[str] = (), schema: str | None = None
 ) -> None:
@@ -43,11 +75,13 @@ def require_table(
     Raises:
         OperationRefused: One of them is not there.
     """
-    if op.get_context().as_sql:
+    found = _inspector(op)
+    if found is None:
         return
-    found = inspect(op.get_bind())
     where = f" in the schema {schema}" if schema else ""
     if not found.has_table(table, schema=schema):
+        if _inspector(op, table) is None:
+            return
         known = found.get_table_names(schema=schema)
         raise OperationRefused(
             operation, f"there is no table {table}{where}", _correct(table, known)
@@ -55,7 +89,7 @@ def require_table(
     if columns:
         known = [column["name"] for column in found.get_columns(table, schema=schema)]
         for column in columns:
-            if column not in known:
+            if column not in known and _inspector(op, column) is not None:
                 raise OperationRefused(
                     operation, f"{table} has no column {column}", _correct(column, known)
                 )
@@ -75,9 +109,9 @@ def require_key(op: Op, operation: str, table: str, key: str, schema: str | None
             "name one column that the primary key or a unique index covers alone",
         )
     require_table(op, operation, table, [key], schema)
-    if op.get_context().as_sql:
+    found = _inspector(op, table)
+    if found is None:
         return
-    found = inspect(op.get_bind())
     primary = found.get_pk_constraint(table, schema=schema)["constrained_columns"]
     unique = [each["column_names"] for each in found.get_unique_constraints(table, schema=schema)]
     indexes = [

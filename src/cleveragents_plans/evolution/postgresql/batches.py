@@ -79,10 +79,10 @@ def run_in_batches(
         WrongDialect: The database is not PostgreSQL.
     """
     context = require_postgresql(op, "run_in_batches")
+    require_key(op, "backfill", table, key, schema)
     if context.as_sql:
         write_sql(context, *setup, update.replace("{batch}", "TRUE"))
         return 0
-    require_key(op, "backfill", table, key, schema)
     label = label or f"filling {table}"
     wanted = Batches(table, key, needs, update, label, schema, vacuum or table)
     settings = Settings.of(context.environment_context)

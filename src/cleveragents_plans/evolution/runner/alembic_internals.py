@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from alembic import context
+from alembic import context, op
+from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import HeadMaintainer, MigrationContext, RevisionStep, StampStep
 from alembic.script import ScriptDirectory
@@ -208,6 +210,19 @@ def heads_after(step: Step, migration: MigrationContext, heads: Heads) -> Heads:
 def set_heads_after(step: Step, migration: MigrationContext, heads: Heads) -> None:
     """Change the version table from *heads* as if *step* had been run."""
     HeadMaintainer(migration, heads).update_to_step(step)
+
+
+@contextmanager
+def operations_of(migration: MigrationContext) -> Iterator[None]:
+    """Let ``op`` be that of *migration* for a while, and afterwards what it was."""
+    # Absent until it is first set.
+    former: Operations | None = getattr(op, "_proxy", None)
+    try:
+        with Operations.context(migration):
+            yield
+    finally:
+        if former is not None:
+            former._install_proxy()
 
 
 class _NoDatabase:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable
 from typing import Final
 
-from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError, to_tuple
@@ -19,10 +18,12 @@ from cleveragents_plans.evolution.runner.alembic_internals import (
     Step,
     applied,
     heads_after,
+    operations_of,
     set_heads_after,
     step_of,
 )
 from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.runner.rehearsal import rehearse
 from cleveragents_plans.evolution.runner.unfinished import (
     InterruptedRun,
     Unfinished,
@@ -115,9 +116,12 @@ def check_ahead(command: Command, migration: MigrationContext, start: Heads) -> 
     if not command.plans_ahead:
         return 0
     steps = list(command.find_steps(start, migration))
-    with naming_revisions(), Operations.context(migration):
-        for step in steps:
-            _check(step)
+    with naming_revisions():
+        with operations_of(migration):
+            for step in steps:
+                _check(step)
+        for step in steps[:1]:
+            _rehearse(step, migration)
     return len(steps)
 
 
@@ -133,6 +137,8 @@ def with_checks(command: Command, note: UnfinishedNote | None = None) -> FindSte
         for number, step in enumerate(command.find_steps(heads, migration)):
             if number or not note:
                 _check(step)
+            if number and note:
+                _rehearse(step, migration)
             if note and isinstance(step, RevisionStep):
                 note.begin(step.revision.revision, _direction(step))
             if isinstance(step, RevisionStep):
@@ -148,6 +154,12 @@ def _check(step: Step) -> None:
         if check:
             running_revision.set(step.revision.revision)
             check()
+
+
+def _rehearse(step: Step, migration: MigrationContext) -> None:
+    if isinstance(step, RevisionStep):
+        running_revision.set(step.revision.revision)
+        rehearse(step, migration)
 
 
 def _direction(step: Step) -> str:
