@@ -109,8 +109,8 @@ def require_key(op: Op, operation: str, table: str, key: str, schema: str | None
             "name one column that the primary key or a unique index covers alone",
         )
     require_table(op, operation, table, [key], schema)
-    found = _inspector(op, table)
-    if found is None:
+    found = _inspector(op, key)
+    if found is None or not found.has_table(table, schema=schema):
         return
     primary = found.get_pk_constraint(table, schema=schema)["constrained_columns"]
     unique = [each["column_names"] for each in found.get_unique_constraints(table, schema=schema)]

@@ -86,7 +86,7 @@ def test_mistake_in_a_later_operation_is_found_before_the_first_one_runs(
 
     assert message in str(refused.value)
     assert str(refused.value).startswith("m9_001_toys: ")
-    after = [entry for entry in structure(empty_url) if "toy_version" not in str(entry)]
+    after = [entry for entry in structure(empty_url) if "alembic_version" not in str(entry)]
     assert after == before
 
 
@@ -98,7 +98,7 @@ def test_names_that_the_revision_itself_creates_are_not_refused(
 
     command.upgrade(chain(tmp_path / "chain", empty_url, up), "head")
 
-    assert execute(empty_url, "SELECT version_num FROM toy_version") == [("m9_001_toys",)]
+    assert execute(empty_url, "SELECT version_num FROM alembic_version") == [("m9_001_toys",)]
 
 
 def test_mistake_in_a_downgrade_is_found_before_its_first_change(empty_url: str, tmp_path: Path):
@@ -126,7 +126,7 @@ def test_mistake_in_a_later_revision_is_found_before_its_first_change(
     with pytest.raises(OperationRefused, match="m9_002_toys: drop_column: there is no table toys"):
         command.upgrade(config, "head")
 
-    assert execute(postgresql_url, "SELECT version_num FROM toy_version") == [("m9_001_toys",)]
+    assert execute(postgresql_url, "SELECT version_num FROM alembic_version") == [("m9_001_toys",)]
     assert "ix_toy_word ON public.toy USING btree (word)" in str(structure(postgresql_url))
 
 
@@ -138,7 +138,7 @@ def test_revision_that_is_not_written_yet_changes_nothing(empty_url: str, tmp_pa
     with pytest.raises(NotImplementedError):
         command.upgrade(config, "head")
 
-    after = [entry for entry in structure(empty_url) if "toy_version" not in str(entry)]
+    after = [entry for entry in structure(empty_url) if "alembic_version" not in str(entry)]
     assert after == before
 
 
