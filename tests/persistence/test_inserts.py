@@ -21,7 +21,7 @@ from cleveragents_plans.domain import (
     UnknownProfile,
 )
 from cleveragents_plans.persistence import PlanAlreadyStored, PlanCycle, RelatedPlanMissing
-from support.databases import ENGINES
+from support.databases import ENGINES, ONE_OF_EACH
 from support.plans import a_chain, a_child, a_plan, a_root, ulid
 from support.statements import sent_by, wait_until_blocked
 
@@ -111,6 +111,7 @@ def a_bush(size: int) -> list[Plan]:
     return plans
 
 
+@pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 @pytest.mark.parametrize(
     "reorder",
     [
@@ -140,6 +141,7 @@ def test_a_parent_that_never_comes_is_named(repository, count):
     assert count() == 0
 
 
+@pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 def test_a_cycle_over_several_batches_is_named(repository, count):
     top = a_root(0)
     plans = [a_child(number, a_child(number + 1, top)) for number in range(1, 2500)]

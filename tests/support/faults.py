@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -117,13 +118,13 @@ def models(engine: str, plans: int) -> Models:
     return Models(engine, urls, {name: State.of(url) for name, url in urls.items()})
 
 
-# Gone when the process ends, as the servers are.
-_FOLDER = tempfile.TemporaryDirectory(prefix="models")
+_FOLDER = Path(tempfile.mkdtemp(prefix="models", dir=postgres.memory_folder()))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 
 def _empty(engine: str) -> str:
     if engine == "sqlite":
-        return f"sqlite:///{_FOLDER.name}/{uuid.uuid4().hex}.db"
+        return f"sqlite:///{_FOLDER}/{uuid.uuid4().hex}.db"
     return postgres.server(engine).create_database()
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from support.databases import ENGINES, ROOT, migrate
+from support.databases import ONE_OF_EACH, ROOT, migrate
 from support.faults import State, models
 from support.revisions import M4_003, M8_001
+
+pytestmark = pytest.mark.slow  # real processes
 
 OURS = f"{sys.executable} -m cleveragents_plans"
 ALEMBIC = f"{sys.executable} -m alembic -c {ROOT / 'alembic.ini'}"
@@ -32,7 +34,7 @@ def shell(command: str, url: str, **options: int) -> subprocess.CompletedProcess
     )
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=ONE_OF_EACH)
 def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, State]]:
     """A database with rows to be written, and what it has to become."""
     model = models(request.param, 200)
