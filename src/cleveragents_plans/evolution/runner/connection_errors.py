@@ -20,6 +20,7 @@ class ConnectionFailed(EvolutionError):
     Attributes:
         target: What the database is called.
         reason: What the driver said, on one line and without passwords.
+        lost: Whether it was lost on the way.
     """
 
     def __init__(self, target: str, reason: str, *, lost: bool) -> None:
@@ -30,6 +31,7 @@ class ConnectionFailed(EvolutionError):
         )
         self.target = target
         self.reason = reason
+        self.lost = lost
 
     @classmethod
     def of(cls, target: str, error: DBAPIError, *, lost: bool) -> Self:
@@ -37,6 +39,13 @@ class ConnectionFailed(EvolutionError):
         reason = _one_line(error)
         explained = [text for words, text in _EXPLAINED.items() if words in reason]
         return cls(target, "; ".join((reason, *explained)), lost=lost)
+
+
+class NotADatabase(ConnectionFailed):
+    """The file is there, and SQLite did not write it."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(target, f"{reason}; check the path", lost=False)
 
 
 # What the driver says of these says little.

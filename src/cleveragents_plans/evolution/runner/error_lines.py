@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.runner.connection_errors import (
-    ConnectionFailed,
+    NotADatabase,
     report_connection_lost,
 )
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
@@ -24,7 +24,8 @@ def in_one_line(target: str) -> Iterator[None]:
     Turn what the database or Alembic raises into one line; *target* is what to call the database.
 
     Raises:
-        ConnectionFailed: The connection was lost, or the file is no database.
+        ConnectionFailed: The connection was lost.
+        NotADatabase: The file is none.
         StatementFailed: The database refused a statement.
         EvolutionError: The chain has no such revision.
     """
@@ -35,9 +36,7 @@ def in_one_line(target: str) -> Iterator[None]:
             if error.connection_invalidated:
                 raise
             if "not a database" in str(error.orig):  # SQLite looks into the file late
-                raise ConnectionFailed(
-                    target, f"{error.orig}; check the path", lost=False
-                ) from error
+                raise NotADatabase(target, str(error.orig)) from error
             raise StatementFailed(target, error) from error
         except CommandError as error:
             if not isinstance(error.__cause__, ResolutionError):

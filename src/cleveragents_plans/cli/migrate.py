@@ -1,0 +1,68 @@
+"""``upgrade``, ``downgrade``, ``stamp`` and ``current``: Alembic's commands, for this chain."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+from alembic import command
+
+from cleveragents_plans.cli.options import config_of, database_options, run_options
+
+
+class _RelativeRevision(click.Command):
+    """A command that takes ``-1`` as a revision, as Alembic does, and not as an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        relative = [each for each in args if re.fullmatch(r"-\d+", each)]
+        if relative and "--" not in args:
+            others = [each for each in args if each not in relative]
+            args = [*others, "--", *relative]
+        return super().parse_args(ctx, args)
+
+
+_SQL = click.option(
+    "--sql", is_flag=True, help="Print the SQL instead of running it (PostgreSQL only)."
+)
+
+
+@click.command()
+@click.argument("revision", default="head")
+@_SQL
+@database_options
+@run_options("allow-second-schema")
+def upgrade(revision: str, sql: bool, **given: Any) -> None:
+    """
+    Upgrade the schema to REVISION (default: head).
+
+    Where there is no database file, one is created.
+    """
+    command.upgrade(config_of(given), revision, sql=sql)
+
+
+@click.command(cls=_RelativeRevision)
+@click.argument("revision")
+@_SQL
+@database_options
+@run_options("drop-plans")
+def downgrade(revision: str, sql: bool, **given: Any) -> None:
+    """Downgrade the schema to REVISION, such as m4_003_plan_env_columns, or base."""
+    command.downgrade(config_of(given), revision, sql=sql)
+
+
+@click.command()
+@click.argument("revisions", metavar="REVISION...", nargs=-1, required=True)
+@click.option("--purge", is_flag=True, help="First delete whatever the version table holds.")
+@database_options
+def stamp(revisions: tuple[str, ...], purge: bool, **given: Any) -> None:
+    """Set the version to REVISION, without running a revision."""
+    command.stamp(config_of(given), list(revisions), purge=purge)
+
+
+@click.command()
+@click.option("--check-heads", is_flag=True, help="Fail unless that is the newest, and whole.")
+@database_options
+def current(check_heads: bool, **given: Any) -> None:
+    """Show the current revision."""
+    command.current(config_of(given), check_heads=check_heads)

@@ -1,0 +1,74 @@
+"""Options that commands share, and the configuration that they make."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import click
+from alembic.config import Config
+
+from cleveragents_plans.schema import chain_config
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+#: What can be chosen of a run, as ``--lock-wait`` or ``-x lock-wait=``: its unit and its meaning.
+SETTINGS: Final[Mapping[str, tuple[str, str]]] = {
+    "lock-wait": ("SECONDS", "Try so long for a lock on a table (default: 600)."),
+    "migration-lock-wait": ("SECONDS", "Wait so long for a migrating process (default: 3600)."),
+    "report-every": ("SECONDS", "Report a wait so often (default: 3)."),
+    "batch-ms": ("MS", "Aim at batches of this length beside other sessions (default: 5)."),
+    "duty-cycle": ("SHARE", "Spend this share of the time in batches then (default: 0.75)."),
+    "rows-per-second": ("ROWS", "Write at most so many rows per second (default: 0, no limit)."),
+}
+_FLAGS: Final[Mapping[str, str]] = {
+    "allow-second-schema": "Create a set of tables although another schema has one.",
+    "drop-plans": "Drop the plans, too, on the way to base.",
+}
+
+
+def database_options(function: _Function) -> _Function:
+    """Let a command be told which database it is for."""
+    return _all(
+        function,
+        click.option(
+            "--url", help="The database (default: DATABASE_URL, else sqlite:///plans.db)."
+        ),
+        click.option("--schema", help="The schema of PostgreSQL, if not the first of search_path."),
+        click.option(
+            "--version-table", metavar="NAME", help="Where Alembic keeps the version, if elsewhere."
+        ),
+        click.option(
+            "-x", "x", multiple=True, metavar="NAME=VALUE", help="An option as `alembic -x` has it."
+        ),
+        click.option("-q", "--quiet", is_flag=True, help="Print the result and warnings only."),
+    )
+
+
+def run_options(*flags: str) -> Callable[[_Function], _Function]:
+    """Let a command that runs revisions be given its settings, and *flags* by their names."""
+    switches = [click.option(f"--{name}", is_flag=True, help=_FLAGS[name]) for name in flags]
+    settings = [
+        click.option(f"--{name}", metavar=unit, help=text)
+        for name, (unit, text) in SETTINGS.items()
+    ]
+    return lambda function: _all(function, *switches, *settings)
+
+
+def config_of(given: Mapping[str, Any]) -> Config:
+    """Configure Alembic as the options of a command say, of those that this module declares."""
+    named = {name.replace("_", "-"): value for name, value in given.items()}
+    extra = list(named["x"])
+    for name in ("schema", "version-table", *SETTINGS):
+        if named.get(name) is not None:
+            extra.append(f"{name}={named[name]}")
+    extra += [f"{name}=yes" for name in _FLAGS if named.get(name)]
+    level = logging.WARNING if named["quiet"] else logging.INFO
+    return chain_config(named["url"], extra=extra, level=level)
+
+
+def _all(function: _Function, *options: Callable[[_Function], _Function]) -> _Function:
+    for option in reversed(options):  # click lists the last one first
+        function = option(function)
+    return function

@@ -1,0 +1,64 @@
+"""The program: its commands, and what becomes of what they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import click
+from alembic.util import CommandError
+
+from cleveragents_plans import __version__
+from cleveragents_plans.cli import migrate
+from cleveragents_plans.cli.statuses import ExitStatus, status_of
+from cleveragents_plans.domain.errors import PlansError
+from cleveragents_plans.evolution.reporting import tell
+from cleveragents_plans.evolution.runner.standard_streams import standard_output
+
+NAME = "cleveragents-plans"
+_EPILOG = """\
+The result is written to standard output, everything else to standard error. Exit statuses:
+0 done, 1 refused, 2 usage, 3 behind or findings, 4 between two revisions, 69 unreachable,
+75 run it again, 128 + the number of a signal.
+"""
+
+
+@click.group(NAME, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(version)s")
+def program() -> None:
+    """Migrate the database in which plans are kept, and look into it."""
+
+
+for _command in (migrate.upgrade, migrate.downgrade, migrate.stamp, migrate.current):
+    program.add_command(_command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """
+    Run the program; give its exit status.
+
+    Raises:
+        SystemExit: A signal arrived.
+    """
+    given = None if arguments is None else list(arguments)
+    try:
+        with standard_output():
+            # Otherwise click prints errors and ends the process by itself.
+            status = program.main(given, prog_name=NAME, standalone_mode=False)
+    except click.ClickException as error:
+        tell(_usage(error))
+        return ExitStatus.USAGE
+    except (CommandError, PlansError) as error:
+        tell(f"error: {error}")
+        return status_of(error)
+    except (KeyboardInterrupt, click.Abort):  # how to go on has been said
+        return ExitStatus.INTERRUPTED
+    return int(status or ExitStatus.DONE)
+
+
+def _usage(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.format_message()
+    if context is None:
+        return f"error: {error.format_message()}"
+    return f"{context.get_usage()}\nerror: {error.format_message()} (see {context.command_path} -h)"

@@ -1,0 +1,51 @@
+"""Exit statuses: what a script, a Job or a service can tell by them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from cleveragents_plans.domain.errors import InvalidArgument
+from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
+from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, NotADatabase
+from cleveragents_plans.evolution.runner.migration_lock import MigrationLockNotObtained
+from cleveragents_plans.evolution.sqlite.transaction import FileLocked
+from cleveragents_plans.persistence import UnknownFilter
+
+
+class ExitStatus(IntEnum):
+    """
+    What an exit status means.
+
+    Those of sysexits.h are kept where one fits: 69 is EX_UNAVAILABLE, 75 is EX_TEMPFAIL. A run that
+    a signal ended has 128 + its number, as in a shell: 129, 130 or 143.
+    """
+
+    #: It is done, or all is well.
+    DONE = 0
+    #: It was refused, and would be again: a person must act.
+    REFUSED = 1
+    #: The command cannot be used like that.
+    USAGE = 2
+    #: The database is behind the newest revision, or something was found.
+    FOUND = 3
+    #: A revision was interrupted: the database is between two versions.
+    UNFINISHED = 4
+    #: The database cannot be reached.
+    UNREACHABLE = 69
+    #: A lock was not obtained in time, or the connection was lost: run it again.
+    AGAIN = 75
+    #: SIGINT arrived.
+    INTERRUPTED = 130
+
+
+_AGAIN = (LockNotObtained, MigrationLockNotObtained, FileLocked)
+_USAGE = (InvalidArgument, UnknownFilter)
+
+
+def status_of(error: Exception) -> ExitStatus:
+    """Tell with which status a command ends that raises *error*."""
+    if isinstance(error, ConnectionFailed) and not isinstance(error, NotADatabase):
+        return ExitStatus.AGAIN if error.lost else ExitStatus.UNREACHABLE
+    if isinstance(error, _AGAIN):
+        return ExitStatus.AGAIN
+    return ExitStatus.USAGE if isinstance(error, _USAGE) else ExitStatus.REFUSED
