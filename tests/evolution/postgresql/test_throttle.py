@@ -12,8 +12,9 @@ from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
 from cleveragents_plans.evolution.settings import Settings
 from support.online import client, revision
 
-OTHERS = (
-    "SELECT 1 FROM pg_stat_activity"
+#: A test that failed leaves connections open, so they are ended.
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
     " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
 )
 
@@ -32,8 +33,7 @@ def rests(monkeypatch):
 def op_alone(postgresql_url):
     """What a revision gets as ``op``, on a server on which no other client is at work."""
     with revision(postgresql_url) as op:
-        while op.get_bind().exec_driver_sql(OTHERS).first():
-            time.sleep(0.01)
+        op.get_bind().exec_driver_sql(END_OTHERS)
         yield op
 
 
