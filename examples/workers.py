@@ -17,7 +17,7 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from cleveragents_plans import Plan, PlanConflict, PlanRepository, open_engine
+from cleveragents_plans import Phase, Plan, PlanConflict, PlanRepository, open_engine
 
 HEARTBEAT = 0.2  # seconds
 GIVEN_UP_AFTER = timedelta(seconds=2)
@@ -33,7 +33,7 @@ def work(plans: PlanRepository, session: Session, plan: Plan, seconds: float) ->
     return plan.edit(execution_environment=f"worker {os.getpid()}").complete()
 
 
-def run(url: str, phase: str, seconds: float) -> None:
+def run(url: str, phase: Phase, seconds: float) -> None:
     """Take plans until there is nothing left to do."""
     engine = open_engine(url)
     idle = 0
@@ -42,7 +42,7 @@ def run(url: str, phase: str, seconds: float) -> None:
             plans = PlanRepository(session)
             # Any worker may recover the plans of lost ones; SKIP LOCKED keeps them apart.
             plans.requeue_stalled(not_touched_for=GIVEN_UP_AFTER, max_attempts=5)
-            taken = plans.claim(phase=phase)  # type: ignore[arg-type]  # a word of the command line
+            taken = plans.claim(phase=phase)
             session.commit()
             left = plans.exists(phase=phase, processing_state=["queued", "processing"])
             session.rollback()
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("url")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--phase", default="action")
+    parser.add_argument("--phase", type=Phase, choices=[*Phase], default=Phase.ACTION)
     parser.add_argument("--seconds", type=float, default=0.2, help="what the work of a plan takes")
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")

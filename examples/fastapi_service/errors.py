@@ -1,0 +1,93 @@
+"""Which HTTP status each error of the library means, and what a client is told."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+import cleveragents_plans as plans
+
+#: An error that is not named here is a fault of the service: 500.
+STATUS: dict[type[plans.PlansError], int] = {
+    plans.InvalidArgument: 422,
+    plans.UnknownFilter: 422,
+    plans.InvalidFields: 422,
+    plans.NotJson: 422,
+    plans.NotEditable: 422,
+    plans.UnknownProfile: 422,
+    plans.ProfileNameTaken: 422,
+    plans.BadProfileFile: 422,
+    plans.PlanCycle: 422,
+    plans.EncodingMismatch: 422,
+    plans.PlanNotFound: 404,
+    plans.PlanNotStored: 404,
+    plans.StepNotAllowed: 409,
+    plans.ChangeNotAllowed: 409,
+    plans.SnapshotIsFrozen: 409,
+    plans.SnapshotUnreadable: 409,
+    plans.PlanConflict: 409,
+    plans.QueueConflict: 409,
+    plans.PlanAlreadyStored: 409,
+    plans.RelatedPlanMissing: 409,
+    plans.RootInUse: 409,
+    plans.NotARoot: 409,
+    plans.SchemaMissing: 503,
+}
+
+_LOG = logging.getLogger(__name__)
+
+
+class Problem(BaseModel):
+    """Why a request was refused."""
+
+    error: str
+    """The name of the error, for programs."""
+    detail: str
+    """One line for people: what was found, what was expected, what to do."""
+
+
+#: What any request may be answered with, for the OpenAPI document.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem} for status in (400, 404, 409, 422, 503)
+}
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Let *app* answer with a `Problem` whatever goes wrong."""
+
+    @app.exception_handler(plans.PlansError)
+    async def _(request: Request, error: plans.PlansError) -> JSONResponse:
+        status = status_of(type(error))
+        if status < 500:
+            return _problem(status, type(error).__name__, str(error))
+        # What is the matter with the database is not the client's business.
+        _LOG.error("%s %s: %s", request.method, request.url.path, error)
+        return _problem(status, type(error).__name__, "the log of the service has the reason")
+
+    @app.exception_handler(RequestValidationError)
+    async def _(_: Request, error: RequestValidationError) -> JSONResponse:
+        found = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        return _problem(422, "InvalidRequest", "; ".join(found))
+
+    @app.exception_handler(HTTPException)
+    async def _(_: Request, error: HTTPException) -> JSONResponse:
+        return _problem(error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
+
+
+def status_of(error: type[BaseException]) -> int:
+    """Give the HTTP status that *error* means."""
+    return next((STATUS[each] for each in error.__mro__ if each in STATUS), 500)
+
+
+def _problem(status: int, error: str, detail: str) -> JSONResponse:
+    # The name of a field that a client invented may hold a lone surrogate, which no JSON can.
+    text = detail.encode(errors="backslashreplace").decode()
+    text = text if len(text) <= 500 else f"{text[:500]}…"
+    return JSONResponse(Problem(error=error, detail=text).model_dump(), status)
