@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -83,3 +84,16 @@ def test_optional_fields_are_not_required_of_input():
     assert schema["$defs"]["PlanIdentity"]["required"] == ["plan_id"]
     with pytest.raises(ValidationError):
         accepted.validate(body | {"nickname": "x"})
+
+
+@pytest.mark.parametrize("mode", ["serialization", "validation"])
+@pytest.mark.parametrize("field", ["action_name", "namespace"])
+def test_names_of_any_letters_match_the_pattern_of_the_schema_as_javascript_reads_it(field, mode):
+    described = Plan.model_json_schema(mode=mode)["properties"][field]
+    pattern = described.get("pattern") or described["anyOf"][0]["pattern"]
+    names = re.compile(pattern, re.ASCII)  # where \w is ASCII only
+
+    for name in ("lint", "Größe", "กา", "修理", "a_b"):
+        assert names.search(name), name
+    for name in ("", "a b", "a.b", "a@b", "[", "^", "`", "{", "\x7f", "a:b:c", "a,b", "a\0"):
+        assert not names.search(name), name

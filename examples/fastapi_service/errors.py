@@ -78,7 +78,9 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _(_: Request, error: HTTPException) -> JSONResponse:
-        return _problem(error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
+        answer = _problem(error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
+        answer.headers.update(error.headers or {})  # as Allow
+        return answer
 
 
 def status_of(error: type[BaseException]) -> int:

@@ -59,6 +59,10 @@ _SHORT_STORABLE = core_schema.custom_error_schema(
     custom_error_message=_NOT_STORABLE[1],
 )
 
+# [\w-] for those who read the JSON schema: in ECMA-262 \w is ASCII only, and Python knows no \p{L}.
+# It lets pass whatever is beyond ASCII.
+_PUBLISHED_LETTER = r"[^\x00-,./:-@\[-^`{-\x7f]"
+
 
 class _TextSchema:
     """Text that both databases can hold."""
@@ -76,7 +80,13 @@ class _TextSchema:
             min_length=min_length or None, max_length=max_length
         )
         self._storable = _SHORT_STORABLE if max_length or pattern else _LONG_STORABLE
-        self._expected = expected
+        published = {
+            "minLength": min_length or None,
+            "maxLength": max_length,
+            "pattern": pattern and pattern.replace(r"[\w-]", _PUBLISHED_LETTER),
+            "description": expected,
+        }
+        self._published = {key: said for key, said in published.items() if said is not None}
         if pattern is not None and expected is not None:
             shaped = core_schema.custom_error_schema(
                 core_schema.str_schema(pattern=pattern, to_upper=upper),
@@ -93,8 +103,7 @@ class _TextSchema:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        said = {} if self._expected is None else {"description": self._expected}
-        return handler(schema) | said
+        return {"type": "string", **self._published}
 
 
 #: Text of any length; NUL characters and lone surrogates are refused, as everywhere.
