@@ -16,6 +16,7 @@ from alembic import op
 
 from cleveragents_plans.evolution import (
     check_drop_tables,
+    columns_of,
     drop_tables,
 )
 
@@ -140,7 +141,7 @@ def upgrade() -> None:
 
 def is_applied() -> bool:
     """Tell whether the tables look as if this revision had been run."""
-    return sa.inspect(op.get_bind()).has_table("v3_plans")
+    return bool(columns_of(op, "v3_plans"))
 
 
 def check_downgrade() -> None:

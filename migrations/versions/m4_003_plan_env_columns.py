@@ -11,9 +11,8 @@ Revision: m4_003_plan_env_columns, after a5_004_spec_aligned_plans
 """
 
 from alembic import op
-from sqlalchemy import inspect
 
-from cleveragents_plans.evolution import validate_constraint, with_exclusive_lock
+from cleveragents_plans.evolution import columns_of, validate_constraint, with_exclusive_lock
 
 revision = "m4_003_plan_env_columns"
 down_revision = "a5_004_spec_aligned_plans"
@@ -21,6 +20,8 @@ branch_labels = None
 depends_on = None
 
 
+# With its schema, for PostgreSQL.
+TABLE = "{schema}.v3_plans"
 CHECK = (
     "CONSTRAINT ck_v3_plans_execution_env_priority"
     " CHECK (execution_env_priority IN ('fallback', 'override'))"
@@ -29,12 +30,8 @@ CHECK = (
 
 def is_applied() -> bool | None:
     """Tell whether the tables look as if this revision had been run; None if they do not tell."""
-    tables = inspect(op.get_bind())
-    found = tables.has_table("v3_plans") and any(
-        column["name"] == "execution_environment" for column in tables.get_columns("v3_plans")
-    )
     # The chain of an older application has this revision without these columns.
-    return True if found else None
+    return True if "execution_environment" in columns_of(op, "v3_plans") else None
 
 
 def upgrade() -> None:
@@ -47,11 +44,11 @@ def upgrade() -> None:
     with_exclusive_lock(
         op,
         "v3_plans",
-        "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_environment VARCHAR(255)",
-        "ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS execution_env_priority VARCHAR(20)",
+        f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS execution_environment VARCHAR(255)",
+        f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS execution_env_priority VARCHAR(20)",
         # It may be there, of a run that was interrupted.
-        "ALTER TABLE v3_plans DROP CONSTRAINT IF EXISTS ck_v3_plans_execution_env_priority",
-        f"ALTER TABLE v3_plans ADD {CHECK} NOT VALID",
+        f"ALTER TABLE {TABLE} DROP CONSTRAINT IF EXISTS ck_v3_plans_execution_env_priority",
+        f"ALTER TABLE {TABLE} ADD {CHECK} NOT VALID",
     )
     validate_constraint(op, "v3_plans", "ck_v3_plans_execution_env_priority")
 
@@ -64,5 +61,5 @@ def downgrade() -> None:
             op.execute(f"ALTER TABLE v3_plans DROP COLUMN {column}")
         return
     # An upgrade that was interrupted early has none yet.
-    statements = [f"ALTER TABLE v3_plans DROP COLUMN IF EXISTS {column}" for column in columns]
+    statements = [f"ALTER TABLE {TABLE} DROP COLUMN IF EXISTS {column}" for column in columns]
     with_exclusive_lock(op, "v3_plans", *statements, in_version_transaction=True)

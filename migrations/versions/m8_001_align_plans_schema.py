@@ -20,8 +20,10 @@ It relies on four columns only (plan_id, parent_plan_id, root_plan_id,
 automation_profile); all others stay as they are found. Every step can be repeated: a run
 that was interrupted, in either direction, is run again in either direction.
 
-The function of the trigger runs with the rights of the owner, so it names operators and functions
-with their schema (before any release carried this revision, it did not).
+No release has carried this revision, so its functions were changed in it: they search system
+schemas only, because one that runs with the rights of the owner would have run operators that any
+role may create in the schema of the table. They fire for rows of logical replication, too, and
+leave a root that is very far up to the backfill. docs/security.md replaces them elsewhere.
 
 On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
 the file, nor collations, nor keys that are numbers or bytes, make a difference.
@@ -42,6 +44,7 @@ from cleveragents_plans.evolution import (
     check_droppable,
     check_parent_tree,
     check_writable,
+    columns_of,
     drop_if_empty,
     drop_not_null_sql,
     drop_trigger_sql,
@@ -71,19 +74,17 @@ SNAPSHOTS = ColumnArchive(
 # While an upgrade runs and afterwards, and for the length of a downgrade.
 FILL, UNFILL, KEEP = "v3_plans_fill", "v3_plans_unfill", "v3_plans_keep"
 
+# With its schema, for PostgreSQL.
+TABLE = "{schema}.v3_plans"
 SNAPSHOT = "TEXT DEFAULT '{}' NOT NULL"
-ADD_SNAPSHOT = (
-    f"ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot {SNAPSHOT}"
-)
+ADD_SNAPSHOT = f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS {SNAPSHOTS.column} {SNAPSHOT}"
 
 
 def is_applied() -> bool:
     """Tell whether the tables look as if this revision had been run."""
-    tables = inspect(op.get_bind())
-    if not tables.has_table("v3_plans"):
-        return False
-    nullable = {column["name"]: column["nullable"] for column in tables.get_columns("v3_plans")}
-    return not any(nullable.get(name, True) for name in (SNAPSHOTS.column, "root_plan_id"))
+    columns = columns_of(op, "v3_plans")
+    filled = (SNAPSHOTS.column, "root_plan_id")
+    return all(name in columns and not columns[name]["nullable"] for name in filled)
 
 
 def check_upgrade() -> None:
@@ -174,8 +175,8 @@ def _upgrade_postgresql() -> None:
         *drop_trigger_sql("v3_plans", KEEP),
         ADD_SNAPSHOT,
         # It may be there already, in another shape.
-        "ALTER TABLE v3_plans ALTER COLUMN effective_profile_snapshot SET DEFAULT '{}'",
-        "ALTER TABLE v3_plans ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
+        f"ALTER TABLE {TABLE} ALTER COLUMN {SNAPSHOTS.column} SET DEFAULT '{{}}'",
+        f"ALTER TABLE {TABLE} ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
         *fill_trigger(
             PLANS, FILL, also={"automation_profile": ColumnDefault(_is_blank, _balanced)}
         ).create_sql(),
@@ -222,8 +223,8 @@ def _downgrade_postgresql() -> None:
         *drop_trigger_sql("v3_plans", FILL),
         *SNAPSHOTS.keep_trigger(KEEP).create_sql(),
         *unfill.create_sql(),
-        *drop_not_null_sql("v3_plans", "root_plan_id", "automation_profile"),
-        "ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT",
+        *drop_not_null_sql(TABLE, "root_plan_id", "automation_profile"),
+        f"ALTER TABLE {TABLE} ALTER COLUMN automation_profile DROP DEFAULT",
     )
     archive_column(op, SNAPSHOTS)
     run_in_batches(op, "v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
@@ -232,7 +233,7 @@ def _downgrade_postgresql() -> None:
         "v3_plans",
         *drop_trigger_sql("v3_plans", UNFILL),
         *drop_trigger_sql("v3_plans", KEEP),
-        "ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot",
+        f"ALTER TABLE {TABLE} DROP COLUMN {SNAPSHOTS.column}",
     )
     drop_if_empty(op, SNAPSHOTS)
 
@@ -245,8 +246,7 @@ HEAD, TAIL = '{ "profile_name": "', '", "provenance": null }'
 # What an engine says of the expression {0}: that it is blank; that it is no JSON, and has
 # nothing in it that JSON would escape.
 POSTGRESQL = {
-    "blank": r"pg_catalog.btrim(coalesce({0}, ''), E' \t\n\r\f\x0B')"
-    r" OPERATOR(pg_catalog.=) ''",
+    "blank": r"btrim(coalesce({0}, ''), E' \t\n\r\f\x0B') = ''",
     "bare": r"""({0} ~ '^[^][{{"\\\x01-\x20][^"\\\x01-\x1f]*$'"""
     r" AND {0} !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')",
     "greatest": "greatest",
@@ -315,10 +315,10 @@ def _former_root(row: str) -> str:
 FILLED = f"{_is_root('t')} OR {POSTGRESQL['bare'].format('t.automation_profile')}"
 EMPTY = f"""\
 WITH batch AS MATERIALIZED (
-  SELECT plan_id FROM v3_plans t
+  SELECT plan_id FROM {TABLE} t
    WHERE {{batch}} AND ({FILLED}) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE v3_plans t SET
+UPDATE {TABLE} t SET
   root_plan_id = {_former_root("t")},
   automation_profile = {_former_profile("t", POSTGRESQL)}
 FROM batch WHERE t.plan_id = batch.plan_id"""

@@ -148,7 +148,7 @@ def test_killed_downgrade_changes_nothing_and_either_direction_is_open(tmp_path:
         database = RevisionDatabase(url)
         before = schema_dump(url)
 
-        with dying_at("DELETE FROM alembic_version"):
+        with dying_at("DELETE FROM public.alembic_version"):
             database.downgrade("base")
 
         assert schema_dump(url) == before

@@ -256,7 +256,9 @@ def test_view_of_the_snapshots_stops_the_downgrade_before_any_change(postgresql_
     )
     before = database_hash(postgresql_url), schema_dump(postgresql_url)
 
-    with pytest.raises(CommandError, match=r"effective_profile_snapshot.* is used by view report"):
+    with pytest.raises(
+        CommandError, match=r"effective_profile_snapshot.* is used by view public.report"
+    ):
         roll_back(postgresql_url, M4_003)
 
     assert (database_hash(postgresql_url), schema_dump(postgresql_url)) == before

@@ -26,7 +26,7 @@ EMITTED = Path(__file__).parent / "emitted"
 
 # What only looks, waits, or depends on the moment, changes nothing that lasts.
 _PASSING = re.compile(
-    r"\s*\(?(SELECT|WITH w AS|WITH RECURSIVE walk|PRAGMA|EXPLAIN|BEGIN|COMMIT|ROLLBACK"
+    r"\s*\(?(SELECT|WITH w AS|WITH RECURSIVE (?:link|base)|PRAGMA|EXPLAIN|BEGIN|COMMIT|ROLLBACK"
     r"|SAVEPOINT|RELEASE|SET|LOCK|VACUUM)\b",
     re.IGNORECASE,
 )

@@ -34,7 +34,7 @@ WAYS = [
 STRONG = re.compile(
     r"\b(ALTER TABLE \S+ (?!VALIDATE)|(CREATE( OR REPLACE)?|DROP) TRIGGER )", re.IGNORECASE
 )
-LOCK = re.compile(r"LOCK TABLE v3_plans IN (?P<mode>[A-Z ]+?) MODE(?P<nowait> NOWAIT)?$")
+LOCK = re.compile(r"LOCK TABLE public.v3_plans IN (?P<mode>[A-Z ]+?) MODE(?P<nowait> NOWAIT)?$")
 TIMEOUT = re.compile(r"SET (?:LOCAL|SESSION) lock_timeout = '(\d+)ms'")
 
 

@@ -101,7 +101,7 @@ def test_killed_downgrade_changes_nothing_and_either_direction_is_open(server: R
     server.upgrade(M4_003)
     before = schema_dump(server.url)
 
-    with dying_at("UPDATE alembic_version"):
+    with dying_at("UPDATE public.alembic_version"):
         server.downgrade(A5_004)
 
     assert schema_dump(server.url) == before

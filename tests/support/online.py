@@ -18,6 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from cleveragents_plans import open_engine
+from cleveragents_plans.evolution.postgresql.search_path import use_schema
 
 
 @contextmanager
@@ -25,19 +26,28 @@ def revision(url: str, **settings: float) -> Iterator[Operations]:
     """
     Give what a revision gets as ``op``, in the transaction that the runner gives it.
 
-    On PostgreSQL Alembic owns it; on SQLite it is that of the whole run.
+    On PostgreSQL Alembic owns it, and names are looked up in system schemas only; the tables
+    are in ``public``. On SQLite it is that of the whole run.
     """
     engine = open_engine(url, migrating=True)
+    postgresql = engine.dialect.name == "postgresql"
     config = Config()
     config.attributes["evolution"] = settings
     with (
         engine.connect() as connection,
-        connection.begin() if engine.dialect.name == "sqlite" else nullcontext(),
+        nullcontext() if postgresql else connection.begin(),
     ):
+        if postgresql:
+            use_schema(connection, "public")
+            connection.commit()
         context = MigrationContext.configure(
             connection,
             environment_context=EnvironmentContext(config, _no_scripts()),
-            opts={"transaction_per_migration": True, "transactional_ddl": True},
+            opts={
+                "transaction_per_migration": True,
+                "transactional_ddl": True,
+                "table_schema": "public" if postgresql else None,
+            },
         )
         with context.begin_transaction(_per_migration=True):
             yield Operations(context)
@@ -49,7 +59,12 @@ def script(dialect: str = "postgresql") -> Iterator[tuple[Operations, StringIO]]
     written = StringIO()
     context = MigrationContext.configure(
         dialect_name=dialect,
-        opts={"as_sql": True, "output_buffer": written, "literal_binds": True},
+        opts={
+            "as_sql": True,
+            "output_buffer": written,
+            "literal_binds": True,
+            "table_schema": "public" if dialect == "postgresql" else None,
+        },
     )
     yield Operations(context), written
 

@@ -35,14 +35,14 @@ revision, down_revision = "a1_first", None
 
 
 def upgrade():
-    op.execute("CREATE TABLE toy (id int PRIMARY KEY)")
-    op.execute("CREATE TABLE runs (pid int)")
-    op.execute("INSERT INTO toy SELECT generate_series(1, 100)")
+    op.execute("CREATE TABLE public.toy (id int PRIMARY KEY)")
+    op.execute("CREATE TABLE public.runs (pid int)")
+    op.execute("INSERT INTO public.toy SELECT generate_series(1, 100)")
 
 
 def downgrade():
-    op.execute("DROP TABLE toy")
-    op.execute("DROP TABLE runs")
+    op.execute("DROP TABLE public.toy")
+    op.execute("DROP TABLE public.runs")
 """
 
 _MIDDLE = """\
@@ -78,24 +78,24 @@ def may_stop():
 
 
 def upgrade():
-    with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD COLUMN IF NOT EXISTS word text")
+    with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD COLUMN IF NOT EXISTS word text")
     may_stop()
-    op.execute("INSERT INTO runs VALUES (pg_backend_pid())")
+    op.execute("INSERT INTO public.runs VALUES (pg_backend_pid())")
     run_in_batches(op,
         "toy",
         key="id",
         needs="t.word IS NULL",
-        update="UPDATE toy t SET word = 'w' WHERE {batch} AND word IS NULL",
+        update="UPDATE {schema}.toy t SET word = 'w' WHERE {batch} AND word IS NULL",
     )
     set_not_null(op, "toy", "word")
 
 
 def downgrade():
-    with_exclusive_lock(op,
-        "toy", "ALTER TABLE toy ALTER word DROP NOT NULL", "UPDATE toy SET word = NULL"
+    with_exclusive_lock(op, "toy",
+        "ALTER TABLE {schema}.toy ALTER word DROP NOT NULL", "UPDATE {schema}.toy SET word = NULL"
     )
     may_stop()
-    with_exclusive_lock(op, "toy", "ALTER TABLE toy DROP COLUMN word")
+    with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy DROP COLUMN word")
 """
 
 _LAST = """\
@@ -105,11 +105,11 @@ revision, down_revision = "c3_last", "b2_middle"
 
 
 def upgrade():
-    op.execute("CREATE TABLE last ()")
+    op.execute("CREATE TABLE public.last ()")
 
 
 def downgrade():
-    op.execute("DROP TABLE last")
+    op.execute("DROP TABLE public.last")
 """
 
 

@@ -6,6 +6,7 @@ Operations are plain functions whose first argument is Alembic's ``op``.
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.expressions import Sql, json_integer, json_text
+from cleveragents_plans.evolution.lookups import columns_of, qualified_name
 from cleveragents_plans.evolution.operations.backfill import backfill
 from cleveragents_plans.evolution.operations.columns import (
     add_column,
@@ -59,6 +60,7 @@ __all__ = [
     "check_droppable",
     "check_parent_tree",
     "check_writable",
+    "columns_of",
     "create_index",
     "create_trigger",
     "drop_column",
@@ -75,6 +77,7 @@ __all__ = [
     "fill_trigger",
     "json_integer",
     "json_text",
+    "qualified_name",
     "rebuild_table",
     "rename_column",
     "restore_column",

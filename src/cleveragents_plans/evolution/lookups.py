@@ -9,11 +9,12 @@ from io import StringIO
 from typing import Any
 
 from sqlalchemy import Connection, Inspector, inspect
+from sqlalchemy.engine.interfaces import ReflectedColumn
 from sqlalchemy.sql.elements import ClauseElement
 
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.expressions import Sql
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, qualified, schema_of
 
 
 def on_sqlite(op: Op) -> bool:
@@ -26,6 +27,20 @@ def sql_of(op: Op, expression: str | Sql) -> str:
     if isinstance(expression, str):
         return expression
     return expression.sqlite if on_sqlite(op) else expression.postgresql
+
+
+def qualified_name(op: Op, table: str, schema: str | None = None) -> str:
+    """
+    Write the name of *table* for SQL of a revision's own, quoted where needed.
+
+    On PostgreSQL with its schema, as a revision searches system schemas only.
+
+    Args:
+        op: Alembic's ``op``.
+        table: The table.
+        schema: Its schema, if it is not that of the chain's tables.
+    """
+    return qualified(op.get_context(), table, schema)
 
 
 def ddl(op: Op, element: ClauseElement) -> str:
@@ -66,22 +81,34 @@ def _inspector(op: Op, *names: str) -> Inspector | None:
     return None if context.as_sql else inspect(op.get_bind())
 
 
+def columns_of(op: Op, table: str) -> dict[str, ReflectedColumn]:
+    """Give the columns of *table* by their names, as SQLAlchemy reflects them; none, no table."""
+    found, schema = inspect(op.get_bind()), schema_of(op.get_context())
+    if not found.has_table(table, schema=schema):
+        return {}
+    return {column["name"]: column for column in found.get_columns(table, schema=schema)}
+
+
 def require_table(
     op: Op, operation: str, table: str, columns: Iterable[str] = (), schema: str | None = None
-) -> None:
+) -> str | None:
     """
     Refuse a table, or *columns* of it, that are not there; offline nothing can be found out.
+
+    Returns:
+        The schema of the table; None on SQLite.
 
     Raises:
         OperationRefused: One of them is not there.
     """
+    where = f" in the schema {schema}" if schema else ""
+    schema = schema_of(op.get_context(), schema)
     found = _inspector(op)
     if found is None:
-        return
-    where = f" in the schema {schema}" if schema else ""
+        return schema
     if not found.has_table(table, schema=schema):
         if _inspector(op, table) is None:
-            return
+            return schema
         known = found.get_table_names(schema=schema)
         raise OperationRefused(
             operation, f"there is no table {table}{where}", _correct(table, known)
@@ -93,6 +120,7 @@ def require_table(
                 raise OperationRefused(
                     operation, f"{table} has no column {column}", _correct(column, known)
                 )
+    return schema
 
 
 def require_key(op: Op, operation: str, table: str, key: str, schema: str | None = None) -> None:
@@ -108,7 +136,7 @@ def require_key(op: Op, operation: str, table: str, key: str, schema: str | None
             f"the key {key!r} of {table} is not the name of one column",
             "name one column that the primary key or a unique index covers alone",
         )
-    require_table(op, operation, table, [key], schema)
+    schema = require_table(op, operation, table, [key], schema)
     found = _inspector(op, key)
     if found is None or not found.has_table(table, schema=schema):
         return

@@ -1,35 +1,37 @@
-COMMENT ON TABLE alembic_version IS '[unfinished downgrade of m8_001_align_plans_schema]';
+COMMENT ON TABLE public.alembic_version IS '[unfinished downgrade of m8_001_align_plans_schema]';
 
-ALTER TABLE v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
+ALTER TABLE public.v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
 
-CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WITH NO DATA;
+CREATE TABLE IF NOT EXISTS public.v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM public.v3_plans WITH NO DATA;
 
-CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);
+CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON public.v3_plans_snapshot_archive (plan_id);
 
-ALTER TABLE v3_plans_snapshot_archive REPLICA IDENTITY FULL;
+ALTER TABLE public.v3_plans_snapshot_archive REPLICA IDENTITY FULL;
 
-DROP TRIGGER IF EXISTS v3_plans_fill ON v3_plans;
+DROP TRIGGER IF EXISTS v3_plans_fill ON public.v3_plans;
 
-DROP FUNCTION IF EXISTS v3_plans_fill();
+DROP FUNCTION IF EXISTS public.v3_plans_fill();
 
-CREATE OR REPLACE FUNCTION v3_plans_keep() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+CREATE OR REPLACE FUNCTION public.v3_plans_keep() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO v3_plans_snapshot_archive VALUES (new.plan_id, new.effective_profile_snapshot)
+  INSERT INTO public.v3_plans_snapshot_archive VALUES (new.plan_id, new.effective_profile_snapshot)
   ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot;
   RETURN NULL;
 END
 $$;
 
-REVOKE EXECUTE ON FUNCTION v3_plans_keep() FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION public.v3_plans_keep() FROM PUBLIC;
 
-CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot ON v3_plans
+CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot ON public.v3_plans
 FOR EACH ROW WHEN (
   new.effective_profile_snapshot <> '{}'
-) EXECUTE FUNCTION v3_plans_keep();
+) EXECUTE FUNCTION public.v3_plans_keep();
 
-CREATE OR REPLACE FUNCTION v3_plans_unfill() RETURNS trigger
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+ALTER TABLE public.v3_plans ENABLE ALWAYS TRIGGER v3_plans_keep;
+
+CREATE OR REPLACE FUNCTION public.v3_plans_unfill() RETURNS trigger
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   new.root_plan_id := CASE WHEN (new.parent_plan_id IS NULL AND new.root_plan_id = new.plan_id) THEN NULL ELSE new.root_plan_id END;
   new.automation_profile := CASE WHEN new.automation_profile = 'balanced' THEN NULL
@@ -39,55 +41,60 @@ BEGIN
 END
 $$;
 
-CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON v3_plans
-FOR EACH ROW EXECUTE FUNCTION v3_plans_unfill();
+CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON public.v3_plans
+FOR EACH ROW EXECUTE FUNCTION public.v3_plans_unfill();
 
-ALTER TABLE v3_plans ALTER COLUMN root_plan_id DROP NOT NULL;
+ALTER TABLE public.v3_plans ENABLE ALWAYS TRIGGER v3_plans_unfill;
 
-ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP NOT NULL;
+ALTER TABLE public.v3_plans ALTER COLUMN root_plan_id DROP NOT NULL;
+
+ALTER TABLE public.v3_plans ALTER COLUMN automation_profile DROP NOT NULL;
 
 DO $$ DECLARE stand_in name; BEGIN
   FOR stand_in IN SELECT conname FROM pg_constraint
-     WHERE conrelid = 'v3_plans'::regclass AND contype = 'c'
+     WHERE conrelid = 'public.v3_plans'::regclass AND contype = 'c'
        AND conname ~ '^becoming_not_null_[0-9]+$'
   LOOP
-    EXECUTE format('ALTER TABLE v3_plans DROP CONSTRAINT %I', stand_in);
+    EXECUTE format('ALTER TABLE public.v3_plans DROP CONSTRAINT %I', stand_in);
   END LOOP;
 END $$;
 
-ALTER TABLE v3_plans ALTER COLUMN automation_profile DROP DEFAULT;
+ALTER TABLE public.v3_plans ALTER COLUMN automation_profile DROP DEFAULT;
 
-INSERT INTO v3_plans_snapshot_archive SELECT t.plan_id, t.effective_profile_snapshot FROM v3_plans t
- WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND (t.effective_profile_snapshot <> '{}' AND NOT EXISTS (
-  SELECT 1 FROM v3_plans_snapshot_archive a WHERE a.plan_id = t.plan_id
+INSERT INTO public.v3_plans_snapshot_archive
+SELECT t.plan_id, t.effective_profile_snapshot FROM public.v3_plans t
+ WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>' AND (SELECT set_config('search_path', '<search_path>', true)) IS NOT NULL) AND (t.effective_profile_snapshot <> '{}' AND NOT EXISTS (
+  SELECT 1 FROM public.v3_plans_snapshot_archive a WHERE a.plan_id = t.plan_id
      AND a.effective_profile_snapshot = t.effective_profile_snapshot)) ORDER BY t.plan_id
 ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot;
 
 WITH batch AS MATERIALIZED (
-  SELECT plan_id FROM v3_plans t
-   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>') AND ((t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) OR (t.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
+  SELECT plan_id FROM public.v3_plans t
+   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>' AND (SELECT set_config('search_path', '<search_path>', true)) IS NOT NULL) AND ((t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) OR (t.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
 )
-UPDATE v3_plans t SET
+UPDATE public.v3_plans t SET
   root_plan_id = CASE WHEN (t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) THEN NULL ELSE t.root_plan_id END,
   automation_profile = CASE WHEN t.automation_profile = 'balanced' THEN NULL
      WHEN (t.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')
      THEN '{ "profile_name": "' || t.automation_profile || '", "provenance": null }' ELSE t.automation_profile END
 FROM batch WHERE t.plan_id = batch.plan_id;
 
-DROP TRIGGER IF EXISTS v3_plans_unfill ON v3_plans;
+DROP TRIGGER IF EXISTS v3_plans_unfill ON public.v3_plans;
 
-DROP FUNCTION IF EXISTS v3_plans_unfill();
+DROP FUNCTION IF EXISTS public.v3_plans_unfill();
 
-DROP TRIGGER IF EXISTS v3_plans_keep ON v3_plans;
+DROP TRIGGER IF EXISTS v3_plans_keep ON public.v3_plans;
 
-DROP FUNCTION IF EXISTS v3_plans_keep();
+DROP FUNCTION IF EXISTS public.v3_plans_keep();
 
-ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot;
+ALTER TABLE public.v3_plans DROP COLUMN effective_profile_snapshot;
 
 DO $$ BEGIN
-  IF NOT EXISTS (SELECT 1 FROM v3_plans_snapshot_archive) THEN DROP TABLE v3_plans_snapshot_archive; END IF;
+  IF NOT EXISTS (SELECT 1 FROM public.v3_plans_snapshot_archive) THEN
+    DROP TABLE public.v3_plans_snapshot_archive;
+  END IF;
 END $$;
 
-UPDATE alembic_version SET version_num='m4_003_plan_env_columns' WHERE alembic_version.version_num = 'm8_001_align_plans_schema';
+UPDATE public.alembic_version SET version_num='m4_003_plan_env_columns' WHERE public.alembic_version.version_num = 'm8_001_align_plans_schema';
 
-COMMENT ON TABLE alembic_version IS NULL;
+COMMENT ON TABLE public.alembic_version IS NULL;

@@ -23,9 +23,10 @@ ROWS = 3000
 NEEDS = "t.word IS NULL OR t.word LIKE 'old%:x'"
 UPDATE = """\
 WITH b AS MATERIALIZED (
-  SELECT id FROM toy t WHERE {batch} AND (t.word IS NULL OR t.word LIKE 'old%:x')
+  SELECT id FROM public.toy t WHERE {batch} AND (t.word IS NULL OR t.word LIKE 'old%:x')
    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
-UPDATE toy t SET word = '{"a": "100%"}'::text, writes = writes + 1 FROM b WHERE b.id = t.id"""
+UPDATE public.toy t SET word = '{"a": "100%"}'::text, writes = writes + 1
+  FROM b WHERE b.id = t.id"""
 
 
 def fill(op, **changed):
@@ -44,7 +45,7 @@ def url(postgresql_url):
             "CREATE TABLE toy (id text PRIMARY KEY, word text, writes int NOT NULL DEFAULT 0)"
         )
         connection.execute(
-            f"INSERT INTO toy SELECT lpad(g::text, 9, '0') FROM generate_series(1, {ROWS}) g"
+            f"INSERT INTO public.toy SELECT lpad(g::text, 9, '0') FROM generate_series(1, {ROWS}) g"
         )
     return postgresql_url
 
@@ -58,15 +59,15 @@ def other(url):
 
 def test_every_row_that_needs_it_is_written_once(url):
     with client(url) as connection:
-        connection.execute("UPDATE toy SET word = 'mine' WHERE id < '000000011'")
-        connection.execute("UPDATE toy SET word = 'old 1:x' WHERE id = '000000100'")
+        connection.execute("UPDATE public.toy SET word = 'mine' WHERE id < '000000011'")
+        connection.execute("UPDATE public.toy SET word = 'old 1:x' WHERE id = '000000100'")
 
     with revision(url) as op:
         assert fill(op) == ROWS - 10
 
-    assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS - 10
-    assert one_value(url, "SELECT count(*) FROM toy WHERE word = 'mine'") == 10
-    assert one_value(url, "SELECT min(word) FROM toy WHERE writes = 1") == '{"a": "100%"}'
+    assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes = 1") == ROWS - 10
+    assert one_value(url, "SELECT count(*) FROM public.toy WHERE word = 'mine'") == 10
+    assert one_value(url, "SELECT min(word) FROM public.toy WHERE writes = 1") == '{"a": "100%"}'
 
 
 def test_a_second_run_writes_nothing(url):
@@ -79,7 +80,7 @@ def test_a_second_run_writes_nothing(url):
 
 def test_an_empty_table_is_no_trouble(url):
     with client(url) as connection:
-        connection.execute("TRUNCATE toy")
+        connection.execute("TRUNCATE public.toy")
 
     with revision(url) as op:
         assert fill(op) == 0
@@ -98,7 +99,7 @@ def test_rows_that_others_lock_are_left_for_a_later_pass(url, other, caplog):
 
     def let_go():
         time.sleep(1.5)
-        done.append(one_value(url, "SELECT count(*) FROM toy WHERE writes = 1"))
+        done.append(one_value(url, "SELECT count(*) FROM public.toy WHERE writes = 1"))
         other.rollback()
 
     done = []
@@ -107,8 +108,8 @@ def test_rows_that_others_lock_are_left_for_a_later_pass(url, other, caplog):
 
     assert done == [ROWS - 100]
     assert f"pid {other.info.backend_pid}" in caplog.text
-    assert "100 rows of toy are locked by others" in caplog.text
-    assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS
+    assert "100 rows of public.toy are locked by others" in caplog.text
+    assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes = 1") == ROWS
 
 
 def rows_read(url):
@@ -122,8 +123,8 @@ def rows_read(url):
 
 def test_table_is_not_read_again_and_again_for_one_row(url, other):
     with client(url) as connection:
-        connection.execute("ALTER TABLE toy SET (autovacuum_enabled = off)")
-    other.execute("SELECT 1 FROM toy WHERE id = '000001500' FOR UPDATE")
+        connection.execute("ALTER TABLE public.toy SET (autovacuum_enabled = off)")
+    other.execute("SELECT 1 FROM public.toy WHERE id = '000001500' FOR UPDATE")
     before = rows_read(url)
 
     def let_go():
@@ -138,11 +139,11 @@ def test_table_is_not_read_again_and_again_for_one_row(url, other):
 
 
 def test_rows_inserted_behind_the_pass_are_written_too(url, other):
-    other.execute("SELECT 1 FROM toy WHERE id = '000003000' FOR UPDATE")
+    other.execute("SELECT 1 FROM public.toy WHERE id = '000003000' FOR UPDATE")
 
     def come_in_behind():
         time.sleep(1)
-        other.execute("INSERT INTO toy VALUES ('000000000'), ('000001500a')")
+        other.execute("INSERT INTO public.toy VALUES ('000000000'), ('000001500a')")
         other.commit()
 
     with meanwhile(come_in_behind), revision(url) as op:
@@ -152,7 +153,7 @@ def test_rows_inserted_behind_the_pass_are_written_too(url, other):
 def test_rows_that_are_locked_everywhere_are_remembered_in_bounded_memory(url, other):
     with client(url) as connection:
         connection.execute("INSERT INTO toy SELECT 'x' || g FROM generate_series(1, 30000) g")
-    other.execute("SELECT 1 FROM toy WHERE right(id, 1) = '7' FOR UPDATE")
+    other.execute("SELECT 1 FROM public.toy WHERE right(id, 1) = '7' FOR UPDATE")
 
     def let_go():
         time.sleep(2)
@@ -162,24 +163,24 @@ def test_rows_that_are_locked_everywhere_are_remembered_in_bounded_memory(url, o
     with meanwhile(let_go), revision(url, batch_ms=0.001, rows_per_second=0) as op:
         assert fill(op) == ROWS + 30_000
 
-    assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS + 30_000
+    assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes = 1") == ROWS + 30_000
 
 
 def test_blocker_of_the_table_that_is_written_to_is_named_too(url, other, caplog):
     with client(url) as connection:
-        connection.execute("CREATE TABLE source AS SELECT id FROM toy")
-        connection.execute("ALTER TABLE source ADD PRIMARY KEY (id)")
-    other.execute("SELECT 1 FROM toy WHERE id = '000000500' FOR UPDATE")
+        connection.execute("CREATE TABLE public.source AS SELECT id FROM public.toy")
+        connection.execute("ALTER TABLE public.source ADD PRIMARY KEY (id)")
+    other.execute("SELECT 1 FROM public.toy WHERE id = '000000500' FOR UPDATE")
 
     def let_go():
         time.sleep(2)
         other.rollback()
 
     update = """\
-WITH b AS (SELECT id FROM toy WHERE id IN (SELECT id FROM source t WHERE {batch})
+WITH b AS (SELECT id FROM public.toy WHERE id IN (SELECT id FROM public.source t WHERE {batch})
             FOR UPDATE SKIP LOCKED),
-     w AS (UPDATE toy SET writes = writes + 1 FROM b WHERE b.id = toy.id RETURNING toy.id)
-DELETE FROM source s USING w WHERE s.id = w.id"""
+     w AS (UPDATE public.toy SET writes = writes + 1 FROM b WHERE b.id = toy.id RETURNING toy.id)
+DELETE FROM public.source s USING w WHERE s.id = w.id"""
     with caplog.at_level(logging.WARNING), meanwhile(let_go), revision(url, report_every=0.5) as op:
         done = run_in_batches(op, "source", key="id", needs="TRUE", update=update, vacuum="toy")
 
@@ -199,7 +200,7 @@ def test_a_long_vacuum_is_told(url, caplog):
     with caplog.at_level(logging.INFO), revision(url, report_every=0.1) as op:
         fill(op)
 
-    assert "vacuuming toy (0:00 gone)" in caplog.text
+    assert "vacuuming public.toy (0:00 gone)" in caplog.text
 
 
 def test_quick_steps_are_not_reported(url, caplog):
@@ -211,7 +212,7 @@ def test_quick_steps_are_not_reported(url, caplog):
 
 def test_rows_that_need_nothing_are_counted_when_they_are_passed(url, caplog):
     with client(url) as connection:
-        connection.execute("UPDATE toy SET word = 'mine' WHERE id > '000000010'")
+        connection.execute("UPDATE public.toy SET word = 'mine' WHERE id > '000000010'")
 
     with caplog.at_level(logging.INFO), revision(url) as op:
         fill(op)
@@ -228,26 +229,28 @@ def test_a_long_count_is_told(url, caplog):
         )
 
     with caplog.at_level(logging.INFO), revision(url, report_every=0.2) as op:
-        fill(op, needs=f"slow(t.id) AND ({NEEDS})", label="filling in")
+        fill(op, needs=f"public.slow(t.id) AND ({NEEDS})", label="filling in")
 
-    assert "filling in: counting the rows of toy that need it (0:00 gone)" in caplog.text
+    assert "filling in: counting the rows of public.toy that need it (0:00 gone)" in caplog.text
 
 
 def test_a_statement_that_cannot_skip_waits_for_no_client_either(url, other):
-    other.execute("SELECT 1 FROM toy WHERE id = '000000500' FOR UPDATE")
+    other.execute("SELECT 1 FROM public.toy WHERE id = '000000500' FOR UPDATE")
 
     def let_go():
         time.sleep(1)
         other.rollback()
 
     with meanwhile(let_go), revision(url) as op:
-        update = "UPDATE toy t SET word = 'x', writes = writes + 1 WHERE {batch} AND word IS NULL"
+        update = (
+            "UPDATE public.toy t SET word = 'x', writes = writes + 1 WHERE {batch} AND word IS NULL"
+        )
         assert fill(op, update=update) == ROWS
 
 
 def test_rows_that_stay_locked_end_the_backfill_with_their_keys(url):
     with client(url, autocommit=False) as other:
-        other.execute("SELECT 1 FROM toy WHERE id = '000000500' FOR UPDATE")
+        other.execute("SELECT 1 FROM public.toy WHERE id = '000000500' FOR UPDATE")
         with pytest.raises(BackfillStuck) as stuck, revision(url, lock_wait=1) as op:
             fill(op)
         pid = other.info.backend_pid
@@ -256,14 +259,14 @@ def test_rows_that_stay_locked_end_the_backfill_with_their_keys(url):
     assert stuck.value.keys == ("000000500",)
     assert stuck.value.waited >= 1
     assert pid in [blocker.pid for blocker in stuck.value.blockers]
-    assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS - 1
+    assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes = 1") == ROWS - 1
 
 
 def test_parent_deleted_during_a_batch_makes_the_batch_run_again(url):
     with client(url) as connection:
         connection.execute("CREATE TABLE parents (id int PRIMARY KEY)")
         connection.execute("INSERT INTO parents VALUES (1), (2)")
-        connection.execute("ALTER TABLE toy ADD parent int REFERENCES parents")
+        connection.execute("ALTER TABLE public.toy ADD parent int REFERENCES parents")
         connection.execute("CREATE SEQUENCE tries")
         # The first try is still under way when the parent that it has seen is deleted.
         connection.execute(
@@ -271,7 +274,7 @@ def test_parent_deleted_during_a_batch_makes_the_batch_run_again(url):
             " $$ BEGIN IF nextval('tries') = 1 THEN PERFORM pg_sleep(1); END IF; RETURN NEW; END $$"
         )
         connection.execute(
-            "CREATE TRIGGER dawdle BEFORE UPDATE ON toy FOR EACH ROW"
+            "CREATE TRIGGER dawdle BEFORE UPDATE ON public.toy FOR EACH ROW"
             " WHEN (NEW.id = '000000001') EXECUTE FUNCTION dawdle()"
         )
 
@@ -285,19 +288,19 @@ def test_parent_deleted_during_a_batch_makes_the_batch_run_again(url):
             other.execute("DELETE FROM parents WHERE id = 2")
 
     update = (
-        "UPDATE toy t SET word = 'x', parent = (SELECT max(id) FROM parents)"
+        "UPDATE public.toy t SET word = 'x', parent = (SELECT max(id) FROM public.parents)"
         " WHERE {batch} AND word IS NULL"
     )
     with meanwhile(delete_the_parent), revision(url) as op:
         assert fill(op, update=update) == ROWS
 
     assert one_value(url, "SELECT last_value FROM tries") == 2
-    assert one_value(url, "SELECT count(*) FROM toy WHERE parent = 1") == ROWS
+    assert one_value(url, "SELECT count(*) FROM public.toy WHERE parent = 1") == ROWS
 
 
 def test_batches_run_without_hash_and_merge_joins(url):
     update = (
-        "UPDATE toy t SET word = concat_ws(' ', current_setting('enable_hashjoin'),"
+        "UPDATE public.toy t SET word = concat_ws(' ', current_setting('enable_hashjoin'),"
         " current_setting('enable_mergejoin')) WHERE {batch} AND word IS NULL"
     )
 
@@ -305,18 +308,18 @@ def test_batches_run_without_hash_and_merge_joins(url):
         fill(op, update=update)
 
     # Such a join would read the whole table for each batch.
-    assert one_value(url, "SELECT string_agg(DISTINCT word, ',') FROM toy") == "off off"
+    assert one_value(url, "SELECT string_agg(DISTINCT word, ',') FROM public.toy") == "off off"
 
 
 def test_vacuum_neither_truncates_the_table_nor_waits_for_a_lock(url):
     with client(url) as connection:
         # Pages with room for what is written, and behind them many that are empty.
-        connection.execute("ALTER TABLE toy SET (autovacuum_enabled = off, fillfactor = 40)")
-        connection.execute("TRUNCATE toy")
+        connection.execute("ALTER TABLE public.toy SET (autovacuum_enabled = off, fillfactor = 40)")
+        connection.execute("TRUNCATE public.toy")
         connection.execute(
-            "INSERT INTO toy SELECT lpad(g::text, 9, '0') FROM generate_series(1, 200000) g"
+            "INSERT INTO public.toy SELECT lpad(g::text, 9, '0') FROM generate_series(1, 200000) g"
         )
-        connection.execute("DELETE FROM toy WHERE id > '000009000'")
+        connection.execute("DELETE FROM public.toy WHERE id > '000009000'")
     size = one_value(url, "SELECT pg_relation_size('toy')")
 
     with recorded() as statements, revision(url) as op:
@@ -332,13 +335,13 @@ def test_vacuum_neither_truncates_the_table_nor_waits_for_a_lock(url):
 
 def test_an_error_in_the_statement_is_not_tried_again(url):
     with pytest.raises(OperationRefused, match="no_such_table"), revision(url) as op:
-        fill(op, update="UPDATE no_such_table t SET word = 'x' WHERE {batch}")
+        fill(op, update="UPDATE public.no_such_table t SET word = 'x' WHERE {batch}")
 
 
 def test_rows_that_need_it_are_found_wherever_they_are(url):
     with client(url) as connection:
         connection.execute(
-            "UPDATE toy SET word = 'mine' WHERE id NOT IN ('000000001', '000002999')"
+            "UPDATE public.toy SET word = 'mine' WHERE id NOT IN ('000000001', '000002999')"
         )
 
     with revision(url) as op:
@@ -347,31 +350,31 @@ def test_rows_that_need_it_are_found_wherever_they_are(url):
 
 def test_the_key_may_be_a_number_or_a_uuid(url):
     with client(url) as connection:
-        connection.execute("CREATE TABLE n (id bigint PRIMARY KEY, word text)")
-        connection.execute("INSERT INTO n SELECT g - 500 FROM generate_series(1, 1000) g")
+        connection.execute("CREATE TABLE public.n (id bigint PRIMARY KEY, word text)")
+        connection.execute("INSERT INTO public.n SELECT g - 500 FROM generate_series(1, 1000) g")
         connection.execute('CREATE TABLE "U" ("Key" uuid PRIMARY KEY, word text)')
         connection.execute('INSERT INTO "U" SELECT gen_random_uuid() FROM generate_series(1, 1000)')
 
     for table, key in (("n", "id"), ("U", "Key")):
         with revision(url) as op:
-            update = f'UPDATE "{table}" t SET word = 1 WHERE {{batch}} AND word IS NULL'
+            update = f'UPDATE public."{table}" t SET word = 1 WHERE {{batch}} AND word IS NULL'
             assert run_in_batches(op, table, key=key, needs="t.word IS NULL", update=update) == 1000
 
 
 def test_a_statement_may_do_something_else_than_update(url):
     with client(url) as connection:
-        connection.execute("CREATE TABLE archive (id text PRIMARY KEY)")
+        connection.execute("CREATE TABLE public.archive (id text PRIMARY KEY)")
 
     with revision(url) as op:
         done = fill(
             op,
-            needs="NOT EXISTS (SELECT FROM archive a WHERE a.id = t.id)",
-            update="INSERT INTO archive SELECT id FROM toy t WHERE {batch} "
-            "AND NOT EXISTS (SELECT FROM archive a WHERE a.id = t.id)",
+            needs="NOT EXISTS (SELECT FROM public.archive a WHERE a.id = t.id)",
+            update="INSERT INTO public.archive SELECT id FROM public.toy t WHERE {batch} "
+            "AND NOT EXISTS (SELECT FROM public.archive a WHERE a.id = t.id)",
         )
 
     assert done == ROWS
-    assert one_value(url, "SELECT count(*) FROM archive") == ROWS
+    assert one_value(url, "SELECT count(*) FROM public.archive") == ROWS
 
 
 def test_the_table_is_vacuumed_on_the_way(url):
@@ -407,7 +410,7 @@ def run_slowly(url):
 def test_a_run_that_was_killed_is_continued_with_what_is_left(url):
     process = multiprocessing.get_context("spawn").Process(target=run_slowly, args=(url,))
     process.start()
-    written = "SELECT count(*) FROM toy WHERE writes > 0"
+    written = "SELECT count(*) FROM public.toy WHERE writes > 0"
     deadline = time.monotonic() + 30
     while one_value(url, written) < 300 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -424,7 +427,7 @@ def test_a_run_that_was_killed_is_continued_with_what_is_left(url):
     with revision(url) as op:
         assert fill(op) == ROWS - before
 
-    assert one_value(url, "SELECT count(*) FROM toy WHERE writes = 1") == ROWS
+    assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes = 1") == ROWS
 
 
 def test_offline_the_statement_is_written_once_for_all_rows(url):
@@ -433,7 +436,7 @@ def test_offline_the_statement_is_written_once_for_all_rows(url):
 
     with client(url) as connection:
         connection.execute(written.getvalue().encode())
-    assert one_value(url, 'SELECT count(*) FROM toy WHERE word = \'{"a": "100%"}\'') == ROWS
+    assert one_value(url, 'SELECT count(*) FROM public.toy WHERE word = \'{"a": "100%"}\'') == ROWS
 
 
 def test_another_dialect_is_refused(url):

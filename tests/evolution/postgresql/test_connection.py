@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy.dialects import postgresql
 
-from cleveragents_plans.evolution.postgresql.connection import qualified, write_sql
+from cleveragents_plans.evolution.op import qualified
+from cleveragents_plans.evolution.postgresql.connection import write_sql
 from support.online import script
 
 
@@ -25,8 +25,7 @@ def test_sql_is_written_as_it_is_with_one_semicolon(sql, written):
     assert text.getvalue() == written + "\n\n"
 
 
-def test_names_are_quoted_where_they_need_it():
-    dialect = postgresql.dialect()
-
-    assert qualified(dialect, "toy", None) == "toy"
-    assert qualified(dialect, "Toy", "order") == '"order"."Toy"'
+def test_names_are_written_with_their_schema_and_quoted_where_they_need_it():
+    with script() as (op, _):
+        assert qualified(op.get_context(), "toy") == "public.toy"
+        assert qualified(op.get_context(), "Toy", "order") == '"order"."Toy"'

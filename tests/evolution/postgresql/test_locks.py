@@ -28,8 +28,8 @@ STRANGE = """SELECT '%' a, '100%%' b, ':x' c, '{"a":1}' d, E'\\\\' e, ':1'::text
 @pytest.fixture
 def url(postgresql_url):
     with client(postgresql_url) as connection:
-        connection.execute("CREATE TABLE toy (id int PRIMARY KEY, word text)")
-        connection.execute("INSERT INTO toy SELECT g, 'w' FROM generate_series(1, 100) g")
+        connection.execute("CREATE TABLE public.toy (id int PRIMARY KEY, word text)")
+        connection.execute("INSERT INTO public.toy SELECT g, 'w' FROM generate_series(1, 100) g")
     return postgresql_url
 
 
@@ -45,7 +45,10 @@ def columns(url):
 def test_the_statements_run_and_commit_before_the_revision_ends(url):
     with revision(url) as op:
         with_exclusive_lock(
-            op, "toy", "ALTER TABLE toy ADD a int -- a word", "ALTER TABLE toy ADD b int"
+            op,
+            "toy",
+            "ALTER TABLE {schema}.toy ADD a int -- a word",
+            "ALTER TABLE {schema}.toy ADD b int",
         )
 
         assert columns(url) == ["id", "word", "a", "b"]
@@ -53,10 +56,10 @@ def test_the_statements_run_and_commit_before_the_revision_ends(url):
 
 def test_sql_is_sent_as_it_is_written(url):
     with revision(url) as op:
-        with_exclusive_lock(op, "toy", f"CREATE TABLE strange AS {STRANGE}")
+        with_exclusive_lock(op, "toy", f"CREATE TABLE {{schema}}.strange AS {STRANGE}")
 
     with client(url) as connection:
-        assert connection.execute("SELECT * FROM strange").fetchone() == (
+        assert connection.execute("SELECT * FROM public.strange").fetchone() == (
             "%", "100%%", ":x", '{"a":1}', "\\", ":1",
         )  # fmt: skip
 
@@ -64,7 +67,7 @@ def test_sql_is_sent_as_it_is_written(url):
 def test_a_script_has_the_sql_as_it_is_written_and_no_lock(url):
     with script() as (op, written):
         with_exclusive_lock(
-            op, "toy", f"CREATE TABLE strange AS\n{STRANGE};", "SELECT 1 -- the end"
+            op, "toy", f"CREATE TABLE {{schema}}.strange AS\n{STRANGE};", "SELECT 1 -- the end"
         )
 
     text = written.getvalue()
@@ -91,7 +94,9 @@ def waiting_url(url):
     return url
 
 
-@pytest.mark.parametrize("statement", ["ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP none"])
+@pytest.mark.parametrize(
+    "statement", ["ALTER TABLE {schema}.toy ADD a int", "ALTER TABLE {schema}.toy DROP none"]
+)
 def test_exclusive_lock_restores_the_settings_of_the_session(waiting_url, statement):
     with revision(waiting_url) as op:
         before = op.get_bind().exec_driver_sql(SETTINGS).one()
@@ -110,7 +115,10 @@ def test_failing_statement_leaves_nothing_behind(url):
         pytest.raises(DBAPIError, match="no_such_column"),
     ):
         with_exclusive_lock(
-            op, "toy", "ALTER TABLE toy ADD a int", "ALTER TABLE toy DROP no_such_column"
+            op,
+            "toy",
+            "ALTER TABLE {schema}.toy ADD a int",
+            "ALTER TABLE {schema}.toy DROP no_such_column",
         )
 
     assert columns(url) == ["id", "word"]
@@ -124,13 +132,13 @@ def test_session_that_freezes_under_the_lock_is_ended_by_the_server(url):
             with client(url) as other:
                 other.execute("SET statement_timeout = '20s'")
                 begun = time.monotonic()
-                other.execute("SELECT FROM toy")
+                other.execute("SELECT FROM public.toy")
                 waited.append(time.monotonic() - begun)
 
     event.listen(Engine, "before_cursor_execute", freeze)
     try:
         with pytest.raises((DBAPIError, PendingRollbackError)), revision(url) as op:
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD frozen int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD frozen int")
     finally:
         event.remove(Engine, "before_cursor_execute", freeze)
 
@@ -141,20 +149,20 @@ def test_session_that_freezes_under_the_lock_is_ended_by_the_server(url):
 def test_blocks_can_be_nested_and_alembic_goes_on_afterwards(url):
     with revision(url) as op:
         with online(op) as connection:
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD b int")
-            connection.exec_driver_sql("INSERT INTO toy VALUES (200, 'x')")
-        op.execute("INSERT INTO toy VALUES (201, 'x')")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD b int")
+            connection.exec_driver_sql("INSERT INTO public.toy VALUES (200, 'x')")
+        op.execute("INSERT INTO public.toy VALUES (201, 'x')")
 
         with client(url) as other:
             assert other.execute("SELECT count(*) FROM toy WHERE id >= 200").fetchone() == (1,)
     with client(url) as other:
-        assert other.execute("SELECT count(*) FROM toy WHERE id >= 200").fetchone() == (2,)
+        assert other.execute("SELECT count(*) FROM public.toy WHERE id >= 200").fetchone() == (2,)
 
 
 def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(url, caplog):
     idle = client(url, autocommit=False)
-    idle.execute("SELECT 1 FROM toy")
+    idle.execute("SELECT 1 FROM public.toy")
     pid = idle.info.backend_pid
 
     def end_it():
@@ -163,11 +171,11 @@ def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(url, ca
 
     with (
         caplog.at_level(logging.WARNING),
-        Probe(url, "UPDATE toy SET word = 'x' WHERE id = 7") as probe,
+        Probe(url, "UPDATE public.toy SET word = 'x' WHERE id = 7") as probe,
         meanwhile(end_it),
         revision(url, report_every=1) as op,
     ):
-        with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+        with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
     idle.close()
 
     assert columns(url) == ["id", "word", "a"]
@@ -176,7 +184,7 @@ def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(url, ca
     assert sorted(probe.times)[int(len(probe.times) * 0.99)] < 0.06
     assert f"pid {pid}" in caplog.text
     assert "idle in transaction" in caplog.text
-    assert "SELECT 1 FROM toy" in caplog.text
+    assert "SELECT 1 FROM public.toy" in caplog.text
 
 
 def test_lock_is_granted_among_transactions_that_overlap_without_a_gap(url):
@@ -185,7 +193,7 @@ def test_lock_is_granted_among_transactions_that_overlap_without_a_gap(url):
     def read_all_the_time():
         with client(url, autocommit=False) as connection:
             while not done.is_set():
-                connection.execute("SELECT 1 FROM toy LIMIT 1")
+                connection.execute("SELECT 1 FROM public.toy LIMIT 1")
                 time.sleep(0.012)
                 connection.commit()
 
@@ -195,40 +203,40 @@ def test_lock_is_granted_among_transactions_that_overlap_without_a_gap(url):
         stack.callback(done.set)
         time.sleep(0.3)
         with revision(url, lock_wait=60) as op:
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
 
     assert columns(url) == ["id", "word", "a"]
 
 
 def test_lock_wait_ends_with_the_blockers_and_the_lock_can_be_taken_again(url):
     with client(url, autocommit=False) as idle:
-        idle.execute("SELECT 1 FROM toy")
+        idle.execute("SELECT 1 FROM public.toy")
         with (
             pytest.raises(LockNotObtained, match="run the same command again") as given_up,
             revision(url, lock_wait=1) as op,
         ):
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
 
         assert columns(url) == ["id", "word"]
-        assert given_up.value.table == "toy"
+        assert given_up.value.table == "public.toy"
         assert 1 <= given_up.value.waited < 5
         assert [blocker.pid for blocker in given_up.value.blockers] == [idle.info.backend_pid]
         assert given_up.value.blockers[0].state == "idle in transaction"
         idle.rollback()
 
         with revision(url, lock_wait=1) as op:
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
     assert columns(url) == ["id", "word", "a"]
 
 
 def test_a_session_that_bars_the_gate_is_named_too(url):
     with client(url, autocommit=False) as other:
-        other.execute("LOCK TABLE toy IN SHARE UPDATE EXCLUSIVE MODE")
+        other.execute("LOCK TABLE public.toy IN SHARE UPDATE EXCLUSIVE MODE")
         with (
             pytest.raises(LockNotObtained) as given_up,
             revision(url, lock_wait=0.2) as op,
         ):
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
 
     assert [blocker.mode for blocker in given_up.value.blockers] == ["ShareUpdateExclusiveLock"]
 
@@ -237,16 +245,16 @@ def test_prepared_transaction_that_blocks_is_named_with_the_way_to_end_it(url):
     with client(url) as other:
         # Subtransactions have ids of their own, which name nothing.
         other.execute("BEGIN")
-        other.execute("UPDATE toy SET word = 'x' WHERE id = 1")
+        other.execute("UPDATE public.toy SET word = 'x' WHERE id = 1")
         other.execute("SAVEPOINT s")
-        other.execute("UPDATE toy SET word = 'x' WHERE id = 2")
+        other.execute("UPDATE public.toy SET word = 'x' WHERE id = 2")
         other.execute("PREPARE TRANSACTION 'lost one'")
         try:
             with (
                 pytest.raises(LockNotObtained, match="ROLLBACK PREPARED") as given_up,
                 revision(url, lock_wait=0.2) as op,
             ):
-                with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+                with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
         finally:
             other.execute("ROLLBACK PREPARED 'lost one'")
 
@@ -259,11 +267,11 @@ def test_prepared_transaction_that_blocks_is_named_with_the_way_to_end_it(url):
 def test_readers_and_writers_go_on_during_the_wait_for_the_weaker_lock(url):
     with (
         client(url, autocommit=False) as other,
-        Probe(url, "UPDATE toy SET word = 'x' WHERE id = 7") as probe,
+        Probe(url, "UPDATE public.toy SET word = 'x' WHERE id = 7") as probe,
     ):
-        other.execute("LOCK TABLE toy IN SHARE UPDATE EXCLUSIVE MODE")
+        other.execute("LOCK TABLE public.toy IN SHARE UPDATE EXCLUSIVE MODE")
         with pytest.raises(LockNotObtained), revision(url, lock_wait=2) as op:
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
 
     assert probe.longest < 0.15
 
@@ -289,7 +297,7 @@ def test_an_autovacuum_gives_way(url):
 
             begun = time.monotonic()
             with revision(url, lock_wait=20) as op:
-                with_exclusive_lock(op, "big", "ALTER TABLE big ADD a int")
+                with_exclusive_lock(op, "big", "ALTER TABLE {schema}.big ADD a int")
             assert time.monotonic() - begun < 10
         finally:
             connection.execute("ALTER SYSTEM RESET autovacuum_naptime")
@@ -309,16 +317,17 @@ def test_a_vacuum_by_hand_is_waited_for_and_named(url, caplog):
     with caplog.at_level(logging.WARNING), meanwhile(vacuum):
         time.sleep(0.3)
         with revision(url, lock_wait=60, report_every=0.1) as op:
-            with_exclusive_lock(op, "big", "ALTER TABLE big ADD a int")
+            with_exclusive_lock(op, "big", "ALTER TABLE {schema}.big ADD a int")
 
     assert "VACUUM big" in caplog.text
 
 
 def test_a_transaction_that_is_not_alembics_is_refused(url):
     with create_engine(url, poolclass=NullPool).connect() as connection, connection.begin():
-        op = Operations(MigrationContext.configure(connection))
+        opts = {"table_schema": "public"}
+        op = Operations(MigrationContext.configure(connection, opts=opts))
         with pytest.raises(ExternalTransaction, match="transaction_per_migration"):
-            with_exclusive_lock(op, "toy", "ALTER TABLE toy ADD a int")
+            with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
 
 
 def test_another_dialect_is_refused(url):

@@ -19,19 +19,19 @@ LEFTOVERS = {
         "ALTER TABLE toy ADD CONSTRAINT becoming_not_null_2 CHECK (word IS NOT NULL) NOT VALID"
     ],
     "a check that is valid": [
-        "ALTER TABLE toy ADD CONSTRAINT becoming_not_null_2 CHECK (word IS NOT NULL)"
+        "ALTER TABLE public.toy ADD CONSTRAINT becoming_not_null_2 CHECK (word IS NOT NULL)"
     ],
     "a check that is valid beside the finished column": [
-        "ALTER TABLE toy ADD CONSTRAINT becoming_not_null_2 CHECK (word IS NOT NULL)",
-        "ALTER TABLE toy ALTER word SET NOT NULL",
+        "ALTER TABLE public.toy ADD CONSTRAINT becoming_not_null_2 CHECK (word IS NOT NULL)",
+        "ALTER TABLE public.toy ALTER word SET NOT NULL",
     ],
-    "the finished column": ["ALTER TABLE toy ALTER word SET NOT NULL"],
+    "the finished column": ["ALTER TABLE public.toy ALTER word SET NOT NULL"],
 }
 SINCE_18 = {
-    "a constraint that is not valid": ["ALTER TABLE toy ADD NOT NULL word NOT VALID"],
+    "a constraint that is not valid": ["ALTER TABLE public.toy ADD NOT NULL word NOT VALID"],
     "a check and a constraint that is not valid": [
         "ALTER TABLE toy ADD CONSTRAINT becoming_not_null_2 CHECK (word IS NOT NULL) NOT VALID",
-        "ALTER TABLE toy ADD NOT NULL word NOT VALID",
+        "ALTER TABLE public.toy ADD NOT NULL word NOT VALID",
     ],
 }
 
@@ -39,8 +39,8 @@ SINCE_18 = {
 @pytest.fixture
 def url(postgresql_url):
     with client(postgresql_url) as connection:
-        connection.execute("CREATE TABLE toy (id int PRIMARY KEY, word text)")
-        connection.execute("INSERT INTO toy SELECT g, 'w' FROM generate_series(1, 1000) g")
+        connection.execute("CREATE TABLE public.toy (id int PRIMARY KEY, word text)")
+        connection.execute("INSERT INTO public.toy SELECT g, 'w' FROM generate_series(1, 1000) g")
         connection.execute("CREATE SCHEMA plain")
         connection.execute("CREATE TABLE plain.toy (id int PRIMARY KEY, word text NOT NULL)")
     return postgresql_url
@@ -130,7 +130,7 @@ def test_a_constraint_of_another_name_is_used_as_it_is(url):
 
 def test_equal_check_of_another_name_stays(url):
     with client(url) as connection:
-        connection.execute("ALTER TABLE toy ADD CONSTRAINT theirs CHECK (word IS NOT NULL)")
+        connection.execute("ALTER TABLE public.toy ADD CONSTRAINT theirs CHECK (word IS NOT NULL)")
 
     with revision(url) as op:
         set_not_null(op, "toy", "word")
@@ -141,17 +141,17 @@ def test_equal_check_of_another_name_stays(url):
 @each_version
 def test_a_null_is_an_error_that_says_to_run_it_again(url):
     with client(url) as connection:
-        connection.execute("UPDATE toy SET word = NULL WHERE id = 500")
+        connection.execute("UPDATE public.toy SET word = NULL WHERE id = 500")
 
     with (
         pytest.raises(NullsRemain, match=r"toy\.word has a NULL.*again") as refused,
         revision(url) as op,
     ):
         set_not_null(op, "toy", "word")
-    assert (refused.value.table, refused.value.column) == ("toy", "word")
+    assert (refused.value.table, refused.value.column) == ("public.toy", "word")
 
     with client(url) as connection:
-        connection.execute("UPDATE toy SET word = 'x' WHERE id = 500")
+        connection.execute("UPDATE public.toy SET word = 'x' WHERE id = 500")
     with revision(url) as op:
         set_not_null(op, "toy", "word")
     assert described(url, "toy") == described(url, "plain.toy")
@@ -160,11 +160,11 @@ def test_a_null_is_an_error_that_says_to_run_it_again(url):
 @each_version
 def test_a_null_can_be_filled_in_and_looked_for_again(url):
     with client(url) as connection:
-        connection.execute("UPDATE toy SET word = NULL WHERE id = 500")
+        connection.execute("UPDATE public.toy SET word = NULL WHERE id = 500")
 
         def refill():
             calls.append(1)
-            connection.execute("UPDATE toy SET word = 'x' WHERE word IS NULL")
+            connection.execute("UPDATE public.toy SET word = 'x' WHERE word IS NULL")
 
         calls = []
         with revision(url) as op:
@@ -176,7 +176,7 @@ def test_a_null_can_be_filled_in_and_looked_for_again(url):
 
 def test_filling_in_without_effect_comes_to_an_end(url):
     with client(url) as connection:
-        connection.execute("UPDATE toy SET word = NULL WHERE id = 500")
+        connection.execute("UPDATE public.toy SET word = NULL WHERE id = 500")
 
     with pytest.raises(NullsRemain), revision(url) as op:
         set_not_null(op, "toy", "word", refill=lambda: None)
@@ -186,9 +186,9 @@ def test_scan_names_the_blocker_and_ends_after_the_lock_wait(url, before_18):
     with client(url, autocommit=False) as other:
         with client(url) as connection:
             connection.execute(LEFTOVERS["a check that is not valid"][0])
-        other.execute("LOCK TABLE toy IN SHARE UPDATE EXCLUSIVE MODE")
+        other.execute("LOCK TABLE public.toy IN SHARE UPDATE EXCLUSIVE MODE")
         with (
-            Probe(url, "UPDATE toy SET word = 'x' WHERE id = 7") as probe,
+            Probe(url, "UPDATE public.toy SET word = 'x' WHERE id = 7") as probe,
             pytest.raises(LockNotObtained) as given_up,
             revision(url, lock_wait=1) as op,
         ):
@@ -201,7 +201,7 @@ def test_scan_names_the_blocker_and_ends_after_the_lock_wait(url, before_18):
 
 def test_another_error_passes(url, before_18):
     with client(url) as connection:
-        connection.execute("CREATE VIEW looks AS SELECT * FROM toy")
+        connection.execute("CREATE VIEW looks AS SELECT * FROM public.toy")
         connection.execute(
             "ALTER TABLE toy ADD CONSTRAINT becoming_not_null_2 CHECK (1 / (id - 1) = 0) NOT VALID"
         )
@@ -219,7 +219,7 @@ def test_offline_it_is_one_statement_with_the_same_end(url):
     with script() as (op, written):
         set_not_null(op, "toy", "word")
 
-    assert written.getvalue().strip() == "ALTER TABLE toy ALTER COLUMN word SET NOT NULL;"
+    assert written.getvalue().strip() == "ALTER TABLE public.toy ALTER COLUMN word SET NOT NULL;"
     with client(url) as connection:
         connection.execute(written.getvalue().encode())
     assert described(url, "toy") == described(url, "plain.toy")

@@ -61,12 +61,14 @@ def test_statement_that_waits_for_another_session_names_it(url: str):
         other.execute("SET application_name = 'console'")
         other.execute("UPDATE alembic_version SET version_num = version_num")
         run = Migration(url, M8_001, "report-every=0.5")
-        run.wait_for("`UPDATE alembic_version")
+        run.wait_for("`UPDATE public.alembic_version")
         other.rollback()
     ended = run.ended()
 
     assert ended.status == 0, ended.said
-    (line, *_) = [line for line in ended.said.splitlines() if "`UPDATE alembic_version" in line]
+    (line, *_) = [
+        line for line in ended.said.splitlines() if "`UPDATE public.alembic_version" in line
+    ]
     assert " gone); waiting for pid " in line
     assert " console (idle in transaction for " in line
 

@@ -21,7 +21,7 @@ from cleveragents_plans.evolution import (
 )
 from support.online import client, revision, script
 
-NODES = ParentTree("node", key="id", parent="up", root="top", type="bigint")
+NODES = ParentTree("node", key="id", parent="up", root="top")
 WORDS = ColumnArchive("node_words", table="node", key="id", column="word", empty_value="''")
 WORD = {"word": ColumnDefault(lambda row: f"{row}.word IS NULL", lambda _row: "'100%'")}
 
@@ -30,15 +30,15 @@ WORD = {"word": ColumnDefault(lambda row: f"{row}.word IS NULL", lambda _row: "'
 def url(postgresql_url):
     with client(postgresql_url) as connection:
         connection.execute(
-            "CREATE TABLE node (id bigint PRIMARY KEY, up bigint REFERENCES node,"
+            "CREATE TABLE public.node (id bigint PRIMARY KEY, up bigint REFERENCES node,"
             " top bigint REFERENCES node, word text)"
         )
         # 1 <- 2 <- 3 ... <- 100, and 1000 <- 101, whose parent is younger.
         connection.execute(
-            "INSERT INTO node SELECT g, nullif(g - 1, 0) FROM generate_series(1, 100) g"
+            "INSERT INTO public.node SELECT g, nullif(g - 1, 0) FROM generate_series(1, 100) g"
         )
         connection.execute(
-            "INSERT INTO node VALUES (1000, NULL, NULL, 'mine'), (101, 1000, NULL, NULL)"
+            "INSERT INTO public.node VALUES (1000, NULL, NULL, 'mine'), (101, 1000, NULL, NULL)"
         )
     return postgresql_url
 
@@ -48,7 +48,7 @@ def rows(url, query):
         return connection.execute(query.encode()).fetchall()
 
 
-ROOTS = "SELECT top, count(*), min(id), max(id) FROM node GROUP BY top ORDER BY 1"
+ROOTS = "SELECT top, count(*), min(id), max(id) FROM public.node GROUP BY top ORDER BY 1"
 
 
 def test_every_row_gets_the_root_of_its_tree_in_one_update_with_what_else_it_lacks(url):
@@ -56,7 +56,7 @@ def test_every_row_gets_the_root_of_its_tree_in_one_update_with_what_else_it_lac
         assert fill_roots(op, NODES, also=WORD) == 102
 
     assert rows(url, ROOTS) == [(1, 100, 1, 100), (1000, 2, 101, 1000)]
-    assert rows(url, "SELECT word, count(*) FROM node GROUP BY 1 ORDER BY 1") == [
+    assert rows(url, "SELECT word, count(*) FROM public.node GROUP BY 1 ORDER BY 1") == [
         ("100%", 101),
         ("mine", 1),
     ]
@@ -78,9 +78,9 @@ def test_trigger_finds_the_root_that_an_insert_leaves_out(url):
         with_exclusive_lock(op, "node", *fill_trigger(NODES, "node_fill", also=WORD).create_sql())
 
     with client(url) as connection:
-        connection.execute("INSERT INTO node (id, up) VALUES (2000, 100), (2001, NULL)")
-        connection.execute("UPDATE node SET word = NULL WHERE id = 101")
-    found = "SELECT id, top, word FROM node WHERE id IN (101, 2000, 2001) ORDER BY id"
+        connection.execute("INSERT INTO public.node (id, up) VALUES (2000, 100), (2001, NULL)")
+        connection.execute("UPDATE public.node SET word = NULL WHERE id = 101")
+    found = "SELECT id, top, word FROM public.node WHERE id IN (101, 2000, 2001) ORDER BY id"
     assert rows(url, found) == [
         (101, 1000, "100%"),
         (2000, 1, "100%"),
@@ -94,7 +94,7 @@ def test_trigger_finds_the_root_that_an_insert_leaves_out(url):
 def test_values_wait_in_the_archive_and_come_back(url):
     with client(url) as connection:
         connection.execute("UPDATE node SET word = CASE WHEN id < 51 THEN 'w' || id ELSE '' END")
-    before = rows(url, "SELECT id, word FROM node ORDER BY 1")
+    before = rows(url, "SELECT id, word FROM public.node ORDER BY 1")
 
     with revision(url) as op:
         with_exclusive_lock(
@@ -103,18 +103,18 @@ def test_values_wait_in_the_archive_and_come_back(url):
         archive_column(op, WORDS)
         archive_column(op, WORDS)  # as a run that was interrupted does
         with client(url) as connection:
-            connection.execute("UPDATE node SET word = 'late' WHERE id = 60")
+            connection.execute("UPDATE public.node SET word = 'late' WHERE id = 60")
         with_exclusive_lock(op, "node", *drop_trigger_sql("node", "node_keep"))
-    assert rows(url, "SELECT count(*) FROM node_words") == [(51,)]
+    assert rows(url, "SELECT count(*) FROM public.node_words") == [(51,)]
     with client(url) as connection:
-        connection.execute("UPDATE node SET word = '' WHERE id <> 7")
-        connection.execute("UPDATE node SET word = 'newer' WHERE id = 7")
-        connection.execute("INSERT INTO node_words VALUES (5000, 'of a row that is gone')")
+        connection.execute("UPDATE public.node SET word = '' WHERE id <> 7")
+        connection.execute("UPDATE public.node SET word = 'newer' WHERE id = 7")
+        connection.execute("INSERT INTO public.node_words VALUES (5000, 'of a row that is gone')")
     with revision(url) as op:
         restore_column(op, WORDS)
 
     wanted = dict(before) | {60: "late", 7: "newer"}
-    assert dict(rows(url, "SELECT id, word FROM node")) == wanted
+    assert dict(rows(url, "SELECT id, word FROM public.node")) == wanted
     assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(True,)]
 
 
@@ -122,11 +122,11 @@ def test_an_archive_goes_only_when_it_is_empty(url):
     with revision(url) as op:
         with_exclusive_lock(op, "node", *WORDS.create())
         with client(url) as connection:
-            connection.execute("INSERT INTO node_words VALUES (1, 'x')")
+            connection.execute("INSERT INTO public.node_words VALUES (1, 'x')")
         drop_if_empty(op, WORDS)
         assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(False,)]
         with client(url) as connection:
-            connection.execute("DELETE FROM node_words")
+            connection.execute("DELETE FROM public.node_words")
         drop_if_empty(op, WORDS)
 
     assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(True,)]
@@ -157,7 +157,7 @@ def test_one_scan_is_enough_for_several_columns(url):
 def test_a_constraint_is_checked_beside_writers_and_a_row_that_breaks_it_is_told(url):
     with client(url) as connection:
         connection.execute("ALTER TABLE node ADD CONSTRAINT positive CHECK (id > 0) NOT VALID")
-        connection.execute("ALTER TABLE node ADD CONSTRAINT small CHECK (id < 10) NOT VALID")
+        connection.execute("ALTER TABLE public.node ADD CONSTRAINT small CHECK (id < 10) NOT VALID")
 
     with revision(url) as op:
         validate_constraint(op, "node", "positive")

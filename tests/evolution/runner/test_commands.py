@@ -203,10 +203,10 @@ def test_edit_opens_the_current_revision(chain: Config, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("run", "found"),
     [
-        (lambda c: command.upgrade(c, "head", sql=True), "CREATE TABLE v3_plans"),
+        (lambda c: command.upgrade(c, "head", sql=True), "CREATE TABLE public.v3_plans"),
         (lambda c: command.downgrade(c, f"{HEAD}:{M4_003}", sql=True), "DROP COLUMN"),
         (lambda c: command.stamp(c, "head", sql=True), f"VALUES ('{HEAD}')"),
-        (lambda c: command.ensure_version(c, sql=True), "CREATE TABLE alembic_version"),
+        (lambda c: command.ensure_version(c, sql=True), "CREATE TABLE public.alembic_version"),
     ],
     ids=["upgrade", "downgrade", "stamp", "ensure_version"],
 )
@@ -232,8 +232,8 @@ def test_script_is_for_the_schema_and_the_version_table_that_were_chosen(chain: 
 
     command.upgrade(chain, "head", sql=True)
 
-    assert 'SET search_path TO "Some App";' in written.getvalue()
-    assert "CREATE TABLE plans_version" in written.getvalue()
+    assert 'CREATE TABLE "Some App".v3_plans' in written.getvalue()
+    assert 'CREATE TABLE "Some App".plans_version' in written.getvalue()
     assert "alembic_version" not in written.getvalue()
 
 

@@ -180,7 +180,7 @@ def test_a_connection_that_is_lost_is_one_line(postgresql_url, tmp_path, when):
                 "toy",
                 key="id",
                 needs="TRUE",
-                update="SELECT pg_sleep(5) FROM toy t WHERE {batch}",
+                update="SELECT pg_sleep(5) FROM public.toy t WHERE {batch}",
             )
 
     with pytest.raises(ConnectionFailed) as lost:

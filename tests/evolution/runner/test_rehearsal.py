@@ -22,6 +22,7 @@ from cleveragents_plans.evolution import (
     create_index,
     drop_column,
     drop_index,
+    qualified_name,
     rename_column,
 )
 
@@ -58,10 +59,11 @@ op.create_table('news', sa.Column('id', sa.Integer, primary_key=True), sa.Column
     create_index(op, 'ix_news_n', 'news', ['n'])
     backfill(op, 'news', key='id', values={'n': '1'})""",
     "a new key": """\
-op.execute('CREATE UNIQUE INDEX uq_toy ON toy (word)')
+op.create_index('uq_toy', 'toy', ['word'], unique=True)
     backfill(op, 'toy', key='word', values={'size': '1'})""",
     "a look at the database": """\
-assert op.get_bind().execute(sa.text('SELECT count(*) FROM toy')).scalar() > 0""",
+toy = qualified_name(op, 'toy')
+    assert op.get_bind().execute(sa.text(f'SELECT count(*) FROM {toy}')).scalar() > 0""",
 }
 
 

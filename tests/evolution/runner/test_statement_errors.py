@@ -21,9 +21,9 @@ from support.revisions import M8_001
 def refusal(url: str, *statements: str) -> str:
     """What is told when *statements* are run under a short lock."""
     with client(url) as connection:
-        connection.execute("CREATE TABLE toy (id int PRIMARY KEY, word text)")
-        connection.execute("INSERT INTO toy VALUES (1, 'secret')")
-        connection.execute("CREATE VIEW seen AS SELECT word FROM toy")
+        connection.execute("CREATE TABLE public.toy (id int PRIMARY KEY, word text)")
+        connection.execute("INSERT INTO public.toy VALUES (1, 'secret')")
+        connection.execute("CREATE VIEW seen AS SELECT word FROM public.toy")
     with pytest.raises(DBAPIError) as refused, revision(url) as op:
         with_exclusive_lock(op, "toy", *statements)
     told = str(StatementFailed("shop", refused.value))
@@ -36,34 +36,34 @@ def test_statement_that_the_server_points_at_is_named(postgresql_url: str):
     told = refusal(
         postgresql_url,
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; SELECT 2 $$",
-        "COMMENT ON TABLE toy IS 'one; two' -- three; four",
-        "ALTER TABLE toy ADD a no_such_type",
-        "ALTER TABLE toy ADD b int",
+        "COMMENT ON TABLE public.toy IS 'one; two' -- three; four",
+        "ALTER TABLE public.toy ADD a no_such_type",
+        "ALTER TABLE public.toy ADD b int",
     )
 
-    assert 'shop refused `ALTER TABLE toy ADD a no_such_type`: type "no_such_type"' in told
+    assert 'shop refused `ALTER TABLE public.toy ADD a no_such_type`: type "no_such_type"' in told
 
 
 @pytest.mark.parametrize("number", range(3))
 def test_statement_that_failed_is_named_wherever_it_stands(postgresql_url: str, number: int):
     others = [
-        "ALTER TABLE toy ADD a int",
+        "ALTER TABLE public.toy ADD a int",
         # It speaks of the same things.
-        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT id FROM toy; SELECT 2 $$",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT id FROM public.toy; SELECT 2 $$",
     ]
-    others.insert(number, "ALTER TABLE toy DROP COLUMN word")
+    others.insert(number, "ALTER TABLE public.toy DROP COLUMN word")
 
     told = refusal(postgresql_url, *others)
 
-    assert "shop refused `ALTER TABLE toy DROP COLUMN word`: cannot drop column word" in told
-    assert "(view seen depends on column word of table toy)" in told
+    assert "shop refused `ALTER TABLE public.toy DROP COLUMN word`: cannot drop column word" in told
+    assert "(view public.seen depends on column word of table public.toy)" in told
 
 
 def test_statements_under_a_lock_take_one_round_trip(postgresql_url: str):
     with client(postgresql_url) as connection:
-        connection.execute("CREATE TABLE toy (id int)")
+        connection.execute("CREATE TABLE public.toy (id int)")
     trips = {
-        number: round_trips(postgresql_url, *["COMMENT ON TABLE toy IS '%'"] * number)
+        number: round_trips(postgresql_url, *["COMMENT ON TABLE public.toy IS '%'"] * number)
         for number in (1, 20)
     }
 
@@ -81,11 +81,11 @@ def round_trips(url: str, *statements: str) -> int:
 def test_statement_of_a_do_block_is_named(postgresql_url: str):
     told = refusal(
         postgresql_url,
-        "ALTER TABLE toy ADD a int",
-        "DO $$ BEGIN EXECUTE 'ALTER TABLE toy DROP CONSTRAINT no_such'; END $$",
+        "ALTER TABLE public.toy ADD a int",
+        "DO $$ BEGIN EXECUTE 'ALTER TABLE public.toy DROP CONSTRAINT no_such'; END $$",
     )
 
-    assert "refused `ALTER TABLE toy DROP CONSTRAINT no_such`" in told
+    assert "refused `ALTER TABLE public.toy DROP CONSTRAINT no_such`" in told
 
 
 def test_statement_of_a_clients_function_is_not_shown(postgresql_url: str):
@@ -97,17 +97,18 @@ def test_statement_of_a_clients_function_is_not_shown(postgresql_url: str):
 
     told = refusal(
         postgresql_url,
-        "CREATE TRIGGER leak BEFORE UPDATE ON toy FOR EACH ROW EXECUTE FUNCTION leak()",
-        "UPDATE toy SET id = 2",
+        "CREATE TRIGGER leak BEFORE UPDATE ON public.toy"
+        " FOR EACH ROW EXECUTE FUNCTION public.leak()",
+        "UPDATE public.toy SET id = 2",
     )
 
-    assert "refused `UPDATE toy SET id = 2`: division by zero" in told
+    assert "refused `UPDATE public.toy SET id = 2`: division by zero" in told
 
 
 def test_a_row_that_breaks_a_rule_is_not_shown(postgresql_url: str):
-    told = refusal(postgresql_url, "UPDATE toy SET id = NULL")
+    told = refusal(postgresql_url, "UPDATE public.toy SET id = NULL")
 
-    assert "refused `UPDATE toy SET id = NULL`: null value in column" in told
+    assert "refused `UPDATE public.toy SET id = NULL`: null value in column" in told
 
 
 def test_first_error_is_told_where_the_session_cannot_be_set_back(postgresql_url: str):

@@ -270,16 +270,16 @@ def test_script_has_no_note(folder, postgresql_url):
     command.upgrade(chain, "head", sql=True)
 
     assert "COMMENT ON" not in written.getvalue()
-    assert "UPDATE toy t SET word = 'w' WHERE TRUE" in written.getvalue()
+    assert "UPDATE public.toy t SET word = 'w' WHERE TRUE" in written.getvalue()
 
 
 @contextmanager
 def noting(url):
     """Give ``op`` and the note of a run, whose step `x` has begun to go up."""
     with revision(url) as op:
-        op.execute("CREATE TABLE alembic_version (version_num varchar(32))")
+        op.execute("CREATE TABLE public.alembic_version (version_num varchar(32))")
     with revision(url) as op:
-        note = UnfinishedNote(op.get_bind(), "alembic_version")
+        note = UnfinishedNote(op.get_bind(), "alembic_version", "public")
         note.read()
         with note.watched():
             note.begin("x", "upgrade")
@@ -287,10 +287,13 @@ def noting(url):
 
 
 CHANGES = {
-    "statement in Alembic's transaction": lambda op: [op.execute("CREATE TABLE t ()"), pause(op)],
-    "statement of its own": lambda op: alone(op, "CREATE TABLE t ()"),
+    "statement in Alembic's transaction": lambda op: [
+        op.execute("CREATE TABLE public.t ()"),
+        pause(op),
+    ],
+    "statement of its own": lambda op: alone(op, "CREATE TABLE public.t ()"),
     "statement of its own that reads first": lambda op: alone(op, "WITH a AS (SELECT) TABLE a"),
-    "short transaction": lambda op: short(op, "CREATE TABLE t ()"),
+    "short transaction": lambda op: short(op, "CREATE TABLE public.t ()"),
 }
 NO_CHANGES = {
     "nothing": lambda op: pause(op),
@@ -331,15 +334,15 @@ def test_note_is_not_written_while_nothing_has_changed(postgresql_url, look):
         look(op)
 
         assert comment(postgresql_url) is None
-        alone(op, "CREATE TABLE t ()")
+        alone(op, "CREATE TABLE public.t ()")
         assert note.found == Unfinished("x", "upgrade")
 
 
 def test_note_takes_the_direction_of_the_next_run(postgresql_url):
     with noting(postgresql_url) as (op, note):
-        alone(op, "CREATE TABLE t ()")
+        alone(op, "CREATE TABLE public.t ()")
         note.begin("x", "downgrade")
-        alone(op, "DROP TABLE t")
+        alone(op, "DROP TABLE public.t")
         assert comment(postgresql_url) == "[unfinished downgrade of x]"
         note.clear()
     assert comment(postgresql_url) is None
@@ -348,7 +351,7 @@ def test_note_takes_the_direction_of_the_next_run(postgresql_url):
 def test_note_is_cleared_with_the_transaction_of_the_version(postgresql_url):
     def clear_and_stop():
         with noting(postgresql_url) as (op, note):
-            alone(op, "CREATE TABLE t ()")
+            alone(op, "CREATE TABLE public.t ()")
             note.clear()
             raise Stopped
 
@@ -361,7 +364,7 @@ def test_note_is_cleared_with_the_transaction_of_the_version(postgresql_url):
 @pytest.mark.parametrize("inherits", ["INHERIT", "NOINHERIT"])
 def test_note_is_written_by_a_member_of_the_owner(postgresql_url, inherits):
     with client(postgresql_url) as connection:
-        connection.execute("CREATE TABLE alembic_version (version_num varchar(32))")
+        connection.execute("CREATE TABLE public.alembic_version (version_num varchar(32))")
         connection.execute(
             f"CREATE ROLE owner_{inherits}; CREATE ROLE member_{inherits} {inherits} LOGIN"
             f" IN ROLE owner_{inherits}; GRANT CREATE ON SCHEMA public TO owner_{inherits};"
@@ -370,7 +373,7 @@ def test_note_is_written_by_a_member_of_the_owner(postgresql_url, inherits):
     try:
         url = make_url(postgresql_url).set(username=f"member_{inherits}".lower())
         with revision(url) as op:
-            note = UnfinishedNote(op.get_bind(), "alembic_version")
+            note = UnfinishedNote(op.get_bind(), "alembic_version", "public")
             note.read()
             with note.watched():
                 note.begin("x", "upgrade")

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 from cleveragents_plans.evolution.expressions import Sql
 from cleveragents_plans.evolution.lookups import on_sqlite, require_key, require_table, sql_of
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
-from cleveragents_plans.evolution.postgresql.connection import qualified
 from cleveragents_plans.evolution.sqlite import backfill as sqlite
 
 
@@ -41,7 +40,7 @@ def backfill(
         needs: Which rows need it; must be false once they are written. By default those
             that differ from *values*.
         label: What to call it in messages.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
 
     Returns:
         How many rows were written; 0 offline.
@@ -54,7 +53,7 @@ def backfill(
         BackfillStuck: Rows that need it could not be written for too long.
     """
     require_key(op, "backfill", table, key, schema)
-    require_table(op, "backfill", table, values, schema)
+    schema = require_table(op, "backfill", table, values, schema)
     label = label or f"filling {table}"
     written = {column: sql_of(op, value) for column, value in values.items()}
     quote = op.get_context().dialect.identifier_preparer.quote
@@ -64,7 +63,7 @@ def backfill(
         return sqlite.fill(op, table, written, condition, label)
     lacking = [f"t.{quote(column)} IS DISTINCT FROM ({value})" for column, value in written.items()]
     condition = " OR ".join(lacking) if needs is None else sql_of(op, needs)
-    name, column = qualified(op.get_context().dialect, table, schema), quote(key)
+    name, column = qualified(op.get_context(), table, schema), quote(key)
     sets = ", ".join(f"{quote(column)} = {value}" for column, value in written.items())
     given = [each for each in (*values.values(), needs) if isinstance(each, Sql)]
     return run_in_batches(

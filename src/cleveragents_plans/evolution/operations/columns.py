@@ -10,9 +10,8 @@ from sqlalchemy.schema import CreateColumn
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.expressions import Sql
 from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table, sql_of
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import columns as postgresql
-from cleveragents_plans.evolution.postgresql.connection import qualified
 from cleveragents_plans.evolution.sqlite import columns as sqlite
 
 
@@ -32,7 +31,7 @@ def add_column(op: Op, table: str, column: Column[Any], *, schema: str | None = 
         column: Its name, type, ``nullable`` and ``server_default``. One that is NOT NULL has
             a constant ``server_default``, since rows have to get a value; a value for each
             row is for `backfill`.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
         OperationRefused: The table does not exist, the column is there with another type,
@@ -40,13 +39,13 @@ def add_column(op: Op, table: str, column: Column[Any], *, schema: str | None = 
         LockNotObtained: Other sessions held locks for too long.
     """
     _refuse_unsafe(column)
-    require_table(op, "add_column", table, (), schema)
+    schema = require_table(op, "add_column", table, (), schema)
     definition = ddl(op, CreateColumn(column))
     if on_sqlite(op):
         sqlite.add(op, table, column, definition)
         return
     comment = column.comment and "'" + column.comment.replace("'", "''") + "'"
-    name = qualified(op.get_context().dialect, table, schema)
+    name = qualified(op.get_context(), table, schema)
     postgresql.add(op, name, column.name, definition, comment)
 
 
@@ -64,14 +63,14 @@ def drop_column(op: Op, table: str, column: str, *, schema: str | None = None) -
         table: The table.
         column: The column. No index, constraint, view or trigger uses it any more:
             what does is dropped first, by its name, and not unsaid.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
         OperationRefused: The table does not exist. Nothing was changed.
         ColumnInUse: Something else is made from the column. Nothing was changed.
         LockNotObtained: Other sessions held locks for too long.
     """
-    require_table(op, "drop_column", table, (), schema)
+    schema = require_table(op, "drop_column", table, (), schema)
     if on_sqlite(op):
         sqlite.drop(op, table, column)
     else:
@@ -98,14 +97,14 @@ def rename_column(
         table: The table.
         column: The column.
         new_name: Its new name.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
         OperationRefused: The table or the column does not exist, or another column has
             the new name. Nothing was changed.
         LockNotObtained: Other sessions held locks for too long.
     """
-    require_table(op, "rename_column", table, (), schema)
+    schema = require_table(op, "rename_column", table, (), schema)
     if on_sqlite(op):
         sqlite.rename(op, table, column, new_name)
     else:

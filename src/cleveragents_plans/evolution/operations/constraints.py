@@ -19,10 +19,9 @@ from sqlalchemy.sql.elements import conv
 
 from cleveragents_plans.evolution.errors import EvolutionError, OperationRefused
 from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import constraints as postgresql
 from cleveragents_plans.evolution.postgresql import not_null
-from cleveragents_plans.evolution.postgresql.connection import qualified
 from cleveragents_plans.evolution.sqlite import constraints as sqlite
 from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
 
@@ -70,7 +69,7 @@ def set_not_null(
         columns: Its columns, without NULLs by now.
         refill: Called on PostgreSQL when the scan meets a NULL all the same; then it scans
             again.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
         NullsRemain: There is a NULL on PostgreSQL, and *refill* did not help.
@@ -78,7 +77,7 @@ def set_not_null(
         LockNotObtained: Other sessions held locks for too long.
         OperationRefused: The table or a column does not exist. Nothing was changed.
     """
-    require_table(op, "set_not_null", table, columns, schema)
+    schema = require_table(op, "set_not_null", table, columns, schema)
     if on_sqlite(op):
         rebuild_table(op, table, set_not_null=columns)
     else:
@@ -98,7 +97,7 @@ def drop_not_null(op: Op, table: str, *columns: str, schema: str | None = None) 
         LockNotObtained: Other sessions held locks for too long.
         OperationRefused: The table or a column does not exist. Nothing was changed.
     """
-    require_table(op, "drop_not_null", table, columns, schema)
+    schema = require_table(op, "drop_not_null", table, columns, schema)
     if on_sqlite(op):
         rebuild_table(op, table, drop_not_null=columns)
     else:
@@ -121,7 +120,7 @@ def add_check(op: Op, table: str, name: str, condition: str, *, schema: str | No
         table: The table.
         name: What to call it; as it is, without a naming convention.
         condition: SQL over the columns of a row; it is satisfied by NULL.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
         OperationRefused: The table does not exist, the condition is wrong, or the name is
@@ -129,7 +128,7 @@ def add_check(op: Op, table: str, name: str, condition: str, *, schema: str | No
         RowsViolateConstraint: Rows do not satisfy it.
         LockNotObtained: Other sessions held locks for too long.
     """
-    require_table(op, "add_check", table, (), schema)
+    schema = require_table(op, "add_check", table, (), schema)
     check = CheckConstraint(literal_column(condition), name=conv(name))
     Table(table, MetaData(), check, schema=schema)
     _add(
@@ -180,7 +179,7 @@ def add_foreign_key(
         referred_columns: Its primary key, or columns that a unique index covers.
         ondelete: ``CASCADE``, ``SET NULL``, ``SET DEFAULT``, ``RESTRICT`` or ``NO ACTION``.
         onupdate: Likewise.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
         referred_schema: The schema of *referred_table*, likewise.
 
     Raises:
@@ -190,8 +189,10 @@ def add_foreign_key(
         LockNotObtained: Other sessions held locks for too long.
     """
     operation = "add_foreign_key"
-    require_table(op, operation, table, columns, schema)
-    require_table(op, operation, referred_table, referred_columns, referred_schema)
+    schema = require_table(op, operation, table, columns, schema)
+    referred_schema = require_table(
+        op, operation, referred_table, referred_columns, referred_schema
+    )
     if len(columns) != len(referred_columns) or not columns:
         raise OperationRefused(
             operation,
@@ -202,7 +203,7 @@ def add_foreign_key(
     pairs = zip(map(quote, columns), map(quote, referred_columns), strict=True)
     equal = " AND ".join(f"r.{there} = t.{here}" for here, there in pairs)
     given = " AND ".join(f"t.{quote(column)} IS NOT NULL" for column in columns)
-    referred = qualified(op.get_context().dialect, referred_table, referred_schema)
+    referred = qualified(op.get_context(), referred_table, referred_schema)
     broken = f"{given} AND NOT EXISTS (SELECT 1 FROM {referred} AS r WHERE {equal})"
 
     def text(of_table: str, of_schema: str | None) -> str:
@@ -251,7 +252,7 @@ def drop_constraint(op: Op, table: str, name: str, *, schema: str | None = None)
             Nothing was changed.
         LockNotObtained: Other sessions held locks for too long.
     """
-    require_table(op, "drop_constraint", table, (), schema)
+    schema = require_table(op, "drop_constraint", table, (), schema)
     if on_sqlite(op):
         sqlite.drop(op, table, name)
     else:
@@ -278,11 +279,11 @@ def _refuse_rows(op: Op, table: str, schema: str | None, name: str, broken: str)
         RowsViolateConstraint: There are some.
     """
     connection = op.get_bind()
-    dialect = connection.dialect
+    quote = connection.dialect.identifier_preparer.quote
     keys = inspect(connection).get_pk_constraint(table, schema=schema)["constrained_columns"]
-    shown = ", ".join(f"t.{dialect.identifier_preparer.quote(key)}" for key in keys) or "1"
+    shown = ", ".join(f"t.{quote(key)}" for key in keys) or "1"
     rows = connection.exec_driver_sql(
-        f"SELECT {shown} FROM {qualified(dialect, table, schema)} AS t WHERE {broken}"
+        f"SELECT {shown} FROM {qualified(op.get_context(), table, schema)} AS t WHERE {broken}"
         f" LIMIT {_MAX_SHOWN}",
         execution_options={"no_parameters": True},
     ).all()

@@ -11,9 +11,9 @@ from sqlalchemy.schema import CreateIndex
 
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import indexes as postgresql
-from cleveragents_plans.evolution.postgresql.connection import online, qualified, write_sql
+from cleveragents_plans.evolution.postgresql.connection import online, write_sql
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite import indexes as sqlite
 
@@ -51,7 +51,7 @@ def create_index(
         unique: Whether rows must differ in *columns*.
         where: The condition of a partial index.
         use_equal: Accept an equal index that has another name, and create none.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
         options: Further ones of SQLAlchemy's ``Index``, such as ``postgresql_using="gin"``.
 
     Raises:
@@ -61,7 +61,7 @@ def create_index(
         DuplicateRows: *unique*, and rows are equal.
     """
     named = [column for column in columns if isinstance(column, str)]
-    require_table(op, "create_index", table, named, schema)
+    schema = require_table(op, "create_index", table, named, schema)
     given = (name, columns, unique, where, options)
     plain = ddl(op, CreateIndex(_index(table, schema, *given)))
     if on_sqlite(op):
@@ -74,7 +74,7 @@ def create_index(
     concurrent = {**options, "postgresql_concurrently": True}
     statements = postgresql.Statements(
         name=name,
-        table=qualified(context.dialect, table, schema),
+        table=qualified(context, table, schema),
         build=ddl(op, CreateIndex(_index(table, schema, name, columns, unique, where, concurrent))),
         try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", *given))),
     )
@@ -98,24 +98,24 @@ def drop_index(op: Op, name: str, table: str, *, schema: str | None = None) -> N
         op: Alembic's ``op``.
         name: The index.
         table: The table.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
         OperationRefused: The table does not exist, something else than an index of it has
             this name, or a constraint needs the index. Nothing was changed.
         IndexNotBuilt: Others did not end within ``lock-wait``.
     """
-    require_table(op, "drop_index", table, (), schema)
+    schema = require_table(op, "drop_index", table, (), schema)
     if on_sqlite(op):
         sqlite.drop(op, name, table)
         return
     context = op.get_context()
     if context.as_sql:
-        write_sql(context, f"DROP INDEX IF EXISTS {qualified(context.dialect, name, schema)}")
+        write_sql(context, f"DROP INDEX IF EXISTS {qualified(context, name, schema)}")
         return
     settings = Settings.of(context.environment_context)
     with online(op) as connection:
-        postgresql.drop(connection, qualified(context.dialect, table, schema), name, settings)
+        postgresql.drop(connection, qualified(context, table, schema), name, settings)
 
 
 def _index(

@@ -25,9 +25,13 @@ from cleveragents_plans.evolution.errors import (
     sqlstate,
 )
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
-from cleveragents_plans.evolution.postgresql.connection import qualified, run, transaction
+from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, LOCK_CONFLICTS
-from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges
+from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges, base_type
+from cleveragents_plans.evolution.postgresql.search_path import (
+    SYSTEM_SCHEMAS,
+    as_triggers_expect,
+)
 from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
 from cleveragents_plans.evolution.reporting import Progress, heartbeat
 from cleveragents_plans.evolution.settings import Settings
@@ -120,8 +124,8 @@ class Batches:
     key: str
     needs: str
     update: str
+    first: Sequence[Any]
     label: str
-    schema: str | None
     vacuum: str
 
 
@@ -132,8 +136,9 @@ class BatchRun:
         self.connection = connection
         self.wanted = wanted
         self.settings = settings
-        self.table: str = qualified(connection.dialect, wanted.table, wanted.schema)
-        self.written_to: str = qualified(connection.dialect, wanted.vacuum, wanted.schema)
+        self.table: str = wanted.table
+        self.table_in_query: str = _literally(wanted.table)
+        self.written_to: str = wanted.vacuum
         self.key: str = f"t.{connection.dialect.identifier_preparer.quote(wanted.key)}"
         self.throttle: Final = Throttle(connection, settings)
         self.batch: Final = BatchSize(settings.batch_ms, first=100, least=10, most=10_000)
@@ -159,6 +164,7 @@ class BatchRun:
         deadline = Deadline.for_locks(self.settings)
         convergence = _Convergence(self.table, left)
         with Progress(self.wanted.label, left, rows=self.rows) as progress:
+            self._do_first(progress)
             while left:
                 missed = self._pass([KeyRange()], progress)
                 deadline.restart()
@@ -174,6 +180,21 @@ class BatchRun:
                 convergence.observe(left)
         return self.written
 
+    def _do_first(self, progress: Progress) -> None:
+        keys = self.wanted.first
+        if keys:
+            # In its own type, or no index would help.
+            type_of_key = base_type(self.connection, self.table, self.wanted.key)
+            condition = f"{self.key} = ANY(CAST(%(keys)s AS {type_of_key}[]))"
+        while keys:
+            size = self.batch.size
+            # What is locked is left for the pass.
+            done = self._batch(condition, {"keys": list(keys[:size])})
+            self.written += done
+            progress.tick(done)
+            keys = keys[size:]
+            self._vacuum_when_due()
+
     def _pass(self, ranges: list[KeyRange], progress: Progress) -> SkippedRanges:
         missed = SkippedRanges()
         for among in ranges:
@@ -183,7 +204,8 @@ class BatchRun:
                     # The end of what was looked at is as good as the last row in it, and
                     # leaves no gap that is read twice.
                     high = keys[size - 1] if size < len(keys) else rest.high
-                    done = self._batch(rest._replace(high=high))
+                    batch = rest._replace(high=high)
+                    done = self._batch(batch.condition(self.key), batch.parameters)
                     if done < size:
                         missed.add(keys[:size], size - done)
                     self.written += done
@@ -199,7 +221,7 @@ class BatchRun:
             size = self.look.size
             query = f"""\
 WITH w AS MATERIALIZED (
-  SELECT {self.key} AS k, ({_literally(self.wanted.needs)}) AS n FROM {self.table} t
+  SELECT {self.key} AS k, ({_literally(self.wanted.needs)}) AS n FROM {self.table_in_query} t
    WHERE {among.condition(self.key)} ORDER BY {self.key} LIMIT {size})
 (SELECT k, NULL FROM w WHERE n ORDER BY k)
 UNION ALL
@@ -217,15 +239,16 @@ UNION ALL
             yield among._replace(high=last), [row[0] for row in needy]
             among = KeyRange(last, among.high)
 
-    def _batch(self, batch: KeyRange) -> int:
-        condition = f"({batch.condition(self.key)})"
-        sql = _literally(self.wanted.update).replace("{batch}", condition)
+    def _batch(self, condition: str, parameters: Mapping[str, Any]) -> int:
+        expected, path = as_triggers_expect(self.connection)
+        sql = _literally(self.wanted.update).replace("{batch}", f"({condition} AND {expected})")
+        values = {**parameters, **path}
         for _ in range(_TRIES):
             begun = time.monotonic()
             if self.written:
-                done = self._try(sql, batch.parameters)
+                done = self._try(sql, values)
             else:
-                done = self._try_first(condition, sql, batch.parameters)
+                done = self._try_first(condition, sql, values)
             seconds = time.monotonic() - begun
             self.throttle.rest(seconds, done or 0)
             if done is not None:
@@ -252,12 +275,13 @@ UNION ALL
     def _try_first(self, condition: str, sql: str, parameters: Mapping[str, Any]) -> int | None:
         """Run a batch that must show that rows which are done need it no more."""
         needs = _literally(self.wanted.needs)
-        query = f"SELECT count(*) FROM {self.table} t WHERE {condition} AND ({needs})"
+        query = f"SELECT count(*) FROM {self.table_in_query} t WHERE ({condition}) AND ({needs})"
         try:
             # What others write meanwhile is not seen, and cannot be mistaken.
             with transaction(self.connection, "BEGIN ISOLATION LEVEL REPEATABLE READ"):
                 before = run(self.connection, query, parameters).scalar_one()
                 done = run(self.connection, sql, parameters).rowcount
+                run(self.connection, f"SET LOCAL search_path = {SYSTEM_SCHEMAS}")
                 after = run(self.connection, query, parameters).scalar_one()
                 if done and after >= before:
                     raise BackfillNeverEnds(

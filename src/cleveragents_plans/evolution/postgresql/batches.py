@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from cleveragents_plans.evolution.lookups import require_key
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.backfill import Batches, BatchRun
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
@@ -41,6 +42,7 @@ def run_in_batches(
     key: str,
     needs: str,
     update: str,
+    first: Sequence[Any] = (),
     label: str | None = None,
     schema: str | None = None,
     vacuum: str | None = None,
@@ -61,8 +63,10 @@ def run_in_batches(
         update: Any statement whose row count says how many rows it did. In it
             ``{batch}`` stands for a condition over the alias ``t``; it should lock its
             rows ``ORDER BY`` the key, ``SKIP LOCKED``. Offline it runs once, with TRUE.
+        first: Keys of rows that come before all others, in this order.
         label: What to call it in messages.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables. In *needs*
+            and *update* ``{schema}`` stands for it.
         vacuum: The table that *update* writes to, if it is another one.
         setup: Statements that are sent first, such as one that creates a function of
             ``pg_temp`` that *needs* and *update* call.
@@ -80,11 +84,19 @@ def run_in_batches(
     """
     context = require_postgresql(op, "run_in_batches")
     require_key(op, "backfill", table, key, schema)
+    update = in_schema(context, update, schema)
     if context.as_sql:
         write_sql(context, *setup, update.replace("{batch}", "TRUE"))
         return 0
-    label = label or f"filling {table}"
-    wanted = Batches(table, key, needs, update, label, schema, vacuum or table)
+    wanted = Batches(
+        table=qualified(context, table, schema),
+        key=key,
+        needs=in_schema(context, needs, schema),
+        update=update,
+        first=first,
+        label=label or f"filling {table}",
+        vacuum=qualified(context, vacuum or table, schema),
+    )
     settings = Settings.of(context.environment_context)
     with online(op) as connection, session(connection, **_SESSION):
         with refusing("backfill"):

@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, sqlstate
-from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.postgresql.connection import qualified, run
+from cleveragents_plans.evolution.op import Op, in_schema, qualified
+from cleveragents_plans.evolution.postgresql.connection import run
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -70,11 +70,12 @@ def check_writable(
     connection = _connection(op)
     if connection is None:
         return
-    table = qualified(connection.dialect, table, None)
+    name_in_sql = qualified(op.get_context(), table)
+    needs = in_schema(op.get_context(), needs)
     key = connection.dialect.identifier_preparer.quote(key)
-    for name, check in _rows(connection, _NOT_VALID, table):
+    for name, check in _rows(connection, _NOT_VALID, name_in_sql):
         where = f"({needs}) AND NOT ({check})"
-        query = f"SELECT t.{key} FROM {table} t WHERE {where} LIMIT {_MAX_SHOWN}"
+        query = f"SELECT t.{key} FROM {name_in_sql} t WHERE {where} LIMIT {_MAX_SHOWN}"
         broken = [str(found) for (found,) in run(connection, query)]
         if broken:
             raise CheckViolated(
@@ -85,12 +86,12 @@ def check_writable(
             )
     planned = {column: value for column, value in values.items() if value is not None}
     columns = ", ".join(f"{value} AS {column}" for column, value in planned.items())
-    for name, check in _rows(connection, _ONLY_OF, table, columns=list(planned)):
+    for name, check in _rows(connection, _ONLY_OF, name_in_sql, columns=list(planned)):
         if _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
             shown = ", ".join(f"{column} = {value}" for column, value in planned.items())
             raise CheckViolated(table, name, f"would refuse {shown}", "let it pass, or drop it")
     written = {"columns": list(values), "ours": list(ours)}
-    triggers = [name for (name,) in _rows(connection, _TRIGGERS, table, **written)]
+    triggers = [name for (name,) in _rows(connection, _TRIGGERS, name_in_sql, **written)]
     if triggers:
         log.warning(
             "%s has triggers that will fire for every row that is written: %s; if they must "
@@ -112,7 +113,7 @@ def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()
     connection = _connection(op)
     if connection is None:
         return
-    name = qualified(connection.dialect, table, None)
+    name = qualified(op.get_context(), table)
     found = _rows(connection, _USERS, name, column=column, ours=list(ours), kinds=["n"])
     if found:
         raise ColumnInUse(table, column, [user for (user,) in found])

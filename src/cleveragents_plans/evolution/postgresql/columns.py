@@ -8,9 +8,9 @@ from typing import Final
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import OperationRefused
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.checks import refuse_used_column
-from cleveragents_plans.evolution.postgresql.connection import online, qualified, run, write_sql
+from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy, refusing
 from cleveragents_plans.evolution.postgresql.locks import run_under_lock
 from cleveragents_plans.evolution.settings import Settings
@@ -66,7 +66,7 @@ def drop(op: Op, table: str, column: str, schema: str | None) -> None:
         ColumnInUse: Something is made from it.
     """
     context = op.get_context()
-    name = qualified(context.dialect, table, schema)
+    name = qualified(context, table, schema)
     quoted = context.dialect.identifier_preparer.quote(column)
     statement = f"ALTER TABLE {name} DROP COLUMN IF EXISTS {quoted}"
     if context.as_sql:
@@ -89,7 +89,7 @@ def alter(op: Op, operation: str, table: str, column: str, change: str, schema: 
         OperationRefused: PostgreSQL refuses what it says.
     """
     context = op.get_context()
-    name = qualified(context.dialect, table, schema)
+    name = qualified(context, table, schema)
     change = f"ALTER COLUMN {context.dialect.identifier_preparer.quote(column)} {change}"
     if context.as_sql:
         write_sql(context, f"ALTER TABLE {name} {change}")
@@ -111,7 +111,7 @@ def rename(op: Op, table: str, column: str, new_name: str, schema: str | None) -
     """
     context = op.get_context()
     quote = context.dialect.identifier_preparer.quote
-    name = qualified(context.dialect, table, schema)
+    name = qualified(context, table, schema)
     statement = f"ALTER TABLE {name} RENAME COLUMN {quote(column)} TO {quote(new_name)}"
     if context.as_sql:
         write_sql(context, statement)

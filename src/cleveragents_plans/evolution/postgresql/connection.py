@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, CursorResult, Dialect
+from sqlalchemy import Connection, CursorResult
 
 from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
 from cleveragents_plans.evolution.op import Op
@@ -82,26 +82,16 @@ def write_sql(context: MigrationContext, *statements: str) -> None:
         context.impl.static_output(_ended(statement))
 
 
-def qualified(dialect: Dialect, table: str, schema: str | None) -> str:
-    """Quote the name of *table* where needed, with its *schema* if it has one."""
-    quote = dialect.identifier_preparer.quote
-    return f"{quote(schema)}.{quote(table)}" if schema else quote(table)
-
-
 def as_table_owner(table: str) -> str:
     """
-    Give the statement after which what a transaction makes belongs to the owner of *table*.
+    Give the statement after which what a transaction creates belongs to the owner of *table*.
 
-    Its search path becomes the schema of the table, which is named as in SQL. A superuser
-    who migrates must not leave functions behind that run with those rights; and what the
-    session has first in its search path may be another schema.
+    *table* is named as in SQL, with its schema. A superuser who migrates must not leave
+    functions behind that run with a superuser's rights.
     """
-    name = table.replace("'", "''")
     return f"""\
-SELECT set_config('search_path', quote_ident(n.nspname) || ', pg_temp', true),
-       set_config('role', pg_get_userbyid(c.relowner), true)
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE c.oid = to_regclass('{name}')"""
+SELECT set_config('role', pg_get_userbyid(c.relowner), true)
+  FROM pg_class c WHERE c.oid = to_regclass('{table}')"""
 
 
 @contextmanager
@@ -120,20 +110,25 @@ def transaction(connection: Connection, begin: str = "BEGIN") -> Iterator[None]:
 @contextmanager
 def session(connection: Connection, **wanted: str) -> Iterator[None]:
     """Set parameters of the session for a while; those that the server does not know are left."""
-    rows = run(
-        connection,
-        "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%(names)s)",
-        {"names": list(wanted)},
-    )
-    former: dict[str, str] = {row[0]: row[1] for row in rows}
-    _set(connection, {name: wanted[name] for name in former})
+    former = parameters(connection, wanted)
+    set_parameters(connection, {name: wanted[name] for name in former})
     try:
         yield
     finally:
         if not connection.invalidated:
-            _set(connection, former)
+            set_parameters(connection, former)
 
 
-def _set(connection: Connection, values: Mapping[str, str]) -> None:
-    calls = ", ".join(f"set_config('{name}', %({name})s, false)" for name in values)
+def parameters(connection: Connection, names: Iterable[str]) -> dict[str, str]:
+    """Read those parameters of the session that the server knows."""
+    query = "SELECT name, current_setting(name) FROM pg_settings WHERE name = ANY(%(names)s)"
+    return {row[0]: row[1] for row in run(connection, query, {"names": list(names)})}
+
+
+def set_parameters(
+    connection: Connection, values: Mapping[str, str], *, local: bool = False
+) -> None:
+    """Set parameters of the session; *local*: until the transaction ends."""
+    scope = str(local).lower()
+    calls = ", ".join(f"set_config('{name}', %({name})s, {scope})" for name in values)
     run(connection, f"SELECT {calls}", values)

@@ -16,10 +16,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import OperationRefused, sqlstate
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
-    qualified,
     require_postgresql,
     run,
     write_sql,
@@ -70,7 +69,7 @@ def add(op: Op, wanted: Wanted) -> None:
         LockNotObtained: Other sessions held locks for too long.
     """
     context = op.get_context()
-    table = qualified(context.dialect, wanted.table, wanted.schema)
+    table = qualified(context, wanted.table, wanted.schema)
     statement = f"ALTER TABLE {table} ADD {wanted.text}"
     if context.as_sql:
         write_sql(context, statement)
@@ -119,7 +118,7 @@ def drop(op: Op, table: str, name: str, schema: str | None) -> None:
         LockNotObtained: Other sessions held locks for too long.
     """
     context = op.get_context()
-    quoted = qualified(context.dialect, table, schema)
+    quoted = qualified(context, table, schema)
     constraint = context.dialect.identifier_preparer.quote(name)
     statement = f"ALTER TABLE {quoted} DROP CONSTRAINT IF EXISTS {constraint}"
     if context.as_sql:
@@ -152,7 +151,7 @@ def validate_constraint(op: Op, table: str, constraint: str, *, schema: str | No
         LockNotObtained: Other sessions held locks for too long.
     """
     context = require_postgresql(op, "validate_constraint")
-    name = qualified(context.dialect, table, schema)
+    name = qualified(context, table, schema)
     if context.as_sql:
         quoted = context.dialect.identifier_preparer.quote(constraint)
         write_sql(context, f"ALTER TABLE {name} VALIDATE CONSTRAINT {quoted}")

@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.errors import listed
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers, waited_for
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
+from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.reporting import speaks_itself
 from cleveragents_plans.evolution.settings import Settings
 
@@ -66,6 +67,7 @@ class IndexProgress:
                 # Anew each time: a connection kept open could be lost, or hold a slot.
                 with self._engine.connect() as connection:
                     connection.execution_options(isolation_level="AUTOCOMMIT")
+                    run(connection, f"SET search_path = {SYSTEM_SCHEMAS}")
                     self._report(connection)
             except SQLAlchemyError as error:
                 self._log(f"how far it is cannot be told: {type(error).__name__}")

@@ -32,6 +32,7 @@ from cleveragents_plans.evolution.postgresql.locks import (
     LOCK_CONFLICTS,
     run_with_retries,
 )
+from cleveragents_plans.evolution.postgresql.search_path import path_for_ddl
 from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -237,6 +238,7 @@ def _session(connection: Connection, deadline: Deadline) -> AbstractContextManag
         lock_timeout=f"{1000 * max(deadline.left, 0.05):.0f}ms",
         statement_timeout="0",
         transaction_timeout="0",
+        search_path=path_for_ddl(connection),
     )
 
 

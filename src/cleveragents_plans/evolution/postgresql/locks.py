@@ -11,26 +11,28 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import (
     as_table_owner,
     online,
-    qualified,
+    parameters,
     require_postgresql,
     run,
     session,
+    set_parameters,
     transaction,
     write_sql,
 )
 from cleveragents_plans.evolution.postgresql.pipeline import run_in_pipeline
+from cleveragents_plans.evolution.postgresql.search_path import path_statement
 from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -93,15 +95,16 @@ def with_exclusive_lock(
     No client waits for longer than 20 ms (50 ms once a minute has passed) and the
     statements themselves, however long it takes to get the lock; an ordinary autovacuum
     gives way. The statements are sent as they are written: ``%`` and ``:name`` mean
-    nothing. They run as the owner of *table*, and its schema is their search path, so that
-    what they make stands beside it and belongs to whom it does. Offline they are written
-    without the lock.
+    nothing; only ``{schema}`` is replaced by the schema of *table*, quoted. Names are
+    looked up in system schemas only, so that every other one needs its schema. The
+    statements run as the owner of *table*, to whom what they create belongs. Offline they
+    are written without the lock.
 
     Args:
         op: Alembic's ``op``.
         table: The table.
         statements: What to run.
-        schema: The schema of *table*, if it is not on the search path.
+        schema: The schema of *table*, if it is not that of the chain's tables.
         in_version_transaction: Run them in the transaction in which Alembic changes the
             version, so that a run cannot end between the two. They must be the last that
             the revision does; the lock is held for two statements more.
@@ -110,17 +113,32 @@ def with_exclusive_lock(
         LockNotObtained: Other sessions held locks for too long. Nothing was changed.
     """
     context = require_postgresql(op, "with_exclusive_lock")
-    name = qualified(context.dialect, table, schema)
+    name = qualified(context, table, schema)
+    texts = [in_schema(context, statement, schema) for statement in statements]
     if context.as_sql:
-        write_sql(context, _REMEMBER, as_table_owner(name), *statements, _AS_BEFORE)
+        write_sql(context, _REMEMBER_ROLE, as_table_owner(name), *texts, _RESTORE_ROLE)
         return
     settings = Settings.of(context.environment_context)
     if in_version_transaction:
-        connection = op.get_bind()
-        run_under_lock(connection, name, statements, settings, connection.begin_nested)
+        versions = qualified(context, context.version_table, context.version_table_schema)
+        _run_with_version(op.get_bind(), name, texts, settings, versions)
         return
     with online(op) as connection:
-        run_under_lock(connection, name, statements, settings)
+        run_under_lock(connection, name, texts, settings)
+
+
+_REMEMBER_ROLE = "SELECT set_config('evolution.role', current_setting('role'), true)"
+_RESTORE_ROLE = "SELECT set_config('role', current_setting('evolution.role'), true)"
+
+# A lock is released when its commit is on disk, unless that is not waited for; later commits,
+# at the end of the run, wait for all of it. Should this process freeze while it has the lock,
+# the server ends it.
+_UNDER_LOCK = {
+    "synchronous_commit": "off",
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_in_transaction_session_timeout": "5s",
+}
 
 
 def run_under_lock(
@@ -128,7 +146,6 @@ def run_under_lock(
     table: str,
     statements: Sequence[str],
     settings: Settings,
-    begin: Callable[[], AbstractContextManager[object]] | None = None,
     *,
     also: Sequence[str] = (),
     mode: str = "ACCESS EXCLUSIVE",
@@ -136,45 +153,55 @@ def run_under_lock(
     """
     Run *statements* under a lock on *table*, which is the quoted name.
 
-    The *connection* is in autocommit, unless there is a *begin*, which makes a savepoint in
-    the transaction that it is in. Tables that are locked *also* are locked in the same
+    The *connection* is in autocommit. Tables that are locked *also* are locked in the same
     *mode*.
     """
     deadline = Deadline.for_locks(settings)
+    texts = [*path_statement(connection), *statements]
 
     def attempt() -> None:
-        with begin() if begin else transaction(connection):
-            if begin:
-                run(connection, _REMEMBER)
+        with transaction(connection):
             run(connection, as_table_owner(table))
             _take(connection, ", ".join([table, *also]), mode, deadline)
             # In one round trip: clients wait until the last statement is done.
-            run_in_pipeline(connection, statements)
-            if begin:  # elsewhere the transaction ends here, and with it what was set
-                run(connection, _AS_BEFORE)
+            run_in_pipeline(connection, texts)
 
-    # A lock is released when its commit is on disk, unless that is not waited for. The
-    # version that is written at the end waits for all of it.
-    # And should this process freeze while it has the lock, the server ends it.
-    with session(
-        connection,
-        synchronous_commit="off",
-        statement_timeout="0",
-        transaction_timeout="0",
-        idle_in_transaction_session_timeout="5s",
-    ):
+    with session(connection, **_UNDER_LOCK):
         modes = ANY_LOCK if mode == "ACCESS EXCLUSIVE" else _WRITING
         _retry(connection, [table, *also], attempt, deadline, modes)
 
 
-_REMEMBER = (
-    "SELECT set_config('evolution.path', current_setting('search_path'), true),"
-    " set_config('evolution.role', current_setting('role'), true)"
-)
-_AS_BEFORE = (
-    "SELECT set_config('search_path', current_setting('evolution.path'), true),"
-    " set_config('role', current_setting('evolution.role'), true)"
-)
+def _run_with_version(
+    connection: Connection,
+    table: str,
+    statements: Sequence[str],
+    settings: Settings,
+    versions: str,
+) -> None:
+    """
+    Run *statements* under ACCESS EXCLUSIVE on *table* in the transaction of the version.
+
+    The table of *versions* is locked first, so that Alembic does not wait for it while it
+    has the lock on *table*. What is set for the time of that lock stays until the end of the
+    transaction.
+    """
+    deadline = Deadline.for_locks(settings)
+    texts = [*path_statement(connection), *statements]
+    under_lock = {name: _UNDER_LOCK[name] for name in parameters(connection, _UNDER_LOCK)}
+    restored = parameters(connection, ("search_path", "lock_timeout"))
+    restored["role"] = run(connection, "SELECT current_setting('role')").scalar_one()
+
+    def attempt() -> None:
+        with connection.begin_nested():
+            _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=True)
+            run(connection, f"LOCK TABLE {versions} IN EXCLUSIVE MODE")
+            set_parameters(connection, under_lock, local=True)
+            run(connection, as_table_owner(table))
+            _take(connection, table, "ACCESS EXCLUSIVE", deadline)
+            run_in_pipeline(connection, texts)
+            set_parameters(connection, restored, local=True)
+
+    _retry(connection, [table, versions], attempt, deadline, ANY_LOCK)
 
 
 def _retry(
@@ -217,10 +244,15 @@ def run_with_retries(
 
     def run_patiently(table: str, statement: str) -> None:
         deadline = Deadline.for_locks(settings)
+        path = path_statement(connection)
 
         def attempt() -> None:
             _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=False)
-            run(connection, statement)
+            if not path:
+                run(connection, statement)
+                return
+            with transaction(connection):
+                run_in_pipeline(connection, [*path, statement])
 
         _retry(connection, [table], attempt, deadline, _GATE_CONFLICTS)
 

@@ -10,13 +10,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, sqlstate
-from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.postgresql.connection import (
-    online,
-    qualified,
-    run,
-    write_sql,
-)
+from cleveragents_plans.evolution.op import Op, qualified
+from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
 from cleveragents_plans.evolution.postgresql.locks import (
     run_under_lock,
     run_with_retries,
@@ -68,7 +63,7 @@ def set_not_null(
     """
     context = op.get_context()
     quote = context.dialect.identifier_preparer.quote
-    name = qualified(context.dialect, table, schema)
+    name = qualified(context, table, schema)
     if context.as_sql:
         # One scan under the lock that the script holds anyway, on every version.
         write_sql(
@@ -103,7 +98,7 @@ def drop_not_null(op: Op, table: str, columns: Sequence[str], schema: str | None
         LockNotObtained: Other sessions held locks for too long.
     """
     context = op.get_context()
-    name = qualified(context.dialect, table, schema)
+    name = qualified(context, table, schema)
     quoted = [context.dialect.identifier_preparer.quote(column) for column in columns]
     with_exclusive_lock(op, table, *drop_not_null_sql(name, *quoted), schema=schema)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.postgresql.connection import run
+
 _MAX_RANGES = 1000
 
 
@@ -49,3 +53,25 @@ class SkippedRanges:
         if len(self.ranges) > _MAX_RANGES:
             pairs = (self.ranges[i : i + 2] for i in range(0, len(self.ranges), 2))
             self.ranges = [pair[0]._replace(high=pair[-1].high) for pair in pairs]
+
+
+def base_type(connection: Connection, table: str, column: str) -> str:
+    """
+    Name the type of *column* as in SQL, without a length; of a domain, the type below it.
+
+    *table* is named as in SQL, with its schema.
+    """
+    wanted = {"table": table, "column": column}
+    return str(run(connection, _BASE_TYPE, wanted).scalar_one())
+
+
+_BASE_TYPE = """\
+WITH RECURSIVE base (oid) AS (
+  SELECT atttypid FROM pg_attribute
+   WHERE attrelid = to_regclass(%(table)s) AND attname = %(column)s
+  UNION ALL
+  SELECT t.typbasetype FROM base JOIN pg_type t ON t.oid = base.oid WHERE t.typtype = 'd'
+)
+SELECT quote_ident(n.nspname) || '.' || quote_ident(t.typname)
+  FROM base JOIN pg_type t ON t.oid = base.oid JOIN pg_namespace n ON n.oid = t.typnamespace
+ WHERE t.typtype <> 'd'"""

@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.errors import listed, sqlstate
 from cleveragents_plans.evolution.postgresql.blockers import waited_for
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.poolers import second_connection
+from cleveragents_plans.evolution.postgresql.search_path import searching_system_schemas
 from cleveragents_plans.evolution.reporting import (
     heartbeat_active,
     reasons,
@@ -52,7 +53,7 @@ class StatementWatch:
         connection.rollback()
         self._engine = create_engine(
             "postgresql+psycopg://",
-            creator=lambda: second_connection(connection),
+            creator=lambda: searching_system_schemas(second_connection(connection)),
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
         )

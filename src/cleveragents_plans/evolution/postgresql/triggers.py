@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
+
 #: SQL over the columns of a row, made for the alias that the row has: ``t``, ``new``, ...
 RowExpression = Callable[[str], str]
 
@@ -14,8 +16,11 @@ class Trigger:
     """
     A row trigger of PostgreSQL and its function, both of the same name.
 
-    The function keeps the search path that `with_exclusive_lock` sets: the schema of the
-    table, temporary tables last.
+    The function searches system schemas only, and so that no other role can have its own
+    operators called by it, names everything else with its schema, for which ``{schema}``
+    stands. The trigger is ENABLE ALWAYS: it fires for rows that a logical subscriber receives,
+    too. See https://www.postgresql.org/docs/current/sql-createfunction.html and
+    https://www.postgresql.org/docs/current/sql-altertable.html.
     """
 
     table: str
@@ -36,17 +41,22 @@ class Trigger:
         name = self.name
         definer = " SECURITY DEFINER" if self.as_owner else ""
         condition = f" WHEN (\n  {self.when}\n)" if self.when else ""
-        # The right is asked for when a trigger is made, not when it fires.
-        revoke = (f"REVOKE EXECUTE ON FUNCTION {name}() FROM PUBLIC",) if self.as_owner else ()
+        function, table = f"{{schema}}.{name}()", f"{{schema}}.{self.table}"
+        # EXECUTE is checked when a trigger is created, not when it fires.
+        revoke = (f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC",) if self.as_owner else ()
         return (
-            f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger\n"
-            f"LANGUAGE plpgsql{definer} SET search_path FROM CURRENT AS $$\n{self.body}\n$$",
+            f"CREATE OR REPLACE FUNCTION {function} RETURNS trigger\n"
+            f"LANGUAGE plpgsql{definer} SET search_path = {SYSTEM_SCHEMAS} AS $$\n{self.body}\n$$",
             *revoke,
-            f"CREATE OR REPLACE TRIGGER {name} {self.event} ON {self.table}\n"
-            f"FOR EACH ROW{condition} EXECUTE FUNCTION {name}()",
+            f"CREATE OR REPLACE TRIGGER {name} {self.event} ON {table}\n"
+            f"FOR EACH ROW{condition} EXECUTE FUNCTION {function}",
+            f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}",
         )
 
 
 def drop_trigger_sql(table: str, name: str) -> tuple[str, str]:
     """Give the statements, for `with_exclusive_lock`, that drop a trigger and its function."""
-    return f"DROP TRIGGER IF EXISTS {name} ON {table}", f"DROP FUNCTION IF EXISTS {name}()"
+    return (
+        f"DROP TRIGGER IF EXISTS {name} ON {{schema}}.{table}",
+        f"DROP FUNCTION IF EXISTS {{schema}}.{name}()",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, schema_of
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
@@ -30,20 +30,20 @@ class ColumnArchive:
     def create(self) -> tuple[str, ...]:
         """Give the statements, for `with_exclusive_lock`, that create it unless it exists."""
         # AS copies types and collations, without which no index could be used.
+        name = f"{{schema}}.{self.name}"
         return (
-            f"CREATE TABLE IF NOT EXISTS {self.name} AS"
-            f" SELECT {self.key}, {self.column} FROM {self.table} WITH NO DATA",
-            f"CREATE UNIQUE INDEX IF NOT EXISTS uq_{self.name}_{self.key}"
-            f" ON {self.name} ({self.key})",
+            f"CREATE TABLE IF NOT EXISTS {name} AS"
+            f" SELECT {self.key}, {self.column} FROM {{schema}}.{self.table} WITH NO DATA",
+            f"CREATE UNIQUE INDEX IF NOT EXISTS uq_{self.name}_{self.key} ON {name} ({self.key})",
             # Where all tables are published, only rows that can be told apart may change.
-            f"ALTER TABLE {self.name} REPLICA IDENTITY FULL",
+            f"ALTER TABLE {name} REPLICA IDENTITY FULL",
         )
 
     def keep_trigger(self, name: str) -> Trigger:
         """Give a trigger that archives what is written concurrently."""
         body = f"""\
 BEGIN
-  INSERT INTO {self.name} VALUES (new.{self.key}, new.{self.column})
+  INSERT INTO {{schema}}.{self.name} VALUES (new.{self.key}, new.{self.column})
   {self._on_conflict};
   RETURN NULL;
 END"""
@@ -72,7 +72,8 @@ END"""
     @property
     def _archive_column(self) -> str:
         return f"""\
-INSERT INTO {self.name} SELECT t.{self.key}, t.{self.column} FROM {self.table} t
+INSERT INTO {{schema}}.{self.name}
+SELECT t.{self.key}, t.{self.column} FROM {{schema}}.{self.table} t
  WHERE {{batch}} AND ({self._not_archived}) ORDER BY t.{self.key}
 {self._on_conflict}"""
 
@@ -80,19 +81,19 @@ INSERT INTO {self.name} SELECT t.{self.key}, t.{self.column} FROM {self.table} t
     def _not_archived(self) -> str:
         return f"""\
 t.{self.column} <> {self.empty_value} AND NOT EXISTS (
-  SELECT 1 FROM {self.name} a WHERE a.{self.key} = t.{self.key}
+  SELECT 1 FROM {{schema}}.{self.name} a WHERE a.{self.key} = t.{self.key}
      AND a.{self.column} = t.{self.column})"""
 
     @property
     def _restore_column(self) -> str:
-        t, key, column = self.table, self.key, self.column
+        t, key, column = f"{{schema}}.{self.table}", self.key, self.column
         return f"""\
 WITH held AS MATERIALIZED (
   SELECT p.{key} FROM {t} p WHERE p.{key} IN (
-           SELECT t.{key} FROM {self.name} t WHERE {{batch}})
+           SELECT t.{key} FROM {{schema}}.{self.name} t WHERE {{batch}})
    ORDER BY p.{key} FOR NO KEY UPDATE SKIP LOCKED
 ), taken AS (
-  DELETE FROM {self.name} t
+  DELETE FROM {{schema}}.{self.name} t
    WHERE {{batch}} AND ((t.{key} IN (SELECT held.{key} FROM held)) IS TRUE
      OR NOT EXISTS (SELECT 1 FROM {t} p WHERE p.{key} = t.{key}))
   RETURNING t.{key}, t.{column}
@@ -106,7 +107,9 @@ SELECT taken.{key} FROM taken"""
     def _drop_if_empty(self) -> str:
         return f"""\
 DO $$ BEGIN
-  IF NOT EXISTS (SELECT 1 FROM {self.name}) THEN DROP TABLE {self.name}; END IF;
+  IF NOT EXISTS (SELECT 1 FROM {{schema}}.{self.name}) THEN
+    DROP TABLE {{schema}}.{self.name};
+  END IF;
 END $$"""
 
 
@@ -123,7 +126,9 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
     """
     context = op.get_context()
     if context.dialect.name == "postgresql" and not context.as_sql:
-        refuse_published_rows(op.get_bind(), archive.name, None, exists=exists)
+        refuse_published_rows(
+            op.get_bind(), archive.name, schema_of(op.get_context()), exists=exists
+        )
 
 
 def archive_column(op: Op, archive: ColumnArchive) -> None:
@@ -163,7 +168,7 @@ def restore_column(op: Op, archive: ColumnArchive) -> None:
     EXCLUSIVE on the archive for a moment.
     """
     _backfill(op, archive, archive.name, "TRUE", archive._restore_column)
-    with_exclusive_lock(op, archive.name, f"DROP TABLE {archive.name}")
+    with_exclusive_lock(op, archive.name, f"DROP TABLE {{schema}}.{archive.name}")
 
 
 def drop_if_empty(op: Op, archive: ColumnArchive) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.op import Op
+from cleveragents_plans.evolution.op import Op, qualified
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 
 
@@ -60,10 +61,11 @@ def check_drop_tables(
     if op.get_context().as_sql:
         return
     connection = op.get_bind()
-    referring = _referring(connection, table, children)
+    name, *others = (qualified(op.get_context(), each) for each in (table, *children))
+    referring = _referring(connection, name, others)
     if referring:
         raise TableReferenced(table, referring)
-    rows = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
+    rows = connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
     if rows and not _is_confirmed(op, confirm_option):
         raise TableNotEmpty(table, rows, confirm_option)
 
@@ -87,14 +89,15 @@ def drop_tables(op: Op, table: str, *, children: Sequence[str] = (), confirm_opt
         TableReferenced: A foreign key of another table refers to it.
     """
     check_drop_tables(op, table, children=children, confirm_option=confirm_option)
-    statements = [f"DROP TABLE IF EXISTS {name}" for name in children]
-    statements.append(f"DROP TABLE {table}")
+    name, *others = (qualified(op.get_context(), each) for each in (table, *children))
+    statements = [f"DROP TABLE IF EXISTS {other}" for other in others]
+    statements.append(f"DROP TABLE {name}")
     if op.get_context().dialect.name == "sqlite":
         for statement in statements:
             op.execute(statement)
         return
     if not _is_confirmed(op, confirm_option):
-        statements.insert(0, _RAISE_IF_ROWS.format(t=table, confirm_option=confirm_option))
+        statements.insert(0, _RAISE_IF_ROWS.format(t=name, confirm_option=confirm_option))
     with_exclusive_lock(op, table, *statements, in_version_transaction=True)
 
 
@@ -105,10 +108,12 @@ def _is_confirmed(op: Op, confirm_option: str) -> bool:
 
 
 def _referring(connection: Connection, table: str, children: Sequence[str]) -> list[str]:
-    on_sqlite = connection.dialect.name == "sqlite"
-    query = text(_REFERRING_SQLITE if on_sqlite else _REFERRING_POSTGRESQL)
-    found = connection.execute(query, {"t": table}).scalars()
-    return [name for name in found if name not in (table, *children)]
+    """List the tables that refer to *table*, all named as in SQL, except *children*."""
+    if connection.dialect.name == "sqlite":
+        found = connection.execute(text(_REFERRING_SQLITE), {"t": table}).scalars()
+        return [name for name in found if name not in (table, *children)]
+    parameters = {"table": table, "names": [table, *children]}
+    return list(run(connection, _REFERRING_POSTGRESQL, parameters).scalars())
 
 
 # An operator's script has nobody to ask, so it carries the question with it; on line it
@@ -122,8 +127,10 @@ DO $drop$ BEGIN
 END $drop$"""
 
 _REFERRING_POSTGRESQL = """\
-SELECT DISTINCT conrelid::regclass::text AS name FROM pg_constraint
- WHERE contype = 'f' AND confrelid = to_regclass(:t) ORDER BY 1"""
+SELECT DISTINCT c.conrelid::regclass::text AS name FROM pg_constraint c
+ WHERE c.contype = 'f' AND c.confrelid = to_regclass(%(table)s) AND NOT EXISTS (
+         SELECT FROM unnest(%(names)s::text[]) name WHERE c.conrelid = to_regclass(name))
+ ORDER BY 1"""
 
 _REFERRING_SQLITE = """\
 SELECT DISTINCT m.name FROM sqlite_schema m, pragma_foreign_key_list(m.name) f

@@ -1,17 +1,17 @@
-"""A look at a tree that is kept as parent links, before anything is made of it."""
+"""Trees that are stored as parent links: what is checked before roots are written."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final, Self
+from typing import Any, Final
 
-from sqlalchemy import inspect, text
+from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.op import Op
-from cleveragents_plans.evolution.postgresql.connection import session
+from cleveragents_plans.evolution.op import Op, qualified
+from cleveragents_plans.evolution.postgresql.connection import run, session
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
@@ -30,8 +30,6 @@ class ParentTree:
     key: str
     parent: str
     root: str
-    #: The type of these columns on PostgreSQL, without a length.
-    type: str = "text"
 
 
 class CycleFound(EvolutionError):
@@ -44,7 +42,9 @@ class CycleFound(EvolutionError):
     """
 
     def __init__(self, table: str, parent: str, cycles: Sequence[Sequence[str]]) -> None:
-        shown = "; ".join(" -> ".join([*cycle, cycle[0]]) for cycle in cycles[:MAX_LISTED])
+        shown = "; ".join(
+            " -> ".join(map(str, [*cycle, cycle[0]])) for cycle in cycles[:MAX_LISTED]
+        )
         more = f" and {len(cycles) - MAX_LISTED} more" if len(cycles) > MAX_LISTED else ""
         super().__init__(
             f"rows of {table} are their own ancestors and have no root: {shown}{more}; "
@@ -54,23 +54,6 @@ class CycleFound(EvolutionError):
         self.table = table
         self.cycles = cycles
 
-    @classmethod
-    def among(
-        cls, tree: ParentTree, members: Iterable[str], parent_of: Callable[[str], str]
-    ) -> Self:
-        """Name the whole cycles that the rows *members* belong to."""
-        cycles: list[list[str]] = []
-        seen: set[str] = set()
-        for current in members:
-            cycle = []
-            while current not in seen:
-                seen.add(current)
-                cycle.append(current)
-                current = parent_of(current)
-            if cycle:
-                cycles.append(cycle)
-        return cls(tree.table, tree.parent, cycles)
-
 
 def check_parent_tree(op: Op, tree: ParentTree) -> None:
     """
@@ -79,35 +62,28 @@ def check_parent_tree(op: Op, tree: ParentTree) -> None:
     Rows whose walk ends at a row with a root, at a row without parent, or at a
     parent that does not exist, are fine; the last kind is reported by a warning.
 
-    Reads only: ACCESS SHARE for the length of two scans. Offline it becomes a block of
-    the script that raises. On SQLite it does nothing: the copy meets all this anyway
-    (see `root_in_copy`), and its transaction is rolled back.
+    Reads only: ACCESS SHARE for the length of two scans. Offline it does nothing: the
+    script of `fill_roots` raises. On SQLite it does nothing: the copy finds all this (see
+    `root_in_copy`), and its transaction is rolled back.
 
     Raises:
         CycleFound: A row without root is its own ancestor.
     """
-    names = asdict(tree)
-    if op.get_context().as_sql:
-        op.execute(_OFFLINE.format(**names, members=members_of_cycles(tree)))
+    context = op.get_context()
+    if context.dialect.name == "sqlite" or context.as_sql:
         return
     connection = op.get_bind()
+    settings = Settings.of(context.environment_context)
+    name = qualified(context, tree.table)
     # A step before this one may be to create the table.
-    if connection.dialect.name == "sqlite" or not inspect(connection).has_table(tree.table):
+    if not run(connection, "SELECT to_regclass(%(name)s) IS NOT NULL", {"name": name}).scalar_one():
         return
-    every = Settings.of(op.get_context().environment_context).report_every
-    # A hash or merge join would read the whole table again for every level of the walk.
-    with (
-        heartbeat(f"looking for cycles in {tree.table}", every),
-        session(connection, enable_hashjoin="off", enable_mergejoin="off"),
-    ):
-        members = connection.execute(text(members_of_cycles(tree))).scalars().all()
-    if members:
-        parent_of = text("SELECT {parent} FROM {table} WHERE {key} = :key".format(**names))
-        raise CycleFound.among(
-            tree, members, lambda key: connection.execute(parent_of, {"key": key}).scalar_one()
-        )
-    with heartbeat(f"looking for missing parents in {tree.table}", every):
-        dangling = connection.execute(text(_DANGLING.format(**names))).all()
+    with heartbeat(f"looking for cycles in {name}", settings.report_every):
+        _, cycles = ancestors_first(links_out_of_order(connection, tree, name))
+    if cycles:
+        raise CycleFound(tree.table, tree.parent, cycles)
+    with heartbeat(f"looking for missing parents in {name}", settings.report_every):
+        dangling = run(connection, _DANGLING.format(**asdict(tree), name=name)).all()
     if dangling:
         warn_of_missing_parents(tree, dangling[0].total, [row[:2] for row in dangling])
 
@@ -123,38 +99,70 @@ def warn_of_missing_parents(tree: ParentTree, total: int, first: Sequence[Sequen
     )
 
 
-def members_of_cycles(tree: ParentTree, table: str | None = None) -> str:
-    """Give the query for rows of each cycle, in *table* if the tree is kept elsewhere just now."""
-    names = asdict(tree)
-    return _MEMBERS.format(**{**names, "table": table or tree.table})
+def links_out_of_order(connection: Connection, tree: ParentTree, name: str) -> dict[Any, Any]:
+    """
+    Give, on PostgreSQL, the ancestors without a root of rows that are older than their parent.
+
+    Rows are gone through in the order of their keys, so that most parents, which are older,
+    have their root by then. What is given is left: by its key, each such ancestor with a
+    parent that has no root either, and the key of that parent. Every cycle is among them.
+    One scan, and one look-up for each of them, whatever the planner knows of the table.
+
+    Args:
+        connection: The connection that migrates.
+        tree: The table and its columns.
+        name: The table as in SQL, with its schema.
+    """
+    query = _LINKS.format(**asdict(tree), name=name)
+    with session(connection, jit="off", max_parallel_workers_per_gather="0"):
+        return {row[0]: row[1] for row in run(connection, query)}
 
 
-# The walk that starts at the smallest key of a cycle meets larger keys only, until it is
-# back. So only rows with a parent that is not smaller start one, and most of these end at
-# once: most rows are younger than their parents, and their ULIDs larger.
-# UNION, not UNION ALL: a walk that runs into a cycle which does not hold its start ends.
-_MEMBERS = """\
-WITH RECURSIVE walk (start, at) AS (
-  SELECT {key}, {parent} FROM {table} WHERE {root} IS NULL AND {parent} >= {key}
+def ancestors_first(parent_of: Mapping[Any, Any]) -> tuple[list[Any], list[list[Any]]]:
+    """
+    Order the keys of *parent_of* so that each comes after its ancestors.
+
+    Returns:
+        The keys, and the cycles among them, each from its smallest key up through the parents.
+    """
+    ordered: dict[Any, None] = {}
+    cycles = []
+    for start in parent_of:
+        path: dict[Any, None] = {}
+        at = start
+        while at in parent_of and at not in ordered and at not in path:
+            path[at] = None
+            at = parent_of[at]
+        if at in path:
+            keys = list(path)[list(path).index(at) :]
+            first = keys.index(min(keys))
+            cycles.append(keys[first:] + keys[:first])
+        ordered.update(dict.fromkeys(reversed(path)))
+    return list(ordered), sorted(cycles)
+
+
+# LATERAL with OFFSET 0 is a look-up by the key for each row, whatever the statistics say; a
+# join could become a scan for each level of the walk. UNION, not UNION ALL: each link is
+# followed once, and a cycle ends the walk. Keys are compared by the server only.
+_PARENT = """\
+SELECT up.{{key}} AS key, up.{{parent}} AS parent FROM {{name}} up
+     WHERE up.{{key}} = {of} AND up.{{root}} IS NULL OFFSET 0"""
+_LINKS = f"""\
+WITH RECURSIVE link (key, above, next) AS (
+  SELECT p.key, q.key, q.parent
+    FROM {{name}} t CROSS JOIN LATERAL (
+    {_PARENT.format(of="t.{parent}")}) p CROSS JOIN LATERAL (
+    {_PARENT.format(of="p.parent")}) q
+   WHERE t.{{root}} IS NULL AND t.{{parent}} >= t.{{key}}
   UNION
-  SELECT walk.start, p.{parent} FROM walk JOIN {table} p ON p.{key} = walk.at
-   WHERE walk.at > walk.start AND p.{root} IS NULL AND p.{parent} >= walk.start
+  SELECT link.above, p.key, p.parent
+    FROM link CROSS JOIN LATERAL (
+    {_PARENT.format(of="link.next")}) p
 )
-SELECT start FROM walk WHERE at = start ORDER BY start"""
+SELECT key, above FROM link"""
 
 _DANGLING = f"""\
-SELECT {{key}} AS key, {{parent}} AS parent, count(*) OVER () AS total FROM {{table}} t
+SELECT {{key}} AS key, {{parent}} AS parent, count(*) OVER () AS total FROM {{name}} t
  WHERE {{root}} IS NULL AND {{parent}} IS NOT NULL
-   AND NOT EXISTS (SELECT 1 FROM {{table}} p WHERE p.{{key}} = t.{{parent}})
+   AND NOT EXISTS (SELECT 1 FROM {{name}} p WHERE p.{{key}} = t.{{parent}})
  ORDER BY {{key}} LIMIT {MAX_LISTED}"""
-
-_OFFLINE = """\
-DO $look$
-DECLARE found text;
-BEGIN
-  SELECT string_agg(start, ', ') INTO found FROM ({members}) AS members;
-  IF found IS NOT NULL THEN
-    RAISE EXCEPTION 'rows of {table} are their own ancestors and have no root, among them: %', found
-      USING HINT = 'set {parent} of one row in each cycle to its true parent or to NULL';
-  END IF;
-END $look$"""

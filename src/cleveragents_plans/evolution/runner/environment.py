@@ -20,6 +20,17 @@ from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
+from cleveragents_plans.evolution.postgresql.search_path import (
+    checked_schema,
+    event_triggers_served,
+    find_schema,
+    named_in,
+    restrict_script,
+    search_path_restored,
+    search_schema,
+    use_schema,
+    write_schema,
+)
 from cleveragents_plans.evolution.postgresql.server import (
     refuse_missing_rights,
     refuse_read_only,
@@ -35,7 +46,7 @@ from cleveragents_plans.evolution.runner.alembic_internals import (
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
-from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session, use_schema
+from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session
 from cleveragents_plans.evolution.runner.sqlite_transaction import (
     call_in_driver_thread,
     refuse_enforced_foreign_keys,
@@ -112,6 +123,9 @@ class _Run:
         self.own_version_table = own_version_table
         self.command = running_command()
         self.level = _level(context.config)
+        # Of PostgreSQL, where names are not looked up by the search path.
+        self.schema: str | None = None
+        self.schema_of_versions: str | None = None
 
     def start(self) -> None:
         self._say(f"database: {self.target.shown}{self.target.note}")
@@ -141,13 +155,19 @@ class _Run:
             tell(line)
 
     def _print_sql(self) -> None:
-        """Print the SQL of the wanted revisions, in one transaction."""
+        """
+        Print the SQL of the wanted revisions, in one transaction.
+
+        It is for the schema that ``-x schema`` names, else for ``public``; run where another
+        one is the first in the search path, it raises.
+        """
         if self.target.is_sqlite:
             raise EvolutionError(
                 "--sql cannot be written for SQLite: its tables are rebuilt from what the file "
                 "holds; run the same command without --sql, on a copy of the file if it is to be "
                 "tried"
             )
+        schema = checked_schema(self.options.schema or "public")
         context.configure(
             url=self.target.url,
             target_metadata=self.metadata,
@@ -156,17 +176,18 @@ class _Run:
             dialect_opts={"paramstyle": "named"},
             transaction_per_migration=False,
             version_table=self.options.version_table,
+            version_table_schema=schema,
+            table_schema=schema,
             fn=with_checks(self.command),
         )
+        write_schema(context.get_context().dialect, schema)
         with standard_output():
             context.static_output(
                 "-- One transaction, set-based: what it changes is locked until it commits, so\n"
                 "-- stop the application first. Run it with: psql -v ON_ERROR_STOP=1 -f <file>"
             )
-            if self.options.schema:
-                quote = context.get_context().dialect.identifier_preparer.quote
-                context.static_output(f"SET search_path TO {quote(self.options.schema)};\n")
             with context.begin_transaction():
+                context.static_output(restrict_script(schema))
                 context.run_migrations()
 
     def _on_sqlite(self, connection: Connection) -> str:
@@ -189,8 +210,9 @@ class _Run:
         external = connection.in_transaction()
         refuse_unfit_server(connection, self.target.shown)
         if external:
-            use_schema(connection, self.options.schema, local=True)
-            return self._run(connection, external)
+            with search_path_restored(connection):
+                self._use_schema(connection, local=True)
+                return self._run(connection, external)
         connection.rollback()  # in a transaction a pooler would not show
         with ExitStack() as stack:
             refuse_pooler(connection, self.target.shown)
@@ -198,8 +220,11 @@ class _Run:
             stack.enter_context(watch)
             restore = isinstance(self.target.given, Connection)
             stack.enter_context(postgresql_session(connection, restore=restore))
-            use_schema(connection, self.options.schema)
+            self._use_schema(connection)
             connection.commit()
+            stack.enter_context(event_triggers_served(connection))
+            if self.schema and not self.command.compares_tables:
+                stack.enter_context(named_in(connection, self.schema))
             if not self.command.only_reads:
                 self._refuse_what_cannot_be_changed(connection)
                 stack.enter_context(migration_lock(connection, Settings.of(context)))
@@ -210,14 +235,26 @@ class _Run:
     def _refuse_what_cannot_be_changed(self, connection: Connection) -> None:
         refuse_read_only(connection, self.target.shown)
         tables = {*self.tables, self.options.version_table}
-        refuse_missing_rights(connection, tables, self.options.schema, self.target.shown)
+        refuse_missing_rights(connection, tables, self.schema, self.target.shown)
         connection.rollback()
+
+    def _use_schema(self, connection: Connection, *, local: bool = False) -> None:
+        if self.command.compares_tables:
+            # What SQLAlchemy reflects without a schema is found by the search path.
+            self.schema = search_schema(connection, self.options.schema, local=local)
+            return
+        tables, version_table = self.tables, [self.options.version_table]
+        schema = use_schema(connection, self.options.schema, tables, version_table, local=local)
+        self.schema = schema
+        self.schema_of_versions = (
+            schema if self.options.schema else find_schema(connection, version_table, tables)
+        )
 
     def _run(self, connection: Connection, external: bool) -> str:
         command = self.command
         note = self._configure(connection)
         migration = context.get_context()
-        require_version_table(connection, self.options.version_table)
+        require_version_table(connection, self.options.version_table, self.schema_of_versions)
         state = VersionState(migration, self.options, self.tables, self.own_version_table)
         state.check(command, unfinished=note.read() is not None)
         before = migration.get_current_heads()
@@ -230,7 +267,7 @@ class _Run:
                 require_sound_file(connection, Settings.of(context).report_every)
         elif not external:
             if steps and command.runs_revisions:
-                warn_of_replication(connection, self.tables, self.options.schema)
+                warn_of_replication(connection, self.tables, self.schema)
             connection.rollback()  # Alembic must own every transaction from here on.
         if over:
             set_start(migration, over)
@@ -247,7 +284,7 @@ class _Run:
         return standard_output() if self.command.only_reads else nullcontext()
 
     def _configure(self, connection: Connection) -> UnfinishedNote:
-        note = UnfinishedNote(connection, self.options.version_table)
+        note = UnfinishedNote(connection, self.options.version_table, self.schema_of_versions)
 
         def version_applied(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
             if step.is_migration or ctx.purge:
@@ -263,6 +300,8 @@ class _Run:
             include_name=lambda name, kind, _: kind != "table" or name in self.tables,
             on_version_apply=version_applied,
             version_table=self.options.version_table,
+            version_table_schema=self.schema_of_versions,
+            table_schema=self.schema,
             fn=with_checks(self.command, note),
             **(autogenerate.configuration(self.tables) if self.command.writes_revision else {}),
             **(NOT_CREATING_VERSION_TABLE if self.command.only_reads else {}),

@@ -54,34 +54,6 @@ def postgresql_session(connection: Connection, *, restore: bool) -> Iterator[Non
             _restore(connection, settings, level)
 
 
-def use_schema(connection: Connection, schema: str | None, *, local: bool = False) -> None:
-    """
-    Let names without a schema mean *schema*, for the session or the transaction (*local*).
-
-    Without one, what the search path has first is used.
-
-    Raises:
-        EvolutionError: There is no such schema, or the search path has none.
-    """
-    if schema is None:
-        path = run(connection, "SELECT current_schema(), current_setting('search_path')").one()
-        if path[0] is None:
-            raise EvolutionError(
-                f"the search path ({path[1] or 'empty'}) has no schema that exists and may be "
-                "used; expected one in which the tables are or can be: give -x schema=NAME, or "
-                "set search_path for the role; nothing was changed"
-            )
-        return
-    query = "SELECT FROM pg_namespace WHERE nspname = %(schema)s"
-    if not run(connection, query, {"schema": schema}).all():
-        raise EvolutionError(
-            f"there is no schema {schema!r} in this database; expected one that exists: check "
-            "the name, or run CREATE SCHEMA; nothing was changed"
-        )
-    query = "SELECT set_config('search_path', quote_ident(%(schema)s), %(local)s)"
-    run(connection, query, {"schema": schema, "local": local})
-
-
 def _require_psycopg(connection: Connection) -> None:
     if connection.dialect.driver != "psycopg":
         raise DriverNotSupported(connection.dialect.driver)

@@ -8,6 +8,7 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.lookups import Rehearsal
+from cleveragents_plans.evolution.op import schema_of
 from cleveragents_plans.evolution.runner.alembic_internals import operations_of
 
 log = logging.getLogger("alembic.evolution")
@@ -36,6 +37,7 @@ def rehearse(step: RevisionStep, migration: MigrationContext) -> None:
             "as_sql": True,
             "literal_binds": True,
             "output_buffer": rehearsal.written,
+            "table_schema": schema_of(migration),
             Rehearsal.OPTION: rehearsal,
         },
     )

@@ -105,10 +105,10 @@ class UnfinishedNote:
     version can be read and written meanwhile.
     """
 
-    def __init__(self, connection: Connection, table: str) -> None:
+    def __init__(self, connection: Connection, table: str, schema: str | None = None) -> None:
         self._connection = connection
-        self._quoted = connection.dialect.identifier_preparer.quote(table)
-        self._table = Table(table, MetaData(), Column("version_num", String))
+        self._table = Table(table, MetaData(), Column("version_num", String), schema=schema)
+        self._quoted = connection.dialect.identifier_preparer.format_table(self._table)
         self._postgresql = connection.dialect.name == "postgresql"
         self.found: Unfinished | None = None
         self._pending: Unfinished | None = None

@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.op import schema_of
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
@@ -41,7 +41,7 @@ class VersionRefused(EvolutionError):
         self.remedy = remedy
 
 
-def require_version_table(connection: Connection, table: str) -> None:
+def require_version_table(connection: Connection, table: str, schema: str | None) -> None:
     """
     Refuse a version table that is another table.
 
@@ -49,8 +49,8 @@ def require_version_table(connection: Connection, table: str) -> None:
         BadSetting: It has no column ``version_num``.
     """
     inspector = inspect(connection)
-    if inspector.has_table(table):
-        columns = [column["name"] for column in inspector.get_columns(table)]
+    if inspector.has_table(table, schema=schema):
+        columns = [column["name"] for column in inspector.get_columns(table, schema=schema)]
         if "version_num" not in columns:
             raise BadSetting("version-table", table, "a table that only Alembic uses")
 
@@ -83,6 +83,7 @@ class VersionState:
         self._options = options
         self._tables = tables
         self._own_table = own_table
+        self._schemas = [schema_of(migration), migration.version_table_schema]
         self._chain = [each.revision for each in self._script.walk_revisions()]
         heads = migration.get_current_heads()
         #: Stored revisions that are in the chain.
@@ -124,20 +125,19 @@ class VersionState:
             return
         hidden = {
             each.schema: each.name
-            for each in version_tables(self._connection)
-            if each.schema and each.revisions.intersection(self._chain) and not each.is_visible
+            for each in version_tables(self._connection, self._schemas)
+            if each.schema and each.revisions.intersection(self._chain) and not each.is_used
         }
+        current = self._schemas[0]
         if hidden and self._has_tables():
             schema, name = next(iter(hidden.items()))
-            current = run(self._connection, "SELECT current_schema()").scalar_one()
             raise VersionRefused(
                 f"the tables are in the schema {current}, and their version is in {schema}.{name}",
                 f"run ALTER TABLE {schema}.{name} SET SCHEMA {current}, or add {schema} to the "
                 "end of the search_path of the role",
             )
-        schemas = sorted({*hidden, *schemas_with(self._connection, self._tables)})
+        schemas = sorted({*hidden, *schemas_with(self._connection, self._tables, current)})
         if schemas and not options.allow_second_schema:
-            current = run(self._connection, "SELECT current_schema()").scalar_one()
             raise VersionRefused(
                 f"the schema {' and the schema '.join(schemas)} of this database "
                 f"has tables of this chain, and this run would use the schema {current}, "
@@ -247,14 +247,14 @@ class VersionState:
 
     def _has_tables(self) -> bool:
         inspector = inspect(self._connection)
-        return any(inspector.has_table(name) for name in self._tables)
+        return any(inspector.has_table(name, schema=self._schemas[0]) for name in self._tables)
 
     def _own_version_table(self) -> str | None:
         return next(
             (
                 each.name
-                for each in version_tables(self._connection)
-                if each.is_visible
+                for each in version_tables(self._connection, self._schemas)
+                if each.is_used
                 and each.name != self._options.version_table
                 and each.revisions.intersection(self._chain)
             ),

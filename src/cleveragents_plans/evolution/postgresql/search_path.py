@@ -1,0 +1,268 @@
+"""
+The search path of the session that migrates: system schemas only.
+
+PostgreSQL looks up operators and functions in every schema of the search path, and prefers
+the one whose argument types fit best, wherever it stands. A role that may create objects
+in one of these schemas can so have its own code run by whoever sends a statement there,
+a superuser included (CVE-2018-1058). The session that migrates therefore searches
+``pg_catalog`` and, last, ``pg_temp``, where operators and functions are never looked up;
+every other name is written with its schema.
+See https://www.postgresql.org/docs/current/ddl-schemas.html#DDL-SCHEMAS-PATTERNS.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Dialect, event
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.postgresql.connection import run
+
+if TYPE_CHECKING:
+    import psycopg
+
+SYSTEM_SCHEMAS = "pg_catalog, pg_temp"
+
+# The schema is written into the text of functions, where these characters end a quotation.
+_UNFIT = re.compile(r"[$'\\{}\x00-\x1f]")
+# What is remembered of each connection: the setting of the role, and the schemas that it means.
+_FORMER, _SCHEMAS = "evolution.search_path", "evolution.schemas"
+
+
+class SchemaNotUsable(EvolutionError):
+    """There is no such schema, or none on the search path, or it has a name that cannot be used."""
+
+
+def use_schema(
+    connection: Connection, schema: str | None, *tables: Collection[str], local: bool = False
+) -> str:
+    """
+    Find the schema of a run; let the session search system schemas only from now on.
+
+    It is *schema*, or else the first one of the search path that holds one of the first
+    *tables*; where there is none, one of the next; in the end the first one, in which tables
+    are created. The search path is remembered: for functions that the triggers of a table run
+    (see `as_triggers_expect`), and for event triggers (see `path_for_ddl`).
+
+    Args:
+        connection: The connection that migrates.
+        schema: The schema that is wanted.
+        tables: Names of tables, those that count most first.
+        local: Do so until the transaction ends.
+
+    Raises:
+        SchemaNotUsable: There is none, or its name cannot be written into functions.
+    """
+    connection.info[_FORMER], connection.info[_SCHEMAS] = run(connection, _SEARCHED).one()
+    scope = "LOCAL" if local else "SESSION"
+    run(connection, f"SET {scope} search_path = {SYSTEM_SCHEMAS}")
+    return find_schema(connection, *tables) if schema is None else _existing(connection, schema)
+
+
+@contextmanager
+def search_path_restored(connection: Connection) -> Iterator[None]:
+    """Restore the search path of a transaction at the end, unless that was aborted."""
+    former = run(connection, "SELECT pg_catalog.current_setting('search_path')").scalar_one()
+    try:
+        yield
+    finally:
+        with suppress(DBAPIError):
+            query = "SELECT set_config('search_path', %(path)s, true)"
+            run(connection, query, {"path": former})
+
+
+def search_schema(connection: Connection, schema: str | None, *, local: bool = False) -> str:
+    """
+    Let names without a schema mean *schema*, for the session or the transaction (*local*).
+
+    For commands that compare what SQLAlchemy reflects, which is found by the search path.
+    Without a *schema* the first one of the search path is used.
+
+    Raises:
+        SchemaNotUsable: There is none.
+    """
+    if schema is None:
+        path, schemas = run(connection, _SEARCHED).one()
+        if not schemas:
+            raise SchemaNotUsable(_NO_SCHEMA.format(path or "empty"))
+        return str(schemas[0])
+    query = "SELECT set_config('search_path', quote_ident(%(schema)s), %(local)s)"
+    run(connection, query, {"schema": _existing(connection, schema), "local": local})
+    return schema
+
+
+def find_schema(connection: Connection, *tables: Collection[str]) -> str:
+    """
+    Find the first schema that was searched before `use_schema` with one of *tables*.
+
+    Raises:
+        SchemaNotUsable: There is none, or its name cannot be written into functions.
+    """
+    searched: list[str] = connection.info[_SCHEMAS]
+    for names in tables:
+        query = {"searched": searched, "tables": list(names)}
+        found = run(connection, _FIRST_WITH_TABLE, query).scalar()
+        if found is not None:
+            return checked_schema(found)
+    if not searched:
+        raise SchemaNotUsable(_NO_SCHEMA.format(connection.info[_FORMER] or "empty"))
+    return checked_schema(searched[0])
+
+
+def checked_schema(name: str) -> str:
+    """
+    Give the *name* of a schema, if it can be written into functions.
+
+    Raises:
+        SchemaNotUsable: It cannot.
+    """
+    if _UNFIT.search(name):
+        raise SchemaNotUsable(
+            f"the schema is called {name!r}; expected a name without $ ' \\ {{ }} and control "
+            "characters, which cannot be written into functions: rename the schema; "
+            "nothing was changed"
+        )
+    return name
+
+
+def _existing(connection: Connection, schema: str) -> str:
+    query = "SELECT FROM pg_namespace WHERE nspname = %(schema)s::text"
+    if not run(connection, query, {"schema": schema}).all():
+        raise SchemaNotUsable(
+            f"there is no schema {schema!r} in this database; expected one that exists: check "
+            "the name, or run CREATE SCHEMA; nothing was changed"
+        )
+    return checked_schema(schema)
+
+
+_NO_SCHEMA = (
+    "the search path ({}) has no schema that exists and may be used; expected one in which the "
+    "tables are or can be: give -x schema=NAME, or set search_path for the role; "
+    "nothing was changed"
+)
+
+_SEARCHED = """\
+SELECT pg_catalog.current_setting('search_path'),
+       CAST(pg_catalog.current_schemas(false) AS text[])"""
+
+_FIRST_WITH_TABLE = """\
+SELECT n.nspname::text
+  FROM unnest(%(searched)s::text[]) WITH ORDINALITY AS searched (name, place)
+  JOIN pg_namespace n ON n.nspname = searched.name
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = ANY(%(tables)s::text[])
+ ORDER BY searched.place LIMIT 1"""
+
+
+def searching_system_schemas(driver: psycopg.Connection) -> psycopg.Connection:
+    """Let a connection of the driver, in autocommit, search system schemas only."""
+    driver.execute(f"SET search_path = {SYSTEM_SCHEMAS}".encode())
+    return driver
+
+
+def as_triggers_expect(connection: Connection) -> tuple[str, dict[str, str]]:
+    """
+    Give a condition that is true, and its parameters, for a statement that writes rows.
+
+    Triggers, and functions in CHECKs, of the table may count on the search path of the role.
+    The names in the statement are looked up before it runs, in system schemas; the condition
+    sets the path of the role when it runs, before the first row is written, until the end of
+    the transaction. Triggers BEFORE ... FOR EACH STATEMENT are the only ones to run earlier.
+    """
+    condition = "(SELECT set_config('search_path', %(search_path)s, true)) IS NOT NULL"
+    return condition, {"search_path": connection.info[_FORMER]}
+
+
+def path_for_ddl(connection: Connection) -> str:
+    """
+    Give the search path for statements that change the schema.
+
+    These are system schemas, unless there are event triggers whose functions have no search
+    path of their own: they may count on that of the role, and only superusers can create them.
+    """
+    counts = run(connection, _EVENT_TRIGGERS).scalar_one()
+    return connection.info[_FORMER] if counts else SYSTEM_SCHEMAS
+
+
+def path_statement(connection: Connection) -> list[str]:
+    """Give what to send before statements that change the schema, for their `path_for_ddl`."""
+    path = path_for_ddl(connection)
+    if path == SYSTEM_SCHEMAS:
+        return []
+    literal = path.replace("'", "''")
+    return [f"SELECT set_config('search_path', '{literal}', true)"]
+
+
+_EVENT_TRIGGERS = """\
+SELECT EXISTS (
+  SELECT FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+   WHERE e.evtenabled IN ('O', 'A') AND NOT EXISTS (
+           SELECT FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%'))"""
+
+
+@contextmanager
+def event_triggers_served(connection: Connection) -> Iterator[None]:
+    """Let DDL that Alembic and SQLAlchemy write run with `path_for_ddl`."""
+
+    def before(
+        connection: Connection, _cursor: Any, _sql: str, _values: Any, execution: Any, _many: bool
+    ) -> None:
+        if execution is not None and execution.isddl:
+            _search(connection, path_for_ddl(connection))
+
+    def after(
+        connection: Connection, _cursor: Any, _sql: str, _values: Any, execution: Any, _many: bool
+    ) -> None:
+        if execution is not None and execution.isddl:
+            _search(connection, SYSTEM_SCHEMAS)
+
+    event.listen(connection, "before_cursor_execute", before)
+    event.listen(connection, "after_cursor_execute", after)
+    try:
+        yield
+    finally:
+        event.remove(connection, "before_cursor_execute", before)
+        event.remove(connection, "after_cursor_execute", after)
+
+
+def _search(connection: Connection, path: str) -> None:
+    run(connection, "SELECT set_config('search_path', %(path)s, false)", {"path": path})
+
+
+@contextmanager
+def named_in(connection: Connection, schema: str) -> Iterator[None]:
+    """Let tables that Alembic's own operations name without a schema be those of *schema*."""
+    former = connection.get_execution_options().get("schema_translate_map")
+    connection.execution_options(schema_translate_map={None: schema})
+    try:
+        yield
+    finally:
+        connection.execution_options(schema_translate_map=former)
+
+
+def write_schema(dialect: Dialect, schema: str) -> None:
+    """Let *dialect* write *schema* before every table that has none, where nothing is sent."""
+    dialect.identifier_preparer.schema_for_object = lambda table: table.schema or schema
+
+
+def restrict_script(schema: str) -> str:
+    """
+    Give the first statements of a script for *schema*, which is a name without quotes.
+
+    The script then searches system schemas only. Where the tables would have been found,
+    or created, in another schema, it raises.
+    """
+    return f"""\
+SELECT pg_catalog.set_config('evolution.schema', CAST(pg_catalog.current_schema() AS text), true);
+SET LOCAL search_path = {SYSTEM_SCHEMAS};
+DO $schema$ BEGIN
+  IF current_setting('evolution.schema') <> '{schema}' THEN
+    RAISE EXCEPTION 'this script is for the schema {schema}, not for %',
+      current_setting('evolution.schema')
+      USING HINT = 'write it with -x schema=NAME, or set search_path = {schema} first';
+  END IF;
+END $schema$;"""
