@@ -4,8 +4,9 @@ Index what workers take, what trees are walked by, and what listings look for
 Why:    deleting a plan, a poll of the queue and a listing of few plans read the whole table;
         docs/indexes.md has what each index saves and what it costs.
 Rows:   none is changed.
-Undo:   drops the indexes that this revision created. An equal index that was there under another
-        name is used on the way up, and stays on the way down.
+Undo:   drops the indexes of these names and definitions. An equal index that was there under
+        another name is used on the way up, and stays on the way down, as does an index of one of
+        these names that is defined otherwise.
 Locks:  PostgreSQL: CREATE INDEX CONCURRENTLY, so neither readers nor writers wait; each index waits
         for the transactions that are older. An INVALID index of one of these names is built anew.
         SQLite: the file, for one transaction.
@@ -17,6 +18,7 @@ Revision: m8_002_index_plans, after m8_001_align_plans_schema
 """
 
 from alembic import op
+from sqlalchemy import inspect
 
 from cleveragents_plans.evolution import create_index, drop_index
 
@@ -26,16 +28,37 @@ branch_labels = None
 depends_on = None
 
 
+_OPEN = "processing_state NOT IN ('applied', 'cancelled')"
+
 # The name, the table, the columns, and which rows the index has, if not all.
 INDEXES = (
     # The database itself looks for the plans below one that is deleted.
     ("ix_v3_plans_parent_plan_id", "v3_plans", ("parent_plan_id",), "parent_plan_id IS NOT NULL"),
     ("ix_v3_plans_queued", "v3_plans", ("phase", "plan_id"), "processing_state = 'queued'"),
     ("ix_v3_plans_processing", "v3_plans", ("updated_at",), "processing_state = 'processing'"),
+    ("ix_v3_plans_open", "v3_plans", ("processing_state", "plan_id"), _OPEN),
+    # Trees that ended long ago are found by their roots.
+    ("ix_v3_plans_completed_roots", "v3_plans", ("completed_at",), "root_plan_id = plan_id"),
     ("ix_v3_plans_namespace", "v3_plans", ("namespace", "plan_id"), None),
     ("ix_v3_plans_created_at", "v3_plans", ("created_at",), None),
     ("ix_plan_projects_project_name", "plan_projects", ("project_name", "plan_id"), None),
 )
+
+
+def is_applied() -> bool | None:
+    """Tell whether the tables look as if this revision had been run; None: one cannot tell."""
+    tables = inspect(op.get_bind())
+    if not tables.has_table("v3_plans"):
+        return False
+    found = {
+        (table, key)
+        for table in ("v3_plans", "plan_projects")
+        for index in tables.get_indexes(table)
+        for key in (index["name"], tuple(index["column_names"]))
+    }
+    every = all({(table, name), (table, columns)} & found for name, table, columns, _ in INDEXES)
+    # Where one lacks, an operator may have dropped it.
+    return True if every else None
 
 
 def upgrade() -> None:
@@ -45,6 +68,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the indexes that are there by these names."""
-    for name, table, _, _ in reversed(INDEXES):
-        drop_index(op, name, table)
+    """Drop the indexes that this revision created."""
+    for name, table, columns, where in reversed(INDEXES):
+        drop_index(op, name, table, columns, where=where)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine, inspect
 
-from support.databases import ENGINES, empty_database, migrate, roll_back
+from cleveragents_plans.cli import main
+from cleveragents_plans.evolution.errors import OperationRefused
+from support.databases import ENGINES, database_at, migrate, roll_back
 from support.faults import execute
 from support.revisions import M8_001, M8_002
 from support.rows import schema_dump
@@ -17,6 +19,8 @@ OURS = {
         "ix_v3_plans_parent_plan_id",
         "ix_v3_plans_queued",
         "ix_v3_plans_processing",
+        "ix_v3_plans_open",
+        "ix_v3_plans_completed_roots",
         "ix_v3_plans_namespace",
         "ix_v3_plans_created_at",
     },
@@ -26,8 +30,7 @@ OURS = {
 
 @pytest.fixture(params=ENGINES)
 def before(request: pytest.FixtureRequest, tmp_path: Path):
-    with empty_database(request.param, tmp_path) as url:
-        migrate(url, M8_001)
+    with database_at(M8_001, request.param, tmp_path) as url:
         yield url
 
 
@@ -72,6 +75,44 @@ def test_index_that_is_not_equal_is_no_reason_to_leave_one_out(before: str):
     migrate(before, M8_002)
 
     assert {"by_operator", "ix_v3_plans_parent_plan_id"} <= indexes(before, "v3_plans")
+
+
+def test_downgrade_keeps_an_index_of_an_operator_that_has_the_name_of_one_of_ours(
+    before: str, caplog: pytest.LogCaptureFixture
+):
+    migrate(before, M8_002)
+    execute(
+        before,
+        "DROP INDEX ix_v3_plans_created_at",
+        "CREATE INDEX ix_v3_plans_created_at ON v3_plans (created_at, created_by)",
+    )
+
+    roll_back(before, M8_001)
+
+    assert indexes(before, "v3_plans") & OURS["v3_plans"] == {"ix_v3_plans_created_at"}
+    assert "ix_v3_plans_created_at is kept: it is " in caplog.text
+    with pytest.raises(OperationRefused, match="ix_v3_plans_created_at is the name of"):
+        migrate(before, M8_002)
+
+
+def test_tables_without_a_version_are_told_from_those_of_the_revision_before(
+    before: str, capfd: pytest.CaptureFixture[str]
+):
+    for revision in (M8_001, M8_002):
+        migrate(before, revision)
+        execute(before, "DELETE FROM alembic_version")
+
+        assert main(["upgrade", "--url", before]) == 1
+
+        assert f"they look as {revision} makes them" in capfd.readouterr().err
+        assert main(["stamp", "--url", before, "--purge", revision]) == 0
+
+
+def test_index_that_an_operator_dropped_is_no_wrong_version(before: str):
+    migrate(before, M8_002)
+    execute(before, "DROP INDEX ix_v3_plans_created_at")
+
+    assert main(["upgrade", "--url", before]) == 0
 
 
 @pytest.mark.parametrize("before", [e for e in ENGINES if e != "sqlite"], indirect=True)

@@ -551,35 +551,3 @@ def test_an_argument_that_no_recovery_can_use_is_refused(
         repository.requeue_stalled(**arguments)
 
     assert sent == []
-
-
-@pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
-@pytest.mark.parametrize(
-    ("act", "index"),
-    [
-        (lambda it: it.requeue_stalled(not_touched_for=MINUTE), "ix_v3_plans_processing"),
-        (lambda it: it.claim(phase="action"), "ix_v3_plans_queued"),
-        (lambda it: it.claim(), "ix_v3_plans_queued"),
-        (lambda it: it.list(namespace="x"), "ix_v3_plans_namespace"),
-        (lambda it: it.list(project="x"), "ix_plan_projects_project_name"),
-    ],
-    ids=["requeue", "claim", "claim any", "namespace", "project"],
-)
-def test_a_question_about_few_plans_is_answered_by_an_index(
-    engine, repository, session, act, index
-):
-    plans_of: list[str] = []
-
-    def explain(connection, _cursor, statement, parameters, *_):
-        if statement.startswith(("SELECT", "UPDATE")):
-            driver = connection.connection.driver_connection
-            rows = driver.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
-            plans_of.append(" ".join(str(row[3]) for row in rows))
-
-    event.listen(engine, "before_cursor_execute", explain)
-    try:
-        act(repository)
-    finally:
-        event.remove(engine, "before_cursor_execute", explain)
-
-    assert any(index in each for each in plans_of), plans_of

@@ -53,7 +53,13 @@ from cleveragents_plans.persistence.queries import (
     report,
     rows_of,
 )
-from cleveragents_plans.persistence.sessions import PLANS, among, execute, on_postgresql
+from cleveragents_plans.persistence.sessions import (
+    PLANS,
+    among,
+    execute,
+    on_postgresql,
+    without_index,
+)
 from cleveragents_plans.persistence.updates import is_serialization_failure, write
 
 # Written out, so that PostgreSQL and SQLite know that the indexes of just these rows will do.
@@ -220,23 +226,23 @@ def _claim_on_postgresql(
     session: Session, phases: Sequence[str], others: Sequence[ColumnElement[bool]], limit: int
 ) -> list[Plan] | None:
     now = literal(time_text(datetime.now(UTC)), Text)
-    locked = _oldest(phases, others, limit, *PLANS.c, _SOUND.label("sound"), lock=True)
-    chosen = locked.cte("chosen")
+    columns = (PLANS.c.plan_id, PLANS.c.updated_at, _SOUND.label("sound"))
+    chosen = _oldest(phases, others, limit, *columns, lock=True).cte("chosen")
     begun = (
         update(PLANS)
         .where(PLANS.c.plan_id == chosen.c.plan_id, chosen.c.sound, _precedes(chosen, now))
         .values(processing_state=_BEGUN, updated_at=now)
-        .returning(PLANS.c.plan_id)
+        .returning(*PLANS.c)
         .cte("begun")
     )
     # The lock is that of the newest version of a row, and the statement sees child rows as they
     # were when it began: they belong together if the plan was not written in between.
     seen = PLANS.alias("seen")
     whole = begun.c.plan_id.is_not(None) & (seen.c.updated_at == chosen.c.updated_at)
-    after = {"processing_state": _BEGUN, "updated_at": now}
     statement = select(
-        *(after.get(column.key, chosen.c[column.key]).label(column.key) for column in PLANS.c),
-        *child_columns(chosen, postgresql=True),
+        *begun.c,
+        *child_columns(begun, postgresql=True),
+        chosen.c.plan_id.label("claimed"),
         chosen.c.updated_at.label("former"),
         whole.label("whole"),
     ).select_from(
@@ -261,7 +267,7 @@ def _read_begun(rows: Sequence[Row[Any]]) -> list[Plan] | None:
 
 def _queue_again(session: Session, rows: Sequence[Row[Any]]) -> None:
     """Undo what `_claim_on_postgresql` did; a savepoint would cost each claim two round trips."""
-    ids, versions = ([getattr(row, name) for row in rows] for name in ("plan_id", "former"))
+    ids, versions = ([getattr(row, name) for row in rows] for name in ("claimed", "former"))
     held = func.unnest(literal(ids, ARRAY(Text)), literal(versions, ARRAY(Text)))
     former = held.table_valued("plan_id", "updated_at").render_derived("former")
     back = {"processing_state": literal_column("'queued'"), "updated_at": former.c.updated_at}
@@ -300,7 +306,7 @@ def _locked(
 ) -> Iterator[Row[Any]]:
     batch, beyond = limit, list(wanted)
     # SQLite would go through the whole table in the order of its key rather than sort few rows.
-    by_id = PLANS.c.plan_id if on_postgresql(session) else PLANS.c.plan_id.concat("")
+    by_id = PLANS.c.plan_id if on_postgresql(session) else without_index(PLANS.c.plan_id)
     while True:
         ids = select(PLANS.c.plan_id).where(*beyond).order_by(by_id).limit(batch)
         if on_postgresql(session):

@@ -7,7 +7,7 @@ schema that these classes create with the one that the chain builds.
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from sqlalchemy import (
     CheckConstraint,
@@ -36,6 +36,10 @@ from cleveragents_plans.persistence.types import (
     TimeText,
     as_stored,
 )
+
+#: Conditions of partial indexes; a query uses one if it has the same text.
+IS_OPEN: Final = "processing_state NOT IN ('applied', 'cancelled')"
+IS_ROOT: Final = "root_plan_id = plan_id"
 
 
 def _index(name: str, *columns: str, where: str) -> Index:
@@ -148,6 +152,8 @@ class LifecyclePlanModel(Base):
         _index("ix_v3_plans_parent_plan_id", "parent_plan_id", where="parent_plan_id IS NOT NULL"),
         _index("ix_v3_plans_queued", "phase", "plan_id", where="processing_state = 'queued'"),
         _index("ix_v3_plans_processing", "updated_at", where="processing_state = 'processing'"),
+        _index("ix_v3_plans_open", "processing_state", "plan_id", where=IS_OPEN),
+        _index("ix_v3_plans_completed_roots", "completed_at", where=IS_ROOT),
         Index("ix_v3_plans_namespace", "namespace", "plan_id"),
         Index("ix_v3_plans_created_at", "created_at"),
     )

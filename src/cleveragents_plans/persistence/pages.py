@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal, Self
 from zlib import crc32
 
-from sqlalchemy import LargeBinary, Text, cast, literal
+from sqlalchemy import ColumnElement, LargeBinary, Text, cast, func, literal, select
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Plan
 from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
 from cleveragents_plans.persistence.columns import has_surrogates
-from cleveragents_plans.persistence.sessions import PLANS, on_postgresql
+from cleveragents_plans.persistence.filters import conditions
+from cleveragents_plans.persistence.sessions import PLANS, execute, on_postgresql, without_index
 
 #: The order of a listing, by the plans' ids.
 Order = Literal["oldest", "newest"]
 ORDERS: Final[tuple[Order, ...]] = ("oldest", "newest")
 
 _TEXT, _BLOB = b"t", b"b"
+
+#: Fewer plans than this SQLite sorts, rather than go through the table in the order of the ids.
+_FEW: Final = 1000
 
 
 class Page(tuple[Plan, ...]):
@@ -65,6 +69,22 @@ def beyond(session: Session, cursor: Any, order: Order) -> Any:
     """
     after = stored_id(session, _id_in(cursor, order))
     return PLANS.c.plan_id > after if order == "oldest" else PLANS.c.plan_id < after
+
+
+def in_order(session: Session, order: Order, filters: Mapping[str, Any]) -> ColumnElement[Any]:
+    """
+    Order plans by their ids.
+
+    SQLite does not know how few plans were created in a time, and would look for them in the order
+    of the ids, through the whole table: so they are counted, as far as a thousand, in the index.
+    """
+    by_id: ColumnElement[Any] = PLANS.c.plan_id
+    times = {name: filters.get(name) for name in ("created_from", "created_before")}
+    if any(times.values()) and not on_postgresql(session):
+        some = select(PLANS.c.created_at).where(*conditions(session, times)).limit(_FEW)
+        if execute(session, select(func.count()).select_from(some.subquery())).scalar_one() < _FEW:
+            by_id = without_index(by_id)
+    return by_id if order == "oldest" else by_id.desc()
 
 
 def stored_id(session: Session, plan_id: str | bytes) -> Any:

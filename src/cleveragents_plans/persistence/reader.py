@@ -13,7 +13,7 @@ from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
 from cleveragents_plans.persistence import parameters, queries, summaries
 from cleveragents_plans.persistence.errors import NotARoot, PlanNotFound
 from cleveragents_plans.persistence.filters import PlanFilters, conditions, documents_filters
-from cleveragents_plans.persistence.pages import ORDERS, Order, Page, beyond, cursor_of
+from cleveragents_plans.persistence.pages import ORDERS, Order, Page, beyond, cursor_of, in_order
 from cleveragents_plans.persistence.queries import OnCorrupt
 from cleveragents_plans.persistence.sessions import PLANS, among, session_of
 from cleveragents_plans.persistence.summaries import COUNT_FIELDS, CountField, TreeSummary
@@ -194,7 +194,7 @@ class PlanReader:
         most = parameters.number_of("limit", limit)
         if after is not None:
             wanted.append(beyond(self._session, after, order))
-        by_id = PLANS.c.plan_id if order == "oldest" else PLANS.c.plan_id.desc()
+        by_id = in_order(self._session, order, filters)
         query = queries.plans_query(self._session).where(*wanted).order_by(by_id)
         rows = queries.rows_of(self._session, query.limit(most + 1))
         cursor = cursor_of(rows[most - 1].plan_id, order) if len(rows) > most else None

@@ -15,6 +15,8 @@ from sqlalchemy import ColumnElement, Connection, Result, Table, Text, any_, bin
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import Executable
+from sqlalchemy.sql.elements import UnaryExpression
+from sqlalchemy.sql.operators import custom_op
 
 from cleveragents_plans.domain.errors import InvalidType, shown
 from cleveragents_plans.persistence.errors import ForeignKeysOff
@@ -79,6 +81,15 @@ def among(session: Session, column: ColumnElement[str], values: Iterable[str]) -
         return column == any_(bindparam(None, list(values), type_=ARRAY(Text)))
     held = func.json_each(json.dumps([each for each in values if isinstance(each, str)]))
     return column.in_(select(held.table_valued("value").c.value))
+
+
+def without_index(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """
+    Write *column* so that SQLite sorts by it, rather than go through the table in its order.
+
+    https://www.sqlite.org/optoverview.html#disqualifying_where_clause_terms_using_unary_
+    """
+    return UnaryExpression(column, operator=custom_op("+"))
 
 
 def check_foreign_keys(session: Session) -> None:

@@ -105,14 +105,19 @@ def summarize_tree(session: Session, root_plan_id: str) -> TreeSummary:
 
 def _depth(session: Session, root_plan_id: str) -> int:
     # From plans without a parent downwards: rows that are their own ancestors are never reached.
+    # Plans below that name another root end a walk: they are sorted out after they were found by
+    # their parents, as SQLite would else fill a Bloom filter from the whole table for each tree.
     named, top = PLANS.c.root_plan_id == root_plan_id, PLANS.c.parent_plan_id.is_(None)
-    level = select(PLANS.c.plan_id, literal_column("0", Integer).label("depth")).where(named, top)
+    zero = literal_column("0", Integer).label("depth")
+    level = select(PLANS.c.plan_id, PLANS.c.root_plan_id, zero).where(named, top)
     down = level.cte("down", recursive=True)
+    within = down.c.root_plan_id == root_plan_id
     below = PLANS.alias("below")
     down = down.union_all(
-        select(below.c.plan_id, down.c.depth + 1).where(
-            below.c.parent_plan_id == down.c.plan_id, below.c.root_plan_id == root_plan_id
+        select(below.c.plan_id, below.c.root_plan_id, down.c.depth + 1).where(
+            below.c.parent_plan_id == down.c.plan_id, within
         )
     )
-    ((depth,),) = rows_of(session, select(func.coalesce(func.max(down.c.depth), 0)))
+    deepest = select(func.coalesce(func.max(down.c.depth), 0))
+    ((depth,),) = rows_of(session, deepest.where(down.c.root_plan_id == root_plan_id))
     return int(depth)

@@ -128,6 +128,24 @@ def test_create_index_accepts_an_equal_one_of_another_name_only_if_asked(toy_url
     assert len(structure(toy_url)) == len(before) + 2
 
 
+def test_drop_index_keeps_one_that_is_defined_otherwise_where_it_is_told_which(
+    toy_url: str, caplog: pytest.LogCaptureFixture
+):
+    execute(toy_url, "CREATE INDEX ix_toy_size ON toy (size) WHERE size > 1")
+    before = structure(toy_url)
+
+    with revision(toy_url) as op:
+        drop_index(op, "ix_toy_size", "toy", ["size"])
+        drop_index(op, "ix_toy_size", "toy", ["size", "word"], where="size > 1")
+        drop_index(op, "ix_toy_size", "toy", ["size"], where="size > 1", unique=True)
+    assert structure(toy_url) == before
+    assert caplog.text.count("ix_toy_size is kept: it is ") == 3
+    with revision(toy_url) as op:
+        drop_index(op, "ix_toy_size", "toy", ["size"], where="size > 1")
+
+    assert len(structure(toy_url)) == len(before) - 1
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -71,19 +71,23 @@ def create_index(
     if context.as_sql:
         write_sql(context, plain)
         return
-    concurrent = {**options, "postgresql_concurrently": True}
-    statements = postgresql.Statements(
-        name=name,
-        table=qualified(context, table, schema),
-        build=ddl(op, CreateIndex(_index(table, schema, name, columns, unique, where, concurrent))),
-        try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", *given))),
-    )
+    statements = _statements(op, table, schema, *given)
     settings = Settings.of(context.environment_context)
     with online(op) as connection:
         postgresql.build(connection, statements, settings, use_equal=use_equal)
 
 
-def drop_index(op: Op, name: str, table: str, *, schema: str | None = None) -> None:
+def drop_index(
+    op: Op,
+    name: str,
+    table: str,
+    columns: Sequence[str | TextClause] | None = None,
+    *,
+    unique: bool = False,
+    where: str | None = None,
+    schema: str | None = None,
+    **options: Any,
+) -> None:
     """
     Drop the index *name* of *table*, beside readers and writers.
 
@@ -98,6 +102,9 @@ def drop_index(op: Op, name: str, table: str, *, schema: str | None = None) -> N
         op: Alembic's ``op``.
         name: The index.
         table: The table.
+        columns: With *unique*, *where* and *options* what `create_index` was given: then an index
+            of this name that is defined otherwise, by an operator, is kept, with a warning.
+            Else any index of this name is dropped.
         schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
@@ -106,16 +113,40 @@ def drop_index(op: Op, name: str, table: str, *, schema: str | None = None) -> N
         IndexNotBuilt: Others did not end within ``lock-wait``.
     """
     schema = require_table(op, "drop_index", table, (), schema)
+    given = None if columns is None else (name, columns, unique, where, options)
     if on_sqlite(op):
-        sqlite.drop(op, name, table)
+        plain = None if given is None else ddl(op, CreateIndex(_index(table, schema, *given)))
+        sqlite.drop(op, name, table, plain)
         return
     context = op.get_context()
     if context.as_sql:
         write_sql(context, f"DROP INDEX IF EXISTS {qualified(context, name, schema)}")
         return
     settings = Settings.of(context.environment_context)
+    wanted = None if given is None else _statements(op, table, schema, *given)
     with online(op) as connection:
-        postgresql.drop(connection, qualified(context, table, schema), name, settings)
+        quoted = qualified(context, table, schema)
+        postgresql.drop(connection, quoted, name, settings, wanted)
+
+
+def _statements(
+    op: Op,
+    table: str,
+    schema: str | None,
+    name: str,
+    columns: Sequence[str | TextClause],
+    unique: bool,
+    where: str | None,
+    options: dict[str, Any],
+) -> postgresql.Statements:
+    given = (name, columns, unique, where)
+    concurrent = {**options, "postgresql_concurrently": True}
+    return postgresql.Statements(
+        name=name,
+        table=qualified(op.get_context(), table, schema),
+        build=ddl(op, CreateIndex(_index(table, schema, *given, concurrent))),
+        try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", *given, options))),
+    )
 
 
 def _index(

@@ -142,9 +142,13 @@ def build(
             _drop_invalid(connection, wanted, found, settings, deadline)
 
 
-def drop(connection: Connection, table: str, name: str, settings: Settings) -> None:
+def drop(
+    connection: Connection, table: str, name: str, settings: Settings, wanted: Statements | None
+) -> None:
     """
     Drop the index *name* of *table*, the quoted name, on a *connection* in autocommit.
+
+    If *wanted* is given, one that is defined otherwise is kept.
 
     Raises:
         OperationRefused: Something else has this name, or a constraint needs the index.
@@ -164,6 +168,9 @@ def drop(connection: Connection, table: str, name: str, settings: Settings) -> N
             f"{name} belongs to the constraint {found.constraint}",
             "drop the constraint, and the index goes with it",
         )
+    if wanted is not None and found.definition != _definition_of(connection, wanted):
+        log.warning("%s is kept: it is %s, not the one to be dropped", name, _described(found))
+        return
     drop_concurrently(connection, found.qualified, table, settings, Deadline.for_locks(settings))
 
 

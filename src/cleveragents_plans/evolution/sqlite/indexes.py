@@ -39,9 +39,11 @@ def create(op: Op, name: str, table: str, statement: str, *, use_equal: bool) ->
     execute_as_written(op, statement)
 
 
-def drop(op: Op, name: str, table: str) -> None:
+def drop(op: Op, name: str, table: str, statement: str | None) -> None:
     """
     Drop the index *name* of *table*, if it is there.
+
+    If *statement*, its CREATE INDEX, is given, one that is defined otherwise is kept.
 
     Raises:
         OperationRefused: Something else has the name, or a constraint needs the index.
@@ -63,6 +65,9 @@ def drop(op: Op, name: str, table: str) -> None:
             f"{name} belongs to a UNIQUE or a PRIMARY KEY of {table}",
             "drop the constraint, and the index goes with it",
         )
+    if statement is not None and _definition(found.sql) != _definition(statement):
+        log.warning("%s is kept: it is %s, not the one to be dropped", name, _described(found))
+        return
     execute_as_written(op, f"DROP INDEX {quote(found.name)}")
 
 

@@ -1,0 +1,104 @@
+"""A question about few plans is answered by an index of m8_002, not by reading the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event
+from sqlalchemy.orm import Session
+
+from cleveragents_plans import PlanRepository, open_engine
+from support.databases import ONE_OF_EACH, database_at
+from support.plan_tables import TREE, created_at, fill, plan_id
+
+PLANS = 3 * TREE * 100
+ROOT = plan_id(PLANS // 2)
+MINUTE = timedelta(minutes=1)
+
+Ask = Callable[[PlanRepository], Any]
+
+
+@pytest.fixture(scope="module", params=ONE_OF_EACH)
+def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    with database_at("head", request.param, tmp_path_factory.mktemp("filled")) as url:
+        engine = open_engine(url)
+        fill(engine, PLANS)
+        yield engine
+        engine.dispose()
+
+
+def explained(engine: Engine, ask: Ask) -> list[str]:
+    """Give how the database goes about each statement of a question."""
+    explained: list[str] = []
+    how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+
+    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith(("SELECT", "UPDATE", "WITH", "DELETE")):
+            driver = connection.connection.driver_connection
+            rows = driver.execute(f"{how} {statement}", parameters).fetchall()
+            explained.append("\n".join(str(row[-1]) for row in rows))
+
+    with Session(engine) as session:
+        if engine.dialect.name == "postgresql":
+            # Which is right for a table as small as this one.
+            session.connection().exec_driver_sql("SET LOCAL enable_seqscan = off")
+        event.listen(engine, "before_cursor_execute", explain)
+        try:
+            ask(PlanRepository(session))
+        finally:
+            event.remove(engine, "before_cursor_execute", explain)
+        session.rollback()
+    return explained
+
+
+QUESTIONS: dict[str, tuple[Ask, str]] = {
+    "requeue": (lambda it: it.requeue_stalled(not_touched_for=MINUTE), "ix_v3_plans_processing"),
+    "poll": (lambda it: it.claim(phase="apply"), "ix_v3_plans_queued"),
+    # Where half of what is open is queued in the phase, PostgreSQL may take the index of all.
+    "claim": (lambda it: it.claim(phase="action"), "ix_v3_plans_"),
+    "claim of any phase": (lambda it: it.claim(), "ix_v3_plans_queued"),
+    "list of a namespace": (lambda it: it.list(namespace="team7"), "ix_v3_plans_namespace"),
+    "list of a project": (lambda it: it.list(project="p7"), "ix_plan_projects_project_name"),
+    "list of the last": (
+        lambda it: it.list(created_from=created_at(PLANS - 100)),
+        "ix_v3_plans_created_at",
+    ),
+    "list of the first": (
+        lambda it: it.list(created_before=created_at(100), order="newest"),
+        "ix_v3_plans_created_at",
+    ),
+    "list of the errored": (lambda it: it.list(processing_state="errored"), "ix_v3_plans_open"),
+    "list of two states": (
+        lambda it: it.list(processing_state=["errored", "complete"]),
+        "ix_v3_plans_open",
+    ),
+    "count of the open": (lambda it: it.count_by("phase", is_final=False), "ix_v3_plans_open"),
+    "retention": (
+        lambda it: it.delete_trees(completed_before=created_at(TREE), limit=1),
+        "ix_v3_plans_completed_roots",
+    ),
+    "depth of a tree": (lambda it: it.tree_summary(ROOT), "ix_v3_plans_parent_plan_id"),
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_question_about_few_plans_is_answered_by_its_index(filled: Engine, question: str):
+    ask, index = QUESTIONS[question]
+
+    plans = explained(filled, ask)
+
+    assert any(index in each for each in plans), plans
+    # SQLite fills one from the whole table.
+    assert not any("BLOOM" in each for each in plans), plans
+
+
+@pytest.mark.parametrize("filled", ["sqlite"], indirect=True)
+def test_many_plans_of_a_time_are_not_sorted(filled: Engine):
+    (_, plan) = explained(filled, lambda it: it.list(created_from=created_at(0)))
+
+    assert "TEMP B-TREE" not in plan
