@@ -18,9 +18,8 @@ Revision: m8_002_index_plans, after m8_001_align_plans_schema
 """
 
 from alembic import op
-from sqlalchemy import inspect
 
-from cleveragents_plans.evolution import create_index, drop_index
+from cleveragents_plans.evolution import create_index, drop_index, indexes_of
 
 revision = "m8_002_index_plans"
 down_revision = "m8_001_align_plans_schema"
@@ -46,19 +45,15 @@ INDEXES = (
 
 
 def is_applied() -> bool | None:
-    """Tell whether the tables look as if this revision had been run; None: one cannot tell."""
-    tables = inspect(op.get_bind())
-    if not tables.has_table("v3_plans"):
-        return False
+    """Tell whether the tables look as if this revision had been run; None if they do not tell."""
     found = {
-        (table, key)
+        (table, each)
         for table in ("v3_plans", "plan_projects")
-        for index in tables.get_indexes(table)
-        for key in (index["name"], tuple(index["column_names"]))
+        for name, index in indexes_of(op, table).items()
+        for each in (name, tuple(index["column_names"]))
     }
-    every = all({(table, name), (table, columns)} & found for name, table, columns, _ in INDEXES)
     # Where one lacks, an operator may have dropped it.
-    return True if every else None
+    return all(not found.isdisjoint({(it[1], it[0]), (it[1], it[2])}) for it in INDEXES) or None
 
 
 def upgrade() -> None:

@@ -6,7 +6,7 @@ Operations are plain functions whose first argument is Alembic's ``op``.
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.expressions import Sql, json_integer, json_text
-from cleveragents_plans.evolution.lookups import columns_of, qualified_name
+from cleveragents_plans.evolution.lookups import columns_of, indexes_of, qualified_name
 from cleveragents_plans.evolution.operations.backfill import backfill
 from cleveragents_plans.evolution.operations.columns import (
     add_column,
@@ -75,6 +75,7 @@ __all__ = [
     "drop_trigger_sql",
     "fill_roots",
     "fill_trigger",
+    "indexes_of",
     "json_integer",
     "json_text",
     "qualified_name",

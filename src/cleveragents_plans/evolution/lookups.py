@@ -9,7 +9,7 @@ from io import StringIO
 from typing import Any
 
 from sqlalchemy import Connection, Inspector, inspect
-from sqlalchemy.engine.interfaces import ReflectedColumn
+from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedIndex
 from sqlalchemy.sql.elements import ClauseElement
 
 from cleveragents_plans.evolution.errors import OperationRefused
@@ -87,6 +87,14 @@ def columns_of(op: Op, table: str) -> dict[str, ReflectedColumn]:
     if not found.has_table(table, schema=schema):
         return {}
     return {column["name"]: column for column in found.get_columns(table, schema=schema)}
+
+
+def indexes_of(op: Op, table: str) -> dict[str, ReflectedIndex]:
+    """Give the indexes of *table* by their names, as SQLAlchemy reflects them; none, no table."""
+    found, schema = inspect(op.get_bind()), schema_of(op.get_context())
+    if not found.has_table(table, schema=schema):
+        return {}
+    return {str(index["name"]): index for index in found.get_indexes(table, schema=schema)}
 
 
 def require_table(
