@@ -7,7 +7,7 @@ import atexit
 import functools
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,6 +52,19 @@ def database_at(revision: str, engine: str, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
+def database_with(
+    build: Callable[[str], None], engine: str, folder: Path, revision: str = "head"
+) -> Iterator[str]:
+    """
+    Make a database at *revision* to which *build* has added what a test needs; yield its URL.
+
+    That, too, happens once in a process.
+    """
+    with _database(engine, folder, _built(engine, revision, build)) as url:
+        yield url
+
+
+@contextmanager
 def _database(engine: str, folder: Path, template: str | None) -> Iterator[str]:
     if engine == "sqlite":
         postgres.skip_if_left_out(engine)
@@ -66,6 +79,18 @@ def _database(engine: str, folder: Path, template: str | None) -> Iterator[str]:
         yield url
     finally:
         server.drop_database(url)
+
+
+@functools.cache
+def _built(engine: str, revision: str, build: Callable[[str], None]) -> str:
+    template = _template(engine, revision)
+    if engine == "sqlite":
+        url = f"sqlite:///{_FOLDER}/{revision}-{build.__qualname__}.db"
+        shutil.copyfile(template.removeprefix("sqlite:///"), url.removeprefix("sqlite:///"))
+    else:
+        url = postgres.server(engine).create_database(make_url(template).database)
+    build(url)
+    return url
 
 
 @functools.cache

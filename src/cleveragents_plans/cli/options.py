@@ -46,6 +46,13 @@ def database_options(function: _Function) -> _Function:
     )
 
 
+def json_option(function: _Function) -> _Function:
+    """Let a command print what it found as JSON."""
+    return click.option("--json", is_flag=True, help="Print JSON, see output.schema.json.")(
+        function
+    )
+
+
 def run_options(*flags: str) -> Callable[[_Function], _Function]:
     """Let a command that runs revisions be given its settings, and *flags* by their names."""
     switches = [click.option(f"--{name}", is_flag=True, help=_FLAGS[name]) for name in flags]

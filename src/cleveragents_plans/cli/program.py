@@ -10,6 +10,7 @@ from alembic.util import CommandError
 from cleveragents_plans import __version__
 from cleveragents_plans.cli import migrate
 from cleveragents_plans.cli.statuses import ExitStatus, status_of
+from cleveragents_plans.cli.verify import verify_command
 from cleveragents_plans.domain.errors import PlansError
 from cleveragents_plans.evolution.reporting import tell
 from cleveragents_plans.evolution.runner.standard_streams import standard_output
@@ -28,7 +29,13 @@ def program() -> None:
     """Migrate the database in which plans are kept, and look into it."""
 
 
-for _command in (migrate.upgrade, migrate.downgrade, migrate.stamp, migrate.current):
+for _command in (
+    migrate.upgrade,
+    migrate.downgrade,
+    migrate.stamp,
+    migrate.current,
+    verify_command,
+):
     program.add_command(_command)
 
 

@@ -12,7 +12,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Final, Literal
 
 from alembic.config import Config
 from alembic.util import CommandError
@@ -32,7 +32,8 @@ from cleveragents_plans.persistence import (
 # A downgrade keeps snapshots there.
 _ARCHIVE = "v3_plans_snapshot_archive"
 
-_APPLICATION = Application(
+#: What a run must know of this package.
+APPLICATION: Final = Application(
     read=database_url,
     show=without_password,
     open=partial(open_engine, migrating=True),
@@ -58,7 +59,7 @@ def run_environment(*metadata: MetaData) -> None:
         CommandError: With one line that says what was found and what to do.
     """
     try:
-        environment.run_environment([Base.metadata, *metadata], _APPLICATION)
+        environment.run_environment([Base.metadata, *metadata], APPLICATION)
     except DatabaseUrlError as error:
         raise CommandError(str(error)) from None
 

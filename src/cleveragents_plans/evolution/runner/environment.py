@@ -145,7 +145,11 @@ class _Run:
             ExitStack() as stack,
         ):
             with heartbeat(f"connecting to {shown}", report_every):
-                connection = stack.enter_context(self.target.connected(self.command))
+                connection = stack.enter_context(
+                    self.target.connected(
+                        creates=self.command.name == "upgrade", writes=not self.command.only_reads
+                    )
+                )
             act = self._on_sqlite if self.target.is_sqlite else self._on_postgresql
             told = act(connection)
         self._say(f"{shown}: {told}" if told else "")

@@ -14,7 +14,6 @@ from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.runner.alembic_internals import Command
 from cleveragents_plans.evolution.runner.connection_errors import report_connection_failed
 from cleveragents_plans.evolution.settings import given_options
 
@@ -85,22 +84,26 @@ class Target:
         return self.url.get_backend_name() == "sqlite"
 
     @contextmanager
-    def connected(self, command: Command) -> Iterator[Connection]:
+    def connected(self, *, creates: bool = False, writes: bool = False) -> Iterator[Connection]:
         """
-        Connect to it, for *command*.
+        Connect to it, to read it only unless it *writes*.
 
         A connection of the caller's is used as it is, and stays open. One from a pool does not go
         back on PostgreSQL: its session is configured for migrations.
 
+        Args:
+            creates: A file that is not there is created.
+            writes: It is to be written to.
+
         Raises:
-            EvolutionError: It is a file that the command cannot use.
+            EvolutionError: It is a file that cannot be used for that.
             ConnectionFailed: It cannot be reached.
         """
         if isinstance(self.given, Connection):
             yield self.given
             return
         if self.given is None and self.is_sqlite:
-            self._refuse_unfit_file(command)
+            self._refuse_unfit_file(creates, writes)
         engine = self.given or self.open(self.url)
         with report_connection_failed(self.shown):
             connection = engine.connect()
@@ -111,7 +114,7 @@ class Target:
                 if self.given and not self.is_sqlite and not connection.invalidated:
                     connection.invalidate()
 
-    def _refuse_unfit_file(self, command: Command) -> None:
+    def _refuse_unfit_file(self, creates: bool, writes: bool) -> None:
         name = self.url.database
         if name in (None, "", ":memory:"):
             raise EvolutionError(
@@ -123,12 +126,12 @@ class Target:
         file = Path(name)
         if not file.exists():
             # Opening it would create an empty one, which is an upgrade's business only.
-            if command.name != "upgrade":
+            if not creates:
                 raise EvolutionError(
                     f"there is no file at {self.shown}; check the path, or run the upgrade to "
                     "create it"
                 )
-        elif not command.only_reads and file.is_file() and not file.stat().st_mode & 0o222:
+        elif writes and file.is_file() and not file.stat().st_mode & 0o222:
             # The mode is looked at because the superuser could write all the same.
             raise EvolutionError(
                 f"{self.shown} is read-only; if it is to be migrated, allow writing with "

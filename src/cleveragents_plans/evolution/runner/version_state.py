@@ -119,6 +119,23 @@ class VersionState:
                 raise
             log.warning("%s; %s", error.found, error.remedy)
 
+    def require_fit(self, *, unfinished: bool) -> None:
+        """
+        Refuse a version that says nothing true of the tables, whatever is to be done with them.
+
+        Args:
+            unfinished: A revision was interrupted, so that the tables are between two versions.
+
+        Raises:
+            VersionRefused: As `check` does for a command that runs revisions.
+        """
+        if not self.known:
+            self._refuse_other_schema()
+        self._refuse_unknown()
+        if not unfinished:
+            self._refuse_two_of_one_branch()
+            self._refuse_unfit_tables()
+
     def _refuse_other_schema(self) -> None:
         options = self._options
         if self._connection.dialect.name != "postgresql" or options.schema:

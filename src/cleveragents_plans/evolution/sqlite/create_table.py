@@ -64,11 +64,18 @@ class CreateTable:
     @property
     def checks(self) -> list[str]:
         """The expressions of the CHECK constraints, those of columns included."""
+        return [expression for _, expression in self.named_checks]
+
+    @property
+    def named_checks(self) -> list[tuple[str | None, str]]:
+        """The CHECK constraints: their names, if they have one, and their expressions."""
         found = []
         for index, token in enumerate(self._body):
             if token.keyword == "check":
+                named = self._body[index - 2].keyword == "constraint"
+                name = self._body[index - 1].name if named else None
                 rest = self._body[index + 1 :]
-                found.append(self.text[rest[0].start : rest[closing(rest)].end])
+                found.append((name, self.text[rest[0].start : rest[closing(rest)].end]))
         return found
 
     def add(self, column: str, definition: str) -> CreateTable:

@@ -1,0 +1,73 @@
+"""What commands write to standard output: for people, and for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cleveragents_plans.evolution.runner.standard_streams import standard_output
+
+# Of what is no terminal: a line is as long as it is.
+_WITHOUT_LIMIT = 100_000
+
+
+def show(*parts: RenderableType) -> None:
+    """
+    Write *parts* to standard output, as wide as the terminal, or as long as they are elsewhere.
+
+    Colours are those of the terminal; a pipe and ``NO_COLOR`` switch them off
+    (https://no-color.org).
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WITHOUT_LIMIT
+    with standard_output(), console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    # Columns are filled up with blanks.
+    _write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+
+
+def show_json(report: BaseModel) -> None:
+    """Write *report* to standard output as JSON."""
+    _write(report.model_dump_json(indent=2) + "\n")
+
+
+def facts(pairs: Iterable[tuple[str, str | Text]]) -> Table:
+    """Lay out names and what is said of them."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, said in pairs:
+        grid.add_row(Text(name), said if isinstance(said, Text) else Text(said))
+    return grid
+
+
+def table(names: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
+    """Lay out rows under the *names* of their columns; one that ends with > is set to the right."""
+    grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for name in names:
+        grid.add_column(
+            Text(name.rstrip(">")),
+            justify="right" if name.endswith(">") else "left",
+            overflow="fold",
+        )
+    for row in rows:
+        grid.add_row(*(each if isinstance(each, Text) else Text(each) for each in row))
+    return grid
+
+
+def counted(number: int, what: str) -> str:
+    """Write a number of things, as ``1 plan`` and ``2,000 plans``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _write(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    with standard_output():
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))

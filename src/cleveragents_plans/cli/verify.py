@@ -1,0 +1,114 @@
+"""``verify``: whether the database is as it should be, and what mends it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import click
+from pydantic import Field
+from rich.table import Table
+from rich.text import Text
+
+from cleveragents_plans.cli.options import config_of, database_options, json_option
+from cleveragents_plans.cli.output import counted, facts, show, show_json
+from cleveragents_plans.cli.reports import DatabaseFacts, Report
+from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.evolution.reporting import console_logging
+from cleveragents_plans.schema.database import read_database
+from cleveragents_plans.verification import Finding, verify
+
+
+class VerifyReport(Report):
+    """What ``verify`` found."""
+
+    command: Literal["verify"] = Field(default="verify", description="The command.")
+    sound: bool = Field(description="Whether there are no faults; notes may be there.")
+    plans: int | None = Field(description="How many plans there are; null without their table.")
+    read_plans: bool = Field(description="Whether every plan was read.")
+    fingerprint: str | None = Field(
+        description="Of all that a migration leaves alone; null unless it was asked for."
+    )
+    findings: tuple[Finding, ...] = Field(description="What is not as it should be.")
+
+
+@click.command("verify")
+@click.option("--quick", is_flag=True, help="Look at schema, roots and parents; read no plan.")
+@click.option(
+    "--fingerprint", is_flag=True, help="Print a fingerprint of all that a migration leaves alone."
+)
+@click.option(
+    "--plans", "listed", type=click.IntRange(1), default=10, show_default=True, metavar="N",
+    help="Name so many plans for each finding.",
+)  # fmt: skip
+@json_option
+@database_options
+def verify_command(
+    quick: bool, fingerprint: bool, listed: int, json: bool, **given: Any
+) -> ExitStatus:
+    """
+    Find what is wrong with the database, at any revision.
+
+    It only reads, in one transaction, while the application goes on: the version, the schema as
+    its revision makes it, roots and parents, and every plan as the application reads it. Each
+    finding says what mends it. Exit status 3 means that something is to be mended.
+    """
+    config = config_of(given)
+    level = logging.WARNING if given["quiet"] else logging.INFO
+    with read_database(config, "verify") as database, console_logging(level):
+        found = verify(database, quick=quick, fingerprint=fingerprint, listed=listed)
+        about = DatabaseFacts.of(database)
+    report = VerifyReport(
+        database=about,
+        sound=not found.faults,
+        plans=found.plans,
+        read_plans=found.read_plans,
+        fingerprint=found.fingerprint,
+        findings=found.findings,
+    )
+    show_json(report) if json else _show(report)
+    return ExitStatus.DONE if report.sound else ExitStatus.FOUND
+
+
+def _show(report: VerifyReport) -> None:
+    lines = report.database.lines()
+    if report.plans is not None:
+        read = "each was read" if report.read_plans else "none was read"
+        lines.append(("plans", f"{report.plans:,}; {read}"))
+    if report.fingerprint is not None:
+        lines.append(("fingerprint", report.fingerprint))
+    show(facts(lines))
+    if report.findings:
+        show("", _listed(report.findings))
+    show("", _verdict(report))
+
+
+def _listed(findings: tuple[Finding, ...]) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    for finding in sorted(findings, key=lambda each: each.severity):
+        style = "bold red" if finding.severity == "fault" else "yellow"
+        said = Text()
+        said.append(f"{finding.kind}  ", style)
+        said.append(finding.subject, "bold")
+        if finding.plan_ids:
+            said.append(f"  in {counted(finding.total, 'row')}")
+        said.append(f"\n{finding.found}")
+        if finding.plan_ids:
+            more = finding.total - len(finding.plan_ids)
+            others = f" and {more:,} more" if more else ""
+            said.append(f"\nplans: {', '.join(finding.plan_ids)}{others}", "dim")
+        said.append(f"\nto mend it: {finding.remedy}")
+        grid.add_row(Text(finding.severity, style), said)
+    return grid
+
+
+def _verdict(report: VerifyReport) -> Text:
+    faults = sum(finding.severity == "fault" for finding in report.findings)
+    notes = len(report.findings) - faults
+    counts = [counted(faults, "fault")] if faults else []
+    counts += [counted(notes, "note")] if notes else []
+    if faults:
+        return Text(", ".join(counts), "bold red")
+    return Text(", ".join(["sound", *counts]), "bold green")

@@ -1,0 +1,216 @@
+"""A database that is open for reading: one state of it, and what its version says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
+from cleveragents_plans.evolution.postgresql.connection import qualified, run
+from cleveragents_plans.evolution.postgresql.server import refuse_unfit_server
+from cleveragents_plans.evolution.reporting import tell
+from cleveragents_plans.evolution.runner.alembic_internals import applied
+from cleveragents_plans.evolution.runner.error_lines import in_one_line
+from cleveragents_plans.evolution.runner.interruption import interruptible
+from cleveragents_plans.evolution.runner.postgresql_session import use_schema
+from cleveragents_plans.evolution.runner.target import Target, find_target
+from cleveragents_plans.evolution.runner.unfinished import Unfinished, UnfinishedNote
+from cleveragents_plans.evolution.runner.version_state import (
+    VersionRefused,
+    VersionState,
+    require_version_table,
+)
+from cleveragents_plans.evolution.settings import BadSetting, Options
+from cleveragents_plans.persistence import Base
+from cleveragents_plans.schema.chain import APPLICATION
+
+#: The revision from which on every plan has a root and a profile.
+_COMPLETE_FROM = "m8_001_align_plans_schema"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a database is on the chain."""
+
+    #: What the version table holds.
+    stored: tuple[str, ...]
+    #: The revisions that were run, and those that were not, in the order of the chain.
+    applied: tuple[str, ...]
+    pending: tuple[str, ...]
+    #: The newest revisions of the chain.
+    heads: tuple[str, ...]
+    #: A revision that was interrupted.
+    unfinished: Unfinished | None
+    #: Why the version says nothing true of the tables, if so.
+    misfit: VersionRefused | None
+    #: Which of the tables of this package are there.
+    tables: frozenset[str]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every plan has a root and a profile, and the tables keep it so."""
+        return _COMPLETE_FROM in self.applied and self.unfinished is None
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """
+    A database in one transaction, which sees one state of it and only reads.
+
+    On PostgreSQL the search path has ``pg_catalog`` only, so that no function or operator of
+    another schema is called; the tables are named with their schema.
+    """
+
+    connection: Connection
+    config: Config
+    options: Options
+    #: What to call it; no password in it.
+    shown: str
+    #: The schema of its tables; None on SQLite.
+    schema: str | None
+    #: The schemas in which clients of this role find tables by their names; none on SQLite.
+    search_path: tuple[str, ...]
+    position: Position
+    _columns: dict[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def on_postgresql(self) -> bool:
+        """Whether it is PostgreSQL, and not SQLite."""
+        return self.schema is not None
+
+    def table(self, name: str) -> str:
+        """Write the name of a table for SQL."""
+        return qualified(self.connection.dialect, name, self.schema)
+
+    def columns(self, table: str) -> frozenset[str]:
+        """Name the columns that *table* has; none if it is not there."""
+        if table not in self._columns:
+            found = (
+                inspect(self.connection).get_columns(table, schema=self.schema)
+                if table in self.position.tables
+                else ()
+            )
+            self._columns[table] = frozenset(column["name"] for column in found)
+        return self._columns[table]
+
+    @classmethod
+    def _within(
+        cls, connection: Connection, config: Config, options: Options, target: Target
+    ) -> Self:
+        schema, path = None, ()
+        if not target.is_sqlite:
+            schema, path = run(
+                connection, "SELECT current_schema(), current_schemas(false)::text[]"
+            ).one()
+        position = _position(connection, config, options, schema)
+        if schema is not None:
+            run(connection, "SET LOCAL search_path TO pg_catalog, pg_temp")
+            connection.execution_options(schema_translate_map={None: schema})
+        return cls(connection, config, options, target.shown, schema, tuple(path), position)
+
+
+@contextmanager
+def read_database(config: Config, purpose: str) -> Iterator[Database]:
+    """
+    Open the database that *config* names, in a transaction that reads one state of it.
+
+    Locks: ACCESS SHARE on what is read, until the end, and a snapshot, as pg_dump has them. On
+    SQLite a write-ahead log cannot be emptied meanwhile; with a rollback journal writers wait.
+
+    Args:
+        config: See `cleveragents_plans.schema.chain_config`.
+        purpose: What it is opened for, for ``pg_stat_activity``.
+
+    Raises:
+        CommandError: There is no such database, it cannot be reached, or the connection is lost.
+        SystemExit: A signal arrived; see `interruptible`.
+    """
+    script = ScriptDirectory.from_config(config)
+    confirmed_by = {
+        name
+        for revision in script.walk_revisions()
+        for name in getattr(revision.module, "confirm_options", ())
+    }
+    options = Options.of(config, confirmed_by=confirmed_by)
+    target = find_target(config, APPLICATION)
+    if target.is_sqlite and options.schema:
+        raise BadSetting("schema", options.schema, "PostgreSQL: SQLite has no schemas")
+    if target.note and config.attributes.get("level") == logging.INFO:
+        tell(f"database: {target.shown}{target.note}")
+    with (
+        interruptible(target.shown, command_line=True),
+        in_one_line(target.shown),
+        target.connected() as connection,
+    ):
+        (_begin_sqlite if target.is_sqlite else _begin_postgresql)(
+            connection, options, target.shown, purpose
+        )
+        yield Database._within(connection, config, options, target)
+        connection.rollback()
+
+
+def _begin_sqlite(connection: Connection, _options: Options, _shown: str, _purpose: str) -> None:
+    driver: Any = connection.connection.driver_connection
+    # SQLite stores any bytes as text; one such text must not hide all others.
+    driver.text_factory = lambda data: data.decode(errors="surrogateescape")
+    connection.execution_options(read_only=True)
+
+
+def _begin_postgresql(connection: Connection, options: Options, shown: str, purpose: str) -> None:
+    connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    refuse_unfit_server(connection, shown)
+    use_schema(connection, options.schema, local=True)
+    for name, value in _SESSION.items():
+        run(connection, f"SET LOCAL {name} = '{value}'")
+    called = {"name": f"cleveragents-plans {purpose}"}
+    run(connection, "SELECT set_config('application_name', %(name)s, true)", called)
+
+
+def _position(
+    connection: Connection, config: Config, options: Options, schema: str | None
+) -> Position:
+    script = ScriptDirectory.from_config(config)
+    inspector = inspect(connection)
+    tables = frozenset(inspector.get_table_names(schema)) & Base.metadata.tables.keys()
+    require_version_table(connection, options.version_table)
+    migration = MigrationContext.configure(
+        connection,
+        environment_context=EnvironmentContext(config, script),
+        opts={"version_table": options.version_table, "script": script},
+    )
+    state = VersionState(migration, options, Base.metadata.tables, APPLICATION.version_table)
+    unfinished = UnfinishedNote(connection, options.version_table).read()
+    misfit = None
+    try:
+        state.require_fit(unfinished=unfinished is not None)
+    except VersionRefused as refused:
+        misfit = refused
+    done = applied(script, state.known)
+    chain = [each.revision for each in script.walk_revisions()][::-1]
+    return Position(
+        stored=tuple(migration.get_current_heads()),
+        applied=tuple(each for each in chain if each in done),
+        pending=tuple(each for each in chain if each not in done),
+        heads=tuple(script.get_heads()),
+        unfinished=unfinished,
+        misfit=misfit,
+        tables=tables,
+    )
+
+
+# A time limit is for clients. Rows that a policy hides would be taken for rows that do not exist:
+# the server is to raise an error instead.
+_SESSION = {
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "lock_timeout": "10s",
+    "row_security": "off",
+}

@@ -1,0 +1,171 @@
+"""What only PostgreSQL has: owners, other schemas, triggers and their functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.persistence import Base, triggers
+from cleveragents_plans.schema.database import Database
+from cleveragents_plans.verification.expressions import canonical
+from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
+
+_NAME = "v3_plans_fill"
+# Those that a downgrade has while it runs.
+_OF_A_DOWNGRADE = ("v3_plans_unfill", "v3_plans_keep")
+# BEFORE INSERT OR UPDATE, FOR EACH ROW.
+# https://www.postgresql.org/docs/current/catalog-pg-trigger.html
+_BEFORE_ROW_WRITTEN = 1 | 2 | 4 | 16
+
+
+def check_owners(database: Database) -> Iterator[Finding]:
+    """Find tables that do not belong to the owner of the plans."""
+    names = [*Base.metadata.tables, database.options.version_table]
+    of = {"schema": database.schema, "names": names}
+    owners: dict[str, str] = {row[0]: row[1] for row in run(database.connection, _OWNERS, of)}
+    owner = owners.get(PLANS)
+    for table, other in owners.items():
+        if owner is not None and other != owner:
+            yield fault(
+                Kind.OWNER,
+                table,
+                f"the table belongs to {other}, and {PLANS} to {owner}: an upgrade would be "
+                "refused, or half of the rights be missing",
+                f"ALTER TABLE {table} OWNER TO {owner}",
+            )
+
+
+def check_other_schemas(database: Database) -> Iterator[Finding]:
+    """Find tables of plans in other schemas of the database."""
+    of = {"schema": database.schema, "name": PLANS}
+    for (schema,) in run(database.connection, _OTHER_SCHEMAS, of):
+        subject, found = f"{schema}.{PLANS}", "another schema has a table of plans, too"
+        if schema in database.search_path:
+            yield fault(
+                Kind.SECOND_SCHEMA,
+                subject,
+                f"{found}, and both are in the search path: which one a client uses depends on "
+                "its order",
+                f"remove {schema} or {database.schema} from the search_path of the role",
+            )
+        else:
+            yield note(
+                Kind.SECOND_SCHEMA,
+                subject,
+                found,
+                f"nothing, if it is that of another tenant; otherwise find out who writes to it, "
+                f"then DROP SCHEMA {schema}",
+            )
+
+
+def check_triggers(database: Database) -> Iterator[Finding]:
+    """Find a trigger that is not as its revision made it, its function included."""
+    of = {"schema": database.schema, "table": PLANS}
+    found = {row["name"]: row for row in run(database.connection, _TRIGGERS, of).mappings()}
+    expected = database.position.is_complete
+    for name in found:
+        subject = f"{PLANS}.{name}"
+        if name in _OF_A_DOWNGRADE:
+            yield fault(
+                Kind.TRIGGER_EXTRA,
+                subject,
+                "the trigger is that of a downgrade, and none is unfinished: it undoes what an "
+                "upgrade fills in",
+                f"DROP TRIGGER {name} ON {PLANS}",
+            )
+        elif name != _NAME or not expected:
+            yield note(
+                Kind.TRIGGER_EXTRA,
+                subject,
+                "no revision made this trigger",
+                "nothing, if it is known; it fires for the rows that an upgrade fills in",
+            )
+    if expected:
+        yield from _check_fill(found.get(_NAME))
+
+
+def _check_fill(row: Any) -> Iterator[Finding]:
+    subject = f"{PLANS}.{_NAME}"
+    again = "create the trigger and its function again, as cleveragents_plans.persistence has them"
+    if row is None:
+        yield fault(
+            Kind.TRIGGER_MISSING,
+            subject,
+            "the trigger is not there: plans that a former release writes would be refused",
+            f"{again}; or nothing, if no former release runs any more",
+        )
+        return
+    if row["enabled"] in ("D", "R"):
+        state = "disabled" if row["enabled"] == "D" else "enabled for replicas only"
+        yield fault(
+            Kind.TRIGGER_DISABLED,
+            subject,
+            f"the trigger is {state}: plans that a former release writes would be refused",
+            f"ALTER TABLE {PLANS} ENABLE TRIGGER {_NAME}",
+        )
+    if (
+        row["type"] != _BEFORE_ROW_WRITTEN
+        or row["function"] != _NAME
+        or not row["same_schema"]
+        or _condition(row["definition"]) != _condition(triggers.TRIGGER)
+    ):
+        definition = row["definition"]
+        yield fault(Kind.TRIGGER_CHANGED, subject, f"the trigger is {definition}", again)
+    function = f"{_NAME}()"
+    if _lines(row["body"]) != _lines(triggers.FILL.split("$$")[1]):
+        yield fault(
+            Kind.FUNCTION_CHANGED, function, "the body is not the one that this release has", again
+        )
+    path = next((each for each in row["config"] or () if each.startswith("search_path=")), "")
+    if not row["definer"] or not path.endswith("pg_temp") or row["public"] or not row["same_owner"]:
+        lacks = [
+            *(["is not SECURITY DEFINER"] if not row["definer"] else []),
+            *([f"has {path or 'no search_path'}"] if not path.endswith("pg_temp") else []),
+            *(["may be executed by PUBLIC"] if row["public"] else []),
+            *(["does not belong to the owner of the table"] if not row["same_owner"] else []),
+        ]
+        yield fault(Kind.FUNCTION_RIGHTS, function, f"the function {', '.join(lacks)}", again)
+
+
+def _condition(trigger: str) -> str:
+    """Write the condition of a trigger in one form: the engine writes it in its own way."""
+    text = re.split(r"\bWHEN\b", trigger, maxsplit=1)[-1]
+    text = re.split(r"\bEXECUTE\b", text, maxsplit=1)[0]
+    text = re.sub(
+        r"OPERATOR\(pg_catalog\.(\W+?)\)", r"\1", text.replace("pg_catalog.btrim", "btrim")
+    )
+    return canonical(re.sub(r"E'((?:[^'\\]|\\.)*)'", _plain, text))
+
+
+def _plain(escaped: re.Match[str]) -> str:
+    return "'" + escaped[1].encode().decode("unicode_escape") + "'"
+
+
+def _lines(body: str) -> list[str]:
+    return [line.rstrip() for line in body.strip().splitlines()]
+
+
+_OWNERS = """\
+SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relname = ANY(%(names)s) AND c.relkind IN ('r', 'p')
+ ORDER BY 1"""
+
+_OTHER_SCHEMAS = """\
+SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relname = %(name)s AND c.relkind IN ('r', 'p') AND n.nspname <> %(schema)s
+   AND n.nspname !~ '^pg_(temp|toast)' ORDER BY 1"""
+
+_TRIGGERS = """\
+SELECT t.tgname AS name, t.tgenabled::text AS enabled, t.tgtype AS type,
+       pg_get_triggerdef(t.oid, true) AS definition,
+       p.proname AS function, p.pronamespace = c.relnamespace AS same_schema, p.prosrc AS body,
+       p.prosecdef AS definer, p.proconfig AS config, p.proowner = c.relowner AS same_owner,
+       EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+                WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS public
+  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+  JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_proc p ON p.oid = t.tgfoid
+ WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND NOT t.tgisinternal
+ ORDER BY t.tgname"""

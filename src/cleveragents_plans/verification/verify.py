@@ -1,0 +1,159 @@
+"""The whole of a verification: the version, the schema, the trees and every plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from cleveragents_plans.evolution.reporting import Progress
+from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.sqlite.items import DdlNotUnderstood
+from cleveragents_plans.persistence import Base
+from cleveragents_plans.persistence.sessions import PLANS as PLANS_TABLE
+from cleveragents_plans.schema.database import Database
+from cleveragents_plans.verification.comparison import compare_tables
+from cleveragents_plans.verification.expected import expected_tables
+from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault
+from cleveragents_plans.verification.postgresql_objects import (
+    check_other_schemas,
+    check_owners,
+    check_triggers,
+)
+from cleveragents_plans.verification.postgresql_tables import postgresql_tables
+from cleveragents_plans.verification.rows import Fingerprint, can_be_read, check_rows, plan_rows
+from cleveragents_plans.verification.sqlite_tables import sqlite_tables
+from cleveragents_plans.verification.tables import Table
+from cleveragents_plans.verification.trees import check_trees
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was looked at, and what was found."""
+
+    #: Rows of the table of plans; None where there is none.
+    plans: int | None
+    findings: tuple[Finding, ...]
+    #: Of the columns that a migration leaves alone, if it was asked for.
+    fingerprint: str | None
+    #: Whether every plan was read.
+    read_plans: bool
+
+    @property
+    def faults(self) -> tuple[Finding, ...]:
+        """The findings that are to be mended."""
+        return tuple(each for each in self.findings if each.severity == "fault")
+
+
+def verify(
+    database: Database, *, quick: bool = False, fingerprint: bool = False, listed: int = 10
+) -> Verification:
+    """
+    Find what is wrong with *database*, at any revision; nothing is written.
+
+    Memory does not grow with the number of plans.
+
+    Args:
+        database: What is looked at.
+        quick: Do not read every plan: look at the version, the schema, roots and parents only.
+        fingerprint: Make a fingerprint of the plans, for which every row is read.
+        listed: How many plans are named for each kind of finding.
+    """
+    findings = [*_check_version(database), *_check_schema(database)]
+    if PLANS not in database.position.tables:
+        return Verification(None, tuple(findings), None, False)
+    plans = database.connection.execute(select(func.count()).select_from(PLANS_TABLE)).scalar_one()
+    if {"plan_id", "parent_plan_id", "root_plan_id"} <= database.columns(PLANS):
+        findings += check_trees(database, listed)
+    print_of = Fingerprint() if fingerprint else None
+    reads = (fingerprint or not quick) and can_be_read(database)
+    if reads:
+        with Progress("plans read", plans) as progress:
+            rows = plan_rows(database)
+            findings += check_rows(rows, listed, print_of, progress.tick)
+    return Verification(
+        plans, tuple(findings), str(print_of) if reads and print_of else None, reads
+    )
+
+
+def _check_version(database: Database) -> Iterator[Finding]:
+    position = database.position
+    table = database.options.version_table
+    if position.misfit is not None:
+        yield fault(Kind.VERSION, table, position.misfit.found, position.misfit.remedy)
+    if position.unfinished is not None:
+        direction, revision = position.unfinished.direction, position.unfinished.revision
+        yield fault(
+            Kind.UNFINISHED,
+            table,
+            f"the {direction} of {revision} was interrupted: the database is between two versions",
+            "run the same command again to complete it, or the opposite one to undo it",
+        )
+    elif not position.stored and not position.tables:
+        yield fault(
+            Kind.VERSION,
+            table,
+            "the database has no tables of this package",
+            "run cleveragents-plans upgrade, if it is the right one",
+        )
+
+
+def _check_schema(database: Database) -> Iterator[Finding]:
+    position = database.position
+    if database.schema is not None:
+        yield from check_owners(database)
+        yield from check_other_schemas(database)
+    # Where the version says nothing true of the tables, nothing can be expected of them.
+    if position.unfinished is not None or position.misfit is not None or not position.applied:
+        return
+    names = Base.metadata.tables
+    try:
+        if database.schema is not None:
+            found = postgresql_tables(database.connection, database.schema, names)
+        else:
+            found = sqlite_tables(database.connection, names)
+    except DdlNotUnderstood as error:
+        yield fault(
+            Kind.TABLE_UNREADABLE,
+            PLANS,
+            f"the definition of a table cannot be read ({error})",
+            "compare it with docs/specification.md",
+        )
+        return
+    stamped = position.applied[-1]
+    differences = [*_differences(database, stamped, found)]
+    other = _made_by(database, found) if differences else stamped
+    if other not in (None, stamped):
+        yield fault(
+            Kind.VERSION,
+            database.options.version_table,
+            f"the version is {stamped}, and the tables are as {other} makes them",
+            f"run {typed(database.config, f'stamp {other}')}",
+        )
+        return
+    yield from differences
+    if database.schema is not None and PLANS in found:
+        yield from check_triggers(database)
+
+
+def _differences(
+    database: Database, revision: str, found: Mapping[str, Table]
+) -> Iterator[Finding]:
+    return compare_tables(expected_tables(revision), found, on_postgresql=database.on_postgresql)
+
+
+def _made_by(database: Database, found: Mapping[str, Table]) -> str | None:
+    """Name the revision that makes the tables as they are, but for what no revision makes."""
+    position = database.position
+    chain = [*position.applied, *position.pending]
+    made = {
+        f"{table.name}.{name}"
+        for table in expected_tables(chain[-1]).values()
+        for name in table.names
+    }
+    for revision in reversed(chain):
+        differences = [*_differences(database, revision, found)]
+        if all(each.severity == "note" and each.subject not in made for each in differences):
+            return revision
+    return None

@@ -1,0 +1,349 @@
+"""Each kind of fault is planted in a good database, and found by its name, with what mends it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cleveragents_plans.schema import chain_config
+from cleveragents_plans.schema.database import read_database
+from cleveragents_plans.verification import Kind, Verification, verify
+from support.broken import A, B, C, D, E, break_database, store_family
+from support.databases import ENGINES, ONE_OF_EACH, database_at, database_with
+from support.revisions import CHAIN, HEAD, M4_003, M8_001
+
+SQLITE, POSTGRESQL = ONE_OF_EACH
+
+
+def looked_at(url: str, **options: object) -> Verification:
+    with read_database(chain_config(url), "verify") as database:
+        return verify(database, **options)  # type: ignore[arg-type]
+
+
+class Fault(NamedTuple):
+    kind: Kind
+    #: Of which object, and in which plans.
+    subject: str
+    plans: tuple[str, ...]
+    #: What the remedy says, among other things.
+    remedy: str
+    #: What plants it.
+    on_sqlite: tuple[str, ...] = ()
+    on_postgresql: tuple[str, ...] = ()
+    severity: str = "fault"
+
+
+def both(*statements: str) -> dict[str, tuple[str, ...]]:
+    return {"on_sqlite": statements, "on_postgresql": statements}
+
+
+def in_text(former: str, new: str, table: str = "v3_plans") -> tuple[str, ...]:
+    """Change the text that created a table of SQLite."""
+    former, new = former.replace("'", "''"), new.replace("'", "''")
+    return (
+        f"UPDATE sqlite_schema SET sql = replace(sql, '{former}', '{new}') "
+        f"WHERE name = '{table}' AND sql LIKE '%{former}%'",
+    )
+
+
+def column(name: str, value: str, plan: str) -> dict[str, tuple[str, ...]]:
+    return both(f"UPDATE v3_plans SET {name} = {value} WHERE plan_id = '{plan}'")
+
+
+ROOT, PARENT = "v3_plans.root_plan_id", "v3_plans.parent_plan_id"
+REPAIR = "verify --repair roots"
+FUNCTION = "v3_plans_fill()"
+RECREATE = "create the trigger and its function again"
+
+ROWS = [
+    Fault(Kind.ROOT_OWN, ROOT, (B,), REPAIR, **column("root_plan_id", f"'{B}'", B)),
+    Fault(Kind.ROOT_OF_ANOTHER_TREE, ROOT, (C,), REPAIR, **column("root_plan_id", f"'{D}'", C)),
+    Fault(Kind.ROOT_IS_NO_ROOT, ROOT, (E,), REPAIR, **column("root_plan_id", f"'{C}'", E)),
+    Fault(Kind.ROOT_NOT_STORED, ROOT, (E,), REPAIR, **column("root_plan_id", f"'{'7' * 26}'", E)),
+    Fault(
+        Kind.ROOT_NULL, ROOT, (D,), REPAIR,
+        ("DROP INDEX ix_v3_plans_root_plan_id", *in_text("root_plan_id VARCHAR(26) NOT NULL",
+         "root_plan_id VARCHAR(26)"), "PRAGMA schema_version = 999",
+         f"UPDATE v3_plans SET root_plan_id = NULL WHERE plan_id = '{D}'"),
+        ("ALTER TABLE v3_plans ALTER root_plan_id DROP NOT NULL",
+         f"UPDATE v3_plans SET root_plan_id = NULL WHERE plan_id = '{D}'"),
+    ),
+    Fault(
+        Kind.PARENT_NOT_STORED, PARENT, (E,), f"parent_plan_id = NULL WHERE plan_id = '{E}'",
+        **column("parent_plan_id", f"'{'7' * 26}'", E),
+    ),
+    Fault(
+        Kind.CYCLE, PARENT, (A,), f"parent_plan_id = NULL WHERE plan_id = '{A}'",
+        **column("parent_plan_id", f"'{C}'", A),
+    ),
+    Fault(
+        Kind.PLAN_NOT_STORED, "plan_projects", ("7" * 26,), "DELETE FROM plan_projects",
+        **both("INSERT INTO plan_projects (plan_id, position, project_name) "
+               f"VALUES ('{'7' * 26}', 0, 'local/api')"),
+    ),
+    *(
+        Fault(
+            Kind.UNREADABLE, f"v3_plans.{name}", (A,), "correct it",
+            **column(name, value, A),
+        )
+        for name, value in (
+            ("automation_profile", "'{'"), ("updated_at", "'yesterday'"), ("tags_json", "'[1]'"),
+            ("error_details_json", "'[]'"),
+        )
+    ),
+    Fault(
+        Kind.SNAPSHOT_UNREADABLE, "v3_plans.effective_profile_snapshot", (A, B), "restore it",
+        **both("UPDATE v3_plans SET effective_profile_snapshot = '{\"name\":1}' "
+               f"WHERE plan_id IN ('{A}', '{B}')"),
+    ),
+    Fault(
+        Kind.UNREADABLE, "plan_arguments.value_json", (A,), "correct it",
+        **both(f"UPDATE plan_arguments SET value_json = 'x' WHERE plan_id = '{A}'"),
+    ),
+]  # fmt: skip
+
+M8_002_INDEXES = (
+    "ix_v3_plans_parent_plan_id", "ix_v3_plans_queued", "ix_v3_plans_processing",
+    "ix_v3_plans_namespace", "ix_v3_plans_created_at", "ix_plan_projects_project_name",
+)  # fmt: skip
+CHECK = "v3_plans.ck_v3_plans_attempt"
+TEXT = "CONSTRAINT ck_v3_plans_attempt CHECK (attempt >= 1)"
+DROP_CHECK = "ALTER TABLE v3_plans DROP CONSTRAINT ck_v3_plans_attempt"
+SCHEMA = [
+    Fault(
+        Kind.CHECK_MISSING, CHECK, (), "ADD CONSTRAINT ck_v3_plans_attempt CHECK (attempt > = 1",
+        in_text(f"{TEXT}, ", ""), (DROP_CHECK,),
+    ),
+    Fault(
+        Kind.CHECK_RENAMED, CHECK, (), "",
+        in_text("ck_v3_plans_attempt", "ck_attempt"),
+        ("ALTER TABLE v3_plans RENAME CONSTRAINT ck_v3_plans_attempt TO ck_attempt",),
+    ),
+    Fault(
+        Kind.CHECK_CHANGED, CHECK, (), "ADD CONSTRAINT ck_v3_plans_attempt CHECK",
+        in_text("attempt >= 1", "attempt >= 0"),
+        (DROP_CHECK, f"ALTER TABLE v3_plans ADD {TEXT.replace('1)', '0)')}"),
+    ),
+    Fault(
+        Kind.CHECK_CHANGED, "v3_plans.ck_v3_plans_phase", (), "ADD CONSTRAINT",
+        in_text("'execute', 'apply'", "'execute'"),
+        ("ALTER TABLE v3_plans DROP CONSTRAINT ck_v3_plans_phase, ADD CONSTRAINT "
+         "ck_v3_plans_phase CHECK (phase IN ('action', 'strategize', 'execute'))",),
+    ),
+    Fault(
+        Kind.CHECK_EXTRA, "v3_plans.ck_mine", (), "leaves it alone",
+        in_text(TEXT, f"{TEXT}, CONSTRAINT ck_mine CHECK (attempt < 9)"),
+        ("ALTER TABLE v3_plans ADD CONSTRAINT ck_mine CHECK (attempt < 9)",), "note",
+    ),
+    Fault(
+        Kind.NOT_VALID, CHECK, (), "VALIDATE CONSTRAINT ck_v3_plans_attempt", (),
+        (DROP_CHECK, f"ALTER TABLE v3_plans ADD {TEXT} NOT VALID"),
+    ),
+    Fault(
+        Kind.NOT_VALID, "v3_plans.fk_v3_plans_root_plan_id", (), "VALIDATE CONSTRAINT", (),
+        ("ALTER TABLE v3_plans DROP CONSTRAINT fk_v3_plans_root_plan_id, ADD CONSTRAINT "
+         "fk_v3_plans_root_plan_id FOREIGN KEY (root_plan_id) REFERENCES v3_plans "
+         "ON DELETE RESTRICT NOT VALID",),
+    ),
+    Fault(
+        Kind.CONSTRAINT_CHANGED, "v3_plans.fk_v3_plans_parent_plan_id", (), "ON DELETE SET NULL",
+        in_text("ON DELETE SET NULL", "ON DELETE CASCADE"),
+        ("ALTER TABLE v3_plans DROP CONSTRAINT fk_v3_plans_parent_plan_id, ADD CONSTRAINT "
+         "fk_v3_plans_parent_plan_id FOREIGN KEY (parent_plan_id) REFERENCES v3_plans "
+         "ON DELETE CASCADE",),
+    ),
+    Fault(
+        Kind.CONSTRAINT_MISSING, "plan_arguments.uq_plan_arguments_plan_id_name", (), "UNIQUE", (),
+        ("ALTER TABLE plan_arguments DROP CONSTRAINT uq_plan_arguments_plan_id_name",),
+    ),
+    Fault(
+        Kind.INDEX_MISSING, "v3_plans.ix_v3_plans_queued", (), "CREATE INDEX ix_v3_plans_queued",
+        **both("DROP INDEX ix_v3_plans_queued"),
+    ),
+    Fault(
+        Kind.INDEX_CHANGED, "v3_plans.ix_v3_plans_queued", (), "DROP INDEX ix_v3_plans_queued",
+        **both("DROP INDEX ix_v3_plans_queued", "CREATE INDEX ix_v3_plans_queued ON v3_plans "
+               "(phase, plan_id) WHERE processing_state = 'complete'"),
+    ),
+    Fault(
+        Kind.INDEX_RENAMED, "v3_plans.ix_v3_plans_queued", (), "RENAME TO ix_v3_plans_queued",
+        **both("DROP INDEX ix_v3_plans_queued", "CREATE INDEX mine ON v3_plans "
+               "(phase, plan_id) WHERE processing_state = 'queued'"), severity="note",
+    ),
+    Fault(
+        Kind.INDEX_EXTRA, "v3_plans.mine", (), "nothing",
+        **both("CREATE INDEX mine ON v3_plans (created_by)"), severity="note",
+    ),
+    Fault(
+        Kind.INDEX_INVALID, "v3_plans.ix_v3_plans_queued", (), "REINDEX INDEX CONCURRENTLY", (),
+        ("UPDATE pg_index SET indisvalid = false "
+         "WHERE indexrelid = 'ix_v3_plans_queued'::regclass",),
+    ),
+    Fault(
+        Kind.COLUMN_EXTRA, "v3_plans.mine", (), "leaves it alone",
+        **both("ALTER TABLE v3_plans ADD COLUMN mine TEXT"), severity="note",
+    ),
+    Fault(
+        Kind.COLUMN_EXTRA, "v3_plans.mine", (), "give v3_plans.mine a default",
+        in_text("created_by VARCHAR(255), ", "created_by VARCHAR(255), mine TEXT NOT NULL, "),
+        ("ALTER TABLE v3_plans ADD mine TEXT NOT NULL DEFAULT ''",
+         "ALTER TABLE v3_plans ALTER mine DROP DEFAULT"),
+    ),
+    Fault(
+        Kind.COLUMN_MISSING, "v3_plans.execution_environment", (), "ADD COLUMN",
+        ("ALTER TABLE v3_plans DROP COLUMN execution_environment",),
+        ("ALTER TABLE v3_plans DROP COLUMN execution_environment",),
+    ),
+    Fault(
+        Kind.COLUMN_DEFAULT, "v3_plans.phase", (), "SET DEFAULT 'action'",
+        in_text("DEFAULT 'action'", "DEFAULT 'strategize'"),
+        ("ALTER TABLE v3_plans ALTER phase SET DEFAULT 'strategize'",),
+    ),
+    Fault(
+        Kind.COLUMN_NULL, "v3_plans.automation_profile", (), "SET NOT NULL",
+        in_text("DEFAULT 'balanced' NOT NULL", "DEFAULT 'balanced'")
+        + in_text("NOT NULL DEFAULT 'balanced'", "DEFAULT 'balanced'"),
+        ("ALTER TABLE v3_plans ALTER automation_profile DROP NOT NULL",),
+    ),
+    Fault(
+        Kind.COLUMN_NULL, "v3_plans.created_by", (), "DROP NOT NULL",
+        in_text("created_by VARCHAR(255)", "created_by VARCHAR(255) NOT NULL"),
+        ("UPDATE v3_plans SET created_by = 'x'",
+         "ALTER TABLE v3_plans ALTER created_by SET NOT NULL"),
+    ),
+    Fault(
+        Kind.COLUMN_TYPE, "v3_plans.action_name", (), "TYPE",
+        in_text("action_name VARCHAR(255)", "action_name VARCHAR(90)"),
+        ("ALTER TABLE v3_plans ALTER action_name TYPE VARCHAR(90)",),
+    ),
+    Fault(
+        Kind.TABLE_MISSING, "plan_invariants", (), "restore it",
+        **both("DROP TABLE plan_invariants"),
+    ),
+    *(
+        Fault(
+            Kind.VERSION, "alembic_version", (), remedy,
+            **both(f"UPDATE alembic_version SET version_num = '{stamp}'", *dropped),
+        )
+        for stamp, dropped, remedy in (
+            (M4_003, (), f"stamp {HEAD}"),
+            (HEAD, tuple(f"DROP INDEX {name}" for name in M8_002_INDEXES), f"stamp {M8_001}"),
+            ("z9_999_tomorrow", (), "install the release"),
+            (HEAD, ("ALTER TABLE v3_plans DROP effective_profile_snapshot",), "stamp --purge"),
+        )
+    ),
+    Fault(
+        Kind.UNFINISHED, "alembic_version", (), "run the same command again", (),
+        (f"COMMENT ON TABLE alembic_version IS '[unfinished upgrade of {HEAD}]'",),
+    ),
+    Fault(
+        Kind.SECOND_SCHEMA, "other.v3_plans", (), "tenant", (),
+        ("CREATE SCHEMA other", "CREATE TABLE other.v3_plans (plan_id TEXT)"), "note",
+    ),
+    Fault(
+        Kind.SECOND_SCHEMA, "other.v3_plans", (), "remove other or public from the search_path", (),
+        ("CREATE SCHEMA other", "CREATE TABLE other.v3_plans (plan_id TEXT)",
+         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path TO public, other', "
+         "current_database()); END $$"),
+    ),
+    Fault(
+        Kind.OWNER, "plan_projects", (), "OWNER TO postgres", (),
+        ("DO $$ BEGIN CREATE ROLE mallory; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
+         "ALTER TABLE plan_projects OWNER TO mallory"),
+    ),
+    Fault(
+        Kind.TRIGGER_MISSING, "v3_plans.v3_plans_fill", (), RECREATE, (),
+        ("DROP TRIGGER v3_plans_fill ON v3_plans",),
+    ),
+    Fault(
+        Kind.TRIGGER_DISABLED, "v3_plans.v3_plans_fill", (), "ENABLE TRIGGER v3_plans_fill", (),
+        ("ALTER TABLE v3_plans DISABLE TRIGGER v3_plans_fill",),
+    ),
+    Fault(
+        Kind.TRIGGER_CHANGED, "v3_plans.v3_plans_fill", (), RECREATE, (),
+        ("CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON v3_plans FOR EACH ROW "
+         "WHEN (new.root_plan_id IS NULL) EXECUTE FUNCTION v3_plans_fill()",),
+    ),
+    Fault(
+        Kind.TRIGGER_EXTRA, "v3_plans.mine", (), "it fires for the rows", (),
+        ("CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+         "CREATE TRIGGER mine BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION mine()"),
+        "note",
+    ),
+    Fault(
+        Kind.TRIGGER_EXTRA, "v3_plans.v3_plans_unfill", (), "DROP TRIGGER v3_plans_unfill", (),
+        ("CREATE FUNCTION mine() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+         "CREATE TRIGGER v3_plans_unfill BEFORE UPDATE ON v3_plans FOR EACH ROW "
+         "EXECUTE FUNCTION mine()"),
+    ),
+    Fault(
+        Kind.FUNCTION_CHANGED, FUNCTION, (), RECREATE, (),
+        ("DO $$ BEGIN EXECUTE replace(pg_get_functiondef('v3_plans_fill'::regproc), "
+         "'100000', '100'); END $$",),
+    ),
+    *(
+        Fault(Kind.FUNCTION_RIGHTS, FUNCTION, (), RECREATE, (), (statement,))
+        for statement in (
+            "GRANT EXECUTE ON FUNCTION v3_plans_fill() TO PUBLIC",
+            "ALTER FUNCTION v3_plans_fill() SECURITY INVOKER",
+            "ALTER FUNCTION v3_plans_fill() RESET search_path",
+        )
+    ),
+]  # fmt: skip
+
+
+def cases() -> Iterator[Any]:
+    for number, fault in enumerate(ROWS + SCHEMA):
+        for engine in ONE_OF_EACH:
+            if fault.on_sqlite if engine == SQLITE else fault.on_postgresql:
+                yield pytest.param(fault, engine, id=f"{number}-{fault.kind}-{engine}")
+
+
+@pytest.mark.parametrize(("fault", "engine"), list(cases()))
+def test_fault_is_found_by_name_with_its_plans_and_its_remedy(
+    fault: Fault, engine: str, tmp_path: Path
+):
+    with database_with(store_family, engine, tmp_path) as url:
+        break_database(url, fault.on_sqlite if engine == SQLITE else fault.on_postgresql)
+
+        found = looked_at(url)
+
+    (finding,) = [
+        each for each in found.findings if (each.kind, each.subject) == (fault.kind, fault.subject)
+    ]
+    assert finding.severity == fault.severity
+    assert finding.plan_ids == fault.plans
+    assert finding.total == max(1, len(fault.plans))
+    assert fault.remedy in finding.remedy
+    assert all("\n" not in text for text in (finding.found, finding.remedy))
+
+
+def test_every_kind_is_planted():
+    planted = {fault.kind for fault in ROWS + SCHEMA}
+
+    # What is left differs from what is planted in its words only, or cannot be planted here.
+    assert {*Kind} - planted == {
+        Kind.CONSTRAINT_RENAMED, Kind.CONSTRAINT_EXTRA, Kind.TABLE_UNREADABLE,
+    }  # fmt: skip
+    assert len(ROWS + SCHEMA) >= 25
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("revision", CHAIN)
+def test_good_database_has_no_findings_at_any_revision(revision: str, engine: str, tmp_path: Path):
+    with database_at(revision, engine, tmp_path) as url:
+        found = looked_at(url, fingerprint=True)
+
+    assert found.findings == ()
+    assert found.read_plans
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_family_with_a_detached_plan_is_sound(engine: str, tmp_path: Path):
+    with database_with(store_family, engine, tmp_path) as url:
+        found = looked_at(url)
+
+    assert found == Verification(5, (), None, True)

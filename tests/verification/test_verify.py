@@ -1,0 +1,228 @@
+"""A verification reads, streams, and takes what is right for what it is."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy.orm import Session
+
+from cleveragents_plans import PlanRepository, open_engine
+from cleveragents_plans.schema import chain_config
+from cleveragents_plans.schema.database import read_database
+from cleveragents_plans.verification import Kind, Verification, verify
+from support import postgres
+from support.broken import break_database, libpq, store_family
+from support.databases import (
+    ONE_OF_EACH,
+    database_at,
+    database_with,
+    migrate,
+    roll_back,
+)
+from support.former_release import write_former_release
+from support.plans import a_child, a_root
+from support.revisions import A5_004, HEAD, M4_003, M8_001
+from support.rows import database_hash, schema_dump
+
+
+def looked_at(url: str, **options: bool) -> Verification:
+    with read_database(chain_config(url), "verify") as database:
+        return verify(database, **options)
+
+
+def kinds(found: Verification) -> set[Kind]:
+    return {finding.kind for finding in found.faults}
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+@pytest.mark.parametrize("revision", [A5_004, M4_003, M8_001, HEAD])
+def test_rows_of_the_former_release_are_sound_before_and_after(
+    revision: str, engine: str, tmp_path: Path
+):
+    with database_at(A5_004, engine, tmp_path) as url:
+        migrate(url, M4_003)
+        write_former_release(url, plans=300)
+        (roll_back if revision == A5_004 else migrate)(url, revision)
+
+        found = looked_at(url)
+
+    # SQLite ran without foreign keys: it has plans whose parent is not stored.
+    assert kinds(found) == ({Kind.PARENT_NOT_STORED} if engine == "sqlite" else set())
+    assert found.plans == 300
+    assert found.read_plans
+
+
+def test_fingerprint_stays_through_a_migration_and_is_that_of_both_engines(tmp_path: Path):
+    prints = set()
+    for engine in ONE_OF_EACH:
+        with database_at(M4_003, engine, tmp_path) as url:
+            write_former_release(url, plans=100)
+            prints.add(looked_at(url, fingerprint=True).fingerprint)
+            migrate(url, "head")
+            prints.add(looked_at(url, fingerprint=True, quick=True).fingerprint)
+            roll_back(url, M4_003)
+            prints.add(looked_at(url, fingerprint=True).fingerprint)
+
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE v3_plans SET description = 'x' WHERE parent_plan_id IS NULL",
+        "UPDATE v3_plans SET updated_at = replace(updated_at, '2026', '2027')",
+        "UPDATE plan_arguments SET value_json = '4'",
+        "UPDATE plan_projects SET read_only = true",
+        "DELETE FROM plan_invariants",
+        "UPDATE v3_plans SET reusable = true",
+    ],
+)
+def test_fingerprint_notices_a_change(statement: str, engine: str, tmp_path: Path):
+    with database_with(store_family, engine, tmp_path) as url:
+        before = looked_at(url, fingerprint=True).fingerprint
+        break_database(url, [statement])
+
+        assert looked_at(url, fingerprint=True).fingerprint != before
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_verification_changes_nothing_and_locks_no_writer_out(engine: str, tmp_path: Path):
+    with database_with(store_family, engine, tmp_path) as url:
+        before = database_hash(url), schema_dump(url)
+        with read_database(chain_config(url), "verify") as database:
+            writer = open_engine(url)
+            with writer.begin() as connection:
+                connection.exec_driver_sql("UPDATE v3_plans SET created_by = NULL")
+            writer.dispose()
+            assert verify(database).faults == ()
+
+        assert (database_hash(url), schema_dump(url)) == before
+
+
+def test_journal_of_a_file_stays_as_it_was(tmp_path: Path):
+    with database_at("head", "sqlite", tmp_path) as url:
+        file = tmp_path / "plans.db"
+        before = file.read_bytes()
+
+        looked_at(url)
+
+        assert file.read_bytes() == before
+        assert [each.name for each in tmp_path.iterdir()] == ["plans.db"]
+
+
+def test_quick_verification_reads_no_plan(tmp_path: Path):
+    with database_with(store_family, "sqlite", tmp_path) as url:
+        break_database(url, ["UPDATE v3_plans SET tags_json = '{'"])
+
+        quick = looked_at(url, quick=True)
+
+        assert (quick.faults, quick.read_plans) == ((), False)
+        assert kinds(looked_at(url)) == {Kind.UNREADABLE}
+
+
+def test_text_that_is_no_utf_8_hides_no_other_plan(tmp_path: Path):
+    with database_with(store_family, "sqlite", tmp_path) as url:
+        break_database(url, ["UPDATE v3_plans SET description = CAST(x'ff' AS TEXT)"])
+
+        (finding,) = looked_at(url).findings
+
+    assert (finding.kind, finding.total) == (Kind.UNREADABLE, 5)
+
+
+def test_empty_database_and_one_of_another_application_are_no_plans(tmp_path: Path):
+    file = tmp_path / "plans.db"
+    file.touch()
+
+    found = looked_at(f"sqlite:///{file}")
+
+    assert found.plans is None
+    assert kinds(found) == {Kind.VERSION}
+
+
+def test_interrupted_upgrade_is_found_and_not_taken_for_broken_tables(tmp_path: Path):
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        write_former_release(url, plans=50)
+        break_database(
+            url,
+            [f"COMMENT ON TABLE alembic_version IS '[unfinished upgrade of {M8_001}]'",
+             "ALTER TABLE v3_plans ADD effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL"],
+        )  # fmt: skip
+
+        assert kinds(looked_at(url)) == {Kind.UNFINISHED}
+
+
+@contextmanager
+def hostile(url: str) -> Iterator[None]:
+    """Let another role have operators and functions beside the tables."""
+    with psycopg.connect(libpq(url), autocommit=True) as connection:
+        connection.execute(
+            "CREATE FUNCTION spoil(varchar, varchar) RETURNS boolean LANGUAGE plpgsql"
+            " AS 'BEGIN RAISE EXCEPTION ''called''; END'"
+        )
+        for sign in ("=", "<>", ">=", ">", "<"):
+            connection.execute(
+                f"CREATE OPERATOR public.{sign} (FUNCTION = spoil, LEFTARG = varchar, "
+                "RIGHTARG = varchar)".encode()
+            )
+        connection.execute("CREATE FUNCTION public.count() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        yield
+
+
+def test_operators_of_another_role_are_not_called(tmp_path: Path):
+    with database_with(store_family, "postgresql-18", tmp_path) as url, hostile(url):
+        assert looked_at(url, fingerprint=True).faults == ()
+
+
+@pytest.mark.slow
+def test_standby_is_verified_as_the_primary_is(tmp_path: Path):
+    server = postgres.PostgresServer(postgres.binaries()["postgresql-18"])
+    url = server.url("postgres")
+    migrate(url, "head")
+    store_family(url)
+    with server.replica() as standby:
+        there = standby.url("postgres")
+        server.wait_for("SELECT 1 FROM pg_stat_replication WHERE replay_lsn = pg_current_wal_lsn()")
+        assert looked_at(there) == looked_at(url)
+    server.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_memory_does_not_grow_with_the_plans_and_a_good_database_is_sound(
+    engine: str, tmp_path: Path
+):
+    with database_at("head", engine, tmp_path) as url:
+        store(url, 500, 0)
+        few = peak(url)
+        store(url, 4_500, 500)
+        many = peak(url)
+
+    assert many < few * 1.5 + 1_000_000
+
+
+def store(url: str, number: int, first: int) -> None:
+    engine = open_engine(url)
+    plans = []
+    for root in range(first, first + number, 10):
+        top = a_root(root)
+        plans += [top, *(a_child(each, top) for each in range(root + 1, root + 10))]
+    with Session(engine) as session:
+        PlanRepository(session).add_all(plans)
+        session.commit()
+    engine.dispose()
+
+
+def peak(url: str) -> int:
+    tracemalloc.start()
+    try:
+        found = looked_at(url, fingerprint=True)
+        assert found.findings == ()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
