@@ -69,7 +69,9 @@ ROWS = [
          "root_plan_id VARCHAR(26)"), "PRAGMA schema_version = 999",
          f"UPDATE v3_plans SET root_plan_id = NULL WHERE plan_id = '{D}'"),
         ("ALTER TABLE v3_plans ALTER root_plan_id DROP NOT NULL",
-         f"UPDATE v3_plans SET root_plan_id = NULL WHERE plan_id = '{D}'"),
+         "ALTER TABLE v3_plans DISABLE TRIGGER v3_plans_fill",
+         f"UPDATE v3_plans SET root_plan_id = NULL WHERE plan_id = '{D}'",
+         "ALTER TABLE v3_plans ENABLE ALWAYS TRIGGER v3_plans_fill"),
     ),
     Fault(
         Kind.PARENT_NOT_STORED, PARENT, (E,), f"parent_plan_id = NULL WHERE plan_id = '{E}'",
@@ -259,8 +261,12 @@ SCHEMA = [
         ("DROP TRIGGER v3_plans_fill ON v3_plans",),
     ),
     Fault(
-        Kind.TRIGGER_DISABLED, "v3_plans.v3_plans_fill", (), "ENABLE TRIGGER v3_plans_fill", (),
+        Kind.TRIGGER_DISABLED, "v3_plans.v3_plans_fill", (), "ENABLE ALWAYS TRIGGER", (),
         ("ALTER TABLE v3_plans DISABLE TRIGGER v3_plans_fill",),
+    ),
+    Fault(
+        Kind.TRIGGER_DISABLED, "v3_plans.v3_plans_fill", (), "ENABLE ALWAYS TRIGGER", (),
+        ("ALTER TABLE v3_plans ENABLE TRIGGER v3_plans_fill",),
     ),
     Fault(
         Kind.TRIGGER_CHANGED, "v3_plans.v3_plans_fill", (), RECREATE, (),
@@ -282,7 +288,7 @@ SCHEMA = [
     Fault(
         Kind.FUNCTION_CHANGED, FUNCTION, (), RECREATE, (),
         ("DO $$ BEGIN EXECUTE replace(pg_get_functiondef('v3_plans_fill'::regproc), "
-         "'100000', '100'); END $$",),
+         "'>= 200', '>= 300'); END $$",),
     ),
     *(
         Fault(Kind.FUNCTION_RIGHTS, FUNCTION, (), RECREATE, (), (statement,))
@@ -290,6 +296,7 @@ SCHEMA = [
             "GRANT EXECUTE ON FUNCTION v3_plans_fill() TO PUBLIC",
             "ALTER FUNCTION v3_plans_fill() SECURITY INVOKER",
             "ALTER FUNCTION v3_plans_fill() RESET search_path",
+            "ALTER FUNCTION v3_plans_fill() SET search_path TO pg_catalog, public, pg_temp",
         )
     ),
 ]  # fmt: skip

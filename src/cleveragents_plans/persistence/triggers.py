@@ -17,8 +17,8 @@ from __future__ import annotations
 from sqlalchemy import DDL, FromClause, event
 
 _BLANK = r"btrim(coalesce(new.automation_profile, ''), E' \t\n\r\f\x0B') = ''"
-# As the migration chain sends them; ``{schema}`` is that of the table.
-_STATEMENTS = """\
+#: As the migration chain sends them; ``{schema}`` is that of the table.
+STATEMENTS = """\
 CREATE OR REPLACE FUNCTION {schema}.v3_plans_fill() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 <<fill>>
@@ -98,7 +98,7 @@ BEGIN
     RAISE EXCEPTION 'the schema % of v3_plans has a $ in its name', schema;
   END IF;
   EXECUTE replace($statements$
-{_STATEMENTS}
+{STATEMENTS}
 $statements$, '{{schema}}', schema);
   PERFORM set_config('search_path', former_path, true);
 END

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -14,14 +14,18 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
-from cleveragents_plans.evolution.postgresql.connection import qualified, run
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.search_path import (
+    find_schema,
+    searched_schemas,
+    use_schema,
+)
 from cleveragents_plans.evolution.postgresql.server import refuse_unfit_server
 from cleveragents_plans.evolution.reporting import tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
-from cleveragents_plans.evolution.runner.postgresql_session import use_schema
-from cleveragents_plans.evolution.runner.target import Target, find_target
+from cleveragents_plans.evolution.runner.target import find_target
 from cleveragents_plans.evolution.runner.unfinished import Unfinished, UnfinishedNote
 from cleveragents_plans.evolution.runner.version_state import (
     VersionRefused,
@@ -88,7 +92,8 @@ class Database:
 
     def table(self, name: str) -> str:
         """Write the name of a table for SQL."""
-        return qualified(self.connection.dialect, name, self.schema)
+        quote = self.connection.dialect.identifier_preparer.quote
+        return f"{quote(self.schema)}.{quote(name)}" if self.schema else quote(name)
 
     def columns(self, table: str) -> frozenset[str]:
         """Name the columns that *table* has; none if it is not there."""
@@ -100,21 +105,6 @@ class Database:
             )
             self._columns[table] = frozenset(column["name"] for column in found)
         return self._columns[table]
-
-    @classmethod
-    def _within(
-        cls, connection: Connection, config: Config, options: Options, target: Target
-    ) -> Self:
-        schema, path = None, ()
-        if not target.is_sqlite:
-            schema, path = run(
-                connection, "SELECT current_schema(), current_schemas(false)::text[]"
-            ).one()
-        position = _position(connection, config, options, schema)
-        if schema is not None:
-            run(connection, "SET LOCAL search_path TO pg_catalog, pg_temp")
-            connection.execution_options(schema_translate_map={None: schema})
-        return cls(connection, config, options, target.shown, schema, tuple(path), position)
 
 
 @contextmanager
@@ -150,44 +140,64 @@ def read_database(config: Config, purpose: str) -> Iterator[Database]:
         in_one_line(target.shown),
         target.connected() as connection,
     ):
-        (_begin_sqlite if target.is_sqlite else _begin_postgresql)(
-            connection, options, target.shown, purpose
-        )
-        yield Database._within(connection, config, options, target)
+        begin = _begin_sqlite if target.is_sqlite else _begin_postgresql
+        schema, version_schema = begin(connection, options, target.shown, purpose)
+        position = _position(connection, config, options, schema, version_schema)
+        path = searched_schemas(connection) if schema else ()
+        yield Database(connection, config, options, target.shown, schema, path, position)
         connection.rollback()
 
 
-def _begin_sqlite(connection: Connection, _options: Options, _shown: str, _purpose: str) -> None:
+def _begin_sqlite(
+    connection: Connection, _options: Options, _shown: str, _purpose: str
+) -> tuple[None, None]:
     driver: Any = connection.connection.driver_connection
     # SQLite stores any bytes as text; one such text must not hide all others.
     driver.text_factory = lambda data: data.decode(errors="surrogateescape")
     connection.execution_options(read_only=True)
+    return None, None
 
 
-def _begin_postgresql(connection: Connection, options: Options, shown: str, purpose: str) -> None:
+def _begin_postgresql(
+    connection: Connection, options: Options, shown: str, purpose: str
+) -> tuple[str, str]:
+    """Configure the transaction; give the schemas of the tables and of the version table."""
     connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     refuse_unfit_server(connection, shown)
-    use_schema(connection, options.schema, local=True)
+    tables, version_table = [*Base.metadata.tables], [options.version_table]
+    schema = use_schema(connection, options.schema, tables, version_table, local=True)
+    version_schema = options.schema or find_schema(connection, version_table, tables)
     for name, value in _SESSION.items():
         run(connection, f"SET LOCAL {name} = '{value}'")
     called = {"name": f"cleveragents-plans {purpose}"}
     run(connection, "SELECT set_config('application_name', %(name)s, true)", called)
+    connection.execution_options(schema_translate_map={None: schema})
+    return schema, version_schema
 
 
 def _position(
-    connection: Connection, config: Config, options: Options, schema: str | None
+    connection: Connection,
+    config: Config,
+    options: Options,
+    schema: str | None,
+    version_schema: str | None,
 ) -> Position:
     script = ScriptDirectory.from_config(config)
-    inspector = inspect(connection)
-    tables = frozenset(inspector.get_table_names(schema)) & Base.metadata.tables.keys()
-    require_version_table(connection, options.version_table)
+    tables = frozenset(inspect(connection).get_table_names(schema)) & Base.metadata.tables.keys()
+    require_version_table(connection, options.version_table, version_schema)
     migration = MigrationContext.configure(
         connection,
         environment_context=EnvironmentContext(config, script),
-        opts={"version_table": options.version_table, "script": script},
+        opts={
+            "script": script,
+            "version_table": options.version_table,
+            "version_table_schema": version_schema,
+            "table_schema": schema,
+        },
     )
     state = VersionState(migration, options, Base.metadata.tables, APPLICATION.version_table)
-    unfinished = UnfinishedNote(connection, options.version_table).read()
+    note = UnfinishedNote(connection, options.version_table, version_schema)
+    unfinished = note.read()
     misfit = None
     try:
         state.require_fit(unfinished=unfinished is not None)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 from cleveragents_plans.persistence import Base, triggers
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.expressions import canonical
@@ -18,6 +19,14 @@ _OF_A_DOWNGRADE = ("v3_plans_unfill", "v3_plans_keep")
 # BEFORE INSERT OR UPDATE, FOR EACH ROW.
 # https://www.postgresql.org/docs/current/catalog-pg-trigger.html
 _BEFORE_ROW_WRITTEN = 1 | 2 | 4 | 16
+# It is to fire for rows of clients and of logical replication.
+_STATES = {
+    "D": "disabled",
+    "O": "disabled for rows of logical replication",
+    "R": "disabled for rows of clients",
+}
+# The function, its body between $$, and the trigger.
+_TRIGGER = triggers.STATEMENTS
 
 
 def check_owners(database: Database) -> Iterator[Finding]:
@@ -97,45 +106,43 @@ def _check_fill(row: Any) -> Iterator[Finding]:
             f"{again}; or nothing, if no former release runs any more",
         )
         return
-    if row["enabled"] in ("D", "R"):
-        state = "disabled" if row["enabled"] == "D" else "enabled for replicas only"
+    if state := _STATES.get(row["enabled"]):
         yield fault(
             Kind.TRIGGER_DISABLED,
             subject,
-            f"the trigger is {state}: plans that a former release writes would be refused",
-            f"ALTER TABLE {PLANS} ENABLE TRIGGER {_NAME}",
+            f"the trigger is {state}: plans that a former release writes would be refused there",
+            f"ALTER TABLE {PLANS} ENABLE ALWAYS TRIGGER {_NAME}",
         )
     if (
         row["type"] != _BEFORE_ROW_WRITTEN
         or row["function"] != _NAME
         or not row["same_schema"]
-        or _condition(row["definition"]) != _condition(triggers.TRIGGER)
+        or _condition(row["definition"]) != _condition(_TRIGGER.split("$$")[2])
     ):
         definition = row["definition"]
         yield fault(Kind.TRIGGER_CHANGED, subject, f"the trigger is {definition}", again)
     function = f"{_NAME}()"
-    if _lines(row["body"]) != _lines(triggers.FILL.split("$$")[1]):
+    body = _TRIGGER.split("$$")[1].replace("{schema}", row["schema"])
+    if _lines(row["body"]) != _lines(body):
         yield fault(
             Kind.FUNCTION_CHANGED, function, "the body is not the one that this release has", again
         )
-    path = next((each for each in row["config"] or () if each.startswith("search_path=")), "")
-    if not row["definer"] or not path.endswith("pg_temp") or row["public"] or not row["same_owner"]:
-        lacks = [
-            *(["is not SECURITY DEFINER"] if not row["definer"] else []),
-            *([f"has {path or 'no search_path'}"] if not path.endswith("pg_temp") else []),
-            *(["may be executed by PUBLIC"] if row["public"] else []),
-            *(["does not belong to the owner of the table"] if not row["same_owner"] else []),
-        ]
-        yield fault(Kind.FUNCTION_RIGHTS, function, f"the function {', '.join(lacks)}", again)
+    settings = row["config"] or []
+    wrong = {
+        "is not SECURITY DEFINER": not row["definer"],
+        f"has the settings {settings}": settings != [f"search_path={SYSTEM_SCHEMAS}"],
+        "may be executed by PUBLIC": row["public"],
+        "does not belong to the owner of the table": not row["same_owner"],
+    }
+    if any(wrong.values()):
+        lacks = ", ".join(said for said, is_so in wrong.items() if is_so)
+        yield fault(Kind.FUNCTION_RIGHTS, function, f"the function {lacks}", again)
 
 
 def _condition(trigger: str) -> str:
     """Write the condition of a trigger in one form: the engine writes it in its own way."""
     text = re.split(r"\bWHEN\b", trigger, maxsplit=1)[-1]
     text = re.split(r"\bEXECUTE\b", text, maxsplit=1)[0]
-    text = re.sub(
-        r"OPERATOR\(pg_catalog\.(\W+?)\)", r"\1", text.replace("pg_catalog.btrim", "btrim")
-    )
     return canonical(re.sub(r"E'((?:[^'\\]|\\.)*)'", _plain, text))
 
 
@@ -161,7 +168,8 @@ SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 _TRIGGERS = """\
 SELECT t.tgname AS name, t.tgenabled::text AS enabled, t.tgtype AS type,
        pg_get_triggerdef(t.oid, true) AS definition,
-       p.proname AS function, p.pronamespace = c.relnamespace AS same_schema, p.prosrc AS body,
+       p.proname AS function, quote_ident(n.nspname) AS schema,
+       p.pronamespace = c.relnamespace AS same_schema, p.prosrc AS body,
        p.prosecdef AS definer, p.proconfig AS config, p.proowner = c.relowner AS same_owner,
        EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                 WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS public

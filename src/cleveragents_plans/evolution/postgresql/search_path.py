@@ -64,6 +64,11 @@ def use_schema(
     return find_schema(connection, *tables) if schema is None else _existing(connection, schema)
 
 
+def searched_schemas(connection: Connection) -> tuple[str, ...]:
+    """Name the schemas that were searched before `use_schema`, in their order."""
+    return tuple(connection.info[_SCHEMAS])
+
+
 @contextmanager
 def search_path_restored(connection: Connection) -> Iterator[None]:
     """Restore the search path of a transaction at the end, unless that was aborted."""
