@@ -119,7 +119,7 @@ def test_lock_that_is_not_obtained_in_time_is_status_75(
 
             status = main(["upgrade", "--url", url, "--lock-wait", "0.2"])
 
-    assert "no lock on v3_plans" in capfd.readouterr().err
+    assert "no lock on public.v3_plans" in capfd.readouterr().err
     assert status == ExitStatus.AGAIN
 
 
