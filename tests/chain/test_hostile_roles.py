@@ -1,0 +1,165 @@
+"""Objects that another role plants beside the tables are never run, used or dropped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+
+from cleveragents_plans import evolution
+from support.databases import ENGINES, database_at, migrate, roll_back
+from support.former_release import true_roots
+from support.revisions import HEAD, M4_003
+from support.toys import execute
+
+SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
+CLERK, CLIENT = "planting_clerk", "plain_client"
+
+#: An operator or a function whose types are just those of the arguments is preferred, wherever
+#: on the search path it is.
+TYPES = ["text", "varchar", "bpchar", "name", "oid", "int4", "int8"]
+OPERATORS = ["=", "<>", "<", ">", "<=", ">=", "~", "!~", "||", "<@", "&", "-", "+"]
+SOURCES = Path(evolution.__file__).parent.rglob("*.py")
+WORDS = sorted(
+    {word for file in SOURCES for word in re.findall(r"\b([a-z_]+)\(", file.read_text())}
+)
+
+RECORD = (
+    "LANGUAGE plpgsql AS $body$ BEGIN"
+    " INSERT INTO public.called VALUES (current_user, %4$L); RETURN NULL; END $body$"
+)
+PLANT_OPERATORS = f"""\
+DO $plant$ DECLARE operator text; l text; r text; BEGIN
+  FOR operator, l, r IN SELECT o, a, b FROM unnest(ARRAY{OPERATORS}) o,
+                                            unnest(ARRAY{TYPES}) a, unnest(ARRAY{TYPES}) b LOOP
+    EXECUTE format('CREATE FUNCTION public.%3$I(%1$s, %2$s) RETURNS boolean {RECORD}',
+                   l, r, 'op_' || md5(operator || l || r), operator);
+    EXECUTE format('CREATE OPERATOR public.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = public.%I)',
+                   operator, l, r, 'op_' || md5(operator || l || r));
+  END LOOP;
+END $plant$"""
+# Every function that is called anywhere, for text as it is and for what columns are.
+PLANT_FUNCTIONS = f"""\
+DO $plant$ DECLARE planted record; BEGIN
+  FOR planted IN
+    SELECT DISTINCT p.proname AS name, p.prorettype::regtype::text AS result,
+           replace(oidvectortypes(p.proargtypes), 'text', other) AS arguments
+      FROM pg_catalog.pg_proc p, unnest(ARRAY['text', 'varchar', 'bpchar', 'name']) other
+     WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = ANY(ARRAY{WORDS})
+       AND p.prokind = 'f' AND NOT p.proretset
+       AND p.prorettype NOT IN ('internal'::regtype, 'cstring'::regtype, 'trigger'::regtype)
+       AND oidvectortypes(p.proargtypes) !~ 'internal|cstring|any|"'
+  LOOP
+    BEGIN
+      EXECUTE format('CREATE FUNCTION public.%1$I(%2$s) RETURNS %3$s {RECORD}',
+                     planted.name, planted.arguments, planted.result, planted.name);
+    EXCEPTION WHEN duplicate_function OR invalid_function_definition THEN NULL;
+    END;
+  END LOOP;
+END $plant$"""
+PLANT_TYPES = (
+    "CREATE FUNCTION public.seen(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS"
+    " $$BEGIN INSERT INTO public.called VALUES (current_user, 'a domain'); RETURN true; END$$",
+    *(
+        f"CREATE DOMAIN public.{name} AS pg_catalog.text CHECK (public.seen(VALUE))"
+        for name in ("text", "varchar", "regclass", "name", "bool")
+    ),
+    "CREATE TYPE public.thing AS (a pg_catalog.int4)",
+    *(
+        f"CREATE FUNCTION public.to_thing(pg_catalog.{name}) RETURNS public.thing LANGUAGE plpgsql"
+        " AS $$BEGIN INSERT INTO public.called VALUES (current_user, 'a cast'); RETURN NULL; END$$;"
+        f" CREATE CAST (pg_catalog.{name} AS public.thing)"
+        f" WITH FUNCTION public.to_thing(pg_catalog.{name}) AS IMPLICIT"
+        for name in ("varchar", "text", "int4")
+    ),
+    *(
+        f"CREATE FUNCTION public.rows_of_{name}() RETURNS SETOF pg_catalog.int4 LANGUAGE plpgsql"
+        f" AS $$BEGIN INSERT INTO public.called VALUES (current_user, '{name}'); RETURN; END$$;"
+        f" CREATE VIEW public.{name} AS SELECT public.rows_of_{name}()"
+        for name in ("pg_class", "pg_settings", "pg_attribute", "pg_constraint", "pg_locks",
+                     "pg_trigger", "pg_namespace", "pg_proc", "pg_stat_activity")
+    ),
+)  # fmt: skip
+PLAN = (
+    "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
+    " VALUES ('{}', {}, 'local/tidy', '', '')"
+)
+
+
+@pytest.fixture(params=SERVERS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database before m8_001, in which two other roles exist; one may create objects."""
+    with database_at(M4_003, request.param, tmp_path) as url:
+        execute(
+            url,
+            f"CREATE ROLE {CLERK} LOGIN",
+            f"CREATE ROLE {CLIENT} LOGIN",
+            f"GRANT USAGE, CREATE ON SCHEMA public TO {CLERK}",
+            f"GRANT SELECT, INSERT, UPDATE, DELETE ON v3_plans TO {CLIENT}",
+            *(PLAN.format(f"0{n}", f"'0{n - 1}'" if n % 3 else "NULL") for n in range(9)),
+            "UPDATE v3_plans SET root_plan_id = '00' WHERE plan_id IN ('01', '02')",
+            'UPDATE v3_plans SET automation_profile = \'{"profile_name": "ci"}\''
+            " WHERE plan_id > '05'",
+        )
+        yield url
+        execute(url, f"DROP OWNED BY {CLERK}, {CLIENT} CASCADE", f"DROP ROLE {CLERK}, {CLIENT}")
+
+
+def of_role(url: str, role: str) -> str:
+    return make_url(url).set(username=role).render_as_string()
+
+
+def plant(url: str) -> None:
+    execute(url, "CREATE TABLE called (by text, what text)", "GRANT INSERT ON called TO PUBLIC")
+    execute(of_role(url, CLERK), PLANT_OPERATORS, PLANT_FUNCTIONS, *PLANT_TYPES)
+    [(functions,)] = execute(url, "SELECT count(*) FROM pg_proc WHERE proname = 'substr'")
+    assert functions > 3
+
+
+def called(url: str) -> list[tuple]:
+    return execute(url, "SELECT DISTINCT pg_catalog.upper(by), pg_catalog.upper(what) FROM called")
+
+
+def test_nothing_that_another_role_planted_runs_with_the_rights_of_whoever_migrates(url: str):
+    expected = true_roots(url)
+    plant(url)
+
+    migrate(url, HEAD)
+    execute(
+        url,
+        "SET search_path = pg_catalog;"
+        " UPDATE public.v3_plans SET effective_profile_snapshot = '[1]' WHERE plan_id = '03'",
+    )
+    roll_back(url, M4_003)
+    migrate(url, HEAD)
+
+    assert called(url) == []
+    assert dict(execute(url, "SELECT plan_id, root_plan_id FROM v3_plans")) == expected
+    roll_back(url, "base", "drop-plans=yes")
+    assert called(url) == []
+
+
+def test_triggers_run_nothing_that_another_role_planted_when_a_client_writes(url: str):
+    plant(url)
+    migrate(url, HEAD)
+
+    first, second, third = (
+        PLAN.replace("v3_plans", "public.v3_plans").format(plan, parent)
+        for plan, parent in (("20", "NULL"), ("21", "'20'"), ("22", "'21'"))
+    )
+    # What a client calls itself is its own affair, such as the conversion of a value.
+    execute(
+        of_role(url, CLIENT),
+        f"SET search_path = pg_catalog; {first}; {second}; SET search_path = public; {third};"
+        " UPDATE public.v3_plans SET automation_profile = NULL",
+    )
+
+    assert called(url) == []
+    assert execute(
+        url,
+        "SELECT root_plan_id, automation_profile FROM v3_plans"
+        " WHERE plan_id OPERATOR(pg_catalog.=) '22'",
+    ) == [("20", "balanced")]
