@@ -8,7 +8,8 @@ Rows:   first the parents are walked: a plan that is its own ancestor stops the 
         profile 'balanced', the snapshot '{}', which reads as "not recorded". What is
         there already is kept. NOT NULL comes last.
 Undo:   no plan and no snapshot is lost: snapshots wait in v3_plans_snapshot_archive for
-        the next upgrade. Roots of root plans and 'balanced' become NULL again, as the
+        the next upgrade, which restores them to plans that were not deleted and created
+        again meanwhile. Roots of root plans and 'balanced' become NULL again, as the
         former release wrote them and can read them; another bare profile name becomes a
         JSON object, which the next upgrade knows and turns back.
 Locks:  PostgreSQL: ACCESS EXCLUSIVE on v3_plans for milliseconds at a time, and row locks
@@ -17,8 +18,9 @@ Locks:  PostgreSQL: ACCESS EXCLUSIVE on v3_plans for milliseconds at a time, and
         file, for one transaction.
 
 It relies on four columns only (plan_id, parent_plan_id, root_plan_id,
-automation_profile); all others stay as they are found. Every step can be repeated: a run
-that was interrupted, in either direction, is run again in either direction.
+automation_profile), and looks at created_at where there is one; all others stay as they
+are found. Every step can be repeated: a run that was interrupted, in either direction, is
+run again in either direction.
 
 No release has carried this revision, so its functions were changed in it: they search system
 schemas only, because one that runs with the rights of the owner would have run operators that any
@@ -70,6 +72,8 @@ SNAPSHOTS = ColumnArchive(
     key="plan_id",
     column="effective_profile_snapshot",
     empty_value="'{}'",
+    # A plan that is deleted and created again under its id gets no snapshot of the former one.
+    identity=("created_at",),
 )
 # While an upgrade runs and afterwards, and for the length of a downgrade.
 FILL, UNFILL, KEEP = "v3_plans_fill", "v3_plans_unfill", "v3_plans_keep"
@@ -90,7 +94,7 @@ def is_applied() -> bool:
 def check_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
     check_parent_tree(op, PLANS)
-    check_archive(op, SNAPSHOTS, exists=True)
+    check_archive(op, SNAPSHOTS.in_database(op), exists=True)
     lacking = f"t.root_plan_id IS NULL OR {_is_blank('t')} OR {_is_wrapped('t')}"
     _check_writable(lacking, "'balanced'")
 
@@ -98,7 +102,7 @@ def check_upgrade() -> None:
 def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
     check_droppable(op, "v3_plans", "effective_profile_snapshot", ours=(KEEP,))
-    check_archive(op, SNAPSHOTS, exists=False)
+    check_archive(op, SNAPSHOTS.in_database(op), exists=False)
     _check_writable(FILLED, None)
 
 
@@ -133,7 +137,7 @@ def _upgrade_sqlite() -> None:
     root, functions = root_in_copy(op, PLANS)
     values = {"root_plan_id": root, "automation_profile": _present_profile("old", SQLITE)}
     if archived:
-        values[SNAPSHOTS.column] = SNAPSHOTS.value_in_copy(present=present)
+        values[SNAPSHOTS.column] = SNAPSHOTS.in_database(op).value_in_copy(present=present)
     elif present:
         values[SNAPSHOTS.column] = f"coalesce(old.{SNAPSHOTS.column}, '{{}}')"
     rebuild_table(
@@ -153,7 +157,7 @@ def _upgrade_sqlite() -> None:
 
 
 def _downgrade_sqlite() -> None:
-    archive_column(op, SNAPSHOTS)
+    archive_column(op, SNAPSHOTS.in_database(op))
     rebuild_table(
         op,
         "v3_plans",
@@ -180,10 +184,10 @@ def _upgrade_postgresql() -> None:
         *fill_trigger(
             PLANS, FILL, also={"automation_profile": ColumnDefault(_is_blank, _balanced)}
         ).create_sql(),
-        *SNAPSHOTS.create(),
+        *SNAPSHOTS.in_database(op).create(),
     )
     _fill()
-    restore_column(op, SNAPSHOTS)
+    restore_column(op, SNAPSHOTS.in_database(op))
     set_not_null(
         op, "v3_plans", "root_plan_id", "automation_profile", SNAPSHOTS.column, refill=_fill
     )
@@ -219,14 +223,14 @@ def _downgrade_postgresql() -> None:
         op,
         "v3_plans",
         ADD_SNAPSHOT,  # an upgrade that was interrupted early has no column yet
-        *SNAPSHOTS.create(),
+        *SNAPSHOTS.in_database(op).create(),
         *drop_trigger_sql("v3_plans", FILL),
-        *SNAPSHOTS.keep_trigger(KEEP).create_sql(),
+        *SNAPSHOTS.in_database(op).keep_trigger(KEEP).create_sql(),
         *unfill.create_sql(),
         *drop_not_null_sql(TABLE, "root_plan_id", "automation_profile"),
         f"ALTER TABLE {TABLE} ALTER COLUMN automation_profile DROP DEFAULT",
     )
-    archive_column(op, SNAPSHOTS)
+    archive_column(op, SNAPSHOTS.in_database(op))
     run_in_batches(op, "v3_plans", key="plan_id", needs=FILLED, update=EMPTY, label="former form")
     with_exclusive_lock(
         op,

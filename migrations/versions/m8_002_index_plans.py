@@ -19,7 +19,12 @@ Revision: m8_002_index_plans, after m8_001_align_plans_schema
 
 from alembic import op
 
-from cleveragents_plans.evolution import create_index, drop_index, indexes_of
+from cleveragents_plans.evolution import (
+    check_index_names,
+    create_index,
+    drop_index,
+    indexes_of,
+)
 
 revision = "m8_002_index_plans"
 down_revision = "m8_001_align_plans_schema"
@@ -54,6 +59,17 @@ def is_applied() -> bool | None:
     }
     # Where one lacks, an operator may have dropped it.
     return all(not found.isdisjoint({(it[1], it[0]), (it[1], it[2])}) for it in INDEXES) or None
+
+
+def check_upgrade() -> None:
+    """Refuse names that something else has, before the first step of a longer way up."""
+    for name, table, _, _ in INDEXES:
+        check_index_names(op, table, name)
+
+
+def check_downgrade() -> None:
+    """Refuse names that something else has, before the first step of a longer way down."""
+    check_upgrade()
 
 
 def upgrade() -> None:

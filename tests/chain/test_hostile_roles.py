@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import make_url
 
 from cleveragents_plans import evolution
+from cleveragents_plans.evolution import EvolutionError
 from support.databases import ENGINES, database_at, migrate, roll_back
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003
+from support.rows import schema_dump
 from support.toys import execute
 
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
@@ -163,3 +165,83 @@ def test_triggers_run_nothing_that_another_role_planted_when_a_client_writes(url
         "SELECT root_plan_id, automation_profile FROM v3_plans"
         " WHERE plan_id OPERATOR(pg_catalog.=) '22'",
     ) == [("20", "balanced")]
+
+
+ARCHIVE = "v3_plans_snapshot_archive"
+COLUMNS = "(plan_id varchar(26), effective_profile_snapshot text, created_at text)"
+FUNCTION = (
+    "CREATE FUNCTION public.{}() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+    " INSERT INTO public.called VALUES (current_user, 'a trigger'); RETURN new; END$$"
+)
+TRIGGER = "CREATE TRIGGER t BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION public.planted()"
+SQUATTED = {
+    "the archive": [f"CREATE TABLE public.{ARCHIVE} {COLUMNS}"],
+    "the archive with a trigger": [
+        f"CREATE TABLE public.{ARCHIVE} {COLUMNS}",
+        FUNCTION.format("planted"),
+        TRIGGER.format(f"public.{ARCHIVE}"),
+    ],
+    "a view for an archive": [f"CREATE VIEW public.{ARCHIVE} AS SELECT 1 AS plan_id"],
+    "the index of the archive": [
+        "CREATE TABLE public.other (a int)",
+        f"CREATE INDEX uq_{ARCHIVE}_plan_id ON public.other (a)",
+    ],
+    "the function of a trigger": [FUNCTION.format("v3_plans_fill")],
+    "the function of a downgrade": [FUNCTION.format("v3_plans_keep")],
+    "an index of a later revision": [
+        "CREATE TABLE public.other (a int)",
+        "CREATE INDEX ix_v3_plans_queued ON public.other (a)",
+    ],
+    "a table for an index": ["CREATE TABLE public.ix_v3_plans_namespace (a int)"],
+}
+
+
+@pytest.mark.parametrize("planted", SQUATTED.values(), ids=SQUATTED)
+def test_names_that_another_role_has_taken_are_refused_before_any_change(
+    url: str, planted: list[str]
+):
+    execute(url, "CREATE TABLE called (by text, what text)", "GRANT INSERT ON called TO PUBLIC")
+    before = schema_dump(url)
+    execute(of_role(url, CLERK), *planted)
+    taken = schema_dump(url)
+
+    for _ in range(2):
+        with pytest.raises(EvolutionError, match="rename") as refused:
+            migrate(url, HEAD)
+        assert "\n" not in str(refused.value)
+    assert schema_dump(url) == taken
+
+    execute(url, f"DROP OWNED BY {CLERK}", f"GRANT USAGE, CREATE ON SCHEMA public TO {CLERK}")
+    assert schema_dump(url) == before
+    migrate(url, HEAD)
+    up = schema_dump(url)
+    # On the way down they are refused, too, and what is there already is not touched.
+    if not any(name in "".join(planted) for name in ("v3_plans_fill", "ix_v3_plans")):
+        execute(of_role(url, CLERK), *planted)
+        with pytest.raises(EvolutionError, match="rename"):
+            roll_back(url, M4_003)
+        execute(url, f"DROP OWNED BY {CLERK}", f"GRANT USAGE, CREATE ON SCHEMA public TO {CLERK}")
+        assert schema_dump(url) == up
+    assert execute(url, "SELECT * FROM called") == []
+
+
+@pytest.mark.parametrize("table", ["alembic_version", "plan_projects"])
+def test_tables_of_the_chain_that_another_role_owns_are_refused(url: str, table: str):
+    execute(url, f"ALTER TABLE {table} OWNER TO {CLERK}")
+    before = schema_dump(url)
+
+    with pytest.raises(EvolutionError, match=rf"{table} belongs to {CLERK}, and other tables"):
+        migrate(url, HEAD)
+
+    assert schema_dump(url) == before
+
+
+def test_version_table_that_another_role_created_first_is_refused(url: str):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(url, "DROP TABLE alembic_version")
+    execute(of_role(url, CLERK), "CREATE TABLE public.alembic_version (version_num varchar(32))")
+
+    with pytest.raises(EvolutionError, match=f"belongs to {CLERK}, alone; expected one owner"):
+        migrate(url, HEAD)
+
+    assert execute(url, "SELECT to_regclass('v3_plans')") == [(None,)]

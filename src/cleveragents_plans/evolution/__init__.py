@@ -22,7 +22,11 @@ from cleveragents_plans.evolution.operations.constraints import (
     drop_not_null,
     set_not_null,
 )
-from cleveragents_plans.evolution.operations.indexes import create_index, drop_index
+from cleveragents_plans.evolution.operations.indexes import (
+    check_index_names,
+    create_index,
+    drop_index,
+)
 from cleveragents_plans.evolution.operations.triggers import create_trigger, drop_trigger
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.checks import check_droppable, check_writable
@@ -58,6 +62,7 @@ __all__ = [
     "check_archive",
     "check_drop_tables",
     "check_droppable",
+    "check_index_names",
     "check_parent_tree",
     "check_writable",
     "columns_of",

@@ -2,7 +2,7 @@ COMMENT ON TABLE public.alembic_version IS '[unfinished downgrade of m8_001_alig
 
 ALTER TABLE public.v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
 
-CREATE TABLE IF NOT EXISTS public.v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM public.v3_plans WITH NO DATA;
+CREATE TABLE IF NOT EXISTS public.v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot, created_at FROM public.v3_plans WITH NO DATA;
 
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON public.v3_plans_snapshot_archive (plan_id);
 
@@ -15,15 +15,15 @@ DROP FUNCTION IF EXISTS public.v3_plans_fill();
 CREATE OR REPLACE FUNCTION public.v3_plans_keep() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-  INSERT INTO public.v3_plans_snapshot_archive VALUES (new.plan_id, new.effective_profile_snapshot)
-  ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot;
+  INSERT INTO public.v3_plans_snapshot_archive VALUES (new.plan_id, new.effective_profile_snapshot, new.created_at)
+  ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot, created_at = excluded.created_at;
   RETURN NULL;
 END
 $$;
 
 REVOKE EXECUTE ON FUNCTION public.v3_plans_keep() FROM PUBLIC;
 
-CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot ON public.v3_plans
+CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot, created_at ON public.v3_plans
 FOR EACH ROW WHEN (
   new.effective_profile_snapshot <> '{}'
 ) EXECUTE FUNCTION public.v3_plans_keep();
@@ -62,11 +62,11 @@ END $$;
 ALTER TABLE public.v3_plans ALTER COLUMN automation_profile DROP DEFAULT;
 
 INSERT INTO public.v3_plans_snapshot_archive
-SELECT t.plan_id, t.effective_profile_snapshot FROM public.v3_plans t
+SELECT t.plan_id, t.effective_profile_snapshot, t.created_at FROM public.v3_plans t
  WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>' AND (SELECT set_config('search_path', '<search_path>', true)) IS NOT NULL) AND (t.effective_profile_snapshot <> '{}' AND NOT EXISTS (
   SELECT 1 FROM public.v3_plans_snapshot_archive a WHERE a.plan_id = t.plan_id
-     AND a.effective_profile_snapshot = t.effective_profile_snapshot)) ORDER BY t.plan_id
-ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot;
+     AND a.effective_profile_snapshot = t.effective_profile_snapshot AND a.created_at IS NOT DISTINCT FROM t.created_at)) ORDER BY t.plan_id
+ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot, created_at = excluded.created_at;
 
 WITH batch AS MATERIALIZED (
   SELECT plan_id FROM public.v3_plans t

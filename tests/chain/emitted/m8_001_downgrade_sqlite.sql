@@ -1,8 +1,8 @@
-CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM v3_plans WHERE 0;
+CREATE TABLE IF NOT EXISTS v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot, created_at FROM v3_plans WHERE 0;
 
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON v3_plans_snapshot_archive (plan_id);
 
-INSERT OR REPLACE INTO v3_plans_snapshot_archive SELECT plan_id, effective_profile_snapshot FROM v3_plans WHERE effective_profile_snapshot <> '{}';
+INSERT OR REPLACE INTO v3_plans_snapshot_archive SELECT plan_id, effective_profile_snapshot, created_at FROM v3_plans WHERE effective_profile_snapshot <> '{}';
 
 ALTER TABLE main."v3_plans" RENAME TO _rebuild_1;
 

@@ -81,7 +81,7 @@ FOR EACH ROW WHEN (
 
 ALTER TABLE public.v3_plans ENABLE ALWAYS TRIGGER v3_plans_fill;
 
-CREATE TABLE IF NOT EXISTS public.v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot FROM public.v3_plans WITH NO DATA;
+CREATE TABLE IF NOT EXISTS public.v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot, created_at FROM public.v3_plans WITH NO DATA;
 
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON public.v3_plans_snapshot_archive (plan_id);
 
@@ -128,10 +128,11 @@ WITH held AS MATERIALIZED (
   DELETE FROM public.v3_plans_snapshot_archive t
    WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>' AND (SELECT set_config('search_path', '<search_path>', true)) IS NOT NULL) AND ((t.plan_id IN (SELECT held.plan_id FROM held)) IS TRUE
      OR NOT EXISTS (SELECT 1 FROM public.v3_plans p WHERE p.plan_id = t.plan_id))
-  RETURNING t.plan_id, t.effective_profile_snapshot
+  RETURNING t.plan_id, t.effective_profile_snapshot, t.created_at
 ), restored AS (
   UPDATE public.v3_plans p SET effective_profile_snapshot = taken.effective_profile_snapshot
-    FROM taken WHERE p.plan_id = taken.plan_id AND p.effective_profile_snapshot = '{}'
+    FROM taken WHERE p.plan_id = taken.plan_id AND p.created_at IS NOT DISTINCT FROM taken.created_at
+     AND p.effective_profile_snapshot = '{}'
 )
 SELECT taken.plan_id FROM taken;
 

@@ -14,6 +14,7 @@ from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import indexes as postgresql
 from cleveragents_plans.evolution.postgresql.connection import online, write_sql
+from cleveragents_plans.evolution.postgresql.index_names import check_names
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite import indexes as sqlite
 
@@ -147,6 +148,20 @@ def _statements(
         build=ddl(op, CreateIndex(_index(table, schema, *given, concurrent))),
         try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", *given, options))),
     )
+
+
+def check_index_names(op: Op, table: str, *names: str) -> None:
+    """
+    Find out whether something else than an index of *table* has one of *names*; change nothing.
+
+    Reads the catalog of PostgreSQL. On SQLite, and offline, it does nothing.
+
+    Raises:
+        OperationRefused: Something else has a name.
+    """
+    context = op.get_context()
+    if not on_sqlite(op) and not context.as_sql:
+        check_names(op.get_bind(), qualified(context, table), names)
 
 
 def _index(

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, sqlstate
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -62,15 +63,17 @@ def check_writable(
         needs: A condition over the alias ``t`` that is true for the rows to be written.
         values: The columns that are to be written, and the literal that most rows get,
             if there is one.
-        ours: Triggers that the revision makes itself.
+        ours: Triggers that the revision creates itself, with functions of the same names.
 
     Raises:
         CheckViolated: A CHECK would refuse a row.
+        NameTaken: A function of one of *ours* belongs to another role.
     """
     connection = _connection(op)
     if connection is None:
         return
     name_in_sql = qualified(op.get_context(), table)
+    refuse_foreign_functions(connection, name_in_sql, ours)
     needs = in_schema(op.get_context(), needs)
     key = connection.dialect.identifier_preparer.quote(key)
     for name, check in _rows(connection, _NOT_VALID, name_in_sql):

@@ -26,6 +26,12 @@ from cleveragents_plans.evolution.errors import (
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, session
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy
+from cleveragents_plans.evolution.postgresql.index_names import (
+    FoundIndex,
+    comparable,
+    described,
+    find_index,
+)
 from cleveragents_plans.evolution.postgresql.index_progress import IndexProgress
 from cleveragents_plans.evolution.postgresql.locks import (
     ANY_LOCK,
@@ -92,20 +98,6 @@ class Statements(NamedTuple):
     try_out: str
 
 
-class _Found(NamedTuple):
-    #: Whether it is an index of the table that is meant.
-    of_table: bool
-    #: ``index``, ``table``, ...
-    kind: str
-    valid: bool
-    #: What follows the name of the table in its definition, and whether it is unique.
-    definition: tuple[str, bool] | None
-    #: The constraint that it belongs to.
-    constraint: str | None
-    #: Its name with the schema, quoted.
-    qualified: str
-
-
 def build(
     connection: Connection, wanted: Statements, settings: Settings, *, use_equal: bool
 ) -> None:
@@ -125,14 +117,14 @@ def build(
             return
     deadline = Deadline.for_locks(settings)
     while True:
-        found = _find(connection, wanted.table, wanted.name)
+        found = find_index(connection, wanted.table, wanted.name)
         if found is None:
             if _try_to_build(connection, wanted, settings, deadline):
                 return
         elif found.kind != "index" or not found.of_table or found.definition != definition:
             raise OperationRefused(
                 "create_index",
-                f"{wanted.name} is the name of {_described(found)}",
+                f"{wanted.name} is the name of {described(found)}",
                 "give the index another name, or drop or rename what has it",
             )
         elif found.valid:
@@ -154,13 +146,13 @@ def drop(
         OperationRefused: Something else has this name, or a constraint needs the index.
         IndexNotBuilt: Others did not end within lock-wait.
     """
-    found = _find(connection, table, name)
+    found = find_index(connection, table, name)
     if found is None:
         log.info("%s has no index %s (any more)", table, name)
         return
     if found.kind != "index" or not found.of_table:
         raise OperationRefused(
-            "drop_index", f"{name} is {_described(found)}", f"name an index of {table}"
+            "drop_index", f"{name} is {described(found)}", f"name an index of {table}"
         )
     if found.constraint is not None:
         raise OperationRefused(
@@ -169,7 +161,7 @@ def drop(
             "drop the constraint, and the index goes with it",
         )
     if wanted is not None and found.definition != _definition_of(connection, wanted):
-        log.warning("%s is kept: it is %s, not the one to be dropped", name, _described(found))
+        log.warning("%s is kept: it is %s, not the one to be dropped", name, described(found))
         return
     drop_concurrently(connection, found.qualified, table, settings, Deadline.for_locks(settings))
 
@@ -222,7 +214,7 @@ def _clean_up(connection: Connection, wanted: Statements) -> str:
     """Drop what a failed build left, without waiting for long; tell what is left of it."""
     if connection.invalidated:
         return "an INVALID index may be left, which the next run drops"
-    found = _find(connection, wanted.table, wanted.name)
+    found = find_index(connection, wanted.table, wanted.name)
     if found is None or found.valid:
         return "no INVALID index is left"
     try:
@@ -252,7 +244,7 @@ def _session(connection: Connection, deadline: Deadline) -> AbstractContextManag
 def _drop_invalid(
     connection: Connection,
     wanted: Statements,
-    found: _Found,
+    found: FoundIndex,
     settings: Settings,
     deadline: Deadline,
 ) -> None:
@@ -260,61 +252,26 @@ def _drop_invalid(
     with run_with_retries(connection, settings) as run_patiently:
         lock = f"LOCK TABLE {wanted.table} IN SHARE UPDATE EXCLUSIVE MODE"
         run_patiently(wanted.table, f"DO $$ BEGIN {lock}; END $$")
-    if found == _find(connection, wanted.table, wanted.name):
+    if found == find_index(connection, wanted.table, wanted.name):
         log.warning("%s is INVALID, left by an interrupted build; it is dropped first", wanted.name)
         drop_concurrently(connection, found.qualified, wanted.table, settings, deadline)
-
-
-def _find(connection: Connection, table: str, name: str) -> _Found | None:
-    row = run(connection, _INDEX, {"table": table, "name": name}).first()
-    if row is None:
-        return None
-    of_table, kind, valid, definition, unique, *rest = row
-    return _Found(of_table, kind, valid, _comparable(definition, unique), *rest)
 
 
 def _definition_of(connection: Connection, wanted: Statements) -> tuple[str, bool] | None:
     with empty_copy(connection, "create_index", wanted.table) as copy:
         run(connection, wanted.try_out)
         row = run(connection, _DEFINITION, {"copy": copy}).one()
-    return _comparable(*row)
+    return comparable(*row)
 
 
 def _equal(
     connection: Connection, wanted: Statements, definition: tuple[str, bool] | None
 ) -> tuple[str, str] | None:
     for name, text, unique in run(connection, _VALID_INDEXES, {"table": wanted.table}):
-        if name != wanted.name and _comparable(text, unique) == definition:
+        if name != wanted.name and comparable(text, unique) == definition:
             return name, wanted.name
     return None
 
-
-def _comparable(definition: str | None, unique: bool) -> tuple[str, bool] | None:
-    return None if definition is None else (definition.split(" USING ", 1)[1], unique)
-
-
-def _described(found: _Found) -> str:
-    if found.kind != "index":
-        return f"the {found.kind} {found.qualified}"
-    if not found.of_table:
-        return f"an index of another table ({found.qualified})"
-    return f"another index: USING {found.definition and found.definition[0]}"
-
-
-# Indexes, tables, views and sequences of a schema have their names from one pool.
-_INDEX = """\
-SELECT i.indrelid IS NOT DISTINCT FROM t.oid,
-       CASE c.relkind WHEN 'i' THEN 'index' WHEN 'I' THEN 'partitioned index' WHEN 'v' THEN 'view'
-                      WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
-                      WHEN 'c' THEN 'type' ELSE 'table' END,
-       coalesce(i.indisvalid, false), pg_get_indexdef(i.indexrelid), coalesce(i.indisunique, false),
-       (SELECT conname FROM pg_constraint WHERE conindid = c.oid AND contype IN ('p', 'u', 'x')),
-       quote_ident(n.nspname) || '.' || quote_ident(c.relname)
-  FROM pg_class t
-  JOIN pg_namespace n ON n.oid = t.relnamespace
-  JOIN pg_class c ON c.relnamespace = t.relnamespace AND c.relname = %(name)s
-  LEFT JOIN pg_index i ON i.indexrelid = c.oid
- WHERE t.oid = to_regclass(%(table)s)"""
 
 _DEFINITION = """\
 SELECT pg_get_indexdef(indexrelid), indisunique FROM pg_index

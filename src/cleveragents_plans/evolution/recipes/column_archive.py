@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cleveragents_plans.evolution.op import Op, schema_of
+from sqlalchemy import inspect
+
+from cleveragents_plans.evolution.lookups import columns_of
+from cleveragents_plans.evolution.op import Op, qualified, schema_of
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
+from cleveragents_plans.evolution.postgresql.ownership import NameTaken, refuse_foreign_table
 from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
 from cleveragents_plans.evolution.postgresql.triggers import Trigger
 
@@ -17,7 +21,8 @@ class ColumnArchive:
     A table for the values of one column, by the key of their rows.
 
     It has no foreign key: to create one would lock the other table. Values of rows that are
-    deleted meanwhile are deleted when the others are restored.
+    deleted meanwhile are deleted when the others are restored, and so are those of rows that
+    were deleted and inserted again, if `identity` tells them apart.
     """
 
     name: str
@@ -26,6 +31,26 @@ class ColumnArchive:
     column: str
     #: A literal: the empty value, which is not kept.
     empty_value: str
+    #: Columns that tell a row from a later one of the same key, such as when it was created;
+    #: `in_database` leaves out those that the table lacks.
+    identity: tuple[str, ...] = ()
+
+    def in_database(self, op: Op) -> ColumnArchive:
+        """Give it with those columns of `identity` that the table has; offline it has them."""
+        if op.get_context().as_sql:
+            return self
+        found = columns_of(op, self.table)
+        return replace(self, identity=tuple(name for name in self.identity if name in found))
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the archive, the key first."""
+        return (self.key, self.column, *self.identity)
+
+    @property
+    def index(self) -> str:
+        """The name of its unique index on the key."""
+        return f"uq_{self.name}_{self.key}"
 
     def create(self) -> tuple[str, ...]:
         """Give the statements, for `with_exclusive_lock`, that create it unless it exists."""
@@ -33,8 +58,8 @@ class ColumnArchive:
         name = f"{{schema}}.{self.name}"
         return (
             f"CREATE TABLE IF NOT EXISTS {name} AS"
-            f" SELECT {self.key}, {self.column} FROM {{schema}}.{self.table} WITH NO DATA",
-            f"CREATE UNIQUE INDEX IF NOT EXISTS uq_{self.name}_{self.key} ON {name} ({self.key})",
+            f" SELECT {', '.join(self.columns)} FROM {{schema}}.{self.table} WITH NO DATA",
+            f"CREATE UNIQUE INDEX IF NOT EXISTS {self.index} ON {name} ({self.key})",
             # Where all tables are published, only rows that can be told apart may change.
             f"ALTER TABLE {name} REPLICA IDENTITY FULL",
         )
@@ -43,11 +68,11 @@ class ColumnArchive:
         """Give a trigger that archives what is written concurrently."""
         body = f"""\
 BEGIN
-  INSERT INTO {{schema}}.{self.name} VALUES (new.{self.key}, new.{self.column})
+  INSERT INTO {{schema}}.{self.name} VALUES ({self._columns_of("new")})
   {self._on_conflict};
   RETURN NULL;
 END"""
-        event = f"AFTER INSERT OR UPDATE OF {self.column}"
+        event = f"AFTER INSERT OR UPDATE OF {', '.join(self.columns[1:])}"
         when = f"new.{self.column} <> {self.empty_value}"
         return Trigger(
             table=self.table, name=name, event=event, body=body, when=when, as_owner=True
@@ -62,18 +87,29 @@ END"""
         said = f"nullif(old.{self.column}, {self.empty_value}), " if present else ""
         return (
             f"coalesce({said}(SELECT a.{self.column} FROM {self.name} a"
-            f" WHERE a.{self.key} = +old.{self.key}), {self.empty_value})"
+            f" WHERE a.{self.key} = +old.{self.key}"
+            + "".join(f" AND a.{name} IS old.{name}" for name in self.identity)
+            + f"), {self.empty_value})"
+        )
+
+    def _columns_of(self, row: str) -> str:
+        return ", ".join(f"{row}.{name}" for name in self.columns)
+
+    def _same(self, one: str, other: str) -> str:
+        return "".join(
+            f" AND {one}.{name} IS NOT DISTINCT FROM {other}.{name}" for name in self.identity
         )
 
     @property
     def _on_conflict(self) -> str:
-        return f"ON CONFLICT ({self.key}) DO UPDATE SET {self.column} = excluded.{self.column}"
+        sets = ", ".join(f"{name} = excluded.{name}" for name in self.columns[1:])
+        return f"ON CONFLICT ({self.key}) DO UPDATE SET {sets}"
 
     @property
     def _archive_column(self) -> str:
         return f"""\
 INSERT INTO {{schema}}.{self.name}
-SELECT t.{self.key}, t.{self.column} FROM {{schema}}.{self.table} t
+SELECT {self._columns_of("t")} FROM {{schema}}.{self.table} t
  WHERE {{batch}} AND ({self._not_archived}) ORDER BY t.{self.key}
 {self._on_conflict}"""
 
@@ -82,7 +118,7 @@ SELECT t.{self.key}, t.{self.column} FROM {{schema}}.{self.table} t
         return f"""\
 t.{self.column} <> {self.empty_value} AND NOT EXISTS (
   SELECT 1 FROM {{schema}}.{self.name} a WHERE a.{self.key} = t.{self.key}
-     AND a.{self.column} = t.{self.column})"""
+     AND a.{self.column} = t.{self.column}{self._same("a", "t")})"""
 
     @property
     def _restore_column(self) -> str:
@@ -96,10 +132,11 @@ WITH held AS MATERIALIZED (
   DELETE FROM {{schema}}.{self.name} t
    WHERE {{batch}} AND ((t.{key} IN (SELECT held.{key} FROM held)) IS TRUE
      OR NOT EXISTS (SELECT 1 FROM {t} p WHERE p.{key} = t.{key}))
-  RETURNING t.{key}, t.{column}
+  RETURNING {self._columns_of("t")}
 ), restored AS (
   UPDATE {t} p SET {column} = taken.{column}
-    FROM taken WHERE p.{key} = taken.{key} AND p.{column} = {self.empty_value}
+    FROM taken WHERE p.{key} = taken.{key}{self._same("p", "taken")}
+     AND p.{column} = {self.empty_value}
 )
 SELECT taken.{key} FROM taken"""
 
@@ -115,19 +152,45 @@ END $$"""
 
 def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
     """
-    Find out whether rows of *archive* would stop logical replication; change nothing.
+    Find out whether *archive* is as `create` makes it, and not replicated; change nothing.
 
     The archive is a table that logical subscribers lack, and that a publication FOR ALL TABLES
-    has. It *exists* already, if it does, or is to be created. On SQLite, and offline, it does
-    nothing.
+    has. It *exists* already, if it does, or is to be created. Offline it does nothing.
 
     Raises:
-        RowsArePublished: They would be sent to subscribers.
+        NameTaken: A table of its name belongs to another role, or has another shape.
+        RowsArePublished: Its rows would be sent to subscribers.
     """
     context = op.get_context()
-    if context.dialect.name == "postgresql" and not context.as_sql:
-        refuse_published_rows(
-            op.get_bind(), archive.name, schema_of(op.get_context()), exists=exists
+    if context.as_sql:
+        return
+    if context.dialect.name == "sqlite":
+        _refuse_other_shape(op, archive)
+        return
+    connection = op.get_bind()
+    refuse_foreign_table(
+        connection,
+        qualified(context, archive.name),
+        qualified(context, archive.table),
+        archive.columns,
+        archive.index,
+    )
+    refuse_published_rows(connection, archive.name, schema_of(context), exists=exists)
+
+
+def _refuse_other_shape(op: Op, archive: ColumnArchive) -> None:
+    found = inspect(op.get_bind())
+    names = found.get_table_names()
+    if archive.name in found.get_view_names():
+        raise NameTaken(archive.name, "is a view", "rename or drop it")
+    if archive.name not in names:
+        return
+    columns = [column["name"] for column in found.get_columns(archive.name)]
+    if sorted(columns) != sorted(archive.columns):
+        raise NameTaken(
+            archive.name,
+            f"has the columns {', '.join(columns)}, and not {', '.join(archive.columns)}",
+            "rename or drop it",
         )
 
 
@@ -145,14 +208,13 @@ def archive_column(op: Op, archive: ColumnArchive) -> None:
     # AS copies whether keys are text, numbers or bytes.
     op.execute(
         f"CREATE TABLE IF NOT EXISTS {archive.name} AS"
-        f" SELECT {archive.key}, {archive.column} FROM {archive.table} WHERE 0"
+        f" SELECT {', '.join(archive.columns)} FROM {archive.table} WHERE 0"
     )
     op.execute(
-        f"CREATE UNIQUE INDEX IF NOT EXISTS uq_{archive.name}_{archive.key}"
-        f" ON {archive.name} ({archive.key})"
+        f"CREATE UNIQUE INDEX IF NOT EXISTS {archive.index} ON {archive.name} ({archive.key})"
     )
     op.execute(
-        f"INSERT OR REPLACE INTO {archive.name} SELECT {archive.key}, {archive.column}"
+        f"INSERT OR REPLACE INTO {archive.name} SELECT {', '.join(archive.columns)}"
         f" FROM {archive.table} WHERE {archive.column} <> {archive.empty_value}"
     )
     kept = op.get_bind().exec_driver_sql(f"SELECT EXISTS (SELECT 1 FROM {archive.name})")

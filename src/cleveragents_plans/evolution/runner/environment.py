@@ -18,6 +18,7 @@ from sqlalchemy import Connection, MetaData
 
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
+from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
 from cleveragents_plans.evolution.postgresql.search_path import (
@@ -240,6 +241,7 @@ class _Run:
         refuse_read_only(connection, self.target.shown)
         tables = {*self.tables, self.options.version_table}
         refuse_missing_rights(connection, tables, self.schema, self.target.shown)
+        refuse_foreign_tables(connection, self.tables, self.options.version_table, self.schema)
         connection.rollback()
 
     def _use_schema(self, connection: Connection, *, local: bool = False) -> None:

@@ -1,0 +1,83 @@
+"""What has the name of an index: relations of a schema have their names from one pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.postgresql.connection import run
+
+
+class FoundIndex(NamedTuple):
+    """What has the name of an index."""
+
+    #: Whether it is an index of the table that is meant.
+    of_table: bool
+    #: ``index``, ``table``, ...
+    kind: str
+    valid: bool
+    #: What follows the name of the table in its definition, and whether it is unique.
+    definition: tuple[str, bool] | None
+    #: The constraint that it belongs to.
+    constraint: str | None
+    #: Its name with the schema, quoted.
+    qualified: str
+
+
+def check_names(connection: Connection, table: str, names: Sequence[str]) -> None:
+    """
+    Refuse names for indexes of *table*, the quoted name, that something else has.
+
+    Raises:
+        OperationRefused: Something else has one of *names*.
+    """
+    for name in names:
+        found = find_index(connection, table, name)
+        if found is not None and (found.kind != "index" or not found.of_table):
+            raise OperationRefused(
+                "check_index_names",
+                f"{name} is the name of {described(found)}",
+                "drop or rename what has it",
+            )
+
+
+def find_index(connection: Connection, table: str, name: str) -> FoundIndex | None:
+    """Find what has *name* in the schema of *table*, the quoted name; None, nothing has it."""
+    row = run(connection, _INDEX, {"table": table, "name": name}).first()
+    if row is None:
+        return None
+    of_table, kind, valid, definition, unique, *rest = row
+    return FoundIndex(of_table, kind, valid, comparable(definition, unique), *rest)
+
+
+def comparable(definition: str | None, unique: bool) -> tuple[str, bool] | None:
+    """Give what two definitions of equal indexes have in common."""
+    return None if definition is None else (definition.split(" USING ", 1)[1], unique)
+
+
+def described(found: FoundIndex) -> str:
+    """Say what was *found*."""
+    if found.kind != "index":
+        return f"the {found.kind} {found.qualified}"
+    if not found.of_table:
+        return f"an index of another table ({found.qualified})"
+    return f"another index: USING {found.definition and found.definition[0]}"
+
+
+# Indexes, tables, views and sequences of a schema have their names from one pool.
+_INDEX = """\
+SELECT i.indrelid IS NOT DISTINCT FROM t.oid,
+       CASE c.relkind WHEN 'i' THEN 'index' WHEN 'I' THEN 'partitioned index' WHEN 'v' THEN 'view'
+                      WHEN 'm' THEN 'materialized view' WHEN 'S' THEN 'sequence'
+                      WHEN 'c' THEN 'type' ELSE 'table' END,
+       coalesce(i.indisvalid, false), pg_get_indexdef(i.indexrelid), coalesce(i.indisunique, false),
+       (SELECT conname FROM pg_constraint WHERE conindid = c.oid AND contype IN ('p', 'u', 'x')),
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+  FROM pg_class t
+  JOIN pg_namespace n ON n.oid = t.relnamespace
+  JOIN pg_class c ON c.relnamespace = t.relnamespace AND c.relname = %(name)s
+  LEFT JOIN pg_index i ON i.indexrelid = c.oid
+ WHERE t.oid = to_regclass(%(table)s)"""

@@ -1,0 +1,184 @@
+"""
+Names that a run uses, and which objects of another role may have.
+
+A role that may create objects in the schema of the tables can create a table or a function of
+such a name before the run does. ``CREATE TABLE IF NOT EXISTS`` would then use it, and its
+triggers would run with the rights of whoever migrates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.postgresql.connection import run
+
+
+class NameTaken(EvolutionError):
+    """
+    A name that the run needs is that of something which it must not use.
+
+    Attributes:
+        name: The name, with its schema.
+    """
+
+    def __init__(self, name: str, found: str, remedy: str) -> None:
+        super().__init__(f"{name} {found}; {remedy}; nothing was changed")
+        self.name = name
+
+
+def refuse_foreign_tables(
+    connection: Connection, tables: Collection[str], version_table: str, schema: str | None
+) -> None:
+    """
+    Refuse tables of the chain that belong to different roles.
+
+    A superuser may own some of them, and so may the role that migrates, and the owner of the
+    schema or of the database.
+
+    Args:
+        connection: The connection that migrates; catalogs are read.
+        tables: Names of tables, without a schema.
+        version_table: The table in which Alembic keeps the version.
+        schema: Their schema; None is the first of the search path.
+
+    Raises:
+        NameTaken: One belongs to a role that does not own the others, or the version table is
+            the only one.
+    """
+    names = {"tables": [*tables, version_table], "schema": schema}
+    found = run(connection, _TABLES, names).all()
+    for name, owner, trusted, of_others in found:
+        if trusted or (len(found) > 1 and set(of_others) == {owner}):
+            continue
+        others = [other for other in dict.fromkeys(of_others) if other != owner]
+        whose = f"and other tables of this chain to {' and '.join(others)}" if others else "alone"
+        raise NameTaken(
+            name,
+            f"belongs to {owner}, {whose}",
+            f"expected one owner of all: if it is this chain's, run ALTER TABLE {name} OWNER TO "
+            f"{others[0] if others else 'CURRENT_USER'}, otherwise rename or drop it",
+        )
+
+
+def refuse_foreign_functions(connection: Connection, table: str, names: Sequence[str]) -> None:
+    """
+    Refuse functions and triggers that are not those of a revision, and have their names.
+
+    Args:
+        connection: The connection that migrates; catalogs are read.
+        table: The table, as in SQL with its schema.
+        names: Names of trigger functions in its schema, and of triggers of the table.
+
+    Raises:
+        NameTaken: A function of such a name belongs to another role than the table, or a
+            trigger of such a name runs another function.
+    """
+    wanted = {"table": table, "names": list(names)}
+    for name, owner, expected in run(connection, _FUNCTIONS, wanted):
+        raise NameTaken(
+            f"the function {name}()",
+            f"belongs to {owner}, and {table} to {expected}",
+            f"if it is this chain's, run ALTER FUNCTION {name}() OWNER TO {expected}, otherwise "
+            "rename or drop it",
+        )
+    for name, function in run(connection, _TRIGGERS, wanted):
+        raise NameTaken(
+            f"the trigger {name} of {table}",
+            f"runs {function}, and not the function of its name",
+            "rename or drop it",
+        )
+
+
+def refuse_foreign_table(
+    connection: Connection, name: str, table: str, columns: Sequence[str], index: str
+) -> None:
+    """
+    Refuse a table that a revision creates beside another one, if it is not as it creates it.
+
+    Args:
+        connection: The connection that migrates; catalogs are read.
+        name: The table, as in SQL with its schema; it need not exist.
+        table: The other one, likewise, whose owner must own it and whose *columns* it has.
+        columns: The columns.
+        index: The name of its unique index on the first column.
+
+    Raises:
+        NameTaken: It belongs to another role, is no table, has other columns, triggers, rules,
+            policies, defaults or CHECKs, or *index* is the name of something else.
+    """
+    wanted = {"name": name, "table": table, "columns": list(columns), "index": index}
+    for found, remedy in run(connection, _AS_CREATED, wanted):
+        raise NameTaken(name, found, remedy)
+
+
+_TRUSTED = """\
+(o.rolsuper OR o.rolname = current_user OR c.relowner = n.nspowner
+ OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
+
+_TABLES = f"""\
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.rolname), {_TRUSTED},
+       CAST(array_agg(quote_ident(o.rolname)) OVER () AS text[])
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_roles o ON o.oid = c.relowner
+ WHERE c.relname = ANY(CAST(%(tables)s AS text[]))
+   AND n.nspname = coalesce(%(schema)s, current_schema()) ORDER BY c.relname"""
+
+_FUNCTIONS = """\
+SELECT quote_ident(n.nspname) || '.' || quote_ident(p.proname), quote_ident(o.rolname),
+       quote_ident(pg_get_userbyid(t.relowner))
+  FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+  JOIN pg_proc p ON p.pronamespace = n.oid AND p.pronargs = 0
+  JOIN pg_roles o ON o.oid = p.proowner
+ WHERE t.oid = to_regclass(%(table)s) AND p.proname = ANY(CAST(%(names)s AS text[]))
+   AND p.proowner <> t.relowner ORDER BY p.proname"""
+
+_TRIGGERS = """\
+SELECT quote_ident(g.tgname), CAST(CAST(g.tgfoid AS regprocedure) AS text)
+  FROM pg_trigger g JOIN pg_class t ON t.oid = g.tgrelid JOIN pg_proc p ON p.oid = g.tgfoid
+ WHERE t.oid = to_regclass(%(table)s) AND NOT g.tgisinternal
+   AND g.tgname = ANY(CAST(%(names)s AS text[]))
+   AND NOT (p.proname = g.tgname AND p.pronamespace = t.relnamespace) ORDER BY g.tgname"""
+
+# One row for each thing that is not as the revision creates it, the most telling first.
+_AS_CREATED = """\
+SELECT found, remedy FROM pg_class t
+  LEFT JOIN pg_class c ON c.oid = to_regclass(%(name)s)
+  LEFT JOIN pg_class i ON i.relnamespace = t.relnamespace AND i.relname = %(index)s
+  LEFT JOIN pg_index x ON x.indexrelid = i.oid
+ CROSS JOIN LATERAL (
+  SELECT 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and '
+         || CAST(%(table)s AS text) || ' to ' || quote_ident(pg_get_userbyid(t.relowner)) AS found,
+         'if it is this chain''s, run ALTER TABLE ' || CAST(%(name)s AS text) || ' OWNER TO '
+         || quote_ident(pg_get_userbyid(t.relowner)) || ', otherwise rename or drop it' AS remedy
+   WHERE c.relowner <> t.relowner
+  UNION ALL
+  SELECT 'is no ordinary table', 'rename or drop it'
+   WHERE c.relkind <> 'r' OR c.relispartition OR c.relhassubclass
+  UNION ALL
+  SELECT 'has other columns than ' || array_to_string(CAST(%(columns)s AS text[]), ' and ')
+         || ', or of other types than ' || CAST(%(table)s AS text) || ' has', 'rename or drop it'
+   WHERE c.oid IS NOT NULL AND (SELECT count(*) FROM pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         ) <> cardinality(CAST(%(columns)s AS text[]))
+      OR EXISTS (SELECT FROM pg_attribute a
+                   LEFT JOIN pg_attribute b ON b.attrelid = t.oid AND b.attname = a.attname
+                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND (a.attname <> ALL(CAST(%(columns)s AS text[])) OR a.atthasdef
+                         OR b.attnum IS NOT NULL AND b.atttypid <> a.atttypid))
+  UNION ALL
+  SELECT 'has triggers, rules, policies or constraints of its own', 'rename or drop it'
+   WHERE c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid)
+      OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
+      OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
+      OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid)
+  UNION ALL
+  SELECT 'needs an index ' || quote_ident(i.relname) || ', which is the name of something else',
+         'rename or drop that'
+   WHERE i.oid IS NOT NULL AND (c.oid IS NULL OR x.indrelid IS DISTINCT FROM c.oid
+         OR NOT (x.indisunique AND x.indisvalid) OR x.indpred IS NOT NULL OR x.indnkeyatts <> 1)
+ ) AS wrong
+ WHERE t.oid = to_regclass(%(table)s)"""

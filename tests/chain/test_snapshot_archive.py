@@ -1,0 +1,80 @@
+"""Snapshots that wait in the archive go back to the plans whose they are, and to no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cleveragents_plans.evolution import EvolutionError
+from support.databases import ENGINES, database_at
+from support.revision_database import RevisionDatabase, plan_id
+from support.revisions import M4_003, M8_001
+from support.rows import schema_dump
+
+ARCHIVE = "v3_plans_snapshot_archive"
+SNAPSHOT = '{"name":"odd"}'
+A, B, C = map(plan_id, range(1, 4))
+ARCHIVE_ALL = "UPDATE v3_plans SET effective_profile_snapshot = :s"
+
+
+@pytest.fixture(params=ENGINES)
+def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RevisionDatabase]:
+    """A database of the former release that holds three plans."""
+    with database_at(M4_003, request.param, tmp_path) as url:
+        database = RevisionDatabase(url)
+        for key in (A, B, C):
+            database.plan(key)
+        yield database
+
+
+def test_plan_that_was_created_anew_gets_no_snapshot_of_the_former_one(former: RevisionDatabase):
+    former.upgrade(M8_001)
+    former.run(ARCHIVE_ALL, s=SNAPSHOT)
+
+    former.downgrade(M4_003)
+    former.run(f"DELETE FROM v3_plans WHERE plan_id = '{B}'")
+    former.plan(B)
+    former.run(f"UPDATE v3_plans SET created_at = '2027-01-01T00:00:00' WHERE plan_id = '{B}'")
+    former.run(f"UPDATE v3_plans SET updated_at = '2027-01-01T00:00:00' WHERE plan_id = '{C}'")
+    former.upgrade(M8_001)
+
+    expected = {A: SNAPSHOT, B: "{}", C: SNAPSHOT}
+    assert former.column("effective_profile_snapshot") == expected
+    assert ARCHIVE not in {entry[1] for entry in schema_dump(former.url)}
+
+
+def test_snapshots_are_restored_where_plans_have_no_time_of_creation(former: RevisionDatabase):
+    former.run("ALTER TABLE v3_plans DROP COLUMN created_at")
+    former.upgrade(M8_001)
+    former.run(ARCHIVE_ALL, s=SNAPSHOT)
+
+    former.downgrade(M4_003)
+    former.upgrade(M8_001)
+
+    assert set(former.column("effective_profile_snapshot").values()) == {SNAPSHOT}
+
+
+@pytest.mark.parametrize(
+    "other", [f"CREATE TABLE {ARCHIVE} (a int)", f"CREATE VIEW {ARCHIVE} AS SELECT 1 AS plan_id"]
+)
+def test_other_table_of_the_name_of_the_archive_is_refused_before_any_change(
+    former: RevisionDatabase, other: str
+):
+    former.run(other)
+    before = schema_dump(former.url)
+
+    with pytest.raises(
+        EvolutionError, match=rf"{ARCHIVE} .*rename or drop it; nothing was changed"
+    ):
+        former.upgrade(M8_001)
+
+    assert schema_dump(former.url) == before
+    former.run(f"DROP {'VIEW' if 'VIEW' in other else 'TABLE'} {ARCHIVE}")
+    former.upgrade(M8_001)
+    former.run(ARCHIVE_ALL, s=SNAPSHOT)
+    former.run(other)
+    with pytest.raises(EvolutionError, match="rename or drop it; nothing was changed"):
+        former.downgrade(M4_003)
+    assert set(former.column("effective_profile_snapshot").values()) == {SNAPSHOT}
