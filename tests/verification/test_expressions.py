@@ -19,6 +19,11 @@ ARRAY = "ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])"
             "((cost >= (0)::double precision)"
             " AND (cost <= '1.7976931348623157e+308'::double precision))",
         ),
+        (
+            "state NOT IN ('a', 'b')",
+            "((state)::text <> ALL ((ARRAY['a'::character varying, 'b'::character varying])"
+            "::text[]))",
+        ),
         ("step >= -1", "(step >= '-1'::integer)"),
         ("state = 'queued'", "((state)::text = 'queued'::text)"),
         ("length(name) > 2", "(length((name)::text) > 2)"),
@@ -47,6 +52,8 @@ def test_equal_expressions_have_one_form(written: str, of_the_catalog: str):
         ("phase IN ('a', 'b')", "phase IN ('a')"),
         ("a - 1 > 0", "a > 0"),
         ("x = '1'", "x = 1"),
+        ("x NOT IN ('a')", "x IN ('a')"),
+        ("x <> ALL (ARRAY['a'])", "x = ALL (ARRAY['a'])"),
     ],
 )
 def test_different_expressions_have_different_forms(one: str, other: str):

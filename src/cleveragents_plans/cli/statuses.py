@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from enum import IntEnum
 
+from sqlalchemy.exc import DBAPIError
+
 from cleveragents_plans.domain.errors import InvalidArgument
-from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
+from cleveragents_plans.evolution.errors import causes, sqlstate
+from cleveragents_plans.evolution.postgresql.locks import LOCK_CONFLICTS, LockNotObtained
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, NotADatabase
 from cleveragents_plans.evolution.runner.migration_lock import MigrationLockNotObtained
 from cleveragents_plans.evolution.sqlite.transaction import FileLocked
@@ -46,6 +50,13 @@ def status_of(error: Exception) -> ExitStatus:
     """Tell with which status a command ends that raises *error*."""
     if isinstance(error, ConnectionFailed) and not isinstance(error, NotADatabase):
         return ExitStatus.AGAIN if error.lost else ExitStatus.UNREACHABLE
-    if isinstance(error, _AGAIN):
+    if isinstance(error, _AGAIN) or _lock_conflict(error):
         return ExitStatus.AGAIN
     return ExitStatus.USAGE if isinstance(error, _USAGE) else ExitStatus.REFUSED
+
+
+def _lock_conflict(error: Exception) -> bool:
+    """Tell whether the database refused a statement because of another session."""
+    found = next((each for each in causes(error) if isinstance(each, DBAPIError)), None)
+    busy = getattr(found and found.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+    return busy or (found is not None and sqlstate(found) in LOCK_CONFLICTS)

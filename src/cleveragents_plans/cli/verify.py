@@ -6,6 +6,7 @@ import logging
 from typing import Any, Literal
 
 import click
+from alembic.config import Config
 from pydantic import Field
 from rich.table import Table
 from rich.text import Text
@@ -14,9 +15,10 @@ from cleveragents_plans.cli.options import config_of, database_options, json_opt
 from cleveragents_plans.cli.output import counted, facts, show, show_json
 from cleveragents_plans.cli.reports import DatabaseFacts, Report
 from cleveragents_plans.cli.statuses import ExitStatus
-from cleveragents_plans.evolution.reporting import console_logging
+from cleveragents_plans.evolution.reporting import Progress, console_logging, tell
 from cleveragents_plans.schema.database import read_database
-from cleveragents_plans.verification import Finding, verify
+from cleveragents_plans.verification import Finding, repair_roots, verify
+from cleveragents_plans.verification.trees import ROOTS
 
 
 class VerifyReport(Report):
@@ -26,6 +28,9 @@ class VerifyReport(Report):
     sound: bool = Field(description="Whether there are no faults; notes may be there.")
     plans: int | None = Field(description="How many plans there are; null without their table.")
     read_plans: bool = Field(description="Whether every plan was read.")
+    repaired: int | None = Field(
+        description="How many plans were given the root of their tree; null without --repair."
+    )
     fingerprint: str | None = Field(
         description="Of all that a migration leaves alone; null unless it was asked for."
     )
@@ -38,13 +43,17 @@ class VerifyReport(Report):
     "--fingerprint", is_flag=True, help="Print a fingerprint of all that a migration leaves alone."
 )
 @click.option(
+    "--repair", type=click.Choice(["roots"]),
+    help="Give plans the root of the tree that they stand in; then look again.",
+)  # fmt: skip
+@click.option(
     "--plans", "listed", type=click.IntRange(1), default=10, show_default=True, metavar="N",
     help="Name so many plans for each finding.",
 )  # fmt: skip
 @json_option
 @database_options
 def verify_command(
-    quick: bool, fingerprint: bool, listed: int, json: bool, **given: Any
+    quick: bool, fingerprint: bool, repair: str | None, listed: int, json: bool, **given: Any
 ) -> ExitStatus:
     """
     Find what is wrong with the database, at any revision.
@@ -52,9 +61,12 @@ def verify_command(
     It only reads, in one transaction, while the application goes on: the version, the schema as
     its revision makes it, roots and parents, and every plan as the application reads it. Each
     finding says what mends it. Exit status 3 means that something is to be mended.
+
+    With --repair roots it writes: root_plan_id of the plans whose root is wrong, in batches.
     """
     config = config_of(given)
     level = logging.WARNING if given["quiet"] else logging.INFO
+    repaired = _repair(config, level) if repair else None
     with read_database(config, "verify") as database, console_logging(level):
         found = verify(database, quick=quick, fingerprint=fingerprint, listed=listed)
         about = DatabaseFacts.of(database)
@@ -63,6 +75,7 @@ def verify_command(
         sound=not found.faults,
         plans=found.plans,
         read_plans=found.read_plans,
+        repaired=repaired,
         fingerprint=found.fingerprint,
         findings=found.findings,
     )
@@ -70,11 +83,35 @@ def verify_command(
     return ExitStatus.DONE if report.sound else ExitStatus.FOUND
 
 
+def _repair(config: Config, level: int) -> int:
+    """Say what is to be repaired, and repair it; give the number of plans that were written."""
+    with read_database(config, "verify --repair roots") as database:
+        found = verify(database, quick=True)
+    wrong = [finding for finding in found.findings if finding.kind in ROOTS]
+    total = sum(finding.total for finding in wrong)
+    kinds = ", ".join(f"{finding.total:,} {finding.kind}" for finding in wrong)
+    if level == logging.INFO:
+        tell(
+            f"{counted(total, 'plan')} and those below them get the root of their tree ({kinds}); "
+            "nothing else is written"
+            if wrong
+            else "no root is to be repaired"
+        )
+    with console_logging(level), Progress("roots repaired", total) as progress:
+        written = 0
+        for done in repair_roots(config) if wrong else ():
+            written += done
+            progress.tick(done)
+    return written
+
+
 def _show(report: VerifyReport) -> None:
     lines = report.database.lines()
     if report.plans is not None:
         read = "each was read" if report.read_plans else "none was read"
         lines.append(("plans", f"{report.plans:,}; {read}"))
+    if report.repaired is not None:
+        lines.append(("repaired", counted(report.repaired, "root")))
     if report.fingerprint is not None:
         lines.append(("fingerprint", report.fingerprint))
     show(facts(lines))

@@ -20,7 +20,7 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     searched_schemas,
     use_schema,
 )
-from cleveragents_plans.evolution.postgresql.server import refuse_unfit_server
+from cleveragents_plans.evolution.postgresql.server import refuse_read_only, refuse_unfit_server
 from cleveragents_plans.evolution.reporting import tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
@@ -123,6 +123,31 @@ def read_database(config: Config, purpose: str) -> Iterator[Database]:
         CommandError: There is no such database, it cannot be reached, or the connection is lost.
         SystemExit: A signal arrived; see `interruptible`.
     """
+    with _opened(config, purpose, writes=False) as database:
+        yield database
+        database.connection.rollback()
+
+
+@contextmanager
+def write_database(config: Config, purpose: str) -> Iterator[Database]:
+    """
+    Open the database that *config* names, in a short transaction that is committed at the end.
+
+    On PostgreSQL it is READ COMMITTED; on SQLite it is begun with ``BEGIN IMMEDIATE``.
+
+    Raises:
+        CommandError: As `read_database`; or it is a standby, or a file that is read-only.
+        SystemExit: A signal arrived; see `interruptible`.
+    """
+    with _opened(config, purpose, writes=True) as database:
+        if database.on_postgresql:
+            refuse_read_only(database.connection, database.shown)
+        yield database
+        database.connection.commit()
+
+
+@contextmanager
+def _opened(config: Config, purpose: str, *, writes: bool) -> Iterator[Database]:
     script = ScriptDirectory.from_config(config)
     confirmed_by = {
         name
@@ -133,36 +158,40 @@ def read_database(config: Config, purpose: str) -> Iterator[Database]:
     target = find_target(config, APPLICATION)
     if target.is_sqlite and options.schema:
         raise BadSetting("schema", options.schema, "PostgreSQL: SQLite has no schemas")
-    if target.note and config.attributes.get("level") == logging.INFO:
+    if target.note and not writes and config.attributes.get("level") == logging.INFO:
         tell(f"database: {target.shown}{target.note}")
     with (
         interruptible(target.shown, command_line=True),
         in_one_line(target.shown),
-        target.connected() as connection,
+        target.connected(writes=writes) as connection,
     ):
-        begin = _begin_sqlite if target.is_sqlite else _begin_postgresql
-        schema, version_schema = begin(connection, options, target.shown, purpose)
+        if target.is_sqlite:
+            _configure_sqlite(connection, writes)
+            schema, version_schema = None, None
+        else:
+            _configure_postgresql(connection, writes)
+            schema, version_schema = _begin_postgresql(connection, options, target.shown, purpose)
         position = _position(connection, config, options, schema, version_schema)
         path = searched_schemas(connection) if schema else ()
         yield Database(connection, config, options, target.shown, schema, path, position)
-        connection.rollback()
 
 
-def _begin_sqlite(
-    connection: Connection, _options: Options, _shown: str, _purpose: str
-) -> tuple[None, None]:
+def _configure_sqlite(connection: Connection, writes: bool) -> None:
     driver: Any = connection.connection.driver_connection
     # SQLite stores any bytes as text; one such text must not hide all others.
     driver.text_factory = lambda data: data.decode(errors="surrogateescape")
-    connection.execution_options(read_only=True)
-    return None, None
+    connection.execution_options(read_only=not writes)
+
+
+def _configure_postgresql(connection: Connection, writes: bool) -> None:
+    level = "READ COMMITTED" if writes else "REPEATABLE READ"
+    connection.execution_options(isolation_level=level, postgresql_readonly=not writes)
 
 
 def _begin_postgresql(
     connection: Connection, options: Options, shown: str, purpose: str
 ) -> tuple[str, str]:
-    """Configure the transaction; give the schemas of the tables and of the version table."""
-    connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    """Begin the transaction; give the schemas of the tables and of the version table."""
     refuse_unfit_server(connection, shown)
     tables, version_table = [*Base.metadata.tables], [options.version_table]
     schema = use_schema(connection, options.schema, tables, version_table, local=True)

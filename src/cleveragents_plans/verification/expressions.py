@@ -13,6 +13,8 @@ _CAST = re.compile(
     r"(\(\d+(,\d+)?\))?(\[\])?"
 )
 _NUMBERS = ("integer", "bigint", "smallint", "numeric", "real", "double precision")
+# How it writes IN and NOT IN.
+_OF_ARRAYS = {("=", "any"): ("in",), ("<", ">", "all"): ("not", "in")}
 _COMPARES = {"=", "<", ">", "in", "is", "like", "between", "~"}
 
 
@@ -102,10 +104,12 @@ def _unwrapped(tree: _Tree) -> _Tree:
             found.append(item)
             continue
         inner = _unwrapped(item)
-        if found[-2:] == ["=", "any"]:
+        listed = next((each for each in _OF_ARRAYS if found[-len(each) :] == [*each]), None)
+        if listed is not None:
             while len(inner) == 1 and isinstance(inner[0], list):
                 inner = inner[0]
-            found[-2:] = ["in", inner[1] if inner[:1] == ["array"] else inner]
+            elements = inner[1] if inner[:1] == ["array"] else inner
+            found[-len(listed) :] = [*_OF_ARRAYS[listed], elements]
         elif _calls(found):
             found.append(inner)
         elif len(inner) == 1 or _is_comparison(inner):
@@ -120,7 +124,11 @@ def _unwrapped(tree: _Tree) -> _Tree:
 def _calls(found: _Tree) -> bool:
     """Tell whether a parenthesis after *found* is that of a function, or of IN."""
     last = found[-1] if found else ""
-    return isinstance(last, str) and last.isidentifier() and last not in ("and", "or", "not", "any")
+    return (
+        isinstance(last, str)
+        and last.isidentifier()
+        and last not in ("and", "or", "not", "any", "all")
+    )
 
 
 def _is_comparison(tree: _Tree) -> bool:

@@ -81,20 +81,25 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
     yield from found
 
 
-def wrong_roots(database: Database, condition: str = "") -> Iterator[tuple[Any, ...]]:
+def wrong_roots(
+    database: Database, condition: str = "", **values: object
+) -> Iterator[tuple[Any, ...]]:
     """
     Find plans whose root or parent cannot be right: id, parent, root, kind, lacks a parent.
 
-    *condition* is added to the query, such as an order and a limit.
+    *condition* is added to the query, such as an order and a limit, with its *values*.
     """
-    root_null = "'root-null'" if database.position.is_complete else "NULL"
-    return _query(database, _WRONG, null=root_null, condition=condition)
+    root_null = f"'{Kind.ROOT_NULL}'" if database.position.is_complete else "NULL"
+    return _query(database, _WRONG, values, null=root_null, condition=condition)
 
 
-def _query(database: Database, query: str, **names: str) -> Iterator[tuple[Any, ...]]:
+def _query(
+    database: Database, query: str, values: Mapping[str, object] | None = None, **names: str
+) -> Iterator[tuple[Any, ...]]:
     """Run *query* in a stream."""
     sql = text(query.format(plans=database.table(PLANS), **names))
-    yield from database.connection.execute(sql, execution_options={"yield_per": 1000})
+    options = {"yield_per": 1000}
+    yield from database.connection.execute(sql, values or {}, execution_options=options)
 
 
 def _cycles(database: Database) -> Iterator[list[Any]]:
