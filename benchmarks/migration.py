@@ -161,7 +161,7 @@ def panels(found: OnPostgres) -> list[Panel]:
     """Choose what the picture shows."""
     return [
         Panel("Naive upgrade", found.naive_loaded.waits),
-        Panel("alembic upgrade head", found.up.waits),
+        Panel("alembic upgrade", found.up.waits),
         Panel("alembic downgrade", found.down.waits),
         Panel("No migration", found.usual.waits),
     ]
