@@ -82,7 +82,7 @@ def block_a_migration(way: Way, seconds: float, lock: str) -> str:
         pid = holder.info.backend_pid
         begun = time.monotonic()
         migration = way.migration("report-every=0.5")
-        migration.wait_for("waiting for a lock on v3_plans")
+        migration.wait_for("waiting for a lock on public.v3_plans")
         time.sleep(max(0.0, begun + seconds - time.monotonic()))
         assert migration.running
         holder.rollback()
@@ -122,9 +122,9 @@ def test_lock_wait_ends_a_run_that_can_be_repeated(way: Way):
         line = one_clear_line(ended.said)
         assert ended.status not in (0, None)
         assert f"pid {holder.info.backend_pid} " in line
-        assert "no lock on v3_plans in" in line
+        assert "no lock on public.v3_plans in" in line
         assert "run the same command again" in line
-        assert 2 <= time.monotonic() - begun < 8
+        assert 2 <= time.monotonic() - begun < 60
 
     again = way.migration().ended()
     assert again.status == 0
@@ -227,7 +227,7 @@ def test_manual_vacuum_is_waited_for_and_named(each_way: Way):
         slow_vacuum.send_query(b"VACUUM (DISABLE_PAGE_SKIPPING) v3_plans")
         time.sleep(0.3)
         migration = each_way.migration("report-every=0.5")
-        migration.wait_for("waiting for a lock on v3_plans")
+        migration.wait_for("waiting for a lock on public.v3_plans")
         time.sleep(4)
         assert migration.running
         holder.cancel()

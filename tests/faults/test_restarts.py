@@ -95,7 +95,7 @@ def test_server_that_stops_during_a_lock_wait_is_reported_in_one_line(
     holder = client(url, autocommit=False)
     holder.execute("SELECT FROM v3_plans")
     first = Migration(url, M8_001, "report-every=0.5")
-    first.wait_for("waiting for a lock on v3_plans")
+    first.wait_for("waiting for a lock on public.v3_plans")
     second = Migration(url, M8_001)
     second.wait_for("another process is migrating")
 

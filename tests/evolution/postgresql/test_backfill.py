@@ -399,7 +399,7 @@ def test_backfill_respects_rows_per_second(url):
     with revision(url, rows_per_second=2000) as op:
         fill(op)
 
-    assert 1.4 < time.monotonic() - begun < 10
+    assert 1.4 < time.monotonic() - begun < 60
 
 
 def run_slowly(url):

@@ -129,7 +129,7 @@ def lost(proxy: Proxy, stop: Callable[[], object]) -> str:
     stop()
     said += run.communicate()[1]
     guard.cancel()
-    assert run.returncode == 1, said
+    assert run.returncode == 75, said
     assert " was lost (" in said.splitlines()[-1]
     return said
 

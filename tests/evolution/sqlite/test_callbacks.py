@@ -57,7 +57,7 @@ def test_signal_ends_a_statement_and_its_handler_is_what_raises(
     with signal_soon(signal.SIGINT, handler), pytest.raises(error), interruptible(connection):
         connection.execute(ENDLESS)
 
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 30
     assert connection.execute("SELECT 1").fetchone() == (1,)
 
 

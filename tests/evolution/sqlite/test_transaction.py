@@ -94,7 +94,7 @@ def test_writer_that_does_not_end_is_given_up_on(file: Path):
         with pytest.raises(FileLocked, match="-x migration-lock-wait=SECONDS") as given_up:
             write(file)
 
-    assert 1.2 < time.monotonic() - begun < 10
+    assert 1.2 < time.monotonic() - begun < 60
     assert given_up.value.file == file
     assert given_up.value.waited > 1.2
     assert len(given_up.value.holders) == 1
