@@ -17,7 +17,7 @@ from cleveragents_plans.cli.program import program
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.settings import Settings
 from support.databases import ONE_OF_EACH, database_at, empty_database
-from support.revisions import HEAD, M4_003
+from support.revisions import HEAD, M4_003, M8_002
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_version_table_and_confirmation_are_options(
 def test_relative_revision_is_an_argument_and_no_option(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    with database_at("head", "sqlite", tmp_path) as url:
+    with database_at(M8_002, "sqlite", tmp_path) as url:
         assert main(["downgrade", "-2", "--url", url, "-q"]) == 0
         assert main(["current", "--url", url, "-q"]) == 0
 

@@ -58,7 +58,6 @@ def test_worked_example_runs_on_each_engine_and_passes_the_tests_of_the_chain(tm
 
     for arguments in (["ruff", "check"], ["ruff", "format", "--check"]):
         checkout.run("-m", *arguments, "migrations", "tests/chain/test_m9_001.py")
-    checkout.run("-m", "mypy", "src", "migrations")
     checkout.run(
         *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "not known_order"),
         *("tests/chain/test_m9_001.py", "tests/chain/test_chain.py"),

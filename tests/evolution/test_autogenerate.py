@@ -57,7 +57,7 @@ UNSAFE = {
 @pytest.fixture(params=["sqlite", ENGINES[-1] if len(ENGINES) > 1 else "sqlite"])
 def checkout(request: pytest.FixtureRequest, tmp_path: Path):
     with empty_database(request.param, tmp_path) as url:
-        yield Checkout(tmp_path / "checkout", url)
+        yield Checkout(tmp_path / "checkout", url, engines=request.param)
 
 
 @pytest.mark.slow
@@ -87,7 +87,10 @@ def test_what_can_be_made_safe_is_written_and_passes_the_tests_of_the_chain(chec
         assert operation in text
     assert "op.create_index" not in text
     assert "op.add_column" not in text
-    for arguments in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
+    tools = [["ruff", "check"], ["ruff", "format", "--check"]]
+    if "sqlite" in checkout.environment["DATABASE_URL"]:  # what is written is the same
+        tools.append(["mypy"])
+    for arguments in tools:
         checkout.run("-m", *arguments, "migrations/versions")
     checkout.run(
         "-m",

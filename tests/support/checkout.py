@@ -8,17 +8,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.databases import ROOT
+from support.databases import ENGINES, ROOT
 
 MODELS = "src/cleveragents_plans/persistence/models.py"
 
 
 class Checkout:
-    """A copy of the checkout with a database at the head of its chain."""
+    """A copy of the checkout with a database at the head of its chain, for tests of *engines*."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, engines: str = ",".join(ENGINES)) -> None:
         self.folder = folder
-        self.url = url
+        self.environment = {
+            "DATABASE_URL": url,
+            "PYTHONPATH": f"{folder / 'src'}:{folder / 'tests'}",
+            "TEST_ENGINES": engines,
+        }
         ignored = shutil.ignore_patterns("__pycache__", "*.db", "fuzz", "faults")
         for name in ("src", "migrations", "tests"):
             shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
@@ -40,11 +44,11 @@ class Checkout:
         return self.run("-m", "alembic", *arguments).stderr
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run Python in it; *check* that it succeeds."""
+        """Run Python in it; *check* that it succeeds. Its coverage is not that of the package."""
+        kept = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
         done = subprocess.run(
             [sys.executable, *arguments], cwd=self.folder, capture_output=True, text=True,
-            check=False, env={**os.environ, "DATABASE_URL": self.url,
-                              "PYTHONPATH": f"{self.folder / 'src'}:{self.folder / 'tests'}"},
+            check=False, env={**kept, **self.environment},
         )  # fmt: skip
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done

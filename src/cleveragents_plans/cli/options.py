@@ -72,7 +72,9 @@ def config_of(given: Mapping[str, Any]) -> Config:
             extra.append(f"{name}={named[name]}")
     extra += [f"{name}=yes" for name in _FLAGS if named.get(name)]
     level = logging.WARNING if named["quiet"] else logging.INFO
-    return chain_config(named["url"], extra=extra, level=level)
+    config = chain_config(named["url"], extra=extra, level=level)
+    config.attributes["command_line"] = True
+    return config
 
 
 def _all(function: _Function, *options: Callable[[_Function], _Function]) -> _Function:

@@ -136,7 +136,9 @@ class _Run:
         if self.target.is_sqlite and self.options.schema:
             raise BadSetting("schema", self.options.schema, "PostgreSQL: SQLite has no schemas")
         # Alembic's script leaves its command in the options.
-        command_line = hasattr(context.config.cmd_opts, "cmd")
+        command_line = hasattr(context.config.cmd_opts, "cmd") or context.config.attributes.get(
+            "command_line", False
+        )
         shown = self.target.shown
         report_every = Settings.of(context).report_every
         with (
