@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 from io import StringIO
@@ -10,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Inspector, inspect
 from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedIndex
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.sql.elements import ClauseElement
 
 from cleveragents_plans.evolution.errors import OperationRefused
@@ -94,7 +96,7 @@ def indexes_of(op: Op, table: str) -> dict[str, ReflectedIndex]:
     found, schema = inspect(op.get_bind()), schema_of(op.get_context())
     if not found.has_table(table, schema=schema):
         return {}
-    return {str(index["name"]): index for index in found.get_indexes(table, schema=schema)}
+    return {str(index["name"]): index for index in _indexes(found, table, schema)}
 
 
 def require_table(
@@ -152,7 +154,7 @@ def require_key(op: Op, operation: str, table: str, key: str, schema: str | None
     unique = [each["column_names"] for each in found.get_unique_constraints(table, schema=schema)]
     indexes = [
         each["column_names"]
-        for each in found.get_indexes(table, schema=schema)
+        for each in _indexes(found, table, schema)
         if each["unique"] and not any("where" in option for option in each["dialect_options"])
     ]
     if [key] not in [primary, *unique, *indexes]:
@@ -167,3 +169,11 @@ def require_key(op: Op, operation: str, table: str, key: str, schema: str | None
 def _correct(name: str, known: list[str]) -> str:
     close = get_close_matches(name, known, n=1)
     return f"is {close[0]} meant?" if close else "correct the name"
+
+
+def _indexes(found: Inspector, table: str, schema: str | None) -> list[ReflectedIndex]:
+    with warnings.catch_warnings():
+        # SQLAlchemy cannot reflect an index of expressions on SQLite. It is an operator's own, and
+        # none that a revision means.
+        warnings.filterwarnings("ignore", "Skipped unsupported reflection", SAWarning)
+        return found.get_indexes(table, schema=schema)
