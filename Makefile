@@ -40,7 +40,7 @@ quick: $(VENV)/dev.installed  ## unit tests and SQLite only, in less than a minu
 
 test: $(VENV)/dev.installed  ## every test, on SQLite and on real PostgreSQL servers
 	@$(BIN)/coverage erase
-	@$(BIN)/pytest -n 3 --dist loadfile --cov --cov-report=
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	@$(BIN)/behave --format progress
 	@$(BIN)/behave --format progress -D engine=postgresql-18
 	@$(BIN)/robot --console dotted --outputdir build/robot/sqlite robot
