@@ -42,6 +42,7 @@ from cleveragents_plans.evolution import (
     ParentTree,
     Trigger,
     archive_column,
+    check_alterable,
     check_archive,
     check_droppable,
     check_parent_tree,
@@ -81,7 +82,8 @@ FILL, UNFILL, KEEP = "v3_plans_fill", "v3_plans_unfill", "v3_plans_keep"
 # With its schema, for PostgreSQL.
 TABLE = "{schema}.v3_plans"
 SNAPSHOT = "TEXT DEFAULT '{}' NOT NULL"
-ADD_SNAPSHOT = f"ALTER TABLE {TABLE} ADD COLUMN IF NOT EXISTS {SNAPSHOTS.column} {SNAPSHOT}"
+ADD_SNAPSHOT = f"ADD COLUMN IF NOT EXISTS {SNAPSHOTS.column} {SNAPSHOT}"
+DEFAULT_PROFILE = "ALTER COLUMN automation_profile SET DEFAULT 'balanced'"
 
 
 def is_applied() -> bool:
@@ -93,6 +95,8 @@ def is_applied() -> bool:
 
 def check_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
+    written = {"adds": [SNAPSHOTS.column], "default_of": ["automation_profile"]}
+    check_alterable(op, "v3_plans", ADD_SNAPSHOT, DEFAULT_PROFILE, **written)
     check_parent_tree(op, PLANS)
     check_archive(op, SNAPSHOTS.in_database(op), exists=True)
     lacking = f"t.root_plan_id IS NULL OR {_is_blank('t')} OR {_is_wrapped('t')}"
@@ -101,14 +105,14 @@ def check_upgrade() -> None:
 
 def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
+    check_alterable(op, "v3_plans", ADD_SNAPSHOT, "ALTER COLUMN automation_profile DROP DEFAULT")
     check_droppable(op, "v3_plans", "effective_profile_snapshot", ours=(KEEP,))
     check_archive(op, SNAPSHOTS.in_database(op), exists=False)
     _check_writable(FILLED, None)
 
 
 def _check_writable(needs: str, profile: str | None) -> None:
-    values = {"root_plan_id": None, "automation_profile": profile}
-    ours = (FILL, UNFILL, KEEP)
+    values, ours = {"root_plan_id": None, "automation_profile": profile}, (FILL, UNFILL, KEEP)
     check_writable(op, "v3_plans", key="plan_id", needs=needs, values=values, ours=ours)
 
 
@@ -177,12 +181,14 @@ def _upgrade_postgresql() -> None:
         "v3_plans",
         *drop_trigger_sql("v3_plans", UNFILL),  # of a downgrade that was interrupted
         *drop_trigger_sql("v3_plans", KEEP),
-        ADD_SNAPSHOT,
+        f"ALTER TABLE {TABLE} {ADD_SNAPSHOT}",
         # It may be there already, in another shape.
         f"ALTER TABLE {TABLE} ALTER COLUMN {SNAPSHOTS.column} SET DEFAULT '{{}}'",
-        f"ALTER TABLE {TABLE} ALTER COLUMN automation_profile SET DEFAULT 'balanced'",
+        f"ALTER TABLE {TABLE} {DEFAULT_PROFILE}",
         *fill_trigger(
-            PLANS, FILL, also={"automation_profile": ColumnDefault(_is_blank, _balanced)}
+            PLANS,
+            FILL,
+            also={"automation_profile": ColumnDefault(_is_blank, lambda _row: "'balanced'")},
         ).create_sql(),
         *SNAPSHOTS.in_database(op).create(),
     )
@@ -203,7 +209,7 @@ def _fill() -> None:
                 lambda row: _present_profile(row, POSTGRESQL),
             ),
             SNAPSHOTS.column: ColumnDefault(
-                lambda row: f"{row}.{SNAPSHOTS.column} IS NULL", _nothing
+                lambda row: f"{row}.{SNAPSHOTS.column} IS NULL", lambda _row: "'{}'"
             ),
         },
         label="roots and profiles",
@@ -222,7 +228,8 @@ def _downgrade_postgresql() -> None:
     with_exclusive_lock(
         op,
         "v3_plans",
-        ADD_SNAPSHOT,  # an upgrade that was interrupted early has no column yet
+        # An upgrade that was interrupted early has no column yet.
+        f"ALTER TABLE {TABLE} {ADD_SNAPSHOT}",
         *SNAPSHOTS.in_database(op).create(),
         *drop_trigger_sql("v3_plans", FILL),
         *SNAPSHOTS.in_database(op).keep_trigger(KEEP).create_sql(),
@@ -269,14 +276,6 @@ SQLITE = {
 
 def _is_blank(row: str) -> str:
     return POSTGRESQL["blank"].format(f"{row}.automation_profile")
-
-
-def _balanced(_row: str) -> str:
-    return "'balanced'"
-
-
-def _nothing(_row: str) -> str:
-    return "'{}'"
 
 
 def _name(row: str, sql: dict[str, str]) -> str:

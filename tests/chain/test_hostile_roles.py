@@ -144,6 +144,22 @@ def test_nothing_that_another_role_planted_runs_with_the_rights_of_whoever_migra
     assert called(url) == []
 
 
+def test_statements_that_event_triggers_watch_run_nothing_that_another_role_planted(url: str):
+    plant(url)
+    execute(
+        url,
+        "CREATE FUNCTION ignore() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM pg_catalog.now(); END$$",
+        "CREATE EVENT TRIGGER ignore ON ddl_command_end EXECUTE FUNCTION ignore()",
+    )
+
+    migrate(url, HEAD)
+    roll_back(url, M4_003)
+    execute(url, "DROP EVENT TRIGGER ignore")
+
+    assert called(url) == []
+
+
 def test_triggers_run_nothing_that_another_role_planted_when_a_client_writes(url: str):
     plant(url)
     migrate(url, HEAD)

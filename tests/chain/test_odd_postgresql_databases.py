@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
+from cleveragents_plans.evolution import EvolutionError
 from support import debian
 from support.databases import ENGINES, empty_database, migrate, roll_back
 from support.former_release import true_roots
@@ -248,3 +249,120 @@ def test_foreign_key_that_a_client_checks_late_does_not_break_a_batch(url: str):
     engine.dispose()
 
     up_down_and_up(url)
+
+
+EVENT_TRIGGER = (
+    "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS"
+    " $$BEGIN RAISE EXCEPTION 'no ALTER TABLE today'; END$$",
+    "CREATE EVENT TRIGGER forbid ON ddl_command_start WHEN TAG IN ('ALTER TABLE')"
+    " EXECUTE FUNCTION forbid()",
+)
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "its row type in another table": (
+        ["CREATE TABLE uses (plan v3_plans)"],
+        "v3_plans is the type of public.uses.plan, so that PostgreSQL adds no column to it",
+    ),
+    "its row type in an array of a composite type": (
+        ["CREATE TYPE pair AS (one v3_plans, n int)", "CREATE TABLE uses (plans pair[])"],
+        "v3_plans is the type of public.uses.plans",
+    ),
+    "an event trigger that forbids ALTER TABLE": (
+        list(EVENT_TRIGGER), r"\(no ALTER TABLE today\)",
+    ),
+    "1,600 columns": (
+        ["ALTER TABLE v3_plans " + ", ".join(f"ADD c{n} int" for n in range(1594))],
+        "has or had 1600 columns, and PostgreSQL allows 1600",
+    ),
+    "1,600 columns, some of them dropped": (
+        ["ALTER TABLE v3_plans " + ", ".join(f"ADD c{n} int" for n in range(1594)),
+         "ALTER TABLE v3_plans DROP c1, DROP c2, DROP c3"],
+        "has or had 1600 columns",
+    ),
+    "a rule on UPDATE": (
+        ["CREATE RULE never AS ON UPDATE TO v3_plans DO INSTEAD NOTHING"],
+        "v3_plans has rules that would be run instead of, or beside, each UPDATE: never",
+    ),
+    "a view of its name": (
+        ["ALTER TABLE v3_plans RENAME TO plans", "CREATE VIEW v3_plans AS SELECT * FROM plans"],
+        "v3_plans is a view; expected a table",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("found", REFUSED)
+def test_what_would_stop_a_run_half_way_is_refused_before_any_change(url: str, found: str):
+    statements, message = REFUSED[found]
+    build(url, {})
+    run(url, *statements)
+    before = schema_dump(url), database_hash(url)
+
+    with pytest.raises(EvolutionError, match=message) as refused:
+        migrate(url, M8_001)
+
+    assert "\n" not in str(refused.value)
+    assert "nothing was changed" in str(refused.value)
+    assert (schema_dump(url), database_hash(url)) == before
+    with pytest.raises(EvolutionError, match=r"."):
+        migrate(url, M8_001)
+    assert run(url, "SELECT obj_description('alembic_version'::regclass, 'pg_class')") == [(None,)]
+
+
+@pytest.mark.parametrize("profile", ["JSONB", "JSON", "INTEGER", "VARCHAR(5)", "BYTEA", "BOOLEAN"])
+def test_column_that_cannot_hold_the_name_of_a_profile_is_refused(url: str, profile: str):
+    build(url, {"profile": profile}, plans="INSERT INTO v3_plans (plan_id) VALUES ('P1')")
+    before = schema_dump(url), database_hash(url)
+
+    with pytest.raises(EvolutionError, match=r"PostgreSQL .*; nothing was changed$") as refused:
+        migrate(url, M8_001)
+
+    assert "\n" not in str(refused.value)
+    assert (schema_dump(url), database_hash(url)) == before
+
+
+def test_event_trigger_is_found_before_a_downgrade_too(url: str):
+    build(url, {})
+    migrate(url, M8_001)
+    run(url, *EVENT_TRIGGER)
+    before = schema_dump(url), database_hash(url)
+
+    with pytest.raises(EvolutionError, match=r"no ALTER TABLE today.*nothing was changed"):
+        roll_back(url, M4_003)
+
+    assert (schema_dump(url), database_hash(url)) == before
+    run(url, "DROP EVENT TRIGGER forbid")
+    roll_back(url, M4_003)
+
+
+RECORD = (
+    "CREATE TABLE changes (tag text)",
+    "CREATE FUNCTION record() RETURNS event_trigger LANGUAGE plpgsql AS"
+    " $$BEGIN INSERT INTO changes VALUES (tg_tag); END$$",
+    "CREATE EVENT TRIGGER record ON ddl_command_end EXECUTE FUNCTION record()",
+)
+
+
+def test_event_trigger_that_records_finds_its_table_by_the_search_path_of_the_role(url: str):
+    build(url, {})
+    run(url, *RECORD, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+
+    migrate(url, M8_001)
+    roll_back(url, M4_003)
+    migrate(url, M8_001)
+
+    tags = {tag for (tag,) in run(url, "SELECT DISTINCT tag FROM changes")}
+    assert {"CREATE FUNCTION", "CREATE TRIGGER", "ALTER TABLE", "DROP TRIGGER"} <= tags
+
+
+def test_event_trigger_that_counts_on_a_schema_of_other_roles_is_refused(url: str):
+    build(url, {})
+    run(url, *RECORD, "GRANT CREATE ON SCHEMA public TO PUBLIC")
+
+    with pytest.raises(
+        EvolutionError, match=r'relation "changes" does not exist.*event trigger'
+    ) as refused:
+        migrate(url, M8_001)
+
+    assert "nothing was changed" in str(refused.value)
+    run(url, "ALTER FUNCTION record() SET search_path = public")
+    migrate(url, M8_001)
+    assert run(url, "SELECT count(*) > 0 FROM changes") == [(True,)]

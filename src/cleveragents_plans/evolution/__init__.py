@@ -28,6 +28,7 @@ from cleveragents_plans.evolution.operations.indexes import (
     drop_index,
 )
 from cleveragents_plans.evolution.operations.triggers import create_trigger, drop_trigger
+from cleveragents_plans.evolution.postgresql.alterations import check_alterable
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.checks import check_droppable, check_writable
 from cleveragents_plans.evolution.postgresql.constraints import validate_constraint
@@ -59,6 +60,7 @@ __all__ = [
     "add_foreign_key",
     "archive_column",
     "backfill",
+    "check_alterable",
     "check_archive",
     "check_drop_tables",
     "check_droppable",

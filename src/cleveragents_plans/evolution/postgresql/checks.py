@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, sqlstate
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
+from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
 
@@ -67,6 +68,7 @@ def check_writable(
 
     Raises:
         CheckViolated: A CHECK would refuse a row.
+        TableUnfit: A rule would be run for an UPDATE, or *needs* is no condition for its columns.
         NameTaken: A function of one of *ours* belongs to another role.
     """
     connection = _connection(op)
@@ -76,6 +78,8 @@ def check_writable(
     refuse_foreign_functions(connection, name_in_sql, ours)
     needs = in_schema(op.get_context(), needs)
     key = connection.dialect.identifier_preparer.quote(key)
+    _refuse_rules(connection, table, name_in_sql)
+    _refuse_condition(connection, table, name_in_sql, needs)
     for name, check in _rows(connection, _NOT_VALID, name_in_sql):
         where = f"({needs}) AND NOT ({check})"
         query = f"SELECT t.{key} FROM {name_in_sql} t WHERE {where} LIMIT {_MAX_SHOWN}"
@@ -102,6 +106,37 @@ def check_writable(
             table,
             ", ".join(triggers),
         )
+
+
+def _refuse_rules(connection: Connection, table: str, name_in_sql: str) -> None:
+    rules = [name for (name,) in _rows(connection, _RULES, name_in_sql)]
+    if rules:
+        raise TableUnfit(
+            table,
+            "has rules that would be run instead of, or beside, each UPDATE: " + ", ".join(rules),
+            "ALTER TABLE ... DISABLE RULE for the time of this run, or make a trigger of each",
+        )
+
+
+def _refuse_condition(connection: Connection, table: str, name_in_sql: str, needs: str) -> None:
+    if not _rows(
+        connection,
+        "SELECT to_regclass(%(table)s) WHERE to_regclass(%(table)s) IS NOT NULL",
+        name_in_sql,
+    ):
+        return
+    try:
+        with connection.begin_nested():
+            run(connection, f"EXPLAIN SELECT FROM {name_in_sql} t WHERE {needs}")
+    except DBAPIError as error:
+        if (sqlstate(error) or "")[:2] not in ("22", "42"):
+            raise
+        said = getattr(getattr(error.orig, "diag", None), "message_primary", None) or error.orig
+        raise TableUnfit(
+            table,
+            f"has columns of other types than this revision is for: PostgreSQL says {said}",
+            "change their types",
+        ) from error
 
 
 def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()) -> None:
@@ -177,6 +212,12 @@ SELECT t.tgname FROM pg_trigger t
          SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid
             AND a.attnum = ANY(t.tgattr) AND a.attname = ANY(%(columns)s)))
  ORDER BY t.tgname"""
+
+# On UPDATE ('2'); a WITH query is refused where there is one that is not instead of it.
+_RULES = """\
+SELECT quote_ident(rulename) FROM pg_rewrite
+ WHERE ev_class = to_regclass(%(table)s) AND ev_type = '2' AND ev_enabled IN ('O', 'A')
+ ORDER BY rulename"""
 
 _USERS = """\
 SELECT DISTINCT CASE WHEN r.oid IS NULL THEN pg_describe_object(d.classid, d.objid, d.objsubid)

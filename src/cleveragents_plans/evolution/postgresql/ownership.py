@@ -33,7 +33,7 @@ def refuse_foreign_tables(
     connection: Connection, tables: Collection[str], version_table: str, schema: str | None
 ) -> None:
     """
-    Refuse tables of the chain that belong to different roles.
+    Refuse tables of the chain that are no tables, or belong to different roles.
 
     A superuser may own some of them, and so may the role that migrates, and the owner of the
     schema or of the database.
@@ -45,12 +45,18 @@ def refuse_foreign_tables(
         schema: Their schema; None is the first of the search path.
 
     Raises:
-        NameTaken: One belongs to a role that does not own the others, or the version table is
-            the only one.
+        NameTaken: One is a view or the like, or belongs to a role that does not own the others,
+            or is the only one.
     """
     names = {"tables": [*tables, version_table], "schema": schema}
     found = run(connection, _TABLES, names).all()
-    for name, owner, trusted, of_others in found:
+    for name, kind, owner, trusted, of_others in found:
+        if kind is not None:
+            raise NameTaken(
+                name,
+                f"is {kind}; expected a table",
+                "rename or drop it, or give -x schema=NAME of the tables",
+            )
         if trusted or (len(found) > 1 and set(of_others) == {owner}):
             continue
         others = [other for other in dict.fromkeys(of_others) if other != owner]
@@ -119,7 +125,11 @@ _TRUSTED = """\
  OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
 
 _TABLES = f"""\
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.rolname), {_TRUSTED},
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+       CASE c.relkind WHEN 'r' THEN NULL WHEN 'p' THEN NULL WHEN 'v' THEN 'a view'
+                      WHEN 'm' THEN 'a materialized view' WHEN 'f' THEN 'a foreign table'
+                      ELSE 'an index, a sequence or a type' END,
+       quote_ident(o.rolname), {_TRUSTED},
        CAST(array_agg(quote_ident(o.rolname)) OVER () AS text[])
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -187,10 +187,14 @@ def path_for_ddl(connection: Connection) -> str:
     Give the search path for statements that change the schema.
 
     These are system schemas, unless there are event triggers whose functions have no search
-    path of their own: they may count on that of the role, and only superusers can create them.
+    path of their own: they may count on that of the role. Of that path those schemas are left
+    in which no other role may create objects, or has created operators or functions: the
+    statement itself is looked up there, too. Trusted are superusers, the role that migrates,
+    and the owners of the schema and of the database.
     """
-    counts = run(connection, _EVENT_TRIGGERS).scalar_one()
-    return connection.info[_FORMER] if counts else SYSTEM_SCHEMAS
+    searched = {"searched": connection.info[_SCHEMAS]}
+    schemas = run(connection, _PATH_OF_EVENT_TRIGGERS, searched).scalar_one()
+    return f"pg_catalog, {schemas}, pg_temp" if schemas else SYSTEM_SCHEMAS
 
 
 def path_statement(connection: Connection) -> list[str]:
@@ -202,11 +206,25 @@ def path_statement(connection: Connection) -> list[str]:
     return [f"SELECT set_config('search_path', '{literal}', true)"]
 
 
-_EVENT_TRIGGERS = """\
-SELECT EXISTS (
-  SELECT FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
-   WHERE e.evtenabled IN ('O', 'A') AND NOT EXISTS (
-           SELECT FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%'))"""
+_TRUSTED = """\
+({0} IN (n.nspowner, d.datdba, to_regrole(quote_ident(current_user)))
+            OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = {0} AND r.rolsuper))"""
+_PATH_OF_EVENT_TRIGGERS = f"""\
+SELECT string_agg(quote_ident(n.nspname), ', ' ORDER BY searched.place)
+  FROM unnest(CAST(%(searched)s AS text[])) WITH ORDINALITY AS searched (name, place)
+  JOIN pg_namespace n ON n.nspname = searched.name
+  JOIN pg_database d ON d.datname = current_database()
+ WHERE n.nspname <> 'pg_catalog' AND EXISTS (
+         SELECT FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
+          WHERE e.evtenabled IN ('O', 'A') AND NOT EXISTS (
+                  SELECT FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%%'))
+   AND NOT EXISTS (
+         SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
+          WHERE a.privilege_type = 'CREATE' AND NOT {_TRUSTED.format("a.grantee")})
+   AND NOT EXISTS (SELECT FROM pg_proc p
+                    WHERE p.pronamespace = n.oid AND NOT {_TRUSTED.format("p.proowner")})
+   AND NOT EXISTS (SELECT FROM pg_operator o
+                    WHERE o.oprnamespace = n.oid AND NOT {_TRUSTED.format("o.oprowner")})"""
 
 
 @contextmanager

@@ -139,6 +139,9 @@ def with_checks(command: Command, note: UnfinishedNote | None = None) -> FindSte
                 _check(step)
             if number and note:
                 _rehearse(step, migration)
+                if migration.connection is not None and migration.dialect.name == "postgresql":
+                    # Of a check that has tried something the id of the transaction would be left.
+                    migration.connection.rollback()
             if note and isinstance(step, RevisionStep):
                 note.begin(step.revision.revision, _direction(step))
             if isinstance(step, RevisionStep):
