@@ -16,29 +16,23 @@ from functools import partial
 from typing import Any, Final
 
 from sqlalchemy import (
-    CheckConstraint,
     ColumnElement,
-    FromClause,
     Row,
-    Select,
     Text,
-    and_,
-    case,
-    cast,
     func,
     literal,
     literal_column,
     select,
-    text,
-    union_all,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import Executable
 
 from cleveragents_plans.domain import Phase, Plan
 from cleveragents_plans.domain.errors import PlansError
+from cleveragents_plans.persistence.claim_statements import PROCESSING, QUEUED, claim_statement
 from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.errors import CorruptPlanRow
 from cleveragents_plans.persistence.filters import QueueFilters, conditions
@@ -47,35 +41,19 @@ from cleveragents_plans.persistence.pages import stored_id
 from cleveragents_plans.persistence.parameters import values_of, word_of
 from cleveragents_plans.persistence.queries import (
     OnCorrupt,
-    child_columns,
     plan_in,
     plans_query,
     report,
+    rows_among,
     rows_of,
 )
 from cleveragents_plans.persistence.sessions import (
     PLANS,
-    among,
     execute,
     on_postgresql,
     without_index,
 )
 from cleveragents_plans.persistence.updates import is_serialization_failure, write
-
-# Written out, so that PostgreSQL and SQLite know that the indexes of just these rows will do.
-_QUEUED: Final = PLANS.c.processing_state == literal_column("'queued'")
-_PROCESSING: Final = PLANS.c.processing_state == literal_column("'processing'")
-_BEGUN: Final = literal_column("'processing'", Text)
-
-# PostgreSQL checks every constraint of a row that is updated. One that was added NOT VALID may be
-# broken already.
-_SOUND: Final = and_(
-    *(
-        text(f"({each.sqltext}) IS NOT FALSE")
-        for each in PLANS.constraints
-        if isinstance(each, CheckConstraint)
-    )
-)
 
 #: How many rows are read at once behind one that cannot be read.
 _BATCH: Final = 100
@@ -113,14 +91,14 @@ def claim_plans(
         QueueConflict: Another transaction changed one of the plans, unseen by this one.
         As `conditions`.
     """
-    phases = _phases(filters.get("phase"))
-    others = conditions(session, {**filters, "phase": None}, QueueFilters)
+    postgresql = on_postgresql(session)
+    statement = claim_statement(_phases(filters.get("phase")), filters, postgresql=postgresql)
     session.flush()
     with _report_conflict():
-        claim = _claim_on_postgresql if on_postgresql(session) else _claim_on_sqlite
-        plans = claim(session, phases, others, limit) if phases else []
+        claim = _claim_on_postgresql if postgresql else _claim_on_sqlite
+        plans = claim(session, statement, limit)
         if plans is None:
-            wanted = [_QUEUED, PLANS.c.phase.in_(phases), *others]
+            wanted = [QUEUED, *conditions(postgresql, filters, QueueFilters)]
             plans = _take(session, wanted, Plan.begin, limit, on_corrupt)
     refresh_plans(session, [plan.plan_id for plan in plans])
     return plans
@@ -143,7 +121,7 @@ def requeue_plans(
         As `conditions`.
     """
     stalled = PLANS.c.updated_at < not_touched_since
-    wanted = [_PROCESSING, stalled, *conditions(session, filters, QueueFilters)]
+    wanted = [PROCESSING, stalled, *conditions(on_postgresql(session), filters, QueueFilters)]
     session.flush()
 
     def step(plan: Plan) -> Plan | None:
@@ -166,54 +144,13 @@ def _phases(value: Any) -> list[str]:
     return [*Phase] if value is None else values_of("phase", value, partial(word_of, Phase))
 
 
-def _oldest(
-    phases: Sequence[str],
-    others: Sequence[ColumnElement[bool]],
-    limit: int,
-    *columns: Any,
-    lock: bool,
-) -> Select[Any]:
-    """Select the oldest queued plans; each phase by itself, as an index has their order."""
-    parts = []
-    for phase in dict.fromkeys(phases):
-        in_phase = PLANS.c.phase == literal(phase, literal_execute=True)
-        part = select(*columns).where(_QUEUED, in_phase, *others)
-        part = part.order_by(PLANS.c.plan_id).limit(limit)
-        parts.append(part.with_for_update(skip_locked=True, key_share=True) if lock else part)
-    if len(parts) == 1:
-        return parts[0]
-    together = union_all(*(select(part.subquery()) for part in parts)).subquery()
-    return select(together).order_by(together.c.plan_id).limit(limit)
-
-
-def _precedes(plans: FromClause, now: ColumnElement[str]) -> ColumnElement[bool]:
-    """Say that a version is before *now*, and is spelled so that text order is time order."""
-    usual = plans.c.updated_at.like("____-__-__T__:__:__.______+00:00")
-    return and_(usual, cast(plans.c.updated_at, Text) < now)
-
-
-def _claim_on_sqlite(
-    session: Session, phases: Sequence[str], others: Sequence[ColumnElement[bool]], limit: int
-) -> list[Plan] | None:
-    now = literal(time_text(datetime.now(UTC)), Text)
-    oldest = _oldest(phases, others, limit, PLANS.c.plan_id, lock=False)
-    statement = (
-        update(PLANS)
-        .where(PLANS.c.plan_id.in_(oldest))
-        # Another version stays, and is noticed.
-        .values(
-            processing_state=_BEGUN,
-            updated_at=case((_precedes(PLANS, now), now), else_=PLANS.c.updated_at),
-        )
-        # An id that is no text would fail to be read, when it is too late.
-        .returning(func.hex(PLANS.c.plan_id).label("id"))
-    )
+def _claim_on_sqlite(session: Session, statement: Executable, limit: int) -> list[Plan] | None:
+    now = time_text(datetime.now(UTC))
     savepoint = session.begin_nested()
-    claimed = execute(session, statement).all()
+    claimed = execute(session, statement, now=now, most=limit).all()
     ids = [bytes.fromhex(row.id).decode(errors="replace") for row in claimed]
-    found = plans_query(session).where(among(session, PLANS.c.plan_id, ids))
-    rows = rows_of(session, found) if ids else []
-    whole = len(rows) == len(ids) and all(row.updated_at == now.value for row in rows)
+    rows = rows_among(session, ids) if ids else []
+    whole = len(rows) == len(ids) and all(row.updated_at == now for row in rows)
     plans = _read_begun(rows) if whole else None
     if plans is None:
         savepoint.rollback()
@@ -222,35 +159,9 @@ def _claim_on_sqlite(
     return plans
 
 
-def _claim_on_postgresql(
-    session: Session, phases: Sequence[str], others: Sequence[ColumnElement[bool]], limit: int
-) -> list[Plan] | None:
-    now = literal(time_text(datetime.now(UTC)), Text)
-    columns = (PLANS.c.plan_id, PLANS.c.updated_at, _SOUND.label("sound"))
-    chosen = _oldest(phases, others, limit, *columns, lock=True).cte("chosen")
-    begun = (
-        update(PLANS)
-        .where(PLANS.c.plan_id == chosen.c.plan_id, chosen.c.sound, _precedes(chosen, now))
-        .values(processing_state=_BEGUN, updated_at=now)
-        .returning(*PLANS.c)
-        .cte("begun")
-    )
-    # The lock is that of the newest version of a row, and the statement sees child rows as they
-    # were when it began: they belong together if the plan was not written in between.
-    seen = PLANS.alias("seen")
-    whole = begun.c.plan_id.is_not(None) & (seen.c.updated_at == chosen.c.updated_at)
-    statement = select(
-        *begun.c,
-        *child_columns(begun, postgresql=True),
-        chosen.c.plan_id.label("claimed"),
-        chosen.c.updated_at.label("former"),
-        whole.label("whole"),
-    ).select_from(
-        chosen.outerjoin(begun, begun.c.plan_id == chosen.c.plan_id).outerjoin(
-            seen, seen.c.plan_id == chosen.c.plan_id
-        )
-    )
-    rows = execute(session, statement).all()
+def _claim_on_postgresql(session: Session, statement: Executable, limit: int) -> list[Plan] | None:
+    now = time_text(datetime.now(UTC))
+    rows = execute(session, statement, now=now, most=limit).all()
     plans = _read_begun(rows) if all(row.whole for row in rows) else None
     if plans is None:
         _queue_again(session, rows)
@@ -273,7 +184,7 @@ def _queue_again(session: Session, rows: Sequence[Row[Any]]) -> None:
     back = {"processing_state": literal_column("'queued'"), "updated_at": former.c.updated_at}
     execute(
         session,
-        update(PLANS).where(PLANS.c.plan_id == former.c.plan_id, _PROCESSING).values(back),
+        update(PLANS).where(PLANS.c.plan_id == former.c.plan_id, PROCESSING).values(back),
     )
 
 
@@ -312,11 +223,10 @@ def _locked(
         if on_postgresql(session):
             # Read once they are locked: one statement would see child rows as they were before.
             locked = rows_of(session, ids.with_for_update(skip_locked=True, key_share=True))
-            found = among(session, PLANS.c.plan_id, [row.plan_id for row in locked])
+            rows = rows_among(session, [row.plan_id for row in locked]) if locked else []
         else:
-            found = PLANS.c.plan_id.in_(ids)
-        query = plans_query(session).where(found).order_by(PLANS.c.plan_id)
-        rows = rows_of(session, query)
+            query = plans_query(session).where(PLANS.c.plan_id.in_(ids))
+            rows = rows_of(session, query.order_by(PLANS.c.plan_id))
         yield from rows
         if len(rows) < batch:
             return

@@ -25,7 +25,7 @@ from cleveragents_plans.persistence.sessions import (
     execute,
     on_postgresql,
 )
-from cleveragents_plans.persistence.updates import as_read, report_conflict, stored_version
+from cleveragents_plans.persistence.updates import AS_READ, as_read, report_conflict, stored_version
 
 
 def delete_plan(session: Session, plan: Plan) -> None:
@@ -43,7 +43,7 @@ def delete_plan(session: Session, plan: Plan) -> None:
     _refuse_root_in_use(session, plan.plan_id)
     try:
         with session.begin_nested(), report_conflict(plan):
-            if not _delete(session, *as_read(plan, version)):
+            if not _delete(session, AS_READ, **as_read(plan, version)):
                 stored_version(session, plan)
                 raise PlanConflict(plan.plan_id, version)
     except IntegrityError:
@@ -98,7 +98,7 @@ def delete_trees(session: Session, completed_before: str, limit: int) -> int:
     roots = {*execute(session, oldest.with_for_update(skip_locked=True, of=PLANS)).scalars()}
     if roots and on_postgresql(session):
         # A statement sees what was committed before it began, the locks came later.
-        again = select(PLANS.c.plan_id).where(among(session, PLANS.c.plan_id, roots), *ended)
+        again = select(PLANS.c.plan_id).where(among(True, PLANS.c.plan_id, roots), *ended)
         roots = {*execute(session, again).scalars()}
     if not roots:
         return 0
@@ -108,15 +108,15 @@ def delete_trees(session: Session, completed_before: str, limit: int) -> int:
 
 
 def _delete_trees(session: Session, roots: Any) -> int:
-    named = among(session, PLANS.c.root_plan_id, roots)
+    named = among(on_postgresql(session), PLANS.c.root_plan_id, roots)
     themselves = PLANS.c.root_plan_id == PLANS.c.plan_id
     with session.begin_nested():
         # SQLite refuses to delete a root in one statement with those that name it.
         return _delete(session, named, ~themselves) + _delete(session, named)
 
 
-def _delete(session: Session, *conditions: ColumnElement[bool]) -> int:
-    result = execute(session, delete(PLANS).where(*conditions))
+def _delete(session: Session, *conditions: ColumnElement[bool], **parameters: Any) -> int:
+    result = execute(session, delete(PLANS).where(*conditions), **parameters)
     return result.rowcount if isinstance(result, CursorResult) else 0
 
 

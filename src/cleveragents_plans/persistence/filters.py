@@ -22,7 +22,6 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, ProcessingState
 from cleveragents_plans.domain.errors import PlansError, shown
@@ -37,7 +36,7 @@ from cleveragents_plans.persistence.parameters import (
     values_of,
     word_of,
 )
-from cleveragents_plans.persistence.sessions import PLANS, among, on_postgresql
+from cleveragents_plans.persistence.sessions import PLANS, among
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -121,7 +120,7 @@ class UnknownFilter(PlansError, TypeError):
 
 
 def conditions(
-    session: Session, filters: Mapping[str, Any], known: type = PlanFilters
+    postgresql: bool, filters: Mapping[str, Any], known: type = PlanFilters
 ) -> list[ColumnElement[bool]]:
     """
     Say in SQL what *filters* ask for, of those that *known* has.
@@ -138,7 +137,7 @@ def conditions(
         if name not in names:
             raise UnknownFilter(name, names)
     return [
-        _CONDITIONS[name](session, name, value)
+        _CONDITIONS[name](postgresql, name, value)
         for name, value in filters.items()
         if value is not None
     ]
@@ -158,20 +157,20 @@ def documents_filters(known: type) -> Callable[[_Method], _Method]:
     return documented
 
 
-_Condition = Callable[[Session, str, Any], ColumnElement[bool]]
+_Condition = Callable[[bool, str, Any], ColumnElement[bool]]
 
 
 def _one_of(column: ColumnElement[Any], check: Callable[[str, Any], Any]) -> _Condition:
-    def condition(session: Session, name: str, value: Any) -> Any:
+    def condition(postgresql: bool, name: str, value: Any) -> Any:
         values = values_of(name, value, check)
-        return column == values[0] if len(values) == 1 else among(session, column, values)
+        return column == values[0] if len(values) == 1 else among(postgresql, column, values)
 
     return condition
 
 
-def _actions(session: Session, name: str, value: Any) -> Any:
+def _actions(postgresql: bool, name: str, value: Any) -> Any:
     spellings = {each for it in values_of(name, value, text_of) for each in _spellings(it)}
-    return among(session, PLANS.c.action_name, spellings)
+    return among(postgresql, PLANS.c.action_name, spellings)
 
 
 def _spellings(name: str) -> set[str]:
@@ -180,9 +179,9 @@ def _spellings(name: str) -> set[str]:
     return {full, full.removeprefix("local/")}
 
 
-def _projects(session: Session, name: str, value: Any) -> ColumnElement[bool]:
+def _projects(postgresql: bool, name: str, value: Any) -> ColumnElement[bool]:
     link = PlanProjectModel.__table__
-    wanted = _one_of(link.c.project_name, text_of)(session, name, value)
+    wanted = _one_of(link.c.project_name, text_of)(postgresql, name, value)
     return PLANS.c.plan_id.in_(select(link.c.plan_id).where(wanted))
 
 
@@ -195,16 +194,16 @@ _STRING = rf'"(?:[^"\\\x01-\x1f]|\\{_ESCAPED})*"'
 _TEXTS = rf"^\s*\[\s*{_STRING}(?:\s*,\s*{_STRING})*\s*\]\s*$"
 
 
-def _tags(session: Session, name: str, value: Any) -> Any:
+def _tags(postgresql: bool, name: str, value: Any) -> Any:
     # Guarded by CASE: one text that is no JSON would fail the whole statement.
     stored = PLANS.c.tags_json
-    if on_postgresql(session):
+    if postgresql:
         readable = stored.regexp_match(_TEXTS)
         tags = func.json_array_elements_text(cast(stored, JSON)).table_valued("value")
     else:
         readable = func.json_valid(stored) == 1
         tags = func.json_each(stored).table_valued("value")
-    wanted = _one_of(tags.c.value, text_of)(session, name, value)
+    wanted = _one_of(tags.c.value, text_of)(postgresql, name, value)
     return case((readable, exists().where(wanted)), else_=false())
 
 
@@ -214,13 +213,13 @@ _IS_OPEN: Final = PLANS.c.processing_state.not_in(
 )
 
 
-def _is_final(session: Session, name: str, value: Any) -> ColumnElement[bool]:
+def _is_final(postgresql: bool, name: str, value: Any) -> ColumnElement[bool]:
     return ~_IS_OPEN if flag_of(name, value) else _IS_OPEN
 
 
-def _states(session: Session, name: str, value: Any) -> ColumnElement[bool]:
+def _states(postgresql: bool, name: str, value: Any) -> ColumnElement[bool]:
     check = partial(word_of, ProcessingState)
-    wanted = _one_of(PLANS.c.processing_state, check)(session, name, value)
+    wanted = _one_of(PLANS.c.processing_state, check)(postgresql, name, value)
     # SQLite does not see by itself that the index of open plans has all of these.
     is_open = FINAL_STATES.isdisjoint(values_of(name, value, check))
     return and_(_IS_OPEN, wanted) if is_open else wanted

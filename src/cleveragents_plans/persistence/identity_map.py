@@ -20,7 +20,7 @@ from cleveragents_plans.persistence.models import (
     PlanInvariantModel,
     PlanProjectModel,
 )
-from cleveragents_plans.persistence.sessions import PLANS, among, execute
+from cleveragents_plans.persistence.sessions import PLANS, among, execute, on_postgresql
 
 _CHILD_MODELS = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
 
@@ -60,7 +60,7 @@ def follow_deletes(session: Session) -> None:
     named = {*own.values(), *parents.values()}
     if not named:
         return
-    query = select(PLANS.c.plan_id).where(among(session, PLANS.c.plan_id, named))
+    query = select(PLANS.c.plan_id).where(among(on_postgresql(session), PLANS.c.plan_id, named))
     stored = {*execute(session, query).scalars()}
     for each, plan_id in own.items():
         if plan_id not in stored:

@@ -33,6 +33,7 @@ from cleveragents_plans.persistence.sessions import (
     check_foreign_keys,
     connection_of,
     execute,
+    on_postgresql,
 )
 
 #: What to do with a plan whose id is stored already.
@@ -146,7 +147,7 @@ def _not_stored(session: Session, batch: Sequence[_New]) -> list[_New]:
 
 
 def _stored_among(session: Session, ids: Iterable[str]) -> set[str]:
-    query = select(PLANS.c.plan_id).where(among(session, PLANS.c.plan_id, ids))
+    query = select(PLANS.c.plan_id).where(among(on_postgresql(session), PLANS.c.plan_id, ids))
     return {*execute(session, query).scalars()}
 
 

@@ -81,7 +81,7 @@ def in_order(session: Session, order: Order, filters: Mapping[str, Any]) -> Colu
     by_id: ColumnElement[Any] = PLANS.c.plan_id
     times = {name: filters.get(name) for name in ("created_from", "created_before")}
     if any(times.values()) and not on_postgresql(session):
-        some = select(PLANS.c.created_at).where(*conditions(session, times)).limit(_FEW)
+        some = select(PLANS.c.created_at).where(*conditions(False, times)).limit(_FEW)
         if execute(session, select(func.count()).select_from(some.subquery())).scalar_one() < _FEW:
             by_id = without_index(by_id)
     return by_id if order == "oldest" else by_id.desc()

@@ -22,12 +22,14 @@ from sqlalchemy import (
     Row,
     Select,
     Text,
+    any_,
+    bindparam,
     case,
     func,
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Executable
@@ -121,13 +123,25 @@ def _json_value(column: ColumnElement[Any]) -> ColumnElement[Any]:
 _ON_POSTGRESQL: Final = select(*PLANS.c, *child_columns(PLANS, postgresql=True))
 _ON_SQLITE: Final = select(*PLANS.c, *child_columns(PLANS, postgresql=False))
 
+# SQLAlchemy knows a statement again that is the same object, and need not go through it.
+_THIS: Final = PLANS.c.plan_id == bindparam("plan_id", type_=PLANS.c.plan_id.type)
+_ONE_ON_POSTGRESQL: Final = _ON_POSTGRESQL.where(_THIS)
+_ONE_ON_SQLITE: Final = _ON_SQLITE.where(_THIS)
+_MANY_ON_POSTGRESQL: Final = _ON_POSTGRESQL.where(
+    PLANS.c.plan_id == any_(bindparam("ids", type_=ARRAY(Text)))
+).order_by(PLANS.c.plan_id)
+_IDS: Final = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
+_MANY_ON_SQLITE: Final = _ON_SQLITE.where(PLANS.c.plan_id.in_(select(_IDS.c.value))).order_by(
+    PLANS.c.plan_id
+)
 
-def rows_of(session: Session, query: Executable) -> Sequence[Row[Any]]:
+
+def rows_of(session: Session, query: Executable, **parameters: Any) -> Sequence[Row[Any]]:
     """Run *query* for rows of ``v3_plans``, after what the session has not sent yet."""
     if session.autoflush:
         session.flush()
     try:
-        return execute(session, query).all()
+        return execute(session, query, **parameters).all()
     except OperationalError as error:
         if "decode to UTF-8" not in str(error.orig):
             raise
@@ -135,7 +149,7 @@ def rows_of(session: Session, query: Executable) -> Sequence[Row[Any]]:
     driver: Any = connection_of(session).connection.driver_connection
     former, driver.text_factory = driver.text_factory, _escaped
     try:
-        return execute(session, query).all()
+        return execute(session, query, **parameters).all()
     finally:
         driver.text_factory = former
 
@@ -146,8 +160,16 @@ def _escaped(data: bytes) -> str:
 
 def row_of(session: Session, plan_id: str) -> Row[Any] | None:
     """Read the row of the plan that has just this id."""
-    rows = rows_of(session, plans_query(session).where(PLANS.c.plan_id == plan_id))
+    query = _ONE_ON_POSTGRESQL if on_postgresql(session) else _ONE_ON_SQLITE
+    rows = rows_of(session, query, plan_id=plan_id)
     return rows[0] if rows else None
+
+
+def rows_among(session: Session, plan_ids: Sequence[str]) -> Sequence[Row[Any]]:
+    """Read the rows of the plans that have these ids, in the order of the ids."""
+    if on_postgresql(session):
+        return rows_of(session, _MANY_ON_POSTGRESQL, ids=list(plan_ids))
+    return rows_of(session, _MANY_ON_SQLITE, ids=json.dumps(plan_ids))
 
 
 def one(session: Session, plan_id: str) -> Plan:

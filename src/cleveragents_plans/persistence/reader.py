@@ -15,7 +15,7 @@ from cleveragents_plans.persistence.errors import NotARoot, PlanNotFound
 from cleveragents_plans.persistence.filters import PlanFilters, conditions, documents_filters
 from cleveragents_plans.persistence.pages import ORDERS, Order, Page, beyond, cursor_of, in_order
 from cleveragents_plans.persistence.queries import OnCorrupt
-from cleveragents_plans.persistence.sessions import PLANS, among, session_of
+from cleveragents_plans.persistence.sessions import PLANS, on_postgresql, session_of
 from cleveragents_plans.persistence.summaries import COUNT_FIELDS, CountField, TreeSummary
 
 #: How many plans `stream` reads at once.
@@ -33,7 +33,7 @@ def check_listing(
     """
     parameters.check_on_corrupt(on_corrupt)
     parameters.choice_of("order", order, ORDERS)
-    return conditions(session, filters)
+    return conditions(on_postgresql(session), filters)
 
 
 class PlanReader:
@@ -73,10 +73,8 @@ class PlanReader:
             raise InvalidType("plan_ids", shown(plan_ids), "several ids of plans")
         parameters.check_on_corrupt(on_corrupt)
         wanted = [parameters.plan_id_of("plan_ids", each) for each in plan_ids]
-        query = queries.plans_query(self._session).where(
-            among(self._session, PLANS.c.plan_id, wanted)
-        )
-        found = {plan.plan_id: plan for plan in self._plans(query, on_corrupt)}
+        rows = queries.rows_among(self._session, wanted)
+        found = {plan.plan_id: plan for plan in queries.plans(rows, on_corrupt)}
         return {plan_id: found[plan_id] for plan_id in wanted if plan_id in found}
 
     @documents_filters(PlanFilters)
@@ -87,7 +85,7 @@ class PlanReader:
         Raises:
             InvalidType, InvalidValue, UnknownFilter: A filter cannot be used.
         """
-        wanted = conditions(self._session, filters)
+        wanted = conditions(on_postgresql(self._session), filters)
         if plan_id is not None:
             wanted.append(PLANS.c.plan_id == parameters.plan_id_of("plan_id", plan_id))
         query = select(PLANS.c.plan_id).where(*wanted).limit(1)
@@ -239,7 +237,7 @@ class PlanReader:
             InvalidType, InvalidValue, UnknownFilter: A filter cannot be used.
         """
         query = select(func.count()).select_from(PLANS)
-        query = query.where(*conditions(self._session, filters))
+        query = query.where(*conditions(on_postgresql(self._session), filters))
         ((number,),) = queries.rows_of(self._session, query)
         return int(number)
 
@@ -278,11 +276,8 @@ class PlanReader:
             raise InvalidValue("fields", "nothing", f"some of {', '.join(COUNT_FIELDS)}")
         for field in fields:
             parameters.choice_of("fields", field, COUNT_FIELDS)
-        wanted = conditions(self._session, filters)
+        wanted = conditions(on_postgresql(self._session), filters)
         return summaries.count_by(self._session, fields, wanted)
-
-    def _plans(self, query: Select[Any], on_corrupt: OnCorrupt) -> Iterator[Plan]:
-        return queries.plans(queries.rows_of(self._session, query), on_corrupt)
 
     def _above(self, plan_id: str, query: Select[Any]) -> Sequence[Any]:
         wanted = parameters.plan_id_of("plan_id", plan_id)

@@ -45,9 +45,9 @@ def session_of(value: Any) -> Session:
     raise InvalidType("session", shown(value), said)
 
 
-def execute(session: Session, statement: Executable) -> Result[Any]:
+def execute(session: Session, statement: Executable, **parameters: Any) -> Result[Any]:
     """Send *statement* to the database of the plans."""
-    return session.execute(statement, bind_arguments=_ABOUT_PLANS)
+    return session.execute(statement, parameters, bind_arguments=_ABOUT_PLANS)
 
 
 def connection_of(session: Session) -> Connection:
@@ -75,9 +75,9 @@ def sees_one_state(session: Session) -> bool:
     return name in ("REPEATABLE READ", "REPEATABLE_READ", "SERIALIZABLE")
 
 
-def among(session: Session, column: ColumnElement[str], values: Iterable[str]) -> Any:
+def among(postgresql: bool, column: ColumnElement[str], values: Iterable[str]) -> Any:
     """Say that *column* is one of *values*, as one parameter: there may be tens of thousands."""
-    if on_postgresql(session):
+    if postgresql:
         return column == any_(bindparam(None, list(values), type_=ARRAY(Text)))
     held = func.json_each(json.dumps([each for each in values if isinstance(each, str)]))
     return column.in_(select(held.table_valued("value").c.value))

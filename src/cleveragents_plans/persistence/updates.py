@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, CursorResult, delete, select, update
+from sqlalchemy import CursorResult, Text, and_, bindparam, delete, select, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -33,6 +33,19 @@ from cleveragents_plans.persistence.sessions import (
 )
 
 _NOT_SERIALIZABLE = "40001"
+
+#: The row of a plan is as it was read.
+AS_READ: Final = and_(
+    PLANS.c.plan_id == bindparam("read_plan_id", type_=PLANS.c.plan_id.type),
+    PLANS.c.updated_at == bindparam("read_version", type_=Text),
+    # A plan whose parent was deleted is another one, though its version did not move.
+    PLANS.c.parent_plan_id.is_not_distinct_from(
+        bindparam("read_parent", type_=PLANS.c.parent_plan_id.type)
+    ),
+    PLANS.c.root_plan_id == bindparam("read_root", type_=PLANS.c.root_plan_id.type),
+)
+#: It sets the columns that there are parameters for.
+_UPDATE: Final = update(PLANS).where(AS_READ)
 
 
 def save_plan(session: Session, plan: Plan, *, unchecked: bool = False) -> Plan:
@@ -152,7 +165,7 @@ def write(session: Session, row: Any, stored: Plan, plan: Plan, *, unchecked: bo
 
 def _update(session: Session, plan: Plan, version: str, values: Row) -> bool:
     """Say whether the plan was as *plan* was read, and was updated."""
-    result = execute(session, update(PLANS).where(*as_read(plan, version)).values(values))
+    result = execute(session, _UPDATE, **as_read(plan, version), **values)
     return isinstance(result, CursorResult) and result.rowcount == 1
 
 
@@ -169,15 +182,14 @@ def _stored(session: Session, plan: Plan, updated_at: datetime) -> Plan:
     return BaseModel.model_copy(plan, update={"updated_at": updated_at})
 
 
-def as_read(plan: Plan, version: str) -> tuple[ColumnElement[bool], ...]:
-    """Say in SQL that the row of *plan* is as it was read, its version being spelled so."""
-    return (
-        PLANS.c.plan_id == plan.plan_id,
-        PLANS.c.updated_at == version,
-        # A plan whose parent was deleted is another one, though its version did not move.
-        PLANS.c.parent_plan_id.is_not_distinct_from(plan.parent_plan_id),
-        PLANS.c.root_plan_id == plan.root_plan_id,
-    )
+def as_read(plan: Plan, version: str) -> dict[str, str | None]:
+    """Give the parameters of `AS_READ`: those of *plan*, its version being spelled so."""
+    return {
+        "read_plan_id": plan.plan_id,
+        "read_version": version,
+        "read_parent": plan.parent_plan_id,
+        "read_root": plan.root_plan_id,
+    }
 
 
 def stored_version(session: Session, plan: Plan) -> str:
