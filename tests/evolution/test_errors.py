@@ -8,9 +8,9 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
 from cleveragents_plans.evolution.errors import sqlstate
-from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
 from cleveragents_plans.evolution.postgresql.blockers import Blocker
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
+from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
 from cleveragents_plans.evolution.runner.connection_errors import (
     ConnectionFailed,
     report_connection_failed,

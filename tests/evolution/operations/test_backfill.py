@@ -17,7 +17,7 @@ from cleveragents_plans.evolution import (
 )
 from cleveragents_plans.evolution.errors import BackfillNeverEnds, OperationRefused
 from cleveragents_plans.evolution.op import qualified
-from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
+from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
 from cleveragents_plans.evolution.sqlite.backfill import ForeignKeyBroken
 from support.online import client, revision, script
 from support.toys import ROWS, execute, structure

@@ -15,7 +15,7 @@ from cleveragents_plans.evolution import (
     run_in_batches,
 )
 from cleveragents_plans.evolution.errors import OperationRefused, WrongDialect
-from cleveragents_plans.evolution.postgresql.backfill import BackfillStuck
+from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
 from support.online import client, meanwhile, revision, script
 from support.statements import recorded
 

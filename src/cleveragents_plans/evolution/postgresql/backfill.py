@@ -1,8 +1,8 @@
 """
 Writing many rows of a table in use, a few at a time.
 
-Each batch is a transaction of some milliseconds that waits for nobody, so that clients
-hardly feel it; what others lock is left for a later pass.
+Each batch is a transaction of some milliseconds that waits for no lock, so that clients
+hardly notice it; rows that other sessions lock are left for a later pass.
 """
 
 from __future__ import annotations
@@ -17,14 +17,8 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import (
-    AGAIN,
-    BackfillNeverEnds,
-    EvolutionError,
-    listed,
-    sqlstate,
-)
-from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
+from cleveragents_plans.evolution.errors import BackfillNeverEnds, listed, sqlstate
+from cleveragents_plans.evolution.postgresql.blockers import Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges, base_type
@@ -32,84 +26,28 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     SYSTEM_SCHEMAS,
     as_triggers_expect,
 )
+from cleveragents_plans.evolution.postgresql.stuck_backfills import (
+    BackfillStuck,
+    Convergence,
+    update_triggers,
+)
 from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
 from cleveragents_plans.evolution.reporting import Progress, heartbeat
 from cleveragents_plans.evolution.settings import Settings
-
-
-class BackfillStuck(EvolutionError):
-    """
-    Rows still need to be written, and none could be for too long.
-
-    Attributes:
-        table: The table.
-        left: How many rows need it.
-        keys: Some of them.
-        waited: For how many seconds none was written.
-        blockers: Who holds locks on the table.
-    """
-
-    def __init__(
-        self,
-        table: str,
-        left: int,
-        keys: Sequence[object],
-        waited: float,
-        blockers: Sequence[Blocker],
-        reason: str = "",
-    ) -> None:
-        shown = ", ".join(str(key) for key in keys)
-        super().__init__(
-            f"{left} rows of {table} still have to be written, and for {waited:.0f} s none could "
-            f"be, such as {shown}; sessions that lock the table: {listed(blockers)}; "
-            + (f"the last batch was refused ({reason}); " if reason else "")
-            + f"end what locks the rows, or correct what is refused, and {AGAIN}"
-        )
-        self.table = table
-        self.left = left
-        self.keys: tuple[object, ...] = tuple(keys)
-        self.waited = waited
-        self.blockers: Final = tuple(blockers)
-
-
-class _Convergence:
-    """Gives up when pass after pass leaves as many rows as the one before."""
-
-    def __init__(self, table: str, left: int) -> None:
-        self._table, self._least = table, left
-        self._passes, self._since = 0, time.monotonic()
-
-    def observe(self, left: int) -> None:
-        """
-        Learn that a pass has *left* so many rows.
-
-        Raises:
-            BackfillNeverEnds: Several passes, and some seconds, brought the number no lower.
-        """
-        if left < self._least:
-            self._least, self._passes, self._since = left, 0, time.monotonic()
-            return
-        self._passes += 1
-        if self._passes >= _MAX_PASSES and time.monotonic() - self._since > _MIN_SECONDS:
-            raise BackfillNeverEnds(
-                self._table, f"after {self._passes} more passes {left} rows still need it"
-            )
-
 
 # A parent that another session deletes meanwhile is a conflict, too.
 _NO_PARENT = "23503"
 _TRY_AGAIN = LOCK_CONFLICTS | {_NO_PARENT}
 _TRIES = 3
-# Clients may write rows that need it; each pass finds fewer, as it takes less time.
-_MAX_PASSES = 5
-_MIN_SECONDS = 5.0
+# So many waits in which no other session locked the table, and still no row was written.
+_MAX_UNLOCKED = 6
 
-# How long one look for rows may take; it locks nothing.
+# How long one query for rows may take; it locks nothing.
 _LOOK_MS = 20.0
-# Every batch costs something by itself, so those are longer that nobody can wait for.
-# Whoever comes meanwhile waits for no longer than one of them.
+# Every batch has a cost of its own, so batches are longer while no client can wait for one. A
+# client that comes meanwhile waits for one of them at most.
 _ALONE = 4
-# Without the exclusive lock that cutting off empty pages takes, and without workers, who
+# Without the exclusive lock that truncating empty pages takes, and without workers, which
 # would take the processors from clients.
 _VACUUM = "TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED, PARALLEL 0"
 _VACUUM_SHARE = 10
@@ -148,6 +86,7 @@ class BatchRun:
         self.vacuum_after: int = 0
         self.next_vacuum: int = 0
         self.refused: str = ""
+        self.unlocked: int = 0
 
     def to_the_end(self) -> int:
         """
@@ -162,7 +101,7 @@ class BatchRun:
             return 0
         self.next_vacuum = self.vacuum_after
         deadline = Deadline.for_locks(self.settings)
-        convergence = _Convergence(self.table, left)
+        convergence = Convergence(self.table, left)
         with Progress(self.wanted.label, left, rows=self.rows) as progress:
             self._do_first(progress)
             while left:
@@ -173,6 +112,7 @@ class BatchRun:
                     missed = self._pass(missed.ranges, progress)
                     if self.written > before:
                         deadline.restart()
+                        self.unlocked = 0
                     elif missed.ranges:
                         self._wait(missed, deadline, progress)
                 # Rows may have come in behind the pass.
@@ -309,17 +249,20 @@ UNION ALL
                 self._try(f"VACUUM ({_VACUUM}) {self.written_to}")
 
     def _wait(self, missed: SkippedRanges, deadline: Deadline, progress: Progress) -> None:
-        spoke = deadline.report_due()
-        if spoke or deadline.left <= 0:
-            found = blockers(self.connection, [self.table, self.written_to], ANY_LOCK)
-            if deadline.left <= 0:
-                keys = self._some_keys(missed, progress)
-                raise BackfillStuck(
-                    self.table, missed.rows, keys, deadline.waited, found, self.refused
-                )
+        found = blockers(self.connection, [self.table, self.written_to], ANY_LOCK)
+        # Rows that are locked are rows of a session that holds a lock on the table.
+        self.unlocked = 0 if found or self.refused else self.unlocked + 1
+        triggers = update_triggers(self.connection, self.table)
+        if deadline.left <= 0 or (self.unlocked >= _MAX_UNLOCKED and triggers):
+            keys = self._some_keys(missed, progress)
+            raise BackfillStuck(
+                self.table, missed.rows, keys, deadline.waited, found, triggers, self.refused
+            )
+        if deadline.report_due():
+            fire = f"; triggers that fire for them: {', '.join(triggers)}" if triggers else ""
             progress.say(
-                f"{missed.rows} rows of {self.table} are locked by others since "
-                f"{deadline.waited:.0f} s; perhaps by: {listed(found)}"
+                f"{missed.rows} rows of {self.table} could not be written for "
+                f"{deadline.waited:.0f} s; sessions that lock the table: {listed(found)}{fire}"
             )
         time.sleep(min(0.5, max(deadline.left, 0)))
 
