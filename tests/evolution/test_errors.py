@@ -35,8 +35,8 @@ def test_lock_error_names_the_blockers():
 
 
 def test_error_without_visible_blockers_says_so():
-    assert "nobody that can be seen now" in str(LockNotObtained("toy", 1, []))
-    assert "nobody that can be seen now" in str(MigrationLockNotObtained("the lock", 1))
+    assert "none that can be seen now" in str(LockNotObtained("toy", 1, []))
+    assert "none that can be seen now" in str(MigrationLockNotObtained("the lock", 1))
 
 
 def test_rows_that_are_left_are_named():

@@ -91,9 +91,10 @@ class BackfillNeverEnds(EvolutionError):
 
     def __init__(self, table: str, found: str) -> None:
         super().__init__(
-            f"the backfill of {table} would never end: {found}; correct the revision, so that "
-            "the condition is false for a row that was written (or let a trigger fill in what "
-            "clients write meanwhile), and run the same command again"
+            f"the backfill of {table} would never end: {found}; disable a trigger that undoes it, "
+            "or correct the revision, so that the condition is false for a row that was written "
+            "(or let a trigger fill in what clients write meanwhile), and run the same command "
+            "again"
         )
         self.table = table
 
@@ -117,7 +118,7 @@ class WrongDialect(EvolutionError):
 
 
 class ExternalTransaction(EvolutionError):
-    """Somebody else's transaction is open, so that short ones of our own are impossible."""
+    """A transaction of the caller is open, so that a run can have no short ones of its own."""
 
     def __init__(self, found: str) -> None:
         super().__init__(
@@ -127,8 +128,8 @@ class ExternalTransaction(EvolutionError):
 
 
 def listed(found: Sequence[object]) -> str:
-    """Name those that were *found*, or say that nobody was."""
-    return "; ".join(str(one) for one in found) or "nobody that can be seen now"
+    """Name the sessions that were *found*, or say that there are none."""
+    return "; ".join(str(one) for one in found) or "none that can be seen now"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 from cleveragents_plans.evolution import (
     run_in_batches,
 )
-from cleveragents_plans.evolution.errors import OperationRefused, WrongDialect
+from cleveragents_plans.evolution.errors import BackfillNeverEnds, OperationRefused, WrongDialect
 from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
 from support.online import client, meanwhile, revision, script
 from support.statements import recorded
@@ -108,7 +108,7 @@ def test_rows_that_others_lock_are_left_for_a_later_pass(url, other, caplog):
 
     assert done == [ROWS - 100]
     assert f"pid {other.info.backend_pid}" in caplog.text
-    assert "100 rows of public.toy are locked by others" in caplog.text
+    assert "100 rows of public.toy could not be written for" in caplog.text
     assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes = 1") == ROWS
 
 
@@ -260,6 +260,44 @@ def test_rows_that_stay_locked_end_the_backfill_with_their_keys(url):
     assert stuck.value.waited >= 1
     assert pid in [blocker.pid for blocker in stuck.value.blockers]
     assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes = 1") == ROWS - 1
+
+
+def test_rows_whose_update_a_trigger_suppresses_end_the_backfill_by_its_name(url):
+    with client(url) as connection:
+        connection.execute(
+            "CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RETURN CASE WHEN OLD.id > '000002998' THEN NULL ELSE NEW END; END $$;"
+            "CREATE TRIGGER suppressing BEFORE UPDATE ON toy"
+            " FOR EACH ROW EXECUTE FUNCTION suppress()"
+        )
+
+    with (
+        pytest.raises(BackfillStuck, match="fire for an UPDATE: suppressing; ") as stuck,
+        revision(url) as op,
+    ):
+        fill(op)
+
+    assert stuck.value.triggers == ("suppressing",)
+    assert stuck.value.left == len(stuck.value.keys) > 0
+    assert stuck.value.waited < 60
+
+
+def test_rows_that_a_trigger_restores_end_the_backfill_at_once(url):
+    with client(url) as connection:
+        connection.execute(
+            "CREATE FUNCTION restore() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN NEW.word := OLD.word; RETURN NEW; END $$;"
+            "CREATE TRIGGER restoring BEFORE UPDATE ON toy"
+            " FOR EACH ROW EXECUTE FUNCTION restore()"
+        )
+
+    with (
+        pytest.raises(BackfillNeverEnds, match="fire for them: restoring; disable a trigger"),
+        revision(url) as op,
+    ):
+        fill(op)
+
+    assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes > 0") == 0
 
 
 def test_parent_deleted_during_a_batch_makes_the_batch_run_again(url):

@@ -224,8 +224,12 @@ UNION ALL
                 run(self.connection, f"SET LOCAL search_path = {SYSTEM_SCHEMAS}")
                 after = run(self.connection, query, parameters).scalar_one()
                 if done and after >= before:
+                    triggers = update_triggers(self.connection, self.table)
+                    fire = f"; triggers that fire for them: {', '.join(triggers)}"
                     raise BackfillNeverEnds(
-                        self.table, "the rows of the first batch need it once they are done"
+                        self.table,
+                        "the rows of the first batch need it once they are done"
+                        + (fire if triggers else ""),
                     )
                 return done
         except DBAPIError as error:

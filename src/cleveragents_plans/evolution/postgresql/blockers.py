@@ -1,4 +1,4 @@
-"""Waiting for others with an end to it, and saying who they are."""
+"""Deadlines, and the sessions that hold the locks that are waited for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cleveragents_plans.evolution.settings import Settings
 
 
 class Deadline:
-    """The time that is left until it is time to give up, or to say something."""
+    """How long is left to wait, and until the next message."""
 
     def __init__(self, limit: float, report_every: float) -> None:
         self._limit = limit
@@ -55,7 +55,7 @@ class Blocker:
     pid: int | None
     #: The lock it holds, as PostgreSQL names it.
     mode: str
-    #: Such as ``idle in transaction``; None when we may not see it.
+    #: Such as ``idle in transaction``; None when it is hidden from this role.
     state: str | None
     application: str | None
     #: Seconds since its transaction (or the session) began.
@@ -74,7 +74,7 @@ class Blocker:
 
 def blockers(connection: Connection, tables: Sequence[str], modes: Sequence[str]) -> list[Blocker]:
     """
-    Find who else holds one of the lock *modes* on one of the *tables*, the longest first.
+    Find the other sessions that hold one of the lock *modes* on one of the *tables*, oldest first.
 
     Asked of ``pg_locks``: ``pg_blocking_pids`` is empty once our own attempt has timed out.
     """

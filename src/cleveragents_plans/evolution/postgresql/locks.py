@@ -1,8 +1,8 @@
 """
-A strong lock on a table in use, for a moment, without a queue behind it.
+An exclusive lock on a table in use, for a moment, without blocking other sessions.
 
-Whoever waits for ACCESS EXCLUSIVE stops everybody who comes after, so it is asked for
-in small bites, and never for longer than clients can wait.
+A session that waits for ACCESS EXCLUSIVE blocks every later one, so it is requested with short
+timeouts, and never for longer than clients can wait.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ log: Final = logging.getLogger("alembic.evolution")
 
 class LockNotObtained(EvolutionError):
     """
-    Others were in the way of a lock for too long.
+    Other sessions held conflicting locks for too long.
 
     Attributes:
         table: The table to be locked.
         waited: For how many seconds.
-        blockers: Who was in the way when last looked.
+        blockers: The sessions that held them when last looked.
     """
 
     def __init__(self, table: str, waited: float, blockers: Sequence[Blocker]) -> None:
         super().__init__(
-            f"no lock on {table} in {waited:.0f} s; in the way: {listed(blockers)}; end what is "
-            f"in the way or give a longer -x lock-wait=SECONDS, and {AGAIN}"
+            f"no lock on {table} in {waited:.0f} s; blocked by: {listed(blockers)}; end these "
+            f"sessions or give a longer -x lock-wait=SECONDS, and {AGAIN}"
         )
         self.table = table
         self.waited = waited
         self.blockers: Final = tuple(blockers)
 
 
-#: Lock timeout, deadlock, serialization failure: somebody else was in the way.
+#: Lock timeout, deadlock, serialization failure: a conflict with another session.
 LOCK_CONFLICTS = frozenset({"55P03", "40P01", "40001"})
 
 _GATE_CONFLICTS = (
@@ -72,9 +72,9 @@ _GATE_CONFLICTS = (
 ANY_LOCK = ("AccessShareLock", "RowShareLock", "RowExclusiveLock", *_GATE_CONFLICTS)
 _WRITING = ("RowExclusiveLock", *_GATE_CONFLICTS)
 
-# Nobody queues behind NOWAIT, so it is tried first; among overlapping transactions it
-# starves, and only a request that queues gets in. The length of that queue is what
-# clients feel. After a minute of starving, one longer request per round is worth it.
+# No session queues behind NOWAIT, so it is tried first; among overlapping transactions it
+# starves, and only a request that queues is granted. The length of that queue is how long
+# clients wait. After a minute of starving, one longer request per round is worth it.
 _POLL_SECONDS = 0.5
 _POLL_PAUSE = 0.005
 _RUNGS_MS = (10, 10, 20, 20)
@@ -223,7 +223,7 @@ def _retry(
             raise LockNotObtained(" and ".join(tables), deadline.waited, seen)
         if deadline.report_due():
             log.warning(
-                "waiting for a lock on %s for %.0f s; in the way: %s",
+                "waiting for a lock on %s for %.0f s; blocked by: %s",
                 " and ".join(tables),
                 deadline.waited,
                 listed(seen),
@@ -264,8 +264,8 @@ def _take(connection: Connection, tables: str, mode: str, deadline: Deadline) ->
     _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=True)
     run(connection, f"LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE")
 
-    # From here on others may not VACUUM, and our transaction has an id that holds their
-    # VACUUMs back elsewhere: so a round is about a second, and then all is let go.
+    # From here on other sessions cannot VACUUM the table, and the snapshot of this transaction
+    # holds their VACUUMs back elsewhere: so a round is about a second, and then it is rolled back.
     _set_lock_timeout(connection, _RUNGS_MS[-1], local=True)
     until = time.monotonic() + _POLL_SECONDS
     while time.monotonic() < until:
@@ -295,8 +295,8 @@ def _try(connection: Connection, statement: str) -> bool:
 
 
 def _gate_timeout(connection: Connection, deadline: Deadline) -> float:
-    # An autovacuum is cancelled when somebody has waited for it as long as the server's
-    # deadlock_timeout, so a wait must be longer than that to be of use.
+    # An autovacuum is cancelled when a session has waited for it as long as deadlock_timeout,
+    # so a wait must be longer than that to be of use.
     deadlock = run(
         connection,
         "SELECT extract(epoch FROM current_setting('deadlock_timeout')::interval)::float8",

@@ -13,8 +13,8 @@ from cleveragents_plans.evolution.postgresql.connection import run
 # The first version with CREATE OR REPLACE TRIGGER.
 _MIN_VERSION = 14
 
-# Others speak PostgreSQL's protocol, most call themselves PostgreSQL first, and lack row
-# triggers, transactional DDL, lock_timeout or pg_locks: what they say of themselves in version().
+# Other products speak PostgreSQL's protocol and lack row triggers, transactional DDL, lock_timeout
+# or pg_locks. Most begin version() with PostgreSQL; this is in it, too.
 _OTHER_PRODUCTS = {
     "-YB-": "YugabyteDB",
     "CockroachDB": "CockroachDB",
@@ -29,11 +29,10 @@ _OTHER_PRODUCTS = {
     "openGauss": "openGauss",
 }
 
-# A time limit would break the run at the same place each time. A snapshot that is older
-# than a lock would show rows as they were before it. Rows that a policy hides would be
-# taken for rows that do not exist: the server is to raise an error instead. And a host
-# that failed must not keep the migration lock for the two hours that TCP waits by itself,
-# nor for as long as a statement takes.
+# A timeout would end the run at the same statement each time. A snapshot that is older than a
+# lock would show rows as they were before it. Rows that a policy hides would be taken for rows
+# that do not exist: the server raises an error instead. A host that failed must not hold the
+# migration lock for the two hours that TCP waits by default, nor while a statement runs.
 _SESSION = {
     "statement_timeout": "0",
     "transaction_timeout": "0",
@@ -210,9 +209,10 @@ def refuse_missing_rights(
 
 def configure_session(connection: Connection) -> None:
     """Override settings of the role and the database, for the session."""
-    known = run(connection, "SELECT name FROM pg_settings").scalars()
+    # The search path is still that of the role.
+    known = run(connection, "SELECT name FROM pg_catalog.pg_settings").scalars()
     for name in _SESSION.keys() & set(known):
-        run(connection, f"SELECT set_config('{name}', '{_SESSION[name]}', false)")
+        run(connection, f"SELECT pg_catalog.set_config('{name}', '{_SESSION[name]}', false)")
     connection.commit()
 
 

@@ -1,4 +1,4 @@
-"""How much at a time, and how much rest in between."""
+"""Batch size and throttling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REMEMBER = 5.0
 
 
 class BatchSize:
-    """The size of the next piece of work, so that it takes the wanted time."""
+    """The size of the next batch, so that it takes the wanted time."""
 
     def __init__(self, milliseconds: float, *, first: int, least: int, most: int) -> None:
         self.size: int = first
@@ -25,17 +25,16 @@ class BatchSize:
     def observe(self, rows: int, seconds: float) -> None:
         """Learn that *rows* took *seconds*."""
         fitting = rows * self._wanted / max(seconds, 1e-6)
-        # A piece that was slow by accident, or small, says little: go half the way.
+        # One measurement says little: go half the way.
         following = (self.size + min(fitting, 2 * self.size)) / 2
         self.size = round(min(max(following, self._least), self._most))
 
 
 class Throttle:
     """
-    Rest between batches, so that others get their share of the processors.
+    Sleeps between batches, so that clients get their share of the processors.
 
-    Nobody is given a share who is not there: on a server without other active clients
-    there is no rest.
+    On a server without other active clients it does not sleep.
     """
 
     def __init__(self, connection: Connection, settings: Settings) -> None:
@@ -55,7 +54,7 @@ class Throttle:
 
     @property
     def alone(self) -> bool:
-        """Whether nobody else was seen at work on the server lately."""
+        """Whether no other client was active on the server lately."""
         return time.monotonic() - self._seen >= _REMEMBER
 
     def _others_work(self) -> bool:
@@ -67,7 +66,7 @@ class Throttle:
         return not self.alone
 
 
-# Clients whose state we may not see count as working. Processes that wait for the
+# Clients whose state is hidden from this role count as active; those that poll for the
 # migration lock do not.
 _OTHERS = """\
 SELECT EXISTS (SELECT FROM pg_stat_activity

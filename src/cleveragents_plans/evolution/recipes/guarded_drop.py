@@ -1,4 +1,4 @@
-"""Dropping tables only when nothing is lost by it, or when the loss is wanted."""
+"""Drop tables that are empty, or whose loss was confirmed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 
 class TableNotEmpty(EvolutionError):
     """
-    The table still has rows, and nobody said that they may go.
+    The table has rows, and their loss was not confirmed.
 
     Attributes:
         table: The table.
@@ -116,8 +116,8 @@ def _referring(connection: Connection, table: str, children: Sequence[str]) -> l
     return list(run(connection, _REFERRING_POSTGRESQL, parameters).scalars())
 
 
-# An operator's script has nobody to ask, so it carries the question with it; on line it
-# closes the gap between the count and the lock.
+# A script cannot ask, so it checks by itself; on line this closes the gap between the count and
+# the lock.
 _RAISE_IF_ROWS = """\
 DO $drop$ BEGIN
   IF EXISTS (SELECT 1 FROM {t}) THEN

@@ -1,9 +1,9 @@
 """
-The root of each row of a tree that is kept as parent links, where nobody wrote it down.
+The root of each row of a tree that is stored as parent links, where it is missing.
 
 A walk goes up from a row. It ends at the first ancestor that has a root, at the top, or
-below a parent that is missing; a root that does not exist, where no foreign key has seen
-to it, is none.
+below a parent that is missing; where no foreign key is enforced, a root that does not
+exist counts as none.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MAX_WAITING = 200
 
 
 class ColumnDefault(NamedTuple):
-    """What else a row may lack."""
+    """A column that is filled in along with the root."""
 
     #: True for a row that lacks it.
     needs: RowExpression

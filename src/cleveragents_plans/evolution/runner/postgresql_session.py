@@ -72,7 +72,7 @@ def _restore(connection: Connection, settings: dict[str, str], level: Any) -> No
         connection.rollback()
         for name, value in _settings(connection).items():
             if settings.get(name, value) != value:
-                query = "SELECT set_config(%(name)s, %(value)s, false)"
+                query = "SELECT pg_catalog.set_config(%(name)s, %(value)s, false)"
                 run(connection, query, {"name": name, "value": settings[name]})
         connection.commit()
         connection.execution_options(isolation_level=level)
@@ -82,8 +82,8 @@ def _restore(connection: Connection, settings: dict[str, str], level: Any) -> No
         connection.rollback()
 
 
-# Those of the current transaction are not the session's.
+# Those of the current transaction are not the session's. The search path is that of the role.
 _SETTINGS = """\
-SELECT name, current_setting(name) FROM pg_settings
+SELECT name, pg_catalog.current_setting(name) FROM pg_catalog.pg_settings
  WHERE context IN ('user', 'superuser')
    AND name NOT IN ('transaction_isolation', 'transaction_read_only', 'transaction_deferrable')"""
