@@ -148,11 +148,12 @@ Feature: An upgrade migrates the plans of the former release
       Given the former release left these plans
         | plan  |
         | house |
-      And the database was upgraded
+      And the database was upgraded as far as the former release can write to it
       When the former release stores these plans
         | plan  | parent | profile |
         | roof  | house  |         |
         | tiles | roof   | blanks  |
+      And the database is upgraded
       Then these are the plans
         | plan  | parent | root  | profile  |
         | house |        | house | balanced |

@@ -8,7 +8,7 @@ from words import attempt, everything, id_of, in_words, name_of
 
 from cleveragents_plans import AutomationProfileRef, new_ulid
 from support.databases import migrate, roll_back
-from support.revisions import M4_003
+from support.revisions import M4_003, M8_002
 from support.rows import database_hash, schema_dump
 
 FILLED_IN = {"root_plan_id", "automation_profile", "effective_profile_snapshot"}
@@ -73,6 +73,11 @@ def former_plans(context):
 def upgrade(context):
     begin_change(context)
     migrate(context.url, "head")
+
+
+@given("the database was upgraded as far as the former release can write to it")
+def upgrade_beside_the_former_release(context):
+    migrate(context.url, M8_002)
 
 
 @when("an operator tries to upgrade the database")
@@ -152,7 +157,12 @@ def former_reads_profile(context, words):
 
 @then("all else about them is as it was")
 def all_else(context):
-    assert former.whole_rows(context, FILLED_IN) == context.rows_before
+    # A column that a later revision adds was not there before.
+    known = {name for row in context.rows_before for name in row}
+    rows = former.whole_rows(context, FILLED_IN)
+    assert [{name: row[name] for name in row if name in known} for row in rows] == (
+        context.rows_before
+    )
 
 
 @then("nothing has changed")

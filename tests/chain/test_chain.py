@@ -55,10 +55,10 @@ def test_new_revision_file_has_the_headings_to_fill_in(tmp_path: Path):
     config.set_main_option("script_location", str(tmp_path / "migrations"))
     config.set_main_option("file_template", "%%(rev)s")
 
-    script = command.revision(config, "Index the states", rev_id="m9_001_index_the_states")
+    script = command.revision(config, "Index the states", rev_id="z9_001_index_the_states")
 
     assert isinstance(script, Script)
-    assert Path(script.path).name == "m9_001_index_the_states.py"
+    assert Path(script.path).name == "z9_001_index_the_states.py"
     for heading in ("Index the states", "Why:", "Rows:", "Undo:", "Locks:"):
         assert heading in (script.module.__doc__ or "")
     assert script.down_revision == CHAIN.get_current_head()

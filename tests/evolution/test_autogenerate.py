@@ -16,7 +16,7 @@ from support.revisions import HEAD
 
 # Each of these is found by itself; the second column is dropped again below.
 COLUMNS = """\
-    priority: Mapped[int] = mapped_column(Integer, server_default=text("0"))
+    luck: Mapped[int] = mapped_column(Integer, server_default=text("0"))
     hint: Mapped[str | None] = mapped_column(String(40))
     twin_id: Mapped[str | None] = mapped_column(
         String(26), ForeignKey("v3_plans.plan_id", ondelete="CASCADE"), index=True
@@ -24,7 +24,7 @@ COLUMNS = """\
     flagged: Mapped[bool] = mapped_column(FoundBoolean, server_default=false())
     ratio: Mapped[float | None] = mapped_column(REAL_NUMBER)
 """
-CHECK = '        CheckConstraint("priority > -10 OR flagged", name="priority"),\n'
+CHECK = '        CheckConstraint("luck > -10 OR flagged", name="luck"),\n'
 BEFORE_COLUMNS = "    attempt: Mapped[int]"
 BEFORE_CHECK = '        CheckConstraint("attempt'
 SAFE = [
@@ -63,22 +63,22 @@ def checkout(request: pytest.FixtureRequest, tmp_path: Path):
 @pytest.mark.slow
 def test_what_can_be_made_safe_is_written_and_passes_the_tests_of_the_chain(checkout: Checkout):
     checkout.change_models(*SAFE)
-    told = checkout.alembic("revision", "--autogenerate", "-m", "Give plans a priority, and the")
+    told = checkout.alembic("revision", "--autogenerate", "-m", "Give plans luck, and the")
     checkout.alembic("upgrade", "head")
     checkout.change_models(*DROPPED)
     told += checkout.alembic(
-        "revision", "--autogenerate", "--rev-id", "m9_001_no_hint", "-m", "Drop hints"
+        "revision", "--autogenerate", "--rev-id", "z9_001_no_hint", "-m", "Drop hints"
     )
     checkout.alembic("upgrade", "head")
 
     assert "not written" not in told
     added, dropped = checkout.revisions()[-2:]
-    assert dropped.name == "m9_001_no_hint.py"
+    assert dropped.name == "z9_001_no_hint.py"
     text = added.read_text()
     for operation in (
         'create_index(op, "ix_v3_plans_twin_id", "v3_plans", ["twin_id"])',
         'add_column(op, "v3_plans", sa.Column("hint", sa.String(length=40), nullable=True))',
-        'add_check(op, "v3_plans", "ck_v3_plans_priority", "priority > -10 OR flagged")',
+        'add_check(op, "v3_plans", "ck_v3_plans_luck", "luck > -10 OR flagged")',
         "add_foreign_key(",
         "server_default=sa.false()",
         'drop_constraint(op, "v3_plans", "fk_v3_plans_twin_id")',

@@ -30,11 +30,13 @@ from sqlalchemy.orm import Session
 
 from cleveragents_plans import Plan, PlanConflict, PlanRepository, open_engine
 from fuzz.oracle import BETWEEN, FORMER, NEW, Expected, Oracle
-from support.databases import ENGINES, empty_database, migrate
+from support.databases import ENGINES, empty_database, migrate, roll_back
 from support.faults import Migration
-from support.revisions import M4_003
+from support.revisions import HEAD, M4_003, M8_002
 
 _GOALS = {FORMER: M4_003, NEW: "head"}
+# As far as the former release can write to a database that is migrated beside it.
+_WRITABLE = {FORMER: M4_003, NEW: M8_002}
 _TIME = "2026-03-14T00:05:32.000000+00:00"
 _PROFILE = json.dumps({"profile_name": "ci", "provenance": "plan"})
 _INSERT = (
@@ -88,8 +90,8 @@ class Sequence:
         migrations = [self.migrate, self.kill]
         if not self.sqlite:
             migrations.append(self.migrate_beside_a_writer)
-        if self.sqlite and at == NEW:
-            # No trigger fills in there what the former release leaves out.
+        if at == NEW and (self.sqlite or _WRITABLE[NEW] != HEAD):
+            # Perhaps no trigger fills in there what the former release leaves out.
             writes = [self.insert_by_library, self.step_by_library, self.delete, self.rename]
         elif at == NEW:
             writes = [self.insert, self.insert_by_library, self.step_by_library, self.delete]
@@ -247,7 +249,9 @@ class Sequence:
     def migrate_beside_a_writer(self) -> None:
         """Go up or down on PostgreSQL while the former release goes on writing."""
         goal = self.chance.choice((FORMER, NEW))
-        running = Migration(self.url, _GOALS[goal], "report-every=60")
+        if self.oracle.at == NEW:
+            roll_back(self.url, _WRITABLE[NEW])
+        running = Migration(self.url, _WRITABLE[goal], "report-every=60")
         # The new release starts when the upgrade has returned, and stops before a downgrade.
         self.oracle.at = BETWEEN
         while running.running:
@@ -256,6 +260,8 @@ class Sequence:
         self.steps.append(f"to {goal}, written to meanwhile: {ended.status}")
         if ended.status:
             raise Fault(ended.said)
+        if goal == NEW:
+            migrate(self.url, "head")
         self.oracle.arrived(goal)
         self.check()
 

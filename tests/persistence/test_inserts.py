@@ -6,7 +6,7 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Column, Integer, MetaData, String, Table, Text, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,7 @@ from cleveragents_plans.domain import (
     UnknownProfile,
 )
 from cleveragents_plans.persistence import PlanAlreadyStored, PlanCycle, RelatedPlanMissing
+from cleveragents_plans.persistence.inserts import insert_rows
 from support.databases import ENGINES, ONE_OF_EACH
 from support.plans import a_chain, a_child, a_plan, a_root, ulid
 from support.statements import sent_by, wait_until_blocked
@@ -265,3 +266,29 @@ def test_a_plan_that_another_transaction_adds_meanwhile_is_skipped(engine):
 
     with Session(engine) as session:
         assert PlanRepository(session).count() == 3
+
+
+# A column of the model that no row has a value for
+
+
+@pytest.fixture
+def boxes(session):
+    table = Table(
+        *("box", MetaData(), Column("id", Integer, primary_key=True), Column("word", String(9))),
+        *(Column("size", Integer, server_default=text("7"), nullable=False), Column("note", Text)),
+        prefixes=["TEMPORARY"],
+    )
+    table.create(session.connection())
+    return table
+
+
+@pytest.mark.parametrize("number", [1, 60])
+def test_column_without_a_value_gets_its_default_or_null(session, boxes, number):
+    insert_rows(session, boxes, [{"word": "red", "id": each} for each in range(number)])
+
+    assert {*session.execute(select(*boxes.c).where(boxes.c.id == 0))} == {(0, "red", 7, None)}
+
+
+def test_column_that_must_have_a_value_is_named(session, boxes):
+    with pytest.raises(TypeError, match=r"^box\.id is NOT NULL without a DEFAULT.* plan_row and"):
+        insert_rows(session, boxes, [{"word": "red"}])

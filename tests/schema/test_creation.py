@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 
 import pytest
@@ -16,7 +17,7 @@ from cleveragents_plans import open_engine
 from cleveragents_plans.schema import chain_config, create_schema, current, downgrade, upgrade
 from support.databases import empty_database
 from support.revisions import HEAD, M4_003
-from support.rows import schema_dump
+from support.rows import Entry, schema_dump
 
 
 def test_created_schema_is_that_of_the_chain(empty_url, request, tmp_path):
@@ -44,7 +45,16 @@ def test_upgrade_of_a_created_schema_finds_nothing_to_do(empty_url):
     assert schema_dump(empty_url) == before
     downgrade(empty_url, M4_003)
     upgrade(empty_url)
-    assert schema_dump(empty_url) == before
+    assert in_any_order(schema_dump(empty_url)) == in_any_order(before)
+
+
+def in_any_order(dump: list[Entry]) -> list[Entry]:
+    """Give *dump* without the order of columns: one that is added again is the last one."""
+    return [
+        (kind, table, name, ",".join(sorted(re.split(r",\s*|\n\)|\)$", text))))
+        for kind, table, name, text in dump
+        if kind != "column order"
+    ]
 
 
 def test_schema_that_is_there_stays(empty_url):

@@ -26,14 +26,13 @@ from support.databases import ROOT, migrate, roll_back
 from support.former_release import write_former_release
 from support.online import client
 from support.revision_database import plan_id
-from support.revisions import M4_003, M8_001
+from support.revisions import CHAIN, M4_003, M8_001
 from support.rows import Entry, database_hash, schema_dump
 
-#: The command that leads to each.
+#: The command that leads to each: down to the former release, up to every other revision.
 COMMANDS = {
+    **{revision: ("upgrade", revision) for revision in (*CHAIN, "head")},
     M4_003: ("downgrade", M4_003),
-    M8_001: ("upgrade", M8_001),
-    "head": ("upgrade", "head"),
 }
 
 _SNAPSHOT = '{"name":"odd","who":"söme böðy % :x"}'

@@ -194,15 +194,23 @@ def _insert_all(session: Session, batch: Sequence[_New]) -> None:
 
 
 def insert_rows(session: Session, table: Any, rows: Sequence[Row]) -> None:
-    """Insert *rows*, each with a value for every column of *table*."""
+    """
+    Insert *rows*, which have values for the same columns of *table*.
+
+    Another column gets its DEFAULT, or NULL.
+
+    Raises:
+        TypeError: A column without a DEFAULT is NOT NULL, and the rows have no value for it.
+    """
     if not rows:
         return
+    names = _written_columns(table, tuple(rows[0]))
     connection = connection_of(session)
     if connection.get_execution_options().get("schema_translate_map"):
         connection.execute(insert(table), rows)
         return
     # The values are plain; looking each of them over again would take as long as storing it.
-    statement, in_order = _insert_statement(table, connection.dialect, _all_null(rows))
+    statement, in_order = _insert_statement(table, names, connection.dialect, _all_null(rows))
     connection.exec_driver_sql(statement, list(map(in_order, rows) if in_order else rows))
 
 
@@ -218,12 +226,27 @@ def _all_null(rows: Sequence[Row]) -> tuple[str, ...]:
     )
 
 
+@lru_cache(maxsize=256)
+def _written_columns(table: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    lacking = [
+        column.name
+        for column in table.columns
+        if column.name not in names and not column.nullable and column.server_default is None
+    ]
+    if lacking:
+        raise TypeError(
+            f"{table.name}.{lacking[0]} is NOT NULL without a DEFAULT, and is in no row that "
+            "persistence/mapping.py makes; add its line to plan_row and read_plan there, or give "
+            "the column of the model a server_default"
+        )
+    return tuple(column.name for column in table.columns if column.name in names)
+
+
 # A driver takes as long for a NULL as for a text, so what is NULL throughout is in the statement.
 @lru_cache(maxsize=256)
 def _insert_statement(
-    table: Any, dialect: Dialect, nulls: tuple[str, ...]
+    table: Any, names: tuple[str, ...], dialect: Dialect, nulls: tuple[str, ...]
 ) -> tuple[str, Callable[[Row], tuple[Any, ...]] | None]:
-    names = (column.name for column in table.columns)
     values = {name: null() if name in nulls else bindparam(name) for name in names}
     compiled: Any = insert(table).values(values).compile(dialect=dialect)
     return str(compiled), compiled.positiontup and itemgetter(*compiled.positiontup)

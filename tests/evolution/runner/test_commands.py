@@ -132,23 +132,23 @@ def test_comparing_an_empty_database_is_refused_and_changes_nothing(chain: Confi
 def test_revision_writes_a_file(chain: Config):
     migrate(url_of(chain), "head")
 
-    command.revision(chain, message="by hand", rev_id="m9_001_by_hand")
-    command.revision(chain, message="empty", rev_id="m9_002_empty", head="m9_001_by_hand")
+    command.revision(chain, message="by hand", rev_id="z9_001_by_hand")
+    command.revision(chain, message="empty", rev_id="z9_002_empty", head="z9_001_by_hand")
 
     folder = Path(str(chain.get_main_option("script_location"))) / "versions"
-    assert len(list(folder.glob("m9_00*.py"))) == 2
+    assert len(list(folder.glob("z9_00*.py"))) == 2
     assert stored(chain) == [HEAD]
 
 
 def test_merge_writes_a_revision_that_joins_two_heads(chain: Config):
     migrate(url_of(chain), "head")
-    for name in ("m9_001_left", "m9_001_right"):
+    for name in ("z9_001_left", "z9_001_right"):
         command.revision(chain, message=name, rev_id=name, head=HEAD, splice=True)
 
-    command.merge(chain, "heads", message="join", rev_id="m9_002_join")
+    command.merge(chain, "heads", message="join", rev_id="z9_002_join")
 
     command.heads(chain)
-    assert "m9_002_join (head)" in printed(chain)
+    assert "z9_002_join (head)" in printed(chain)
 
 
 READS = {

@@ -85,8 +85,8 @@ def test_session_of_the_caller_is_restored_after_a_failure(engine):
     with engine.connect() as connection:
         before = settings(connection)
 
-        with pytest.raises(CommandError, match="'m9'; known"):
-            command.upgrade(on(connection), "m9")
+        with pytest.raises(CommandError, match="'no_such'; known"):
+            command.upgrade(on(connection), "no_such")
 
         assert settings(connection) == before
         locks = (

@@ -166,11 +166,11 @@ def test_revision_of_another_chain_beside_ours_is_mended_by_what_is_told(
 def test_newer_release_is_named_where_the_tables_are_there(
     migrated_url: str, capfd: pytest.CaptureFixture[str]
 ):
-    run(migrated_url, "UPDATE alembic_version SET version_num = 'm9_001_tomorrow'")
+    run(migrated_url, "UPDATE alembic_version SET version_num = 'z9_001_tomorrow'")
 
     for words in (["upgrade"], ["downgrade", "base"], ["current"]):
         line = refusal(capfd, *words, "--url", migrated_url)
-        assert "at revision 'm9_001_tomorrow', which this release does not know" in line
+        assert "at revision 'z9_001_tomorrow', which this release does not know" in line
         assert "install the release that migrated it" in line
         assert "backup" not in line
 
@@ -294,12 +294,12 @@ def test_interrupted_run_of_a_newer_release_is_refused(
     postgresql_url: str, capfd: pytest.CaptureFixture[str]
 ):
     migrate(postgresql_url, "head")
-    run(postgresql_url, "COMMENT ON TABLE alembic_version IS '[unfinished upgrade of m9_001_new]'")
+    run(postgresql_url, "COMMENT ON TABLE alembic_version IS '[unfinished upgrade of z9_001_new]'")
 
     line = refusal(capfd, "upgrade", "--url", postgresql_url)
 
-    assert "the upgrade of m9_001_new was interrupted, which this release does not know" in line
-    with pytest.raises(Exception, match="m9_001_new"):
+    assert "the upgrade of z9_001_new was interrupted, which this release does not know" in line
+    with pytest.raises(Exception, match="z9_001_new"):
         command.downgrade(_config(postgresql_url), "base")
 
 
