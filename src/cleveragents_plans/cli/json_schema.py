@@ -8,14 +8,22 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
+from cleveragents_plans.cli.plans import PlansReport
+from cleveragents_plans.cli.profiles import ProfilesReport
 from cleveragents_plans.cli.reports import FORMAT
+from cleveragents_plans.cli.show import ShowReport
+from cleveragents_plans.cli.status import StatusReport
+from cleveragents_plans.cli.tree import TreeReport
 from cleveragents_plans.cli.verify import VerifyReport
 
-_Report = VerifyReport
+_Report = Annotated[
+    PlansReport | ProfilesReport | ShowReport | StatusReport | TreeReport | VerifyReport,
+    Field(discriminator="command"),
+]
 
 #: Where it is kept.
 FILE: Final = files("cleveragents_plans.cli") / "output.schema.json"

@@ -47,7 +47,11 @@ def upgrade(revision: str, sql: bool, **given: Any) -> None:
 @database_options
 @run_options("drop-plans")
 def downgrade(revision: str, sql: bool, **given: Any) -> None:
-    """Downgrade the schema to REVISION, such as m4_003_plan_env_columns, or base."""
+    """
+    Downgrade the schema to REVISION.
+
+    That is a revision such as m4_003_plan_env_columns, or base.
+    """
     command.downgrade(config_of(given), revision, sql=sql)
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel
-from rich.console import Console, RenderableType
+from rich.console import Console, OverflowMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,9 +23,7 @@ def show(*parts: RenderableType) -> None:
     Colours are those of the terminal; a pipe and ``NO_COLOR`` switch them off
     (https://no-color.org).
     """
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = _WITHOUT_LIMIT
+    console = _console()
     with standard_output(), console.capture() as captured:
         for part in parts:
             console.print(part)
@@ -48,15 +46,19 @@ def facts(pairs: Iterable[tuple[str, str | Text]]) -> Table:
     return grid
 
 
-def table(names: Sequence[str], rows: Iterable[Sequence[str | Text]]) -> Table:
-    """Lay out rows under the *names* of their columns; one that ends with > is set to the right."""
+def table(
+    names: Sequence[str], rows: Sequence[Sequence[str | Text]], shortened: str | None = None
+) -> Table:
+    """Lay out rows under the *names* of their columns; one of them may be *shortened* to fit."""
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for name in names:
-        grid.add_column(
-            Text(name.rstrip(">")),
-            justify="right" if name.endswith(">") else "left",
-            overflow="fold",
-        )
+    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    for name, width in zip(names, widths, strict=True):
+        if name == shortened:
+            others = sum(widths) - width + 2 * len(names)
+            width = max(len(name), min(width, _console().width - others))
+        kept = shortened is not None
+        overflow: OverflowMethod = "ellipsis" if kept else "fold"
+        grid.add_column(Text(name), overflow=overflow, no_wrap=kept, width=width if kept else None)
     for row in rows:
         grid.add_row(*(each if isinstance(each, Text) else Text(each) for each in row))
     return grid
@@ -71,3 +73,10 @@ def _write(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     with standard_output():
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WITHOUT_LIMIT
+    return console

@@ -9,7 +9,12 @@ from alembic.util import CommandError
 
 from cleveragents_plans import __version__
 from cleveragents_plans.cli import migrate
+from cleveragents_plans.cli.plans import plans_command
+from cleveragents_plans.cli.profiles import profiles_command
+from cleveragents_plans.cli.show import show_command
+from cleveragents_plans.cli.status import status_command
 from cleveragents_plans.cli.statuses import ExitStatus, status_of
+from cleveragents_plans.cli.tree import tree_command
 from cleveragents_plans.cli.verify import verify_command
 from cleveragents_plans.domain.errors import PlansError
 from cleveragents_plans.evolution.reporting import tell
@@ -34,7 +39,12 @@ for _command in (
     migrate.downgrade,
     migrate.stamp,
     migrate.current,
+    status_command,
     verify_command,
+    plans_command,
+    show_command,
+    tree_command,
+    profiles_command,
 ):
     program.add_command(_command)
 

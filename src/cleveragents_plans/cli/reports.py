@@ -78,12 +78,15 @@ class DatabaseFacts(Part):
         return [("database", where), ("revision", at)]
 
 
-class Report(Part):
-    """What a command found."""
+class Output(Part):
+    """What a command prints."""
 
-    format: Literal[1] = Field(
-        default=FORMAT, description="The version of this format.", json_schema_extra={"const": 1}
-    )
+    format: Literal[1] = Field(default=FORMAT, description="The version of this format.")
+
+
+class Report(Output):
+    """What a command found in a database."""
+
     database: DatabaseFacts = Field(description="The database that was looked at.")
 
 

@@ -136,7 +136,8 @@ def _listed(findings: tuple[Finding, ...]) -> Table:
             more = finding.total - len(finding.plan_ids)
             others = f" and {more:,} more" if more else ""
             said.append(f"\nplans: {', '.join(finding.plan_ids)}{others}", "dim")
-        said.append(f"\nto mend it: {finding.remedy}")
+        said.append("\nto mend it: " if finding.severity == "fault" else "\n")
+        said.append(finding.remedy)
         grid.add_row(Text(finding.severity, style), said)
     return grid
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +12,7 @@ from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import to_tuple
 from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.postgresql.connection import run
@@ -49,8 +50,10 @@ class Position:
     #: The revisions that were run, and those that were not, in the order of the chain.
     applied: tuple[str, ...]
     pending: tuple[str, ...]
-    #: The newest revisions of the chain.
-    heads: tuple[str, ...]
+    #: What each revision of the chain says of itself in its first line.
+    titles: Mapping[str, str]
+    #: The revision below each; ``base`` below the first.
+    below: Mapping[str, str]
     #: A revision that was interrupted.
     unfinished: Unfinished | None
     #: Why the version says nothing true of the tables, if so.
@@ -233,12 +236,14 @@ def _position(
     except VersionRefused as refused:
         misfit = refused
     done = applied(script, state.known)
-    chain = [each.revision for each in script.walk_revisions()][::-1]
+    revisions = [*script.walk_revisions()][::-1]
+    chain = [each.revision for each in revisions]
     return Position(
         stored=tuple(migration.get_current_heads()),
         applied=tuple(each for each in chain if each in done),
         pending=tuple(each for each in chain if each not in done),
-        heads=tuple(script.get_heads()),
+        titles={each.revision: each.doc for each in revisions},
+        below={each.revision: to_tuple(each.down_revision, ("base",))[0] for each in revisions},
         unfinished=unfinished,
         misfit=misfit,
         tables=tables,

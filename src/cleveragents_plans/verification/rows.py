@@ -37,9 +37,11 @@ _BATCH = 1000
 _REMEMBERED = 4096
 
 
-def plan_rows(database: Database) -> Iterator[Any]:
+def plan_rows(database: Database, *wanted: ColumnElement[bool]) -> Iterator[Any]:
     """
-    Select every plan with its child rows, in a stream, as the newest revision would have it.
+    Select every plan, or those that are *wanted*, with its child rows, in a stream.
+
+    The columns are those of the newest revision.
 
     What a revision that is pending adds or fills in reads as it would fill it in, so that a row of
     a former revision can be read.
@@ -53,8 +55,9 @@ def plan_rows(database: Database) -> Iterator[Any]:
             CHILD_TABLES, child_columns(PLANS_TABLE, postgresql=database.on_postgresql), strict=True
         )
     ]
-    query = select(*columns, *below)
-    yield from database.connection.execute(query, execution_options={"yield_per": _BATCH})
+    query = select(*columns, *below).where(*wanted)
+    with database.connection.execute(query, execution_options={"yield_per": _BATCH}) as found:
+        yield from found
 
 
 def can_be_read(database: Database) -> bool:

@@ -99,7 +99,8 @@ def _query(
     """Run *query* in a stream."""
     sql = text(query.format(plans=database.table(PLANS), **names))
     options = {"yield_per": 1000}
-    yield from database.connection.execute(sql, values or {}, execution_options=options)
+    with database.connection.execute(sql, values or {}, execution_options=options) as found:
+        yield from found
 
 
 def _cycles(database: Database) -> Iterator[list[Any]]:

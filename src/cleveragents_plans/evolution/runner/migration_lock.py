@@ -113,18 +113,21 @@ def _obtain(connection: Connection, settings: Settings) -> None:
         if got:
             return
         if deadline.left <= 0:
-            raise MigrationLockNotObtained(_NAME, deadline.waited, _holders(connection))
+            raise MigrationLockNotObtained(
+                _NAME, deadline.waited, migration_lock_holders(connection)
+            )
         if deadline.report_due() or not said:
             log.info(
                 "another process is migrating; waiting for %.0f s; it is %s",
                 deadline.waited,
-                listed(_holders(connection)),
+                listed(migration_lock_holders(connection)),
             )
             said = True
         time.sleep(min(_POLL_SECONDS, max(deadline.left, 0)))
 
 
-def _holders(connection: Connection) -> list[Holder]:
+def migration_lock_holders(connection: Connection) -> list[Holder]:
+    """Find the session that has the migration lock; none if no process migrates."""
     return [Holder(*row) for row in run(connection, _HOLDERS, _key())]
 
 

@@ -1,0 +1,171 @@
+"""``status``: at which revision the database is, what is pending, and who migrates it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from pydantic import Field
+from rich.text import Text
+from sqlalchemy import func, select
+
+from cleveragents_plans.cli.options import config_of, database_options, json_option
+from cleveragents_plans.cli.output import facts, show, show_json
+from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
+from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed
+from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
+from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
+from cleveragents_plans.persistence.sessions import PLANS
+from cleveragents_plans.schema.database import Database, read_database
+
+# Seconds between two looks of --wait.
+_POLL = 1.0
+
+
+class PendingRevision(Part):
+    """A revision that was not run."""
+
+    revision: str = Field(description="Its id.")
+    title: str = Field(description="What it does, in a line.")
+
+
+class StatusReport(Report):
+    """What ``status`` found."""
+
+    command: Literal["status"] = Field(default="status", description="The command.")
+    state: Literal["ready", "behind", "misfit", "unfinished"] = Field(
+        description="ready: at the newest revision. behind: revisions are pending. misfit: the "
+        "version says nothing true of the tables. unfinished: a revision was interrupted."
+    )
+    problem: str | None = Field(description="Why the version does not fit; null if it does.")
+    remedies: tuple[str, ...] = Field(description="What to type, the first choice first.")
+    pending: tuple[PendingRevision, ...] = Field(description="The revisions to be run, in order.")
+    plans: int | None = Field(description="How many plans there are; null without their table.")
+    children: int | None = Field(description="How many of them have a parent.")
+    bytes: int | None = Field(
+        description="The size of the table of plans with its indexes, or of the SQLite file."
+    )
+    migrating: tuple[str, ...] = Field(
+        description="The sessions or processes that migrate it now, or lock its file."
+    )
+
+
+@click.command("status")
+@click.option(
+    "--wait", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
+    help="Wait so long until it is ready, looking each second.",
+)  # fmt: skip
+@json_option
+@database_options
+def status_command(wait: float, json: bool, **given: Any) -> ExitStatus:
+    """
+    Show at which revision the database is, and what is pending.
+
+    Exit status 0 means ready, 3 behind (or a version that does not fit the tables), 4 between two
+    revisions. With --wait a container can wait until another one has migrated.
+    """
+    until = time.monotonic() + wait
+    config = config_of(given)
+    while True:
+        late = time.monotonic() >= until
+        try:
+            with read_database(config, "status") as database:
+                report = _look(database)
+        except ConnectionFailed as error:
+            if late or error.lost:
+                raise
+        else:
+            if late or report.state == "ready":
+                break
+        time.sleep(_POLL)
+    show_json(report) if json else _show(report)
+    return _STATUSES[report.state]
+
+
+_STATUSES = {
+    "ready": ExitStatus.DONE,
+    "behind": ExitStatus.FOUND,
+    "misfit": ExitStatus.FOUND,
+    "unfinished": ExitStatus.UNFINISHED,
+}
+
+
+def _look(database: Database) -> StatusReport:
+    position = database.position
+    plans, children = None, None
+    if PLANS.name in position.tables:
+        query = select(func.count(), func.count(PLANS.c.parent_plan_id)).select_from(PLANS)
+        plans, children = database.connection.execute(query).one()
+    state: Literal["ready", "behind", "misfit", "unfinished"] = "ready"
+    remedies: tuple[str, ...] = ()
+    if position.unfinished is not None:
+        state, remedies = "unfinished", _ways_out(database)
+    elif position.misfit is not None:
+        state, remedies = "misfit", (position.misfit.remedy,)
+    elif position.pending:
+        state, remedies = "behind", (f"run {typed(database.config, 'upgrade')}",)
+    return StatusReport(
+        database=DatabaseFacts.of(database),
+        state=state,
+        problem=position.misfit.found if position.misfit else None,
+        remedies=remedies,
+        pending=tuple(
+            PendingRevision(revision=each, title=position.titles[each]) for each in position.pending
+        ),
+        plans=plans,
+        children=children,
+        bytes=_bytes(database),
+        migrating=tuple(map(str, _migrating(database))),
+    )
+
+
+def _ways_out(database: Database) -> tuple[str, ...]:
+    unfinished = database.position.unfinished
+    assert unfinished is not None  # noqa: S101  # asked for in that state only
+    if unfinished.revision not in database.position.titles:
+        return ("install the release that has this revision, and run its upgrade or downgrade",)
+    below = database.position.below[unfinished.revision]
+    up = typed(database.config, f"upgrade {unfinished.revision}")
+    down = typed(database.config, f"downgrade {below}")
+    complete, undo = (up, down) if unfinished.direction == "upgrade" else (down, up)
+    return f"run {complete} to complete it", f"or {undo} to undo it"
+
+
+def _bytes(database: Database) -> int | None:
+    if not database.on_postgresql:
+        query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+        return int(database.connection.exec_driver_sql(query).scalar_one())
+    if PLANS.name not in database.position.tables:
+        return None
+    query = "SELECT pg_total_relation_size(%(table)s::regclass)"
+    table = {"table": database.table(PLANS.name)}
+    return int(run(database.connection, query, table).scalar_one())
+
+
+def _migrating(database: Database) -> list[Any]:
+    if database.on_postgresql:
+        return [*migration_lock_holders(database.connection)]
+    file = database.connection.engine.url.database or ""
+    return [each for each in lock_holders(Path(file)) if each.writes]
+
+
+def _show(report: StatusReport) -> None:
+    lines: list[tuple[str, str | Text]] = [*report.database.lines()]
+    if report.problem:
+        lines.append(("problem", report.problem))
+    lines += [("pending", f"{each.revision}: {each.title}") for each in report.pending]
+    size = f"; {report.bytes / 1e6:,.1f} MB" if report.bytes is not None else ""
+    if report.plans is not None:
+        lines.append(("plans", f"{report.plans:,}, {report.children:,} with a parent{size}"))
+    lines += [("migrating", each) for each in report.migrating]
+    style = "bold green" if report.state == "ready" else "bold yellow"
+    if report.state in ("misfit", "unfinished"):
+        style = "bold red"
+    lines.append(("state", Text(report.state, style)))
+    lines += [("" if number else "next", each) for number, each in enumerate(report.remedies)]
+    show(facts(lines))

@@ -1,0 +1,166 @@
+"""``status``: where the database is, how it gets to the newest revision, and who is at it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.evolution.runner.migration_lock import migration_lock
+from cleveragents_plans.persistence import open_engine
+from support.broken import break_database, libpq, store_family
+from support.databases import ONE_OF_EACH, database_at, database_with, empty_database, migrate
+from support.json_output import validated
+from support.revisions import HEAD, M4_003, M8_001
+
+
+def status(url: str, capfd: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    capfd.readouterr()
+    code = main(["status", "-q", "--url", url, *options])
+    out, err = capfd.readouterr()
+    assert err == ""
+    return code, out
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_newest_revision_is_ready(engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with database_with(store_family, engine, tmp_path) as url:
+        code, out = status(url, capfd)
+        report = validated(status(url, capfd, "--json")[1])
+
+    assert code == ExitStatus.DONE
+    assert f"revision  {HEAD} (head)\n" in out
+    assert "plans     5, 2 with a parent; 0." in out
+    assert out.endswith("state     ready\n")
+    assert (report["state"], report["plans"], report["children"]) == ("ready", 5, 2)
+    assert (report["pending"], report["remedies"], report["migrating"]) == ([], [], [])
+    assert report["bytes"] > 10_000
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_older_revision_is_behind_with_what_is_pending(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(M4_003, engine, tmp_path) as url:
+        code, out = status(url, capfd)
+        report = validated(status(url, capfd, "--json")[1])
+
+    assert code == ExitStatus.FOUND
+    assert f"pending   {M8_001}: Give every plan its root" in out
+    assert "next      run `cleveragents-plans upgrade`\n" in out
+    assert [each["revision"] for each in report["pending"]] == report["database"]["pending"]
+    assert report["state"] == "behind"
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_empty_database_is_behind_and_stays_empty(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with empty_database(engine, tmp_path) as url:
+        if engine == "sqlite":
+            (tmp_path / "plans.db").touch()
+        report = validated(status(url, capfd, "--json")[1])
+        code, _ = status(url, capfd)
+
+    assert code == ExitStatus.FOUND
+    assert (report["plans"], report["database"]["revisions"]) == (None, [])
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_version_that_does_not_fit_says_what_mends_it(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(M4_003, engine, tmp_path) as url:
+        break_database(url, [f"UPDATE alembic_version SET version_num = '{HEAD}'"])
+        code, out = status(url, capfd)
+
+    assert code == ExitStatus.FOUND
+    assert "the tables are not as that revision makes them" in out
+    assert f"cleveragents-plans stamp --purge {M4_003}" in out
+    assert "state     misfit" in out
+
+
+@pytest.mark.parametrize(
+    ("direction", "complete", "undo"),
+    [
+        ("upgrade", f"upgrade {M8_001}", f"downgrade {M4_003}"),
+        ("downgrade", f"downgrade {M4_003}", f"upgrade {M8_001}"),
+    ],
+)
+def test_unfinished_revision_has_two_ways_out(
+    direction: str, complete: str, undo: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    note = f"[unfinished {direction} of {M8_001}]"
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        break_database(url, [f"COMMENT ON TABLE alembic_version IS '{note}'"])
+        code, out = status(url, capfd)
+
+    assert code == ExitStatus.UNFINISHED
+    assert f"; the {direction} of {M8_001} is unfinished\n" in out
+    assert f"run `cleveragents-plans {complete}` to complete it" in out
+    assert f"or `cleveragents-plans {undo}` to undo it" in out
+
+
+def test_process_that_migrates_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        engine = open_engine(url, migrating=True)
+        with engine.connect() as connection, migration_lock(connection):
+            pid = connection.connection.driver_connection.info.backend_pid
+            _, out = status(url, capfd)
+        engine.dispose()
+
+    assert f"migrating  pid {pid}" in out
+
+
+def test_process_that_writes_to_a_file_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with database_with(store_family, "sqlite", tmp_path) as url:
+        file = url.removeprefix("sqlite:///")
+        script = (
+            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+            "c.execute('PRAGMA journal_mode = WAL'); c.execute('BEGIN IMMEDIATE');"
+            "print('ready', flush=True); sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script, file],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as writer:  # fmt: skip
+            assert writer.stdout
+            assert writer.stdout.readline() == "ready\n"
+            _, out = status(url, capfd)
+
+    assert f"migrating  pid {writer.pid} (" in out
+
+
+@pytest.mark.slow
+def test_waiting_ends_when_another_process_has_migrated(tmp_path: Path):
+    with database_at(M4_003, "postgresql-18", tmp_path) as url, subprocess.Popen(
+        [sys.executable, "-m", "cleveragents_plans", "status", "--wait", "60", "--url", url],
+        stdout=subprocess.PIPE, text=True, env=os.environ,
+    ) as waiting:  # fmt: skip
+        with psycopg.connect(libpq(url), autocommit=True) as client:
+            until = time.monotonic() + 30
+            query = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '% status'"
+            while client.execute(query).fetchone() is None and time.monotonic() < until:
+                time.sleep(0.01)
+        migrate(url, "head")
+        out, _ = waiting.communicate(timeout=60)
+
+    assert waiting.returncode == ExitStatus.DONE
+    assert out.endswith("state     ready\n")
+
+
+def test_waiting_ends_in_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        code, _ = status(url, capfd, "--wait", "0.1")
+
+    assert code == ExitStatus.FOUND
+    unreachable = "postgresql://me@127.0.0.1:1/plans"
+    assert main(["status", "--wait", "0.1", "--url", unreachable]) == ExitStatus.UNREACHABLE
+    assert "cannot be opened" in capfd.readouterr().err
