@@ -153,7 +153,7 @@ def plans_command(
     with read_database(config_of(given), "plans") as database:
         require_plans(database)
         session = Session(database.connection)
-        wanted = conditions(session, _given_filters(given))
+        wanted = conditions(database.on_postgresql, _given_filters(given))
         counts = count_by(session, ["phase", "processing_state"], wanted)
         page = [*wanted, beyond(session, after, order)] if after is not None else wanted
         plans = plan_lines(database, page, limit + 1, newest=order == "newest")
