@@ -53,14 +53,13 @@ _SOUND: Final = and_(
 )
 
 _NOW: Final = bindparam("now", type_=Text)
-_MOST: Final = bindparam("most", type_=Integer)
 
 
 def claim_statement(
-    phases: Sequence[str], filters: Mapping[str, Any], *, postgresql: bool
+    phases: Sequence[str], filters: Mapping[str, Any], limit: int, *, postgresql: bool
 ) -> Executable:
     """
-    Make the statement that begins the oldest queued plans, up to ``most`` of them, at ``now``.
+    Make the statement that begins the oldest queued plans, up to *limit* of them, at ``now``.
 
     PostgreSQL gives each plan that it locked, as ``claimed``, with its ``former`` version and
     whether it was begun as a ``whole``; then it is there as it is stored, with its child rows.
@@ -72,21 +71,21 @@ def claim_statement(
     make: Callable[..., Executable] = _on_postgresql if postgresql else _on_sqlite
     given = tuple((name, value) for name, value in filters.items() if name != "phase")
     if all(isinstance(value, (str, datetime)) for _, value in given):
-        return _remembered(make, tuple(phases), given)
-    return make(phases, given)
+        return _remembered(make, tuple(phases), given, limit)
+    return make(phases, given, limit)
 
 
 # Values that change each time, as times do, push others out.
 @lru_cache(maxsize=128)
-def _remembered(make: Callable[..., Executable], phases: Any, given: Any) -> Executable:
-    return make(phases, given)
+def _remembered(make: Callable[..., Executable], phases: Any, given: Any, limit: int) -> Executable:
+    return make(phases, given, limit)
 
 
-def _on_sqlite(phases: Sequence[str], given: Any) -> Executable:
+def _on_sqlite(phases: Sequence[str], given: Any, limit: int) -> Executable:
     others = conditions(False, dict(given), QueueFilters)
     return (
         update(PLANS)
-        .where(PLANS.c.plan_id.in_(_oldest(phases, others, PLANS.c.plan_id)))
+        .where(PLANS.c.plan_id.in_(_oldest(phases, others, limit, PLANS.c.plan_id)))
         # Another version stays, and is noticed.
         .values(
             processing_state=_BEGUN,
@@ -97,10 +96,10 @@ def _on_sqlite(phases: Sequence[str], given: Any) -> Executable:
     )
 
 
-def _on_postgresql(phases: Sequence[str], given: Any) -> Executable:
+def _on_postgresql(phases: Sequence[str], given: Any, limit: int) -> Executable:
     others = conditions(True, dict(given), QueueFilters)
     columns = (PLANS.c.plan_id, PLANS.c.updated_at, _SOUND.label("sound"))
-    chosen = _oldest(phases, others, *columns, lock=True).cte("chosen")
+    chosen = _oldest(phases, others, limit, *columns, lock=True).cte("chosen")
     begun = (
         update(PLANS)
         .where(PLANS.c.plan_id == chosen.c.plan_id, chosen.c.sound, _precedes(chosen))
@@ -126,19 +125,25 @@ def _on_postgresql(phases: Sequence[str], given: Any) -> Executable:
 
 
 def _oldest(
-    phases: Sequence[str], others: Sequence[ColumnElement[bool]], *columns: Any, lock: bool = False
+    phases: Sequence[str],
+    others: Sequence[ColumnElement[bool]],
+    limit: int,
+    *columns: Any,
+    lock: bool = False,
 ) -> Select[Any]:
     """Select the oldest queued plans; each phase by itself, as an index has their order."""
+    # Written out: PostgreSQL would make a plan anew each time rather than expect many rows.
+    most = literal_column(str(limit), Integer)
     parts = []
     for phase in dict.fromkeys(phases) or (None,):  # no phase: no plan
         in_phase = PLANS.c.phase == literal_column(f"'{phase}'") if phase else false()
         part = select(*columns).where(QUEUED, in_phase, *others)
-        part = part.order_by(PLANS.c.plan_id).limit(_MOST)
+        part = part.order_by(PLANS.c.plan_id).limit(most)
         parts.append(part.with_for_update(skip_locked=True, key_share=True) if lock else part)
     if len(parts) == 1:
         return parts[0]
     together = union_all(*(select(part.subquery()) for part in parts)).subquery()
-    return select(together).order_by(together.c.plan_id).limit(_MOST)
+    return select(together).order_by(together.c.plan_id).limit(most)
 
 
 def _precedes(plans: FromClause) -> ColumnElement[bool]:

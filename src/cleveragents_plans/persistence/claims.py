@@ -92,11 +92,12 @@ def claim_plans(
         As `conditions`.
     """
     postgresql = on_postgresql(session)
-    statement = claim_statement(_phases(filters.get("phase")), filters, postgresql=postgresql)
+    phases = _phases(filters.get("phase"))
+    statement = claim_statement(phases, filters, limit, postgresql=postgresql)
     session.flush()
     with _report_conflict():
         claim = _claim_on_postgresql if postgresql else _claim_on_sqlite
-        plans = claim(session, statement, limit)
+        plans = claim(session, statement)
         if plans is None:
             wanted = [QUEUED, *conditions(postgresql, filters, QueueFilters)]
             plans = _take(session, wanted, Plan.begin, limit, on_corrupt)
@@ -144,10 +145,10 @@ def _phases(value: Any) -> list[str]:
     return [*Phase] if value is None else values_of("phase", value, partial(word_of, Phase))
 
 
-def _claim_on_sqlite(session: Session, statement: Executable, limit: int) -> list[Plan] | None:
+def _claim_on_sqlite(session: Session, statement: Executable) -> list[Plan] | None:
     now = time_text(datetime.now(UTC))
     savepoint = session.begin_nested()
-    claimed = execute(session, statement, now=now, most=limit).all()
+    claimed = execute(session, statement, now=now).all()
     ids = [bytes.fromhex(row.id).decode(errors="replace") for row in claimed]
     rows = rows_among(session, ids) if ids else []
     whole = len(rows) == len(ids) and all(row.updated_at == now for row in rows)
@@ -159,9 +160,9 @@ def _claim_on_sqlite(session: Session, statement: Executable, limit: int) -> lis
     return plans
 
 
-def _claim_on_postgresql(session: Session, statement: Executable, limit: int) -> list[Plan] | None:
+def _claim_on_postgresql(session: Session, statement: Executable) -> list[Plan] | None:
     now = time_text(datetime.now(UTC))
-    rows = execute(session, statement, now=now, most=limit).all()
+    rows = execute(session, statement, now=now).all()
     plans = _read_begun(rows) if all(row.whole for row in rows) else None
     if plans is None:
         _queue_again(session, rows)

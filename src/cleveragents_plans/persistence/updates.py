@@ -42,7 +42,10 @@ AS_READ: Final = and_(
     PLANS.c.parent_plan_id.is_not_distinct_from(
         bindparam("read_parent", type_=PLANS.c.parent_plan_id.type)
     ),
-    PLANS.c.root_plan_id == bindparam("read_root", type_=PLANS.c.root_plan_id.type),
+    # Written so that PostgreSQL does not go through the whole tree by the index of the roots.
+    PLANS.c.root_plan_id.is_not_distinct_from(
+        bindparam("read_root", type_=PLANS.c.root_plan_id.type)
+    ),
 )
 #: It sets the columns that there are parameters for.
 _UPDATE: Final = update(PLANS).where(AS_READ)
