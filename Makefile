@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade quick test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping wheel
+.PHONY: help upgrade quick test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -80,6 +80,9 @@ $(VENV)/bench.installed: $(VENV)/dev.installed
 
 bench-mapping: $(VENV)/bench.installed  ## reading and writing plans against the bare driver
 	@$(BIN)/python benchmarks/mapping.py --plans $(or $(PLANS),10000)
+
+bench-repository: $(VENV)/bench.installed  ## queue, listings, saves at 10,000 to 1,000,000 plans, beside others
+	@$(BIN)/python benchmarks/repository.py $(if $(SIZES),--sizes $(SIZES))
 
 wheel: $(VENV)/dev.installed  ## build the wheel, chain included
 	@$(BIN)/python -m build --wheel --outdir dist

@@ -5,6 +5,9 @@ Each is a process that takes one job, commits, finishes it, commits, until there
 taken twice is counted; a job that was not finished is an error.
 """
 
+# Their packages are wanted for this comparison only, and not installed for type checks.
+# mypy: ignore-errors
+
 from __future__ import annotations
 
 import asyncio
