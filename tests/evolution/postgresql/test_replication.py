@@ -166,3 +166,58 @@ def test_published_rows_are_written_where_nothing_reads_them(server: postgres.Po
 
     roll_back(url, M4_003)
     migrate(url, M8_001)
+
+
+def applied(server: postgres.PostgresServer, source: str, url: str) -> None:
+    """Wait until the subscription of *url* has applied everything that *source* has written."""
+    with client(source) as publisher:
+        [lsn] = publisher.execute("SELECT pg_current_wal_insert_lsn()").fetchone() or ()
+    server.wait_for(
+        f"SELECT 1 FROM pg_replication_slots WHERE slot_name = 'plans_{make_url(url).database}'"
+        f" AND active AND confirmed_flush_lsn >= '{lsn}'"
+    )
+
+
+def plans(url: str, columns: str = "root_plan_id, automation_profile") -> list[tuple[str, ...]]:
+    with client(url) as connection:
+        query = f"SELECT plan_id, {columns} FROM v3_plans ORDER BY 1"
+        return connection.execute(query.encode()).fetchall()
+
+
+def test_subscriber_is_migrated_first_and_rolled_back_last(server: postgres.PostgresServer):
+    source, url = server.create_database(), server.create_database()
+    for each in (source, url):
+        migrate(each, M4_003)
+    tables = "TABLE v3_plans, plan_projects, plan_arguments, plan_invariants"
+    insert = (
+        "INSERT INTO v3_plans (plan_id, parent_plan_id, root_plan_id, action_name, created_at,"
+        " updated_at) VALUES ({}, 'local/x', 'now', 'now')"
+    )
+    with subscribed(server, source, url, tables), client(source) as former_release:
+        former_release.execute(insert.format("'a', NULL, NULL").encode())
+        applied(server, source, url)
+        migrate(url, M8_001)
+
+        # The former release writes what the subscriber forbids; the apply worker fills it in.
+        former_release.execute(insert.format("'b', 'a', NULL").encode())
+        former_release.execute(insert.format("'c', 'b', 'a'").encode())
+        former_release.execute(b"UPDATE v3_plans SET description = 'x'")
+        applied(server, source, url)
+        filled = [(key, "a", "balanced") for key in "abc"]
+        assert plans(url) == filled
+        assert [root for _, root, _ in plans(source)] == [None, None, "a"]
+
+        migrate(source, M8_001)
+        former_release.execute(b"UPDATE v3_plans SET effective_profile_snapshot = '[1]'")
+        applied(server, source, url)
+        assert plans(source) == plans(url) == filled
+        assert {each for _, each in plans(url, "effective_profile_snapshot")} == {"[1]"}
+
+        roll_back(source, M4_003)
+        former_release.execute(insert.format("'d', NULL, NULL").encode())
+        applied(server, source, url)
+        roll_back(url, M4_003)
+        former_release.execute(insert.format("'e', 'd', 'd'").encode())
+        applied(server, source, url)
+        assert plans(source) == plans(url)
+        assert [root for _, root, _ in plans(url)] == [None, "a", "a", None, "d"]
