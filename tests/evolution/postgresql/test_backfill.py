@@ -6,10 +6,11 @@ import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
 
 from cleveragents_plans.evolution import (
     run_in_batches,
@@ -298,6 +299,34 @@ def test_rows_that_a_trigger_restores_end_the_backfill_at_once(url):
         fill(op)
 
     assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes > 0") == 0
+
+
+@pytest.mark.parametrize("statement", ["EXPLAIN", "count(*) FILTER", "WITH w AS", "UPDATE public"])
+def test_exclusive_lock_of_another_session_delays_the_backfill_and_is_named(
+    url, other, caplog, statement
+):
+    locked = threading.Event()
+
+    def lock(_connection, _cursor, sql, *_):
+        if statement in sql and not locked.is_set():
+            other.execute("LOCK TABLE public.toy IN ACCESS EXCLUSIVE MODE")
+            locked.set()
+
+    def release():
+        assert locked.wait(30)
+        wait_for(caplog, f"pid {other.info.backend_pid}")
+        other.rollback()
+
+    with meanwhile(release), revision(url, report_every=0.2) as op:
+        event.listen(op.get_bind(), "before_cursor_execute", lock)
+        assert fill(op) == ROWS
+
+
+def wait_for(caplog, words):
+    until = time.monotonic() + 30
+    while words not in caplog.text and time.monotonic() < until:
+        time.sleep(0.02)
+    assert words in caplog.text
 
 
 def test_parent_deleted_during_a_batch_makes_the_batch_run_again(url):

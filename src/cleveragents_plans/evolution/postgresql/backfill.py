@@ -20,7 +20,12 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import BackfillNeverEnds, listed, sqlstate
 from cleveragents_plans.evolution.postgresql.blockers import Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
-from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, LOCK_CONFLICTS
+from cleveragents_plans.evolution.postgresql.locks import (
+    ANY_LOCK,
+    LOCK_CONFLICTS,
+    READ_CONFLICTS,
+    retry,
+)
 from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges, base_type
 from cleveragents_plans.evolution.postgresql.search_path import (
     SYSTEM_SCHEMAS,
@@ -167,7 +172,7 @@ WITH w AS MATERIALIZED (
 UNION ALL
 (SELECT k, (SELECT count(*) FROM w) FROM w ORDER BY k DESC LIMIT 1)"""
             begun = time.monotonic()
-            rows = run(self.connection, query, among.parameters).all()
+            rows = self._read(query, among.parameters)
             seconds = time.monotonic() - begun
             self.look.observe(size, seconds)
             self.throttle.rest(seconds, 0)
@@ -236,11 +241,21 @@ UNION ALL
             self._refused(error)
             return None
 
+    def _read(self, query: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        # Another session may hold ACCESS EXCLUSIVE: LOCK TABLE, VACUUM FULL, a truncation.
+        return retry(
+            self.connection,
+            [self.table],
+            lambda: run(self.connection, query, parameters).all(),
+            Deadline.for_locks(self.settings),
+            READ_CONFLICTS,
+        )
+
     def _left(self) -> int:
         query = f"SELECT count(*), count(*) FILTER (WHERE {self.wanted.needs}) FROM {self.table} t"
         what = f"{self.wanted.label}: counting the rows of {self.table} that need it"
         with heartbeat(what, self.settings.report_every):
-            rows, left = run(self.connection, query).one()
+            [(rows, left)] = self._read(query)
         self.rows = int(rows)
         self.vacuum_after = max(rows // _VACUUM_SHARE, _VACUUM_AT_LEAST)
         return int(left)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from cleveragents_plans.evolution.lookups import require_key
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.backfill import Batches, BatchRun
+from cleveragents_plans.evolution.postgresql.blockers import Deadline
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
     require_postgresql,
@@ -16,6 +18,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
     write_sql,
 )
 from cleveragents_plans.evolution.postgresql.empty_copy import refusing
+from cleveragents_plans.evolution.postgresql.locks import READ_CONFLICTS, retry
 from cleveragents_plans.evolution.settings import Settings
 
 # Of a batch, so that it is short; with a hash or merge join each would read the whole
@@ -99,7 +102,9 @@ def run_in_batches(
     )
     settings = Settings.of(context.environment_context)
     with online(op) as connection, session(connection, **_SESSION):
+        deadline, tables = Deadline.for_locks(settings), [wanted.table, wanted.vacuum]
         with refusing("backfill"):
             for statement in (*setup, f"EXPLAIN {update.replace('{batch}', 'FALSE')}"):
-                run(connection, statement)
+                attempt = partial(run, connection, statement)
+                retry(connection, tables, attempt, deadline, READ_CONFLICTS)
         return BatchRun(connection, wanted, settings).to_the_end()

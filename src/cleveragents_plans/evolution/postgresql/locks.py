@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -36,6 +36,8 @@ from cleveragents_plans.evolution.postgresql.search_path import path_statement
 from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
+
+_Result = TypeVar("_Result")
 
 
 class LockNotObtained(EvolutionError):
@@ -68,6 +70,8 @@ _GATE_CONFLICTS = (
     "ExclusiveLock",
     "AccessExclusiveLock",
 )
+#: What a statement conflicts with that only reads.
+READ_CONFLICTS = ("AccessExclusiveLock",)
 #: Every lock that can be held on a table.
 ANY_LOCK = ("AccessShareLock", "RowShareLock", "RowExclusiveLock", *_GATE_CONFLICTS)
 _WRITING = ("RowExclusiveLock", *_GATE_CONFLICTS)
@@ -168,7 +172,7 @@ def run_under_lock(
 
     with session(connection, **_UNDER_LOCK):
         modes = ANY_LOCK if mode == "ACCESS EXCLUSIVE" else _WRITING
-        _retry(connection, [table, *also], attempt, deadline, modes)
+        retry(connection, [table, *also], attempt, deadline, modes)
 
 
 def _run_with_version(
@@ -201,16 +205,22 @@ def _run_with_version(
             run_in_pipeline(connection, texts)
             set_parameters(connection, restored, local=True)
 
-    _retry(connection, [table, versions], attempt, deadline, ANY_LOCK)
+    retry(connection, [table, versions], attempt, deadline, ANY_LOCK)
 
 
-def _retry(
+def retry(
     connection: Connection,
     tables: Sequence[str],
-    attempt: Callable[[], None],
+    attempt: Callable[[], _Result],
     deadline: Deadline,
     modes: Sequence[str],
-) -> None:
+) -> _Result:
+    """
+    Call *attempt* until no lock conflicts, and name the sessions that hold one of *modes*.
+
+    Raises:
+        LockNotObtained: The *deadline* is over.
+    """
     seen: list[Blocker] = []
     while True:
         try:
@@ -254,7 +264,7 @@ def run_with_retries(
             with transaction(connection):
                 run_in_pipeline(connection, [*path, statement])
 
-        _retry(connection, [table], attempt, deadline, _GATE_CONFLICTS)
+        retry(connection, [table], attempt, deadline, _GATE_CONFLICTS)
 
     with session(connection, lock_timeout="0", statement_timeout="0", transaction_timeout="0"):
         yield run_patiently

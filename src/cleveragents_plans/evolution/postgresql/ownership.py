@@ -14,6 +14,10 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.server import (
+    refuse_missing_rights,
+    refuse_read_only,
+)
 
 
 class NameTaken(EvolutionError):
@@ -27,6 +31,30 @@ class NameTaken(EvolutionError):
     def __init__(self, name: str, found: str, remedy: str) -> None:
         super().__init__(f"{name} {found}; {remedy}; nothing was changed")
         self.name = name
+
+
+def refuse_unchangeable(
+    connection: Connection,
+    tables: Collection[str],
+    version_table: str,
+    schema: str | None,
+    target: str,
+) -> None:
+    """
+    Refuse a database in which a run may not write, or whose tables are not the chain's.
+
+    It ends the transaction. *target* is what to call the database in messages; for the others
+    see `refuse_foreign_tables`.
+
+    Raises:
+        ServerReadOnly: Nothing can be written.
+        RightsMissing: The role lacks a right.
+        NameTaken: A table is a view or the like, or belongs to another role.
+    """
+    refuse_read_only(connection, target)
+    refuse_missing_rights(connection, {*tables, version_table}, schema, target)
+    refuse_foreign_tables(connection, tables, version_table, schema)
+    connection.rollback()
 
 
 def refuse_foreign_tables(

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, MetaData
 
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
-from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
+from cleveragents_plans.evolution.postgresql.ownership import refuse_unchangeable
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
 from cleveragents_plans.evolution.postgresql.search_path import (
@@ -32,11 +32,7 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     use_schema,
     write_schema,
 )
-from cleveragents_plans.evolution.postgresql.server import (
-    refuse_missing_rights,
-    refuse_read_only,
-    refuse_unfit_server,
-)
+from cleveragents_plans.evolution.postgresql.server import refuse_unfit_server
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
 from cleveragents_plans.evolution.runner.alembic_internals import (
@@ -61,6 +57,7 @@ from cleveragents_plans.evolution.runner.steps import (
     check_ahead,
     set_start,
     starting_point,
+    wait_for_locks,
     with_checks,
 )
 from cleveragents_plans.evolution.runner.target import Application, Target, find_target
@@ -233,18 +230,14 @@ class _Run:
             if self.schema and not self.command.compares_tables:
                 stack.enter_context(named_in(connection, self.schema))
             if not self.command.only_reads:
-                self._refuse_what_cannot_be_changed(connection)
+                versions = self.options.version_table
+                refuse_unchangeable(
+                    connection, self.tables, versions, self.schema, self.target.shown
+                )
                 stack.enter_context(migration_lock(connection, Settings.of(context)))
             told = self._run(connection, external)
             connection.commit()
             return told
-
-    def _refuse_what_cannot_be_changed(self, connection: Connection) -> None:
-        refuse_read_only(connection, self.target.shown)
-        tables = {*self.tables, self.options.version_table}
-        refuse_missing_rights(connection, tables, self.schema, self.target.shown)
-        refuse_foreign_tables(connection, self.tables, self.options.version_table, self.schema)
-        connection.rollback()
 
     def _use_schema(self, connection: Connection, *, local: bool = False) -> None:
         if self.command.compares_tables:
@@ -262,6 +255,8 @@ class _Run:
         command = self.command
         note = self._configure(connection)
         migration = context.get_context()
+        if not external:
+            wait_for_locks(migration)
         require_version_table(connection, self.options.version_table, self.schema_of_versions)
         state = VersionState(migration, self.options, self.tables, self.own_version_table)
         state.check(command, unfinished=note.read() is not None)

@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError, to_tuple
 
 from cleveragents_plans.evolution.errors import naming_revisions, running_revision
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.runner.alembic_internals import (
     Command,
     FindSteps,
@@ -30,6 +31,7 @@ from cleveragents_plans.evolution.runner.unfinished import (
     UnfinishedNote,
     UnknownInterruptedRun,
 )
+from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -135,6 +137,8 @@ def with_checks(command: Command, note: UnfinishedNote | None = None) -> FindSte
 
     def find_steps(heads: Heads, migration: MigrationContext) -> Iterable[Step]:
         for number, step in enumerate(command.find_steps(heads, migration)):
+            if number and note:
+                wait_for_locks(migration)
             if number or not note:
                 _check(step)
             if number and note:
@@ -149,6 +153,13 @@ def with_checks(command: Command, note: UnfinishedNote | None = None) -> FindSte
             yield step
 
     return find_steps
+
+
+def wait_for_locks(migration: MigrationContext) -> None:
+    """Let what a transaction of PostgreSQL reads wait up to lock-wait for an exclusive lock."""
+    if migration.connection is not None and migration.dialect.name == "postgresql":
+        seconds = Settings.of(migration.environment_context).lock_wait
+        run(migration.connection, f"SET LOCAL lock_timeout = '{1000 * seconds:.0f}ms'")
 
 
 def _check(step: Step) -> None:
