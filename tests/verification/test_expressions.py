@@ -58,3 +58,16 @@ def test_equal_expressions_have_one_form(written: str, of_the_catalog: str):
 )
 def test_different_expressions_have_different_forms(one: str, other: str):
     assert canonical(one) != canonical(other)
+
+
+@pytest.mark.parametrize(
+    ("expression", "shown"),
+    [
+        ("attempt>=1", "attempt >= 1"),
+        ("a<>'x  ( y'", "a <> 'x  ( y'"),
+        (f"((phase)::text = {ARRAY})", "phase in ('a', 'b')"),
+        ("lower(a) || b != -1.5", "lower (a) || b != -1.5"),
+    ],
+)
+def test_canonical_form_is_sql_that_can_be_typed(expression: str, shown: str):
+    assert canonical(expression) == shown

@@ -118,7 +118,7 @@ TEXT = "CONSTRAINT ck_v3_plans_attempt CHECK (attempt >= 1)"
 DROP_CHECK = "ALTER TABLE v3_plans DROP CONSTRAINT ck_v3_plans_attempt"
 SCHEMA = [
     Fault(
-        Kind.CHECK_MISSING, CHECK, (), "ADD CONSTRAINT ck_v3_plans_attempt CHECK (attempt > = 1",
+        Kind.CHECK_MISSING, CHECK, (), "ADD CONSTRAINT ck_v3_plans_attempt CHECK (attempt >= 1)",
         in_text(f"{TEXT}, ", ""), (DROP_CHECK,),
     ),
     Fault(
@@ -356,3 +356,30 @@ def test_family_with_a_detached_plan_is_sound(engine: str, tmp_path: Path):
         found = looked_at(url)
 
     assert found == Verification(5, (), None, True)
+
+
+def test_remedies_of_odd_ids_can_be_typed(tmp_path: Path):
+    with database_with(store_family, SQLITE, tmp_path) as url:
+        break_database(
+            url,
+            [f"UPDATE v3_plans SET plan_id = X'ff00', parent_plan_id = 'x' WHERE plan_id = '{D}'",
+             f"UPDATE v3_plans SET plan_id = 'it''s', parent_plan_id = 'x' WHERE plan_id = '{E}'"],
+        )  # fmt: skip
+        for literal in ("X'ff00'", "'it''s'"):
+            (finding,) = [
+                each for each in looked_at(url).findings if each.kind == Kind.PARENT_NOT_STORED
+            ]
+            statement = finding.remedy.removesuffix(" detaches the plan")
+            assert statement.endswith(f"plan_id = {literal}")
+            break_database(url, [statement])
+
+        assert Kind.PARENT_NOT_STORED not in [each.kind for each in looked_at(url).findings]
+
+
+def test_index_on_an_expression_is_a_note(tmp_path: Path):
+    with database_with(store_family, SQLITE, tmp_path) as url:
+        break_database(url, ["CREATE UNIQUE INDEX mine ON v3_plans (lower(plan_id))"])
+
+        (finding,) = looked_at(url).findings
+
+    assert (finding.kind, finding.severity) == (Kind.INDEX_EXTRA, "note")

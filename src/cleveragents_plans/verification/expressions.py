@@ -15,6 +15,7 @@ _CAST = re.compile(
 _NUMBERS = ("integer", "bigint", "smallint", "numeric", "real", "double precision")
 # How it writes IN and NOT IN.
 _OF_ARRAYS = {("=", "any"): ("in",), ("<", ">", "all"): ("not", "in")}
+_OPERATORS = ("<=", ">=", "<>", "!=", "||")
 _COMPARES = {"=", "<", ">", "in", "is", "like", "between", "~"}
 
 
@@ -26,7 +27,7 @@ def canonical(expression: str) -> str:
     compared, the case of words, white space. ``= ANY (ARRAY[…])`` is ``IN (…)``.
     """
     tree, _ = _tree(_tokens(expression), 0)
-    return " ".join(_flat(_unwrapped(tree)))
+    return _joined(_flat(_unwrapped(tree)))
 
 
 def _tokens(expression: str) -> list[str]:
@@ -60,9 +61,10 @@ def _word(token: Token) -> str:
 
 def _number(text: str) -> str:
     try:
-        return repr(float(text))
+        number = float(text)
     except ValueError:
         return text
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
 
 
 def _signed(words: list[str]) -> list[str]:
@@ -134,6 +136,15 @@ def _calls(found: _Tree) -> bool:
 def _is_comparison(tree: _Tree) -> bool:
     words = {each for each in tree if isinstance(each, str)}
     return not words.isdisjoint(_COMPARES) and words.isdisjoint({"and", "or"})
+
+
+def _joined(words: list[str]) -> str:
+    """Write *words* as SQL that can be typed."""
+    text = ""
+    for word in words:
+        together = text[-1:] + word in _OPERATORS or word in (")", ",") or text[-1:] in ("(", "")
+        text += word if together else f" {word}"
+    return text
 
 
 def _flat(tree: _Tree) -> list[str]:

@@ -134,5 +134,15 @@ def text_of(value: object) -> str:
     return value if isinstance(value, str) and value.isprintable() else ascii(value)
 
 
+def literal_of(value: object) -> str:
+    """Write a value of a row as SQL that can be typed."""
+    if isinstance(value, bytes):
+        return f"X'{value.hex()}'"
+    text = str(value)
+    if not text.isprintable():
+        return f"CAST(X'{text.encode(errors='surrogateescape').hex()}' AS TEXT)"
+    return "'" + text.replace("'", "''") + "'"
+
+
 #: The table of plans.
 PLANS = LifecyclePlanModel.__tablename__

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from sqlalchemy import Connection, inspect
+from sqlalchemy.exc import SAWarning
 
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable
 from cleveragents_plans.evolution.sqlite.tokens import quote
@@ -51,7 +53,11 @@ def _constraints(connection: Connection, table: str) -> Iterator[Constraint]:
     key = inspector.get_pk_constraint(table)
     if key["constrained_columns"]:
         yield Constraint("PRIMARY KEY", key["name"], f"({', '.join(key['constrained_columns'])})")
-    for unique in inspector.get_unique_constraints(table):
+    with warnings.catch_warnings():
+        # It says that it leaves out indexes on expressions, which are no constraints.
+        warnings.simplefilter("ignore", SAWarning)
+        uniques = inspector.get_unique_constraints(table)
+    for unique in uniques:
         yield Constraint("UNIQUE", unique["name"], f"({', '.join(unique['column_names'])})")
     query = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?"
     text: str = connection.exec_driver_sql(query, (table,)).scalar_one()

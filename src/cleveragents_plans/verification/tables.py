@@ -28,7 +28,7 @@ class Column:
         kind = _KINDS.get(name, type_.lower())
         value = None if default is None else canonical(default)
         if kind == "boolean" and value is not None:
-            value = {"0.0": "false", "1.0": "true"}.get(value, value)
+            value = {"0": "false", "1": "true"}.get(value, value)
         limited = found is not None and found["length"] is not None and kind == "text"
         return cls(kind, int(found["length"]) if found and limited else None, nullable, value)
 

@@ -9,7 +9,14 @@ from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.schema.database import Database
-from cleveragents_plans.verification.findings import PLANS, Finding, Kind, RowFindings, text_of
+from cleveragents_plans.verification.findings import (
+    PLANS,
+    Finding,
+    Kind,
+    RowFindings,
+    literal_of,
+    text_of,
+)
 from cleveragents_plans.verification.rows import CHILD_TABLES
 
 _ROOT = f"{PLANS}.root_plan_id"
@@ -55,7 +62,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
                 _PARENT,
                 plan_id,
                 f"the parent is not stored (it is {text_of(parent)})",
-                f"UPDATE {PLANS} SET parent_plan_id = NULL WHERE plan_id = '{text_of(plan_id)}' "
+                f"UPDATE {PLANS} SET parent_plan_id = NULL WHERE plan_id = {literal_of(plan_id)} "
                 "detaches the plan",
             )
     for cycle in _cycles(database):
@@ -64,7 +71,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
             _PARENT,
             cycle[0],
             f"plans are their own ancestors: {' -> '.join(map(text_of, [*cycle, cycle[0]]))}",
-            f"UPDATE {PLANS} SET parent_plan_id = NULL WHERE plan_id = '{text_of(cycle[0])}', "
+            f"UPDATE {PLANS} SET parent_plan_id = NULL WHERE plan_id = {literal_of(cycle[0])}, "
             "or its true parent",
         )
     for table in CHILD_TABLES:
@@ -76,7 +83,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
                 table,
                 plan_id,
                 "a row belongs to a plan that is not stored",
-                f"DELETE FROM {table} WHERE plan_id = '{text_of(plan_id)}'",
+                f"DELETE FROM {table} WHERE plan_id = {literal_of(plan_id)}",
             )
     yield from found
 
