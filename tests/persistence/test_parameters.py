@@ -12,7 +12,13 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import Plan
-from cleveragents_plans.domain import BUILT_IN_PROFILES, InvalidFields, PlanIdentity
+from cleveragents_plans.domain import (
+    BUILT_IN_PROFILES,
+    InvalidArgument,
+    InvalidFields,
+    PlanIdentity,
+)
+from cleveragents_plans.persistence import PlanNotFound
 from support.plans import a_plan, ulid
 
 EAST = timezone(timedelta(hours=5))
@@ -51,6 +57,34 @@ def test_an_id_that_can_be_none_is_refused(repository, sent, method, wrong, erro
     with pytest.raises(error, match=rf"plan_id is .*; {said}"):
         getattr(repository, method)(wrong)
 
+    assert sent == []
+
+
+HUGE = "A" * 10_000_000
+
+
+@pytest.mark.parametrize("method", [*BY_ID, "tree_summary"])
+def test_an_id_of_ten_megabytes_is_that_of_no_plan(repository, method):
+    with pytest.raises(PlanNotFound) as caught:
+        getattr(repository, method)(HUGE)
+
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["namespace", "action", "project", "created_by", "tag"])
+def test_a_filter_of_ten_megabytes_passes_no_plan_or_is_refused(repository, name):
+    try:
+        assert repository.list(**{name: HUGE}) == ()
+    except InvalidArgument as error:
+        assert len(str(error)) < 300  # noqa: PT017  either will do
+
+
+@pytest.mark.parametrize("name", ["parent", "root"])
+def test_a_filter_by_an_id_of_ten_megabytes_is_refused(repository, sent, name):
+    with pytest.raises(InvalidArgument, match=f"{name} is .*expected a ULID") as caught:
+        repository.count(**{name: HUGE})
+
+    assert len(str(caught.value)) < 300
     assert sent == []
 
 
