@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from alembic.util import CommandError
@@ -29,8 +30,19 @@ def _restored(
     return error
 
 
+@dataclass(frozen=True, slots=True)
+class RunningRevision:
+    """A revision while it is checked, rehearsed or run."""
+
+    name: str
+    #: Whether an earlier run began it, and did not end it.
+    resumed: bool = False
+    #: Tells whether a change of it, by this run or an earlier one, was committed.
+    has_changes: Callable[[], bool] = lambda: False
+
+
 #: The revision that runs, which its operations name in their errors; the runner sets it.
-running_revision: ContextVar[str | None] = ContextVar("running_revision", default=None)
+running_revision: ContextVar[RunningRevision | None] = ContextVar("running_revision", default=None)
 
 
 @contextmanager
@@ -41,6 +53,22 @@ def naming_revisions() -> Iterator[None]:
         yield
     finally:
         running_revision.reset(token)
+
+
+def in_revision(text: str) -> str:
+    """Put the name of the revision that runs, if one does, before *text*."""
+    running = running_revision.get()
+    return f"{running.name}: {text}" if running else text
+
+
+def what_is_kept(operation: str) -> str:
+    """Say what the database has kept of a revision whose *operation* was refused."""
+    running = running_revision.get()
+    if running is None:
+        return f"{operation} changed nothing"
+    if running.has_changes():
+        return f"{operation} changed nothing, what the revision did before stays; {AGAIN}"
+    return "the revision changed nothing"
 
 
 class OperationRefused(EvolutionError):
@@ -56,9 +84,9 @@ class OperationRefused(EvolutionError):
 
     def __init__(self, operation: str, found: str, remedy: str) -> None:
         self.operation = operation
-        self.revision: str | None = running_revision.get()
-        where = f"{self.revision}: {operation}" if self.revision else operation
-        super().__init__(f"{where}: {found}; {remedy}; {operation} changed nothing")
+        running = running_revision.get()
+        self.revision: str | None = running.name if running else None
+        super().__init__(f"{in_revision(operation)}: {found}; {remedy}; {what_is_kept(operation)}")
 
 
 class ColumnInUse(EvolutionError):
@@ -73,8 +101,9 @@ class ColumnInUse(EvolutionError):
 
     def __init__(self, table: str, column: str, users: Sequence[str]) -> None:
         super().__init__(
-            f"{table}.{column}, which this step would drop, is used by {', '.join(users)}; drop "
-            "that first and make it again afterwards; nothing was changed"
+            in_revision(f"{table}.{column}, which this step would drop, is used by ")
+            + f"{', '.join(users)}; drop that first and make it again afterwards; "
+            + what_is_kept("drop_column")
         )
         self.table = table
         self.column = column
@@ -90,11 +119,13 @@ class BackfillNeverEnds(EvolutionError):
     """
 
     def __init__(self, table: str, found: str) -> None:
+        running = running_revision.get()
+        kept = "what was changed before stays; " if running and running.has_changes() else ""
         super().__init__(
-            f"the backfill of {table} would never end: {found}; disable a trigger that undoes it, "
-            "or correct the revision, so that the condition is false for a row that was written "
-            "(or let a trigger fill in what clients write meanwhile), and run the same command "
-            "again"
+            in_revision(f"backfill: the backfill of {table} would never end: {found}; ")
+            + "disable a trigger that undoes it, or correct the revision, so that the condition "
+            "is false for a row that was written (or let a trigger fill in what clients write "
+            f"meanwhile); {kept}{AGAIN}"
         )
         self.table = table
 

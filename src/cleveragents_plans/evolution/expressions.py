@@ -11,7 +11,8 @@ class Sql(NamedTuple):
     postgresql: str
     sqlite: str
     #: A statement that PostgreSQL needs first, such as one that creates a function of
-    #: ``pg_temp``; it can be repeated.
+    #: ``pg_temp`` that the expression calls. Each operation sends it again in the session that
+    #: migrates, so it is one that can be repeated: ``CREATE OR REPLACE``.
     setup: str = ""
 
 
@@ -21,7 +22,9 @@ def json_integer(column: str, key: str, default: int | None = None) -> Sql:
 
     The default (None is NULL) also stands for text that is not JSON, for a value that is no
     integer or is written with a fraction or an exponent, and for one that does not fit 32
-    bits.
+    bits. PostgreSQL gives it for every object that has ``\\u0000`` or half of a surrogate pair
+    anywhere, which its json cannot hold; SQLite reads the integer beside it. The library stores
+    neither.
     """
     fits = "AND j.atom BETWEEN -2147483648 AND 2147483647"
     otherwise = "NULL" if default is None else str(int(default))
@@ -37,7 +40,8 @@ def json_text(column: str, key: str) -> Sql:
     """
     Give the string that the JSON object in *column* has under *key*, else NULL.
 
-    NULL also for text that is not JSON, and for a value that is no string.
+    NULL also for text that is not JSON, for a value that is no string, and on PostgreSQL for an
+    object that has ``\\u0000`` or half of a surrogate pair anywhere.
     """
     return Sql(
         postgresql=f"pg_temp.evolution_json_text(t.{column}, {_literal(key)})",

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import StringIO
-from typing import Any
+from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Inspector, inspect
 from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedIndex
-from sqlalchemy.exc import SAWarning
+from sqlalchemy.exc import DBAPIError, SAWarning
 from sqlalchemy.sql.elements import ClauseElement
 
-from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.errors import OperationRefused, running_revision, sqlstate
 from cleveragents_plans.evolution.expressions import Sql
+from cleveragents_plans.evolution.misspellings import column_in, is_misspelt, suggestion
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
+
+log: Final = logging.getLogger("alembic.evolution")
+
+#: What an operation can drop of a table.
+Kind = Literal["column", "index", "constraint", "trigger"]
+
+_SYNTAX_ERROR = "42601"
+UNDEFINED_COLUMN = "42703"
 
 
 def on_sqlite(op: Op) -> bool:
@@ -73,6 +83,47 @@ class Rehearsal:
         text = self.written.getvalue()
         return not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
 
+    @classmethod
+    def of(cls, op: Op) -> Rehearsal | None:
+        """Give the rehearsal that *op* runs in, if it is one."""
+        found: Rehearsal | None = op.get_context().opts.get(cls.OPTION)
+        return found
+
+    @contextmanager
+    def trial(self) -> Iterator[Connection]:
+        """
+        Try something out on the database; all of it is rolled back.
+
+        What the database refuses is passed over where the revision itself may have made it right
+        by then.
+
+        Raises:
+            OperationRefused: It is a mistake of the revision, whatever it did before.
+        """
+        savepoint = self.connection.begin_nested()
+        try:
+            yield self.connection
+        except OperationRefused as error:
+            if not self._is_certain(error.__cause__):
+                return
+            raise
+        finally:
+            savepoint.rollback()
+
+    def _is_certain(self, cause: BaseException | None) -> bool:
+        if not isinstance(cause, DBAPIError):
+            return True
+        if sqlstate(cause) == UNDEFINED_COLUMN:
+            column = column_in(message_of(cause))
+            return column is not None and self.knows(column)
+        return sqlstate(cause) == _SYNTAX_ERROR
+
+
+def message_of(error: DBAPIError) -> str:
+    """Give what the database said, on one line and without the details, which may quote rows."""
+    said = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    return " ".join(str(said or error.orig).split())
+
 
 def _inspector(op: Op, *names: str) -> Inspector | None:
     """Give what tells of the database; nothing offline, or where *names* are not known yet."""
@@ -121,14 +172,14 @@ def require_table(
             return schema
         known = found.get_table_names(schema=schema)
         raise OperationRefused(
-            operation, f"there is no table {table}{where}", _correct(table, known)
+            operation, f"there is no table {table}{where}", suggestion(table, known)
         )
     if columns:
         known = [column["name"] for column in found.get_columns(table, schema=schema)]
         for column in columns:
             if column not in known and _inspector(op, column) is not None:
                 raise OperationRefused(
-                    operation, f"{table} has no column {column}", _correct(column, known)
+                    operation, f"{table} has no column {column}", suggestion(column, known)
                 )
     return schema
 
@@ -166,9 +217,66 @@ def require_key(op: Op, operation: str, table: str, key: str, schema: str | None
         )
 
 
-def _correct(name: str, known: list[str]) -> str:
-    close = get_close_matches(name, known, n=1)
-    return f"is {close[0]} meant?" if close else "correct the name"
+def names_of(op: Op, kind: Kind, table: str, schema: str | None = None) -> list[str]:
+    """Name what *table* has of this *kind*; nothing offline."""
+    rehearsal = Rehearsal.of(op)
+    if op.get_context().as_sql and not rehearsal:
+        return []
+    connection = rehearsal.connection if rehearsal else op.get_bind()
+    if on_sqlite(op):
+        return [name for (name,) in connection.exec_driver_sql(_ON_SQLITE[kind], (table,))]
+    named = {"table": qualified(op.get_context(), table, schema)}
+    return [name for (name,) in connection.exec_driver_sql(_ON_POSTGRESQL[kind], named)]
+
+
+def check_droppable_name(
+    op: Op,
+    operation: str,
+    kind: Kind,
+    table: str,
+    name: str,
+    schema: str | None = None,
+    *,
+    optional: bool = False,
+) -> None:
+    """
+    Warn that *table* has no *kind* of this *name* to drop, and refuse a name that is misspelt.
+
+    An interrupted run may have dropped it: if the revision is one that was begun before, that is
+    taken for the reason. Else the name is wrong, or an operator dropped it. If it differs by a
+    letter or two from one that is there, it is wrong. Offline nothing can be found out.
+
+    Args:
+        op: Alembic's ``op``.
+        operation: The operation.
+        kind: What is to be dropped.
+        table: The table.
+        name: What it is called.
+        schema: The schema of *table*, if it is not that of the chain's tables.
+        optional: It may never have been there, whatever is called alike.
+
+    Raises:
+        OperationRefused: The name is misspelt. Nothing was changed.
+    """
+    rehearsal = Rehearsal.of(op)
+    if (op.get_context().as_sql and not rehearsal) or (rehearsal and not rehearsal.knows(name)):
+        return
+    known = names_of(op, kind, table, schema)
+    if name in known or (on_sqlite(op) and name.lower() in map(str.lower, known)):
+        return
+    running = running_revision.get()
+    if running and running.resumed:
+        log.info("%s has no %s %s any more: an interrupted run dropped it", table, kind, name)
+        return
+    remedy = suggestion(name, known)
+    # On PostgreSQL the rehearsal has refused it, or the revision itself dropped it just now.
+    if is_misspelt(name, known) and running and not optional and (rehearsal or on_sqlite(op)):
+        raise OperationRefused(operation, f"{table} has no {kind} {name}", remedy)
+    if not rehearsal:
+        log.warning(
+            "%s has no %s %s, and %s dropped none; %s (unless it was dropped by hand)",
+            *(table, kind, name, operation, remedy),
+        )
 
 
 def _indexes(found: Inspector, table: str, schema: str | None) -> list[ReflectedIndex]:
@@ -177,3 +285,18 @@ def _indexes(found: Inspector, table: str, schema: str | None) -> list[Reflected
         # none that a revision means.
         warnings.filterwarnings("ignore", "Skipped unsupported reflection", SAWarning)
         return found.get_indexes(table, schema=schema)
+
+
+_ON_SQLITE: Final[dict[Kind, str]] = {
+    "column": "SELECT name FROM pragma_table_xinfo(?)",
+    "index": "SELECT name FROM pragma_index_list(?)",
+}
+_ON_POSTGRESQL: Final[dict[Kind, str]] = {
+    "column": "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%(table)s)"
+    " AND attnum > 0 AND NOT attisdropped",
+    "index": "SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+    " WHERE i.indrelid = to_regclass(%(table)s)",
+    "constraint": "SELECT conname FROM pg_constraint WHERE conrelid = to_regclass(%(table)s)",
+    "trigger": "SELECT tgname FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s)"
+    " AND NOT tgisinternal",
+}

@@ -155,7 +155,7 @@ def test_backfill_that_would_never_end_is_rolled_back_at_once(toy_url: str, valu
 def test_backfill_that_some_rows_keep_from_its_end_gives_up(
     server_url: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("cleveragents_plans.evolution.postgresql.backfill._MIN_SECONDS", 0.5)
+    monkeypatch.setattr("cleveragents_plans.evolution.postgresql.stuck_backfills._MIN_SECONDS", 0.5)
     # The first batch ends; one row of a later one never does.
     needs = "t.size < 100 OR t.id = 990"
 

@@ -10,7 +10,7 @@ from alembic.operations import Operations
 from sqlalchemy import text
 
 from cleveragents_plans.evolution import create_index, drop_index
-from cleveragents_plans.evolution.errors import OperationRefused, running_revision
+from cleveragents_plans.evolution.errors import OperationRefused, RunningRevision, running_revision
 from cleveragents_plans.evolution.postgresql.indexes import DuplicateRows, IndexNotBuilt
 from support.online import client, revision, script
 from support.toys import execute, structure
@@ -91,7 +91,7 @@ def test_create_index_refuses_a_mistake_in_one_line(toy_url: str, changed: dict,
     execute(toy_url, "CREATE INDEX ix_toy_size ON toy (size)")
     before = structure(toy_url)
     given = {"name": "ix_toy_word", "table": "toy", "columns": ["word"], **changed}
-    reset = running_revision.set("m9_001_toys")
+    reset = running_revision.set(RunningRevision("m9_001_toys"))
 
     with revision(toy_url) as op, pytest.raises(OperationRefused, match=message) as refused:
         create_index(op, given.pop("name"), given.pop("table"), given.pop("columns"), **given)

@@ -8,6 +8,7 @@ from cleveragents_plans.evolution.expressions import Sql
 from cleveragents_plans.evolution.lookups import on_sqlite, require_key, require_table, sql_of
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
+from cleveragents_plans.evolution.postgresql.empty_copy import rehearse_expressions
 from cleveragents_plans.evolution.sqlite import backfill as sqlite
 
 
@@ -66,6 +67,8 @@ def backfill(
     name, column = qualified(op.get_context(), table, schema), quote(key)
     sets = ", ".join(f"{quote(column)} = {value}" for column, value in written.items())
     given = [each for each in (*values.values(), needs) if isinstance(each, Sql)]
+    setup = list(dict.fromkeys(each.setup for each in given if each.setup))
+    rehearse_expressions(op, "backfill", table, written.values(), setup=setup, schema=schema)
     return run_in_batches(
         op,
         table,
@@ -79,5 +82,5 @@ WITH batch AS MATERIALIZED (
 UPDATE {name} t SET {sets} FROM batch WHERE t.{column} = batch.{column}""",
         label=label,
         schema=schema,
-        setup=list(dict.fromkeys(each.setup for each in given if each.setup)),
+        setup=setup,
     )

@@ -9,7 +9,13 @@ from sqlalchemy.schema import CreateColumn
 
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.expressions import Sql
-from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table, sql_of
+from cleveragents_plans.evolution.lookups import (
+    check_droppable_name,
+    ddl,
+    on_sqlite,
+    require_table,
+    sql_of,
+)
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import columns as postgresql
 from cleveragents_plans.evolution.sqlite import columns as sqlite
@@ -56,7 +62,9 @@ def drop_column(op: Op, table: str, column: str, *, schema: str | None = None) -
     PostgreSQL: ACCESS EXCLUSIVE on *table* for a change of the catalog, some milliseconds
     (see `with_exclusive_lock`). SQLite: ``ALTER TABLE DROP COLUMN``, which writes every row.
 
-    Idempotent: a column that is not there is no error.
+    Idempotent: a column that is not there is no error, but a warning, unless an interrupted
+    run may have dropped it. A name that differs by a letter or two from one that is there is
+    refused, before the first change of the revision.
 
     Args:
         op: Alembic's ``op``.
@@ -66,11 +74,12 @@ def drop_column(op: Op, table: str, column: str, *, schema: str | None = None) -
         schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
-        OperationRefused: The table does not exist. Nothing was changed.
+        OperationRefused: The table does not exist, or *column* is misspelt. Nothing was changed.
         ColumnInUse: Something else is made from the column. Nothing was changed.
         LockNotObtained: Other sessions held locks for too long.
     """
     schema = require_table(op, "drop_column", table, (), schema)
+    check_droppable_name(op, "drop_column", "column", table, column, schema)
     if on_sqlite(op):
         sqlite.drop(op, table, column)
     else:

@@ -18,7 +18,7 @@ from sqlalchemy.schema import AddConstraint
 from sqlalchemy.sql.elements import conv
 
 from cleveragents_plans.evolution.errors import EvolutionError, OperationRefused
-from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
+from cleveragents_plans.evolution.lookups import check_droppable_name, ddl, on_sqlite, require_table
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import constraints as postgresql
 from cleveragents_plans.evolution.postgresql import not_null
@@ -245,17 +245,20 @@ def drop_constraint(op: Op, table: str, name: str, *, schema: str | None = None)
     to, for a change of the catalog, some milliseconds (see `with_exclusive_lock`). SQLite:
     one rebuild of the table.
 
-    Idempotent: a constraint that is not there is no error.
+    Idempotent: a constraint that is not there is no error, but a warning, unless an interrupted
+    run may have dropped it. A name that differs by a letter or two from one that is there is
+    on PostgreSQL refused, before the first change of the revision.
 
     Raises:
-        OperationRefused: The table does not exist, or the constraint is of another kind.
-            Nothing was changed.
+        OperationRefused: The table does not exist, *name* is misspelt, or the constraint is of
+            another kind. Nothing was changed.
         LockNotObtained: Other sessions held locks for too long.
     """
     schema = require_table(op, "drop_constraint", table, (), schema)
     if on_sqlite(op):
         sqlite.drop(op, table, name)
     else:
+        check_droppable_name(op, "drop_constraint", "constraint", table, name, schema)
         postgresql.drop(op, table, name, schema)
 
 

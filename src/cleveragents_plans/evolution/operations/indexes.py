@@ -10,7 +10,14 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.schema import CreateIndex
 
 from cleveragents_plans.evolution.errors import OperationRefused
-from cleveragents_plans.evolution.lookups import ddl, on_sqlite, require_table
+from cleveragents_plans.evolution.lookups import (
+    Rehearsal,
+    check_droppable_name,
+    ddl,
+    names_of,
+    on_sqlite,
+    require_table,
+)
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import indexes as postgresql
 from cleveragents_plans.evolution.postgresql.connection import online, write_sql
@@ -69,10 +76,12 @@ def create_index(
         sqlite.create(op, name, table, plain, use_equal=use_equal)
         return
     context = op.get_context()
+    statements = _statements(op, table, schema, *given)
     if context.as_sql:
+        if rehearsal := Rehearsal.of(op):
+            postgresql.rehearse_build(rehearsal, statements)
         write_sql(context, plain)
         return
-    statements = _statements(op, table, schema, *given)
     settings = Settings.of(context.environment_context)
     with online(op) as connection:
         postgresql.build(connection, statements, settings, use_equal=use_equal)
@@ -96,7 +105,9 @@ def drop_index(
     and waits for the transactions that use the table: these are named every few seconds,
     and given up on after ``lock-wait``. SQLite: ``DROP INDEX``.
 
-    Idempotent: an index that is not there is no error. Offline a plain DROP INDEX IF EXISTS
+    Idempotent: an index that is not there is no error, but a warning, unless an interrupted
+    run may have dropped it. A name that differs by a letter or two from one that is there is
+    refused, before the first change of the revision. Offline a plain DROP INDEX IF EXISTS
     is printed.
 
     Args:
@@ -105,28 +116,34 @@ def drop_index(
         table: The table.
         columns: With *unique*, *where* and *options* what `create_index` was given: then an index
             of this name that is defined otherwise, by an operator, is kept, with a warning.
+            And one that is not there, as `create_index` used an equal one, is never refused.
             Else any index of this name is dropped.
         schema: The schema of *table*, if it is not that of the chain's tables.
 
     Raises:
-        OperationRefused: The table does not exist, something else than an index of it has
-            this name, or a constraint needs the index. Nothing was changed.
+        OperationRefused: The table does not exist, the name is misspelt, something else than an
+            index of the table has it, or a constraint needs the index. Nothing was changed.
         IndexNotBuilt: Others did not end within ``lock-wait``.
     """
     schema = require_table(op, "drop_index", table, (), schema)
+    context, quoted = op.get_context(), qualified(op.get_context(), table, schema)
+    rehearsal = Rehearsal.of(op)
+    if rehearsal and rehearsal.knows(name):
+        postgresql.find_droppable(rehearsal.connection, quoted, name)
+    check_droppable_name(
+        op, "drop_index", "index", table, name, schema, optional=columns is not None
+    )
     given = None if columns is None else (name, columns, unique, where, options)
     if on_sqlite(op):
         plain = None if given is None else ddl(op, CreateIndex(_index(table, schema, *given)))
         sqlite.drop(op, name, table, plain)
         return
-    context = op.get_context()
     if context.as_sql:
         write_sql(context, f"DROP INDEX IF EXISTS {qualified(context, name, schema)}")
         return
     settings = Settings.of(context.environment_context)
     wanted = None if given is None else _statements(op, table, schema, *given)
     with online(op) as connection:
-        quoted = qualified(context, table, schema)
         postgresql.drop(connection, quoted, name, settings, wanted)
 
 
@@ -145,6 +162,7 @@ def _statements(
     return postgresql.Statements(
         name=name,
         table=qualified(op.get_context(), table, schema),
+        columns=tuple(names_of(op, "column", table, schema)),
         build=ddl(op, CreateIndex(_index(table, schema, *given, concurrent))),
         try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", *given, options))),
     )

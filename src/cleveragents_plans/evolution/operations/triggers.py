@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cleveragents_plans.evolution.lookups import on_sqlite, require_table
+from cleveragents_plans.evolution.lookups import check_droppable_name, on_sqlite, require_table
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.triggers import Trigger, drop_trigger_sql
@@ -31,10 +31,15 @@ def drop_trigger(op: Op, table: str, name: str) -> None:
     PostgreSQL: ACCESS EXCLUSIVE on *table* for a change of the catalog, some milliseconds
     (see `with_exclusive_lock`). SQLite: nothing, since it has no PL/pgSQL.
 
+    Idempotent: a trigger that is not there is no error, but a warning, unless an interrupted
+    run may have dropped it. A name that differs by a letter or two from one that is there is
+    refused, before the first change of the revision.
+
     Raises:
-        OperationRefused: The table does not exist. Nothing was changed.
+        OperationRefused: The table does not exist, or *name* is misspelt. Nothing was changed.
         LockNotObtained: Other sessions held locks for too long.
     """
     require_table(op, "drop_trigger", table)
     if not on_sqlite(op):
+        check_droppable_name(op, "drop_trigger", "trigger", table, name)
         with_exclusive_lock(op, table, *drop_trigger_sql(table, name))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
-from cleveragents_plans.evolution.lookups import require_key
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution.errors import running_revision, sqlstate
+from cleveragents_plans.evolution.lookups import (
+    UNDEFINED_COLUMN,
+    message_of,
+    names_of,
+    require_key,
+)
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.backfill import Batches, BatchRun
 from cleveragents_plans.evolution.postgresql.blockers import Deadline
@@ -17,9 +26,11 @@ from cleveragents_plans.evolution.postgresql.connection import (
     session,
     write_sql,
 )
-from cleveragents_plans.evolution.postgresql.empty_copy import refusing
+from cleveragents_plans.evolution.postgresql.empty_copy import refusing, rehearse_expressions
 from cleveragents_plans.evolution.postgresql.locks import READ_CONFLICTS, retry
 from cleveragents_plans.evolution.settings import Settings
+
+log: Final = logging.getLogger("alembic.evolution")
 
 # Of a batch, so that it is short; with a hash or merge join each would read the whole
 # table. Were every plan made anew, so would be that of each foreign key's check, row by
@@ -54,7 +65,8 @@ def run_in_batches(
     """
     Run *update* for one range of keys of *table* after the other, until no row needs it.
 
-    Idempotent and resumable: interrupted at any point and run again, it does the rest. No
+    Idempotent and resumable: interrupted at any point and run again, it does the rest; a column
+    that an interrupted run of the revision dropped afterwards was read before. No
     statement waits for longer than 20 ms. VACUUM runs after every tenth of the table.
 
     Args:
@@ -88,6 +100,7 @@ def run_in_batches(
     context = require_postgresql(op, "run_in_batches")
     require_key(op, "backfill", table, key, schema)
     update = in_schema(context, update, schema)
+    rehearse_expressions(op, "backfill", table, [needs], setup=setup, schema=schema)
     if context.as_sql:
         write_sql(context, *setup, update.replace("{batch}", "TRUE"))
         return 0
@@ -103,8 +116,15 @@ def run_in_batches(
     settings = Settings.of(context.environment_context)
     with online(op) as connection, session(connection, **_SESSION):
         deadline, tables = Deadline.for_locks(settings), [wanted.table, wanted.vacuum]
-        with refusing("backfill"):
-            for statement in (*setup, f"EXPLAIN {update.replace('{batch}', 'FALSE')}"):
-                attempt = partial(run, connection, statement)
-                retry(connection, tables, attempt, deadline, READ_CONFLICTS)
+        with refusing("backfill", names_of(op, "column", table, schema)):
+            try:
+                for statement in (*setup, f"EXPLAIN {update.replace('{batch}', 'FALSE')}"):
+                    attempt = partial(run, connection, statement)
+                    retry(connection, tables, attempt, deadline, READ_CONFLICTS)
+            except DBAPIError as error:
+                running = running_revision.get()
+                if running is None or not running.resumed or sqlstate(error) != UNDEFINED_COLUMN:
+                    raise
+                log.info("%s was done: %s", wanted.label, message_of(error))
+                return 0
         return BatchRun(connection, wanted, settings).to_the_end()

@@ -8,6 +8,8 @@ from typing import Final
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.lookups import Rehearsal, names_of
+from cleveragents_plans.evolution.misspellings import suggestion
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.checks import refuse_used_column
 from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
@@ -39,23 +41,33 @@ def add(op: Op, table: str, column: str, definition: str, comment: str | None) -
     if comment:
         statements.append(f"COMMENT ON COLUMN {table}.{quote(column)} IS {comment}")
     if context.as_sql:
+        rehearsal = Rehearsal.of(op)
+        if rehearsal and rehearsal.knows(column):
+            with rehearsal.trial() as connection:
+                found = _type_of(connection, table, column)
+                wanted = _try_out(connection, table, quote(column), column, definition)
+                _refuse_other(table, column, found, wanted)
         write_sql(context, *statements)
         return
     with online(op) as connection:
         found = _type_of(connection, table, column)
         wanted = _try_out(connection, table, quote(column), column, definition)
+        _refuse_other(table, column, found, wanted)
         if found is None:
             settings = Settings.of(context.environment_context)
             with refusing("add_column"):
                 run_under_lock(connection, table, statements, settings)
-        elif found == wanted:
-            log.info("%s has the column %s already", table, column)
         else:
-            raise OperationRefused(
-                "add_column",
-                f"{table} has a column {column} of the type {found}, expected {wanted}",
-                "rename or drop it first, or give the new column another name",
-            )
+            log.info("%s has the column %s already", table, column)
+
+
+def _refuse_other(table: str, column: str, found: str | None, wanted: str | None) -> None:
+    if found not in (None, wanted):
+        raise OperationRefused(
+            "add_column",
+            f"{table} has a column {column} of the type {found}, expected {wanted}",
+            "rename or drop it first, or give the new column another name",
+        )
 
 
 def drop(op: Op, table: str, column: str, schema: str | None) -> None:
@@ -74,7 +86,6 @@ def drop(op: Op, table: str, column: str, schema: str | None) -> None:
         return
     with online(op) as connection:
         if _type_of(connection, name, column) is None:
-            log.info("%s has no column %s (any more)", table, column)
             return
         refuse_used_column(connection, name, column)
         with refusing("drop_column"):
@@ -113,19 +124,25 @@ def rename(op: Op, table: str, column: str, new_name: str, schema: str | None) -
     quote = context.dialect.identifier_preparer.quote
     name = qualified(context, table, schema)
     statement = f"ALTER TABLE {name} RENAME COLUMN {quote(column)} TO {quote(new_name)}"
+    known = names_of(op, "column", table, schema)
+    rehearsal = Rehearsal.of(op)
+    if context.as_sql and not (rehearsal and rehearsal.knows(column, new_name)):
+        write_sql(context, statement)
+        return
+    if column not in known and new_name in known:
+        log.info("%s has the column %s already, and no %s", table, new_name, column)
+        return
+    if column not in known:
+        remedy = suggestion(column, known)
+        raise OperationRefused("rename_column", f"{table} has no column {column}", remedy)
+    if new_name in known:
+        found = f"{table} has a column {new_name}, too"
+        raise OperationRefused("rename_column", found, "correct the names")
     if context.as_sql:
         write_sql(context, statement)
         return
-    with online(op) as connection:
-        old, new = (_type_of(connection, name, each) for each in (column, new_name))
-        if old is None and new is not None:
-            log.info("%s has the column %s already, and no %s", table, new_name, column)
-            return
-        if old is None or new is not None:
-            found = f"has no column {column}" if old is None else f"has a column {new_name}, too"
-            raise OperationRefused("rename_column", f"{table} {found}", "correct the names")
-        with refusing("rename_column"):
-            run_under_lock(connection, name, [statement], Settings.of(context.environment_context))
+    with online(op) as connection, refusing("rename_column"):
+        run_under_lock(connection, name, [statement], Settings.of(context.environment_context))
 
 
 def _try_out(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import OperationRefused, sqlstate
+from cleveragents_plans.evolution.lookups import Rehearsal, names_of
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
@@ -71,13 +72,17 @@ def add(op: Op, wanted: Wanted) -> None:
     context = op.get_context()
     table = qualified(context, wanted.table, wanted.schema)
     statement = f"ALTER TABLE {table} ADD {wanted.text}"
+    known = names_of(op, "column", wanted.table, wanted.schema)
     if context.as_sql:
+        rehearsal = Rehearsal.of(op)
+        if rehearsal and rehearsal.knows(wanted.name):
+            with rehearsal.trial() as connection:
+                _find_equal(connection, table, wanted, known)
         write_sql(context, statement)
         return
     settings = Settings.of(context.environment_context)
     with online(op) as connection:
-        definition = _try_out(connection, table, wanted)
-        found = _find(connection, table, wanted.name)
+        found = _find_equal(connection, table, wanted, known)
         if found is None:
             wanted.refuse_rows()
             also, mode = [], "ACCESS EXCLUSIVE"
@@ -86,15 +91,6 @@ def add(op: Op, wanted: Wanted) -> None:
             with refusing(wanted.operation):
                 added = [f"{statement} NOT VALID"]
                 run_under_lock(connection, table, added, settings, also=also, mode=mode)
-        elif found.definition != definition or not _same(
-            connection, found.referred, wanted.referred
-        ):
-            refers = f" (to {found.referred})" if found.referred else ""
-            raise OperationRefused(
-                wanted.operation,
-                f"{table} has another constraint {wanted.name}: {found.definition}{refers}",
-                "drop it first, or give this one another name",
-            )
         elif found.valid:
             log.info("%s has the constraint %s already", table, wanted.name)
             return
@@ -107,6 +103,24 @@ def add(op: Op, wanted: Wanted) -> None:
             drop(op, wanted.table, wanted.name, wanted.schema)
             wanted.refuse_rows()
             raise
+
+
+def _find_equal(
+    connection: Connection, table: str, wanted: Wanted, known: Sequence[str]
+) -> _Found | None:
+    """Find the constraint that is wanted; refuse another one that has its name."""
+    definition = _try_out(connection, table, wanted, known)
+    found = _find(connection, table, wanted.name)
+    if found is None or (
+        found.definition == definition and _same(connection, found.referred, wanted.referred)
+    ):
+        return found
+    refers = f" (to {found.referred})" if found.referred else ""
+    raise OperationRefused(
+        wanted.operation,
+        f"{table} has another constraint {wanted.name}: {found.definition}{refers}",
+        "drop it first, or give this one another name",
+    )
 
 
 def drop(op: Op, table: str, name: str, schema: str | None) -> None:
@@ -127,7 +141,6 @@ def drop(op: Op, table: str, name: str, schema: str | None) -> None:
     with online(op) as connection:
         found = _find(connection, quoted, name)
         if found is None:
-            log.info("%s has no constraint %s (any more)", table, name)
             return
         if found.kind not in _DROPPABLE:
             raise OperationRefused(
@@ -169,9 +182,9 @@ def _validate(connection: Connection, table: str, constraint: str, settings: Set
         run_patiently(table, f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted}")
 
 
-def _try_out(connection: Connection, table: str, wanted: Wanted) -> str:
+def _try_out(connection: Connection, table: str, wanted: Wanted, known: Sequence[str]) -> str:
     """Give the definition of the constraint, as the server writes it."""
-    with empty_copy(connection, wanted.operation, table) as copy:
+    with empty_copy(connection, wanted.operation, table, known) as copy:
         if wanted.referred:
             like = f"(LIKE {wanted.referred} INCLUDING INDEXES)"
             run(connection, f"CREATE TEMPORARY TABLE evolution_referred {like}")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import OperationRefused, sqlstate
-from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.errors import OperationRefused, running_revision, sqlstate
+from cleveragents_plans.evolution.lookups import UNDEFINED_COLUMN, Rehearsal, message_of, names_of
+from cleveragents_plans.evolution.misspellings import column_in, suggestion
+from cleveragents_plans.evolution.op import Op, in_schema, qualified
+from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run
 
 _MAY_NOT = "42501"
 # Syntax error, feature not supported, data that a constant cannot have, and the like: what
@@ -18,31 +21,40 @@ _OF_THE_REVISION = ("42", "0A", "22", "2B", "3F")
 
 
 @contextmanager
-def empty_copy(connection: Connection, operation: str, table: str) -> Iterator[str]:
+def empty_copy(
+    connection: Connection, operation: str, table: str, known: Sequence[str] = ()
+) -> Iterator[str]:
     """
     Give the name of an empty temporary table with the columns of *table*, the quoted name.
 
     PostgreSQL refuses there what it would refuse on the table itself. It takes ACCESS SHARE
-    on *table* for some milliseconds; all of it is rolled back.
+    on *table* for some milliseconds; all of it is rolled back. The *known* columns are suggested
+    for one that does not exist.
 
     Raises:
         OperationRefused: A statement was refused because of what it says, or the role may
             not create temporary tables.
     """
-    run(connection, "BEGIN")
+    savepoint = None if in_autocommit(connection) else connection.begin_nested()
+    if savepoint is None:
+        run(connection, "BEGIN")
     try:
-        with refusing(operation):
+        with refusing(operation, known):
             run(connection, f"CREATE TEMPORARY TABLE evolution_copy (LIKE {table})")
             yield "pg_temp.evolution_copy"
     finally:
-        if not connection.invalidated:
+        if savepoint is not None:
+            savepoint.rollback()
+        elif not connection.invalidated:
             run(connection, "ROLLBACK")
 
 
 @contextmanager
-def refusing(operation: str) -> Iterator[None]:
+def refusing(operation: str, known: Sequence[str] = ()) -> Iterator[None]:
     """
     Turn what PostgreSQL finds wrong with the text of a statement into one line.
+
+    The *known* columns are suggested for one that does not exist.
 
     Raises:
         OperationRefused: Such an error came up; others pass.
@@ -53,7 +65,39 @@ def refusing(operation: str) -> Iterator[None]:
         state = sqlstate(error) or ""
         if not state.startswith(_OF_THE_REVISION):
             raise
-        diagnosis = getattr(error.orig, "diag", None)
-        said = " ".join(str(getattr(diagnosis, "message_primary", error.orig)).split())
-        remedy = "grant the role what it lacks" if state == _MAY_NOT else "correct the revision"
+        said, remedy = message_of(error), "correct the revision"
+        if state == _MAY_NOT:
+            remedy = "grant the role what it lacks"
+        elif state == UNDEFINED_COLUMN:
+            remedy = suggestion(column_in(said) or "", known, remedy)
         raise OperationRefused(operation, f"PostgreSQL refuses it ({said})", remedy) from error
+
+
+def rehearse_expressions(
+    op: Op,
+    operation: str,
+    table: str,
+    expressions: Iterable[str],
+    *,
+    setup: Sequence[str] = (),
+    schema: str | None = None,
+) -> None:
+    """
+    Let PostgreSQL parse *expressions* over a row ``t`` of *table*, if *op* is that of a rehearsal.
+
+    The statements *setup* come first. A revision that an interrupted run began may have dropped a
+    column that it had read, so it is not rehearsed. It takes ACCESS SHARE on *table* for a moment.
+
+    Raises:
+        OperationRefused: One does not parse, or names a column that neither *table* has nor the
+            revision has mentioned before.
+    """
+    rehearsal, running = Rehearsal.of(op), running_revision.get()
+    if rehearsal is None or (running and running.resumed):
+        return
+    name, known = qualified(op.get_context(), table, schema), names_of(op, "column", table, schema)
+    for expression in expressions:
+        query = f"EXPLAIN SELECT ({in_schema(op.get_context(), expression, schema)}) FROM {name} t"
+        with rehearsal.trial() as connection, refusing(operation, known):
+            for statement in (*setup, query):
+                run(connection, statement)

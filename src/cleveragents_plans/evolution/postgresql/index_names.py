@@ -25,6 +25,8 @@ class FoundIndex(NamedTuple):
     constraint: str | None
     #: Its name with the schema, quoted.
     qualified: str
+    #: The table that it is an index of, with the schema, quoted.
+    table: str | None
 
 
 def check_names(connection: Connection, table: str, names: Sequence[str]) -> None:
@@ -63,7 +65,7 @@ def described(found: FoundIndex) -> str:
     if found.kind != "index":
         return f"the {found.kind} {found.qualified}"
     if not found.of_table:
-        return f"an index of another table ({found.qualified})"
+        return f"an index of another table ({found.qualified} of {found.table})"
     return f"another index: USING {found.definition and found.definition[0]}"
 
 
@@ -75,7 +77,7 @@ SELECT i.indrelid IS NOT DISTINCT FROM t.oid,
                       WHEN 'c' THEN 'type' ELSE 'table' END,
        coalesce(i.indisvalid, false), pg_get_indexdef(i.indexrelid), coalesce(i.indisunique, false),
        (SELECT conname FROM pg_constraint WHERE conindid = c.oid AND contype IN ('p', 'u', 'x')),
-       quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname), i.indrelid::regclass::text
   FROM pg_class t
   JOIN pg_namespace n ON n.oid = t.relnamespace
   JOIN pg_class c ON c.relnamespace = t.relnamespace AND c.relname = %(name)s

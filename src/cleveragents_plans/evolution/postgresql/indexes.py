@@ -23,6 +23,7 @@ from cleveragents_plans.evolution.errors import (
     listed,
     sqlstate,
 )
+from cleveragents_plans.evolution.lookups import Rehearsal
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, session
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy
@@ -92,6 +93,8 @@ class Statements(NamedTuple):
     name: str
     #: The quoted name of its table.
     table: str
+    #: The columns of that table.
+    columns: tuple[str, ...]
     #: CREATE INDEX CONCURRENTLY on the table.
     build: str
     #: CREATE INDEX, likewise named, on ``pg_temp.evolution_copy``.
@@ -121,17 +124,67 @@ def build(
         if found is None:
             if _try_to_build(connection, wanted, settings, deadline):
                 return
-        elif found.kind != "index" or not found.of_table or found.definition != definition:
-            raise OperationRefused(
-                "create_index",
-                f"{wanted.name} is the name of {described(found)}",
-                "give the index another name, or drop or rename what has it",
-            )
+        elif not is_equal(found, definition):
+            raise _taken(wanted, found)
         elif found.valid:
             log.info("%s has the index %s already", wanted.table, wanted.name)
             return
         else:
             _drop_invalid(connection, wanted, found, settings, deadline)
+
+
+def rehearse_build(rehearsal: Rehearsal, wanted: Statements) -> None:
+    """
+    Refuse, before the first change of a revision, what `build` would refuse.
+
+    Raises:
+        OperationRefused: The name is taken by something else, or a column does not exist.
+    """
+    with rehearsal.trial() as connection:
+        found = None
+        if rehearsal.knows(wanted.name):
+            found = find_index(connection, wanted.table, wanted.name)
+        if found is not None and (found.kind != "index" or not found.of_table):
+            raise _taken(wanted, found)
+        definition = _definition_of(connection, wanted)
+        if found is not None and not is_equal(found, definition):
+            raise _taken(wanted, found)
+
+
+def is_equal(found: FoundIndex, definition: tuple[str, bool] | None) -> bool:
+    """Tell whether what was *found* is an index of the table with this *definition*."""
+    return found.kind == "index" and found.of_table and found.definition == definition
+
+
+def _taken(wanted: Statements, found: FoundIndex) -> OperationRefused:
+    return OperationRefused(
+        "create_index",
+        f"{wanted.name} is the name of {described(found)}",
+        "give the index another name, or drop or rename what has it",
+    )
+
+
+def find_droppable(connection: Connection, table: str, name: str) -> FoundIndex | None:
+    """
+    Find the index *name* of *table*, the quoted name; None, nothing has the name.
+
+    Raises:
+        OperationRefused: Something else has this name, or a constraint needs the index.
+    """
+    found = find_index(connection, table, name)
+    if found is None:
+        return None
+    if found.kind != "index" or not found.of_table:
+        raise OperationRefused(
+            "drop_index", f"{name} is {described(found)}", f"name an index of {table}"
+        )
+    if found.constraint is not None:
+        raise OperationRefused(
+            "drop_index",
+            f"{name} belongs to the constraint {found.constraint}",
+            "drop the constraint, and the index goes with it",
+        )
+    return found
 
 
 def drop(
@@ -146,20 +199,9 @@ def drop(
         OperationRefused: Something else has this name, or a constraint needs the index.
         IndexNotBuilt: Others did not end within lock-wait.
     """
-    found = find_index(connection, table, name)
+    found = find_droppable(connection, table, name)
     if found is None:
-        log.info("%s has no index %s (any more)", table, name)
         return
-    if found.kind != "index" or not found.of_table:
-        raise OperationRefused(
-            "drop_index", f"{name} is {described(found)}", f"name an index of {table}"
-        )
-    if found.constraint is not None:
-        raise OperationRefused(
-            "drop_index",
-            f"{name} belongs to the constraint {found.constraint}",
-            "drop the constraint, and the index goes with it",
-        )
     if wanted is not None and found.definition != _definition_of(connection, wanted):
         log.warning("%s is kept: it is %s, not the one to be dropped", name, described(found))
         return
@@ -258,7 +300,7 @@ def _drop_invalid(
 
 
 def _definition_of(connection: Connection, wanted: Statements) -> tuple[str, bool] | None:
-    with empty_copy(connection, "create_index", wanted.table) as copy:
+    with empty_copy(connection, "create_index", wanted.table, wanted.columns) as copy:
         run(connection, wanted.try_out)
         row = run(connection, _DEFINITION, {"copy": copy}).one()
     return comparable(*row)

@@ -262,7 +262,7 @@ class _Run:
         state.check(command, unfinished=note.read() is not None)
         before = migration.get_current_heads()
         start, over = starting_point(command, migration, note.found)
-        steps = check_ahead(command, migration, start)
+        steps = check_ahead(command, migration, start, note)
         if external and steps and command.runs_revisions:
             self._refuse_external_transaction(connection)
         if self.target.is_sqlite:

@@ -10,7 +10,11 @@ from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError, to_tuple
 
-from cleveragents_plans.evolution.errors import naming_revisions, running_revision
+from cleveragents_plans.evolution.errors import (
+    RunningRevision,
+    naming_revisions,
+    running_revision,
+)
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.runner.alembic_internals import (
     Command,
@@ -108,7 +112,9 @@ def set_start(migration: MigrationContext, step: Step) -> None:
         set_heads_after(step, migration, heads)
 
 
-def check_ahead(command: Command, migration: MigrationContext, start: Heads) -> int:
+def check_ahead(
+    command: Command, migration: MigrationContext, start: Heads, note: UnfinishedNote
+) -> int:
     """
     Let every step from *start* refuse before the first one is run; count the steps.
 
@@ -121,9 +127,9 @@ def check_ahead(command: Command, migration: MigrationContext, start: Heads) -> 
     with naming_revisions():
         with operations_of(migration):
             for step in steps:
-                _check(step)
+                _check(step, note)
         for step in steps[:1]:
-            _rehearse(step, migration)
+            _rehearse(step, migration, note)
     return len(steps)
 
 
@@ -140,16 +146,16 @@ def with_checks(command: Command, note: UnfinishedNote | None = None) -> FindSte
             if number and note:
                 wait_for_locks(migration)
             if number or not note:
-                _check(step)
+                _check(step, note)
             if number and note:
-                _rehearse(step, migration)
+                _rehearse(step, migration, note)
                 if migration.connection is not None and migration.dialect.name == "postgresql":
                     # Of a check that has tried something the id of the transaction would be left.
                     migration.connection.rollback()
             if note and isinstance(step, RevisionStep):
                 note.begin(step.revision.revision, _direction(step))
             if isinstance(step, RevisionStep):
-                running_revision.set(step.revision.revision)
+                running_revision.set(_running(step, note))
             yield step
 
     return find_steps
@@ -162,18 +168,27 @@ def wait_for_locks(migration: MigrationContext) -> None:
         run(migration.connection, f"SET LOCAL lock_timeout = '{1000 * seconds:.0f}ms'")
 
 
-def _check(step: Step) -> None:
+def _check(step: Step, note: UnfinishedNote | None) -> None:
     if isinstance(step, RevisionStep):  # a stamp runs nothing
         check = getattr(step.revision.module, f"check_{_direction(step)}", None)
         if check:
-            running_revision.set(step.revision.revision)
+            running_revision.set(_running(step, note))
             check()
 
 
-def _rehearse(step: Step, migration: MigrationContext) -> None:
+def _rehearse(step: Step, migration: MigrationContext, note: UnfinishedNote) -> None:
     if isinstance(step, RevisionStep):
-        running_revision.set(step.revision.revision)
+        running_revision.set(_running(step, note))
         rehearse(step, migration)
+
+
+def _running(step: RevisionStep, note: UnfinishedNote | None) -> RunningRevision:
+    name = step.revision.revision
+
+    def is_noted() -> bool:
+        return note is not None and note.found is not None and note.found.revision == name
+
+    return RunningRevision(name, is_noted(), is_noted)
 
 
 def _direction(step: Step) -> str:

@@ -8,6 +8,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from cleveragents_plans.evolution.errors import BackfillNeverEnds, EvolutionError, OperationRefused
+from cleveragents_plans.evolution.lookups import names_of
+from cleveragents_plans.evolution.misspellings import column_in, suggestion
 from cleveragents_plans.evolution.op import Op, execute_as_written
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
@@ -56,8 +58,10 @@ def fill(op: Op, table: str, values: Mapping[str, str], needs: str, label: str) 
                 f"SELECT count(*) FROM {quote(table)} AS t WHERE {needs}"
             ).scalar_one()
         except OperationalError as error:
+            column = column_in(str(error.orig)) or ""
+            remedy = suggestion(column, names_of(op, "column", table), "correct the revision")
             raise OperationRefused(
-                "backfill", f"SQLite refuses it ({error.orig})", "correct the revision"
+                "backfill", f"SQLite refuses it ({error.orig})", remedy
             ) from error
     if left:
         raise BackfillNeverEnds(table, f"{left} rows need it once they are written")

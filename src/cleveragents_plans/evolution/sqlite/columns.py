@@ -10,6 +10,7 @@ from sqlalchemy import Column
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import ColumnInUse, OperationRefused
+from cleveragents_plans.evolution.misspellings import suggestion
 from cleveragents_plans.evolution.op import Op, execute_as_written
 from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
 from cleveragents_plans.evolution.sqlite.table_state import Column as ColumnState
@@ -59,7 +60,6 @@ def drop(op: Op, table: str, column: str) -> None:
     statement = f"ALTER TABLE {quote(table)} DROP COLUMN {quote(column)}"
     if not op.get_context().as_sql:
         if fold(column) not in _columns(op, table):
-            log.info("%s has no column %s (any more)", table, column)
             return
         try:
             op.get_bind().exec_driver_sql(statement)
@@ -109,7 +109,8 @@ def rename(op: Op, table: str, column: str, new_name: str) -> None:
             return
         if new or not old:
             what = f"has a column {new_name}, too" if new else f"has no column {column}"
-            raise OperationRefused("rename_column", f"{table} {what}", "correct the names")
+            remedy = "correct the names" if new else suggestion(column, found)
+            raise OperationRefused("rename_column", f"{table} {what}", remedy)
     # Only where it must be: SQLite writes it into its schema as it is here.
     written = op.get_context().dialect.identifier_preparer.quote(new_name)
     statement = f"ALTER TABLE {quote(table)} RENAME COLUMN {quote(column)} TO {written}"

@@ -55,7 +55,11 @@ def drop(op: Op, table: str, name: str) -> None:
         RebuildRefused: It is neither a CHECK nor a FOREIGN KEY.
     """
     if not op.get_context().as_sql and _definition(op, table).constraint(name) is None:
-        log.info("%s has no constraint %s (any more)", table, name)
+        log.warning(
+            "%s has no constraint %s, and drop_constraint dropped none; correct the name (unless "
+            "it was dropped by hand)",
+            *(table, name),
+        )
         return
     rebuild_table(op, table, drop_constraints=[name])
 

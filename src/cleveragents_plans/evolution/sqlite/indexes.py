@@ -5,7 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Final, NamedTuple
 
+from sqlalchemy.exc import OperationalError
+
 from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.lookups import names_of
+from cleveragents_plans.evolution.misspellings import column_in, suggestion
 from cleveragents_plans.evolution.op import Op, execute_as_written
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 
@@ -24,7 +28,7 @@ def create(op: Op, name: str, table: str, statement: str, *, use_equal: bool) ->
     Run *statement*, the CREATE INDEX of the index *name*, unless it is there.
 
     Raises:
-        OperationRefused: The name is taken by something else.
+        OperationRefused: The name is taken by something else, or a column is not there.
     """
     if not op.get_context().as_sql:
         for found in _schema(op):
@@ -36,7 +40,15 @@ def create(op: Op, name: str, table: str, statement: str, *, use_equal: bool) ->
                     log.info("%s has the index %s, which does the same", table, found.name)
                     return
         _refuse_taken(op, name)
-    execute_as_written(op, statement)
+    try:
+        execute_as_written(op, statement)
+    except OperationalError as error:
+        column, known = column_in(str(error.orig)), names_of(op, "column", table)
+        if column is None:
+            raise
+        raise OperationRefused(
+            "create_index", f"SQLite refuses it ({error.orig})", suggestion(column, known)
+        ) from error
 
 
 def drop(op: Op, name: str, table: str, statement: str | None) -> None:
@@ -53,7 +65,6 @@ def drop(op: Op, name: str, table: str, statement: str | None) -> None:
         return
     found = next((each for each in _schema(op) if fold(each.name) == fold(name)), None)
     if found is None:
-        log.info("%s has no index %s (any more)", table, name)
         return
     if found.kind != "index" or fold(found.table) != fold(table):
         raise OperationRefused(
