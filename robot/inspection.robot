@@ -34,5 +34,5 @@ A Script Can Be Read Beforehand
     Start With The Deployed Database
     Run With Either Command    upgrade ${FORMER}:head --sql    ${URL}
     Command Should Succeed
-    Messages Should Contain    UPDATE alembic_version SET version_num='${NEWEST}'
+    Messages Should Contain    UPDATE public.alembic_version SET version_num='${NEWEST}'
     Nothing Should Have Changed

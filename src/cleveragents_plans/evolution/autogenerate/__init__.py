@@ -46,7 +46,7 @@ def configuration(tables: Collection[str]) -> dict[str, Any]:
         _write(context, revision, scripts, tables)
 
     options: dict[str, Any] = {"process_revision_directives": write, "render_item": _render_item}
-    if find_spec(_CHECKS):
+    if find_spec("alembic.ext") and find_spec(_CHECKS):
         options["autogenerate_plugins"] = ["alembic.autogenerate.*", _CHECKS]
     return options
 
