@@ -46,9 +46,13 @@ def configuration(tables: Collection[str]) -> dict[str, Any]:
         _write(context, revision, scripts, tables)
 
     options: dict[str, Any] = {"process_revision_directives": write, "render_item": _render_item}
-    if find_spec("alembic.ext") and find_spec(_CHECKS):
+    if _compares_checks():
         options["autogenerate_plugins"] = ["alembic.autogenerate.*", _CHECKS]
     return options
+
+
+def _compares_checks() -> bool:
+    return find_spec("alembic.ext") is not None and find_spec(_CHECKS) is not None
 
 
 def _write(
@@ -72,7 +76,7 @@ def _write(
             log.warning("not written: %s", text)
         calls = [(each.function, each.table) for each in both if isinstance(each, Call)]
         context.opts["template_args"]["locks"] = locks(calls)
-        if not find_spec(_CHECKS):
+        if not _compares_checks():
             log.warning("this version of Alembic compares no CHECK; write add_check by hand")
     for script in scripts:
         if is_hash(script.rev_id):
