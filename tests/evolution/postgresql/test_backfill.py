@@ -301,6 +301,23 @@ def test_rows_that_a_trigger_restores_end_the_backfill_at_once(url):
     assert one_value(url, "SELECT count(*) FROM public.toy WHERE writes > 0") == 0
 
 
+@pytest.mark.slow
+def test_rows_that_a_trigger_restores_later_end_the_backfill_by_its_name(url):
+    with client(url) as connection:
+        connection.execute(
+            "CREATE FUNCTION restore() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN NEW.word := OLD.word; RETURN NEW; END $$;"
+            "CREATE TRIGGER restoring BEFORE UPDATE ON toy"
+            " FOR EACH ROW WHEN (OLD.id > '000002998') EXECUTE FUNCTION restore()"
+        )
+
+    with (
+        pytest.raises(BackfillNeverEnds, match=r"more passes .* fire for them: restoring"),
+        revision(url) as op,
+    ):
+        fill(op)
+
+
 @pytest.mark.parametrize("statement", ["EXPLAIN", "count(*) FILTER", "WITH w AS", "UPDATE public"])
 def test_exclusive_lock_of_another_session_delays_the_backfill_and_is_named(
     url, other, caplog, statement

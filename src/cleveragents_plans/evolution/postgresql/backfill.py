@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import BackfillNeverEnds, listed, sqlstate
+from cleveragents_plans.evolution.errors import listed, sqlstate
 from cleveragents_plans.evolution.postgresql.blockers import Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.locks import (
@@ -34,6 +34,7 @@ from cleveragents_plans.evolution.postgresql.search_path import (
 from cleveragents_plans.evolution.postgresql.stuck_backfills import (
     BackfillStuck,
     Convergence,
+    never_ends,
     update_triggers,
 )
 from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
@@ -106,7 +107,7 @@ class BatchRun:
             return 0
         self.next_vacuum = self.vacuum_after
         deadline = Deadline.for_locks(self.settings)
-        convergence = Convergence(self.table, left)
+        convergence = Convergence(self.connection, self.table, left)
         with Progress(self.wanted.label, left, rows=self.rows) as progress:
             self._do_first(progress)
             while left:
@@ -229,13 +230,8 @@ UNION ALL
                 run(self.connection, f"SET LOCAL search_path = {SYSTEM_SCHEMAS}")
                 after = run(self.connection, query, parameters).scalar_one()
                 if done and after >= before:
-                    triggers = update_triggers(self.connection, self.table)
-                    fire = f"; triggers that fire for them: {', '.join(triggers)}"
-                    raise BackfillNeverEnds(
-                        self.table,
-                        "the rows of the first batch need it once they are done"
-                        + (fire if triggers else ""),
-                    )
+                    what = "the rows of the first batch need it once they are done"
+                    raise never_ends(self.connection, self.table, what)
                 return done
         except DBAPIError as error:
             self._refused(error)

@@ -65,8 +65,8 @@ class BackfillStuck(EvolutionError):
 class Convergence:
     """Gives up when pass after pass leaves as many rows as the one before."""
 
-    def __init__(self, table: str, left: int) -> None:
-        self._table, self._least = table, left
+    def __init__(self, connection: Connection, table: str, left: int) -> None:
+        self._connection, self._table, self._least = connection, table, left
         self._passes, self._since = 0, time.monotonic()
 
     def observe(self, left: int) -> None:
@@ -81,9 +81,18 @@ class Convergence:
             return
         self._passes += 1
         if self._passes >= _MAX_PASSES and time.monotonic() - self._since > _MIN_SECONDS:
-            raise BackfillNeverEnds(
-                self._table, f"after {self._passes} more passes {left} rows still need it"
+            raise never_ends(
+                self._connection,
+                self._table,
+                f"after {self._passes} more passes {left} rows still need it",
             )
+
+
+def never_ends(connection: Connection, table: str, found: str) -> BackfillNeverEnds:
+    """Give the error that says what was *found*, and names the triggers of *table*."""
+    triggers = update_triggers(connection, table)
+    fire = f"; triggers that fire for them: {', '.join(triggers)}" if triggers else ""
+    return BackfillNeverEnds(table, found + fire)
 
 
 def update_triggers(connection: Connection, table: str) -> list[str]:

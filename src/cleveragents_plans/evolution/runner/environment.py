@@ -230,10 +230,8 @@ class _Run:
             if self.schema and not self.command.compares_tables:
                 stack.enter_context(named_in(connection, self.schema))
             if not self.command.only_reads:
-                versions = self.options.version_table
-                refuse_unchangeable(
-                    connection, self.tables, versions, self.schema, self.target.shown
-                )
+                versions, shown = self.options.version_table, self.target.shown
+                refuse_unchangeable(connection, self.tables, versions, self.schema, shown)
                 stack.enter_context(migration_lock(connection, Settings.of(context)))
             told = self._run(connection, external)
             connection.commit()
