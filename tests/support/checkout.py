@@ -24,18 +24,24 @@ class Checkout:
             "TEST_ENGINES": engines,
         }
         ignored = shutil.ignore_patterns("__pycache__", "*.db", "fuzz", "faults")
-        for name in ("src", "migrations", "tests"):
+        for name in ("src", "migrations", "tests", "examples", "features", "benchmarks"):
             shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=ignored)
         for name in ("alembic.ini", "pyproject.toml", "constraints-lowest.txt"):
             shutil.copy(ROOT / name, folder / name)
+        (folder / "docs").mkdir()
+        shutil.copy(ROOT / "docs/specification.md", folder / "docs")
         self.alembic("upgrade", "head")
 
     def change_models(self, *edits: tuple[str, str]) -> None:
         """Replace text in the models, once each."""
-        file = self.folder / MODELS
+        self.change(MODELS, *edits)
+
+    def change(self, name: str, *edits: tuple[str, str]) -> None:
+        """Replace text in the file *name*, once each."""
+        file = self.folder / name
         text = file.read_text()
         for former, new in edits:
-            assert former in text
+            assert former in text, f"{name} has no {former!r}"
             text = text.replace(former, new, 1)
         file.write_text(text)
 
