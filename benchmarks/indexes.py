@@ -3,9 +3,8 @@ Measure what each index of m8_002 saves and costs, on a table of many plans.
 
     python benchmarks/indexes.py --plans 1000000
 
-One plan in a thousand is queued, one in ten thousand in work; a tree has ten plans, a namespace
-about a hundred, a project about a hundred. Each question is asked without and with its index; the
-median of several runs counts. The rows are made in SQL.
+The tables are those of `support.plan_tables`. Each question is asked without and with its index;
+the median of several runs counts. The tables go into ``indexes.md`` between its markers.
 """
 
 from __future__ import annotations
@@ -14,83 +13,27 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import page
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.persistence import open_engine
 from support.databases import migrate
+from support.plan_tables import GROUP, analyze, created_at, fill
 from support.postgres import server
-
-_ID = "'01J' || {pad}"
-_PAD = {"sqlite": "printf('%023d', {n})", "postgresql": "lpad(({n})::text, 23, '0')"}
-_NUMBERS = {
-    "sqlite": "WITH RECURSIVE s(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM s WHERE n < {last})"
-    " SELECT {columns} FROM s",
-    "postgresql": "SELECT {columns} FROM generate_series(0, {last}) AS s(n)",
-}
-_TIME = {
-    "sqlite": "strftime('%Y-%m-%dT%H:%M:%S.000000+00:00', 1700000000 + n, 'unixepoch')",
-    "postgresql": "to_char(to_timestamp(1700000000 + n) AT TIME ZONE 'UTC',"
-    ' \'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"\')',
-}
-
-
-def fill(engine: Engine, plans: int) -> None:
-    """Insert the plans, and a project link for each."""
-    name = engine.dialect.name
-
-    def plan_id(number: str) -> str:
-        return _ID.format(pad=_PAD[name].format(n=number))
-
-    state = (
-        "CASE WHEN n % 1000 = 7 THEN 'queued' WHEN n % 10000 = 3 THEN 'processing'"
-        " ELSE 'cancelled' END"
-    )
-    columns = {
-        "plan_id": plan_id("n"),
-        "parent_plan_id": f"CASE WHEN n % 10 > 0 THEN {plan_id('n - n % 10')} END",
-        "root_plan_id": plan_id("n - n % 10"),
-        "namespace": f"'team' || (n % {max(plans // 100, 1)})",
-        "action_name": "'local/lint'",
-        "phase": "CASE n % 2 WHEN 0 THEN 'action' ELSE 'execute' END",
-        "processing_state": state,
-        "effective_profile_snapshot": '\'{"name":"balanced"}\'',
-        "created_at": _TIME[name],
-        "updated_at": _TIME[name],
-        "completed_at": _TIME[name],
-    }
-    rows = _NUMBERS[name].format(columns=", ".join(columns.values()), last=plans - 1)
-    links = _NUMBERS[name].format(
-        columns=f"{plan_id('n')}, 0, 'p' || (n % {max(plans // 100, 1)})", last=plans - 1
-    )
-    with engine.begin() as connection:
-        connection.execute(text(f"INSERT INTO v3_plans ({', '.join(columns)}) {rows}"))
-        connection.execute(
-            text(f"INSERT INTO plan_projects (plan_id, position, project_name) {links}")
-        )
-    analyze(engine)
-
-
-def analyze(engine: Engine) -> None:
-    """Let the database know what is in its tables, as its own maintenance does."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(
-            "VACUUM ANALYZE" if engine.dialect.name == "postgresql" else "ANALYZE"
-        )
 
 
 def questions(plans: int) -> Iterator[tuple[str, str, Callable[[PlanRepository], Any]]]:
     """Name an index, what it is good for, and ask for it."""
-    late = datetime.fromtimestamp(1700000000 + plans - 100, UTC)
 
     def delete_one(repository: PlanRepository) -> None:
         repository.delete(repository.list(limit=1, order="newest", is_final=True)[0])
@@ -108,6 +51,16 @@ def questions(plans: int) -> Iterator[tuple[str, str, Callable[[PlanRepository],
         lambda repository: repository.requeue_stalled(not_touched_for=timedelta(days=36500)),
     )
     yield (
+        "ix_v3_plans_open",
+        "count what is open, by state",
+        lambda repository: repository.count_by("processing_state", is_final=False),
+    )
+    yield (
+        "ix_v3_plans_completed_roots",
+        "delete_trees, none old enough",
+        lambda repository: repository.delete_trees(completed_before=created_at(0)),
+    )
+    yield (
         "ix_v3_plans_namespace",
         "list a namespace of 100",
         lambda repository: repository.list(namespace="team7"),
@@ -115,7 +68,7 @@ def questions(plans: int) -> Iterator[tuple[str, str, Callable[[PlanRepository],
     yield (
         "ix_v3_plans_created_at",
         "list the 100 created last",
-        lambda repository: repository.list(created_from=late),
+        lambda repository: repository.list(created_from=created_at(plans - GROUP)),
     )
     yield (
         "ix_plan_projects_project_name",
@@ -190,10 +143,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--plans", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=page.ROOT / "docs")
     options = parser.parse_args()
+    said = []
     with tempfile.TemporaryDirectory() as folder:
         for url in (f"sqlite:///{folder}/plans.db", server().create_database()):
-            print(measure(url, options.plans, options.rounds), "\n", flush=True)
+            said.append(measure(url, options.plans, options.rounds))
+            print(said[-1], "\n", flush=True)
+    page.write(options.out, "indexes", "\n\n".join(said), "indexes.md")
 
 
 if __name__ == "__main__":

@@ -12,21 +12,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = "benchmarks.md"
 
 
-def write(folder: Path, name: str, text: str) -> None:
+def write(folder: Path, name: str, text: str, page_name: str = PAGE) -> None:
     """
-    Put *text* into the page in *folder*, between the markers of the benchmark *name*.
+    Put *text* into a page in *folder*, between the markers of the benchmark *name*.
 
     Raises:
         ValueError: The page has no such markers.
     """
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     folder.mkdir(parents=True, exist_ok=True)
-    page = folder / PAGE
+    page = folder / page_name
     former = page.read_text(encoding="utf-8") if page.exists() else f"{begin}\n{end}\n"
     before, found, rest = former.partition(begin)
     _, ended, after = rest.partition(end)
     if not (found and ended):
-        raise ValueError(f"expected the lines {begin} and {end} in {PAGE}; add them, or use --out")
+        raise ValueError(
+            f"expected the lines {begin} and {end} in {page_name}; add them, or use --out"
+        )
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
