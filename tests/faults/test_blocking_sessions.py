@@ -179,7 +179,7 @@ def test_session_that_locks_a_row_is_named_and_waited_for(
         migration = Migration(url, goal, "report-every=0.3", "rows-per-second=1500")
         with client(url, autocommit=False) as holder:
             lock_a_row(holder, migration, goal, pick)
-            migration.wait_for(" are locked by others since ")
+            migration.wait_for(" could not be written for ")
             pid = holder.info.backend_pid
             time.sleep(1)
             assert migration.running
@@ -187,7 +187,7 @@ def test_session_that_locks_a_row_is_named_and_waited_for(
         ended = migration.ended()
 
         assert ended.status == 0, ended.said
-        assert f"perhaps by: pid {pid} (idle in transaction" in ended.said
+        assert f"sessions that lock the table: pid {pid} (idle in transaction" in ended.said
         assert State.of(url) == models(engine, PLANS).states[ENDS[goal]]
 
 

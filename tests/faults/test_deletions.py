@@ -72,7 +72,7 @@ def test_root_that_is_being_deleted_is_not_used_and_delays_no_other_row(
         wait_for(connection, HAS_THE_TRIGGER)
     with client(url, autocommit=False) as deleter:
         deleter.execute(DELETE, [ROOT])
-        migration.wait_for("are locked by others")
+        migration.wait_for("could not be written for")
         meantime = roots(url)
         deleter.commit()
     ended = migration.ended()
