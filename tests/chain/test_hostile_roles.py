@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 
 from cleveragents_plans import evolution
 from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.evolution.runner import environment
+from cleveragents_plans.persistence import open_engine
 from support.databases import ENGINES, database_at, migrate, roll_back
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003
@@ -261,3 +264,89 @@ def test_version_table_that_another_role_created_first_is_refused(url: str):
         migrate(url, HEAD)
 
     assert execute(url, "SELECT to_regclass('v3_plans')") == [(None,)]
+
+
+def test_version_table_that_is_created_while_the_lock_is_waited_for_is_refused(
+    url: str, monkeypatch: pytest.MonkeyPatch
+):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(url, "DROP TABLE alembic_version")
+    real_lock = environment.migration_lock
+
+    def lock_of_a_slow_run(*arguments: Any) -> Any:
+        execute(
+            of_role(url, CLERK),
+            "CREATE SEQUENCE public.fired",
+            "CREATE FUNCTION public.fire() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN PERFORM nextval('public.fired'); RETURN new; END$$",
+            "CREATE TABLE public.alembic_version (version_num varchar(32))",
+            "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON public.alembic_version"
+            " FOR EACH ROW EXECUTE FUNCTION public.fire()",
+            "GRANT ALL ON public.alembic_version TO PUBLIC",
+        )
+        return real_lock(*arguments)
+
+    monkeypatch.setattr(environment, "migration_lock", lock_of_a_slow_run)
+
+    with pytest.raises(EvolutionError, match=f"alembic_version belongs to {CLERK}, alone"):
+        migrate(url, HEAD)
+
+    assert execute(url, "SELECT is_called FROM fired") == [(False,)]
+
+
+def test_version_table_with_a_trigger_of_another_role_is_refused(url: str):
+    execute(
+        of_role(url, CLERK),
+        "CREATE SEQUENCE public.fired",
+        "CREATE FUNCTION public.fire() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM nextval('public.fired'); RETURN new; END$$",
+    )
+    execute(
+        url,
+        "CREATE TRIGGER t BEFORE UPDATE ON alembic_version FOR EACH ROW EXECUTE FUNCTION fire()",
+    )
+
+    with pytest.raises(EvolutionError, match=rf"the trigger t, whose function .* to {CLERK}"):
+        migrate(url, HEAD)
+
+    assert execute(url, "SELECT is_called FROM fired") == [(False,)]
+
+
+def test_version_table_of_another_role_in_an_earlier_schema_is_refused(url: str):
+    database = make_url(url).database
+    execute(
+        url,
+        "CREATE SCHEMA shared",
+        f"GRANT USAGE, CREATE ON SCHEMA shared TO {CLERK}",
+        f"ALTER DATABASE {database} SET search_path = shared, public",
+    )
+    execute(
+        of_role(url, CLERK),
+        "CREATE TABLE shared.alembic_version (version_num varchar(32))",
+        "INSERT INTO shared.alembic_version VALUES ('m4_003_plan_env_columns')",
+        "GRANT ALL ON shared.alembic_version TO PUBLIC",
+    )
+
+    with pytest.raises(EvolutionError, match=r"shared\.alembic_version"):
+        migrate(url, HEAD)
+    with pytest.raises(EvolutionError, match=r"shared\.alembic_version"):
+        roll_back(url, "base", "drop-plans=yes")
+
+
+def test_first_statements_of_a_connection_run_no_operator_of_another_role(url: str):
+    execute(
+        of_role(url, CLERK),
+        "CREATE SEQUENCE public.compared",
+        # What a transaction that is rolled back has done to a sequence stays.
+        "CREATE FUNCTION public.compare(oid, regtype) RETURNS boolean LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM nextval('public.compared'); RETURN false; END$$",
+        "CREATE OPERATOR public.= (LEFTARG = oid, RIGHTARG = regtype, FUNCTION = public.compare)",
+    )
+
+    migrate(url, HEAD)
+    engine = open_engine(url)
+    with engine.connect():
+        pass
+    engine.dispose()
+
+    assert execute(url, "SELECT is_called FROM compared") == [(False,)]

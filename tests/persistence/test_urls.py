@@ -95,6 +95,27 @@ def test_url_that_looks_wrong_is_shown_as_its_engine_only(url: str):
     assert without_password(make_url(url)) == f"{url.partition(':')[0]}://***"
 
 
+@pytest.mark.parametrize(
+    "parameter",
+    [
+        "oauth_client_secret=hunter2",
+        "scram_client_key=hunter2",
+        "scram_server_key=hunter2",
+        "pwd=hunter2",
+        "passwd=hunter2",
+        "options=-c%20my.password%3Dhunter2",
+    ],
+)
+def test_secret_in_a_parameter_is_not_shown(parameter: str):
+    assert "hunter2" not in without_password(database_url(f"postgresql://u@h/d?{parameter}"))
+
+
+def test_name_of_a_database_that_libpq_takes_for_a_connection_string_is_refused():
+    with pytest.raises(DatabaseUrlError, match="name of a database with = in it") as refused:
+        database_url("postgresql://u@h/password%3Dhunter2")
+    assert "hunter2" not in str(refused.value)
+
+
 def test_secrets_of_a_url_are_masked():
     url = database_url("postgresql://u:secret@h/d?sslpassword=secret&sslmode=require")
 

@@ -137,16 +137,20 @@ _AnyEngine = TypeVar("_AnyEngine", Engine, "AsyncEngine")
 
 def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, Any]) -> _AnyEngine:
     connect_args: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     if target.get_backend_name() == "sqlite":
         connect_args["timeout"] = BUSY_TIMEOUT
     else:
+        # To look for the type, SQLAlchemy compares an oid with a regtype before anything can set
+        # the search path, and an operator of another role would run.
+        defaults["use_native_hstore"] = False
         # Or else it is that of the database: one that cannot hold every text, or none.
         if "client_encoding" not in target.query:
             connect_args["client_encoding"] = "utf8"
         if "prepare_threshold" in target.query:
             connect_args["prepare_threshold"] = _threshold(target.query["prepare_threshold"])
             target = target.difference_update_query(["prepare_threshold"])
-    options = {**given, "connect_args": connect_args | given.get("connect_args", {})}
+    options = {**defaults, **given, "connect_args": connect_args | given.get("connect_args", {})}
     try:
         return create(target, **options)
     except ModuleNotFoundError as missing:

@@ -78,11 +78,17 @@ def without_password(url: URL) -> str:
     """
     if _wrong_part(url):
         return f"{url.drivername}://***"
-    secret = [name for name in url.query if "password" in name.lower()]
+    secret = [name for name, value in url.query.items() if _is_secret(name, str(value))]
     text = url.difference_update_query(secret).render_as_string(hide_password=True)
     return text + "".join(
         f"{'&' if '?' in text or place else '?'}{name}=***" for place, name in enumerate(secret)
     )
+
+
+def _is_secret(name: str, value: str) -> bool:
+    # As libpq 18 names them, and as people misspell them; and a setting in `options`.
+    words = ("pass", "pwd", "secret", "scram", "token")
+    return any(word in name.lower() for word in words) or "password" in value.lower()
 
 
 def _read(text: str) -> URL:
@@ -107,8 +113,10 @@ def _wrong_part(url: URL) -> str | None:
     sqlite = url.get_backend_name() == "sqlite"
     if url.host and (sqlite or not _HOSTS.fullmatch(url.host)):
         return "host that is none"
-    if not sqlite and url.database and "@" in url.database:
-        return "name of a database with @ in it"
+    # libpq takes a name with = in it for a whole connection string.
+    for sign in "@=":
+        if not sqlite and url.database and sign in url.database:
+            return f"name of a database with {sign} in it"
     for part, name in (("user", url.username), ("name of a database", url.database)):
         if name and (name != name.strip() or _CONTROL.search(name)):
             return f"{part} with a line end or a blank at its end, or a control character in it"

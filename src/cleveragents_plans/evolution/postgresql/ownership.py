@@ -38,6 +38,7 @@ def refuse_unchangeable(
     tables: Collection[str],
     version_table: str,
     schema: str | None,
+    version_schema: str | None,
     target: str,
 ) -> None:
     """
@@ -53,15 +54,22 @@ def refuse_unchangeable(
     """
     refuse_read_only(connection, target)
     refuse_missing_rights(connection, {*tables, version_table}, schema, target)
-    refuse_foreign_tables(connection, tables, version_table, schema)
+    refuse_foreign_tables(connection, tables, version_table, schema, version_schema)
     connection.rollback()
 
 
 def refuse_foreign_tables(
-    connection: Connection, tables: Collection[str], version_table: str, schema: str | None
+    connection: Connection,
+    tables: Collection[str],
+    version_table: str,
+    schema: str | None,
+    version_schema: str | None,
 ) -> None:
     """
     Refuse tables of the chain that are no tables, or belong to different roles.
+
+    Refused is a version table with a trigger of another role's function or with a rule, too:
+    it is written in every run.
 
     A superuser may own some of them, and so may the role that migrates, and the owner of the
     schema or of the database.
@@ -70,13 +78,19 @@ def refuse_foreign_tables(
         connection: The connection that migrates; catalogs are read.
         tables: Names of tables, without a schema.
         version_table: The table in which Alembic keeps the version.
-        schema: Their schema; None is the first of the search path.
+        schema: The schema of the tables; None is the first of the search path.
+        version_schema: The schema of the version table, likewise.
 
     Raises:
         NameTaken: One is a view or the like, or belongs to a role that does not own the others,
-            or is the only one.
+            or is the only one; or the version table runs what another role wrote.
     """
-    names = {"tables": [*tables, version_table], "schema": schema}
+    names = {
+        "tables": list(tables),
+        "schema": schema,
+        "version_table": version_table,
+        "version_schema": version_schema,
+    }
     found = run(connection, _TABLES, names).all()
     for name, kind, owner, trusted, of_others in found:
         if kind is not None:
@@ -95,6 +109,8 @@ def refuse_foreign_tables(
             f"expected one owner of all: if it is this chain's, run ALTER TABLE {name} OWNER TO "
             f"{others[0] if others else 'CURRENT_USER'}, otherwise rename or drop it",
         )
+    for name, what in run(connection, _VERSION_TABLE_RUNS, names):
+        raise NameTaken(name, f"has {what}", "drop that")
 
 
 def refuse_foreign_functions(connection: Connection, table: str, names: Sequence[str]) -> None:
@@ -162,8 +178,27 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname),
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_roles o ON o.oid = c.relowner
- WHERE c.relname = ANY(CAST(%(tables)s AS text[]))
-   AND n.nspname = coalesce(%(schema)s, current_schema()) ORDER BY c.relname"""
+ WHERE (c.relname = ANY(CAST(%(tables)s AS text[]))
+        AND n.nspname = coalesce(%(schema)s, current_schema()))
+    OR (c.relname = %(version_table)s
+        AND n.nspname = coalesce(%(version_schema)s, current_schema()))
+ ORDER BY c.relname"""
+
+# A superuser, the role that migrates and the owner of the table may write what it runs.
+_VERSION_TABLE_RUNS = """\
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), w.what
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL (
+  SELECT 'the trigger ' || quote_ident(g.tgname) || ', whose function '
+         || CAST(CAST(p.oid AS regprocedure) AS text) || ' belongs to ' || quote_ident(o.rolname)
+    FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_roles o ON o.oid = p.proowner
+   WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND NOT o.rolsuper
+     AND o.rolname <> current_user AND o.oid <> c.relowner
+  UNION ALL
+  SELECT 'the rule ' || quote_ident(r.rulename) FROM pg_rewrite r WHERE r.ev_class = c.oid
+ ) AS w (what)
+ WHERE c.relname = %(version_table)s AND n.nspname = coalesce(%(version_schema)s, current_schema())
+ ORDER BY 2 LIMIT 1"""
 
 _FUNCTIONS = """\
 SELECT quote_ident(n.nspname) || '.' || quote_ident(p.proname), quote_ident(o.rolname),

@@ -18,7 +18,10 @@ from sqlalchemy import Connection, MetaData
 
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
-from cleveragents_plans.evolution.postgresql.ownership import refuse_unchangeable
+from cleveragents_plans.evolution.postgresql.ownership import (
+    refuse_foreign_tables,
+    refuse_unchangeable,
+)
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
 from cleveragents_plans.evolution.postgresql.search_path import (
@@ -230,8 +233,7 @@ class _Run:
             if self.schema and not self.command.compares_tables:
                 stack.enter_context(named_in(connection, self.schema))
             if not self.command.only_reads:
-                versions, shown = self.options.version_table, self.target.shown
-                refuse_unchangeable(connection, self.tables, versions, self.schema, shown)
+                refuse_unchangeable(connection, *self._tables(), self.target.shown)
                 stack.enter_context(migration_lock(connection, Settings.of(context)))
             told = self._run(connection, external)
             connection.commit()
@@ -303,11 +305,23 @@ class _Run:
             version_table=self.options.version_table,
             version_table_schema=self.schema_of_versions,
             table_schema=self.schema,
-            fn=with_checks(self.command, note),
+            fn=with_checks(self.command, note, lambda: self._check_owners(connection)),
             **(autogenerate.configuration(self.tables) if self.command.writes_revision else {}),
             **(NOT_CREATING_VERSION_TABLE if self.command.only_reads else {}),
         )
         return note
+
+    def _tables(self) -> tuple[set[str], str, str | None, str | None]:
+        return self.tables, self.options.version_table, self.schema, self.schema_of_versions
+
+    def _check_owners(self, connection: Connection) -> None:
+        # Again: another role may have created tables while the migration lock was waited for.
+        if self.target.is_sqlite or self.command.only_reads:
+            return
+        external = connection.in_transaction()
+        refuse_foreign_tables(connection, *self._tables())
+        if not external:
+            connection.rollback()
 
     def _refuse_external_transaction(self, connection: Connection) -> None:
         if self.target.is_sqlite:

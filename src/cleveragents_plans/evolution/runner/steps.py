@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from alembic.runtime.migration import MigrationContext, RevisionStep
@@ -133,15 +133,21 @@ def check_ahead(
     return len(steps)
 
 
-def with_checks(command: Command, note: UnfinishedNote | None = None) -> FindSteps:
+def with_checks(
+    command: Command,
+    note: UnfinishedNote | None = None,
+    check_first: Callable[[], None] = lambda: None,
+) -> FindSteps:
     """
     Give what lists the steps of *command*, and checks and notes each before it is run.
 
     On line the first step is not checked again: `check_ahead` has done it, just before.
-    Offline, without *note*, each check prints what the script has to check.
+    Offline, without *note*, each check prints what the script has to check. *check_first* is
+    called before the first step, when the version table is there and has not been written.
     """
 
     def find_steps(heads: Heads, migration: MigrationContext) -> Iterable[Step]:
+        check_first()
         for number, step in enumerate(command.find_steps(heads, migration)):
             if number and note:
                 wait_for_locks(migration)
