@@ -112,7 +112,7 @@ def test_secret_in_a_parameter_is_not_shown(parameter: str):
 
 def test_name_of_a_database_that_libpq_takes_for_a_connection_string_is_refused():
     with pytest.raises(DatabaseUrlError, match="name of a database with = in it") as refused:
-        database_url("postgresql://u@h/password%3Dhunter2")
+        database_url("postgresql://u@h/password=hunter2")
     assert "hunter2" not in str(refused.value)
 
 
