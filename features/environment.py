@@ -130,8 +130,8 @@ def before_all(context: Any) -> None:
 def before_scenario(context: Any, scenario: Any) -> None:
     tags = scenario.effective_tags
     if context.active_tags.should_skip_with_tags(tags):
-        # Rules that only one engine has; behave runs once for each, and counts these as skipped.
-        scenario.skip("for another engine")
+        # Rules that only one engine has: behave runs once for each engine, and counts them.
+        scenario.skip("for another engine")  # the run for that engine executes it
         return
     for tag in tags:
         if tag in REVISIONS:

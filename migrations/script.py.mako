@@ -32,11 +32,11 @@ depends_on = ${repr(depends_on)}
 
 def upgrade() -> None:
     """<What it does, in one sentence>."""
-    ## A revision that nobody has filled in must not pass for one that was applied.
+    ## An empty upgrade must fail, so that it is not recorded as applied.
     ${up.strip() if up.strip() else "raise NotImplementedError"}
 
 
 def downgrade() -> None:
     """<How it is undone, in one sentence>."""
-    ## Likewise.
+    ## An empty downgrade must fail, too.
     ${down.strip() if down.strip() else "raise NotImplementedError"}

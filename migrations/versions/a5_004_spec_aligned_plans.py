@@ -5,7 +5,7 @@ Why:    plans are kept in one table, in the words of the specification.
 Rows:   none yet.
 Undo:   drops the plans themselves. While there are any it refuses, unless
         `-x drop-plans=yes` is given.
-Locks:  new tables only, which nobody uses yet. The way down takes ACCESS EXCLUSIVE
+Locks:  new tables only, which are not in use yet. The way down takes ACCESS EXCLUSIVE
         on the four tables for as long as it takes to drop them.
 
 Revision: a5_004_spec_aligned_plans, the first

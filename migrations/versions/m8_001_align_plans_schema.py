@@ -250,7 +250,8 @@ def _downgrade_postgresql() -> None:
 
 
 # Profiles. The former release reads JSON only: another bare name than 'balanced' is written
-# for it as an object, with spaces that nobody else writes, so that the way back is known.
+# for it as an object, with spaces that no other program writes: the next upgrade restores the
+# name.
 HEAD, TAIL = '{ "profile_name": "', '", "provenance": null }'
 
 

@@ -30,9 +30,9 @@ from cleveragents_plans.schema import chain_config
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
-from support import postgres  # noqa: E402  likewise
-from support.former_release import true_roots, write_former_release  # noqa: E402  found only now
-from support.rows import database_hash, schema_dump  # noqa: E402  likewise
+from support import postgres  # noqa: E402  found by the path that was set above
+from support.former_release import true_roots, write_former_release  # noqa: E402  by that path
+from support.rows import database_hash, schema_dump  # noqa: E402  by that path
 
 _PLANS = 2_000
 _NOW = "2026-03-14T00:05:32.000000+00:00"
@@ -139,8 +139,7 @@ class DatabaseLibrary:
         """Skip the test on other engines than *engine*."""
         found = self._beside.get_backend_name() if self._beside else "none"
         if found != engine:
-            # What only one engine can show; said in the report instead of passing unseen.
-            BuiltIn().skip(f"for {engine} only")
+            BuiltIn().skip(f"for {engine} only")  # shown in the report; the run for it executes it
 
     # What is in it
 

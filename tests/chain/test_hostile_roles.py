@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from cleveragents_plans import evolution
+from cleveragents_plans.cli import main
 from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.runner import environment
 from cleveragents_plans.persistence import open_engine
@@ -266,8 +267,23 @@ def test_version_table_that_another_role_created_first_is_refused(url: str):
     assert execute(url, "SELECT to_regclass('v3_plans')") == [(None,)]
 
 
+VERSION_TABLE = [
+    "CREATE TABLE public.alembic_version (version_num varchar(32))",
+    "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON public.alembic_version"
+    " FOR EACH ROW EXECUTE FUNCTION public.fire()",
+    "GRANT ALL ON public.alembic_version TO PUBLIC",
+]
+VERSION_VIEW = [
+    "CREATE FUNCTION public.read() RETURNS varchar LANGUAGE plpgsql AS"
+    " $$BEGIN RETURN nextval('public.fired'); END$$",
+    "CREATE VIEW public.alembic_version AS SELECT public.read() AS version_num",
+    "GRANT ALL ON public.alembic_version TO PUBLIC",
+]
+
+
+@pytest.mark.parametrize("planted", [VERSION_TABLE, VERSION_VIEW], ids=["table", "view"])
 def test_version_table_that_is_created_while_the_lock_is_waited_for_is_refused(
-    url: str, monkeypatch: pytest.MonkeyPatch
+    url: str, monkeypatch: pytest.MonkeyPatch, planted: list[str]
 ):
     roll_back(url, "base", "drop-plans=yes")
     execute(url, "DROP TABLE alembic_version")
@@ -279,18 +295,28 @@ def test_version_table_that_is_created_while_the_lock_is_waited_for_is_refused(
             "CREATE SEQUENCE public.fired",
             "CREATE FUNCTION public.fire() RETURNS trigger LANGUAGE plpgsql AS"
             " $$BEGIN PERFORM nextval('public.fired'); RETURN new; END$$",
-            "CREATE TABLE public.alembic_version (version_num varchar(32))",
-            "CREATE TRIGGER t BEFORE INSERT OR UPDATE ON public.alembic_version"
-            " FOR EACH ROW EXECUTE FUNCTION public.fire()",
-            "GRANT ALL ON public.alembic_version TO PUBLIC",
+            *planted,
         )
         return real_lock(*arguments)
 
     monkeypatch.setattr(environment, "migration_lock", lock_of_a_slow_run)
 
-    with pytest.raises(EvolutionError, match=f"alembic_version belongs to {CLERK}, alone"):
+    with pytest.raises(EvolutionError, match=f"belongs to {CLERK}, alone|is a view"):
         migrate(url, HEAD)
 
+    assert execute(url, "SELECT is_called FROM fired") == [(False,)]
+
+
+@pytest.mark.parametrize("command", ["current", "status", "verify"])
+def test_view_that_has_the_name_of_the_version_table_is_not_read(
+    url: str, command: str, capfd: pytest.CaptureFixture[str]
+):
+    execute(url, "DROP TABLE alembic_version")
+    execute(of_role(url, CLERK), "CREATE SEQUENCE public.fired", *VERSION_VIEW)
+
+    assert main([command, "--url", url]) == 1
+
+    assert "expected a table, and no view, that only Alembic uses" in capfd.readouterr().err
     assert execute(url, "SELECT is_called FROM fired") == [(False,)]
 
 

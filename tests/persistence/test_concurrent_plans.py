@@ -1,4 +1,4 @@
-"""Many at once: nobody's write is lost without a word, and nobody waits for nothing."""
+"""Concurrent writers: no write is lost without an error, and none waits without need."""
 
 from __future__ import annotations
 

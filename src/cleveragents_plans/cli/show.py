@@ -101,7 +101,7 @@ def _read(database: Database, plan_id: str) -> tuple[PlanView | None, str | None
     for row in [*plan_rows(database, PLANS.c.plan_id == plan_id)]:
         try:
             plan = plan_in(row)
-            plan.effective_profile  # noqa: B018  which reads it
+            plan.effective_profile  # noqa: B018  raises if the snapshot is unreadable
         except CorruptPlanRow as corrupt:
             return None, str(corrupt)
         except SnapshotUnreadable as unreadable:

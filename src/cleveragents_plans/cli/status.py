@@ -19,6 +19,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
+from cleveragents_plans.evolution.runner.unfinished import Unfinished
 from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.schema.database import Database, read_database
@@ -104,7 +105,7 @@ def _look(database: Database) -> StatusReport:
     state: Literal["ready", "behind", "misfit", "unfinished"] = "ready"
     remedies: tuple[str, ...] = ()
     if position.unfinished is not None:
-        state, remedies = "unfinished", _ways_out(database)
+        state, remedies = "unfinished", _ways_out(database, position.unfinished)
     elif position.misfit is not None:
         state, remedies = "misfit", (position.misfit.remedy,)
     elif position.pending:
@@ -124,9 +125,7 @@ def _look(database: Database) -> StatusReport:
     )
 
 
-def _ways_out(database: Database) -> tuple[str, ...]:
-    unfinished = database.position.unfinished
-    assert unfinished is not None  # noqa: S101  # asked for in that state only
+def _ways_out(database: Database, unfinished: Unfinished) -> tuple[str, ...]:
     if unfinished.revision not in database.position.titles:
         return ("install the release that has this revision, and run its upgrade or downgrade",)
     below = database.position.below[unfinished.revision]

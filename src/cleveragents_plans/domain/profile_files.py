@@ -119,7 +119,7 @@ def _decoded_yaml(text: str) -> Any:
             self._depth += 1
             if self._depth > _MAX_DEPTH:
                 raise _Bad(_TOO_DEEP)
-            place = _place(self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+            place = _place(self.peek_event().start_mark)  # type: ignore[no-untyped-call]  # PyYAML
             node = super().compose_node(parent, index)
             self._depth -= 1
             if node not in self._values:

@@ -91,7 +91,7 @@ class Console:
         while (text := self._texts.get()) is not None:
             try:
                 self._write(text)
-            except Exception:  # noqa: S112  # nobody is there to be told
+            except Exception:  # noqa: S112  # standard error is closed
                 continue
 
     def _write(self, text: str) -> None:

@@ -240,7 +240,7 @@ def clear_line(console: Console | None = None) -> None:
 
 
 def tell(line: str) -> None:
-    """Write a *line* to standard error, if there is one and somebody reads it."""
+    """Write a *line* to standard error; a closed one is no error."""
     if _console is not None:
         _console.write(f"{line}\n")
         return

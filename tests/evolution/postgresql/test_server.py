@@ -203,7 +203,7 @@ def test_one_session_all_along_has_the_lock_until_it_gives_it_back(postgresql_ur
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[postgres.PostgresServer]:
     """A server of its own, which can be reached by TCP and be followed."""
-    # An address that nobody else uses, so that the usual port is free.
+    # An address that no other process uses, so that the usual port is free.
     address = f"127.{random.randrange(1, 255)}.{random.randrange(255)}.{random.randrange(1, 255)}"
     own = postgres.PostgresServer(
         postgres.binaries()[request.param], {"listen_addresses": address, "wal_level": "logical"}

@@ -1,4 +1,4 @@
-"""A change in the text of a table is made at its place, and can be taken back to the letter."""
+"""A change in the text of a table is made at its place, and can be undone byte by byte."""
 
 from __future__ import annotations
 

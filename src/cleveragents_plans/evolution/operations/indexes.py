@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Index, MetaData, Table, TextClause, literal_column
 from sqlalchemy.exc import ArgumentError
@@ -24,6 +24,16 @@ from cleveragents_plans.evolution.postgresql.connection import online, write_sql
 from cleveragents_plans.evolution.postgresql.index_names import check_names
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite import indexes as sqlite
+
+
+class _Definition(NamedTuple):
+    """What `create_index` was given."""
+
+    name: str
+    columns: Sequence[str | TextClause]
+    unique: bool
+    where: str | None
+    options: dict[str, Any]
 
 
 def create_index(
@@ -70,13 +80,13 @@ def create_index(
     """
     named = [column for column in columns if isinstance(column, str)]
     schema = require_table(op, "create_index", table, named, schema)
-    given = (name, columns, unique, where, options)
-    plain = ddl(op, CreateIndex(_index(table, schema, *given)))
+    given = _Definition(name, columns, unique, where, options)
+    plain = ddl(op, CreateIndex(_index(table, schema, given)))
     if on_sqlite(op):
         sqlite.create(op, name, table, plain, use_equal=use_equal)
         return
     context = op.get_context()
-    statements = _statements(op, table, schema, *given)
+    statements = _statements(op, table, schema, given)
     if context.as_sql:
         if rehearsal := Rehearsal.of(op):
             postgresql.rehearse_build(rehearsal, statements)
@@ -133,38 +143,30 @@ def drop_index(
     check_droppable_name(
         op, "drop_index", "index", table, name, schema, optional=columns is not None
     )
-    given = None if columns is None else (name, columns, unique, where, options)
+    given = None if columns is None else _Definition(name, columns, unique, where, options)
     if on_sqlite(op):
-        plain = None if given is None else ddl(op, CreateIndex(_index(table, schema, *given)))
+        plain = None if given is None else ddl(op, CreateIndex(_index(table, schema, given)))
         sqlite.drop(op, name, table, plain)
         return
     if context.as_sql:
         write_sql(context, f"DROP INDEX IF EXISTS {qualified(context, name, schema)}")
         return
     settings = Settings.of(context.environment_context)
-    wanted = None if given is None else _statements(op, table, schema, *given)
+    wanted = None if given is None else _statements(op, table, schema, given)
     with online(op) as connection:
         postgresql.drop(connection, quoted, name, settings, wanted)
 
 
 def _statements(
-    op: Op,
-    table: str,
-    schema: str | None,
-    name: str,
-    columns: Sequence[str | TextClause],
-    unique: bool,
-    where: str | None,
-    options: dict[str, Any],
+    op: Op, table: str, schema: str | None, given: _Definition
 ) -> postgresql.Statements:
-    given = (name, columns, unique, where)
-    concurrent = {**options, "postgresql_concurrently": True}
+    concurrent = given._replace(options={**given.options, "postgresql_concurrently": True})
     return postgresql.Statements(
-        name=name,
+        name=given.name,
         table=qualified(op.get_context(), table, schema),
         columns=tuple(names_of(op, "column", table, schema)),
-        build=ddl(op, CreateIndex(_index(table, schema, *given, concurrent))),
-        try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", *given, options))),
+        build=ddl(op, CreateIndex(_index(table, schema, concurrent))),
+        try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", given))),
     )
 
 
@@ -182,15 +184,8 @@ def check_index_names(op: Op, table: str, *names: str) -> None:
         check_names(op.get_bind(), qualified(context, table), names)
 
 
-def _index(
-    table: str,
-    schema: str | None,
-    name: str,
-    columns: Sequence[str | TextClause],
-    unique: bool,
-    where: str | None,
-    options: dict[str, Any],
-) -> Index:
+def _index(table: str, schema: str | None, given: _Definition) -> Index:
+    name, columns, unique, where, options = given
     conditions: dict[str, Any] = {}
     if where is not None:
         # Not text(), to which a colon would be the beginning of a parameter.

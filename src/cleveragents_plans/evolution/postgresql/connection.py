@@ -22,7 +22,7 @@ def online(op: Op) -> Iterator[Connection]:
     has a new transaction, in which the version changes.
 
     Raises:
-        ExternalTransaction: The transaction belongs to somebody else than Alembic.
+        ExternalTransaction: Alembic has not begun the transaction.
     """
     context = op.get_context()
     connection = context.connection

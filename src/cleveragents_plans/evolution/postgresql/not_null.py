@@ -1,4 +1,4 @@
-"""NOT NULL on a table in use: the scan that proves it stops nobody."""
+"""NOT NULL on a table in use: the scan that validates it blocks no other session."""
 
 from __future__ import annotations
 

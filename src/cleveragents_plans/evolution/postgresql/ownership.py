@@ -3,7 +3,7 @@ Names that a run uses, and which objects of another role may have.
 
 A role that may create objects in the schema of the tables can create a table or a function of
 such a name before the run does. ``CREATE TABLE IF NOT EXISTS`` would then use it, and its
-triggers would run with the rights of whoever migrates.
+triggers would run with the rights of the role that migrates.
 """
 
 from __future__ import annotations
@@ -14,10 +14,6 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.server import (
-    refuse_missing_rights,
-    refuse_read_only,
-)
 
 
 class NameTaken(EvolutionError):
@@ -31,31 +27,6 @@ class NameTaken(EvolutionError):
     def __init__(self, name: str, found: str, remedy: str) -> None:
         super().__init__(f"{name} {found}; {remedy}; nothing was changed")
         self.name = name
-
-
-def refuse_unchangeable(
-    connection: Connection,
-    tables: Collection[str],
-    version_table: str,
-    schema: str | None,
-    version_schema: str | None,
-    target: str,
-) -> None:
-    """
-    Refuse a database in which a run may not write, or whose tables are not the chain's.
-
-    It ends the transaction. *target* is what to call the database in messages; for the others
-    see `refuse_foreign_tables`.
-
-    Raises:
-        ServerReadOnly: Nothing can be written.
-        RightsMissing: The role lacks a right.
-        NameTaken: A table is a view or the like, or belongs to another role.
-    """
-    refuse_read_only(connection, target)
-    refuse_missing_rights(connection, {*tables, version_table}, schema, target)
-    refuse_foreign_tables(connection, tables, version_table, schema, version_schema)
-    connection.rollback()
 
 
 def refuse_foreign_tables(

@@ -3,7 +3,7 @@ The search path of the session that migrates: system schemas only.
 
 PostgreSQL looks up operators and functions in every schema of the search path, and prefers
 the one whose argument types fit best, wherever it stands. A role that may create objects
-in one of these schemas can so have its own code run by whoever sends a statement there,
+in one of these schemas can so have its own code run by any role that sends a statement there,
 a superuser included (CVE-2018-1058). The session that migrates therefore searches
 ``pg_catalog`` and, last, ``pg_temp``, where operators and functions are never looked up;
 every other name is written with its schema.

@@ -31,9 +31,9 @@ class Trigger:
     body: str
     #: The condition on which it fires; none is always.
     when: str = ""
-    #: Run the function with the rights of the table's owner: whoever writes to the table may
-    #: have no right to read or lock it, or be shown a part of its rows only. No other role
-    #: may then create a trigger that calls the function.
+    #: SECURITY DEFINER: run the function with the rights of the table's owner. A role that
+    #: writes to the table may have no right to read or lock it, or see only some of its rows
+    #: (row-level security). No other role may then create a trigger that calls the function.
     as_owner: bool = False
 
     def create_sql(self) -> tuple[str, ...]:

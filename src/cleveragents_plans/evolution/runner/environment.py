@@ -18,24 +18,22 @@ from sqlalchemy import Connection, MetaData
 
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
-from cleveragents_plans.evolution.postgresql.ownership import (
-    refuse_foreign_tables,
-    refuse_unchangeable,
-)
+from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
 from cleveragents_plans.evolution.postgresql.search_path import (
-    checked_schema,
     event_triggers_served,
     find_schema,
     named_in,
-    restrict_script,
     search_path_restored,
     search_schema,
     use_schema,
-    write_schema,
 )
-from cleveragents_plans.evolution.postgresql.server import refuse_unfit_server
+from cleveragents_plans.evolution.postgresql.server import (
+    refuse_missing_rights,
+    refuse_read_only,
+    refuse_unfit_server,
+)
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
 from cleveragents_plans.evolution.runner.alembic_internals import (
@@ -46,6 +44,7 @@ from cleveragents_plans.evolution.runner.alembic_internals import (
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
+from cleveragents_plans.evolution.runner.offline import print_script
 from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session
 from cleveragents_plans.evolution.runner.sqlite_transaction import (
     call_in_driver_thread,
@@ -131,7 +130,7 @@ class _Run:
     def start(self) -> None:
         self._say(f"database: {self.target.shown}{self.target.note}")
         if context.is_offline_mode():
-            self._print_sql()
+            print_script(self.target, self.options, self.metadata, self.command)
             return
         if self.target.is_sqlite and self.options.schema:
             raise BadSetting("schema", self.options.schema, "PostgreSQL: SQLite has no schemas")
@@ -160,42 +159,6 @@ class _Run:
     def _say(self, line: str) -> None:
         if line and self.level == logging.INFO:
             tell(line)
-
-    def _print_sql(self) -> None:
-        """
-        Print the SQL of the wanted revisions, in one transaction.
-
-        It is for the schema that ``-x schema`` names, else for ``public``; run where another
-        one is the first in the search path, it raises.
-        """
-        if self.target.is_sqlite:
-            raise EvolutionError(
-                "--sql cannot be written for SQLite: its tables are rebuilt from what the file "
-                "holds; run the same command without --sql, on a copy of the file if it is to be "
-                "tried"
-            )
-        schema = checked_schema(self.options.schema or "public")
-        context.configure(
-            url=self.target.url,
-            target_metadata=self.metadata,
-            literal_binds=True,
-            # Without this every % in the script would be doubled.
-            dialect_opts={"paramstyle": "named"},
-            transaction_per_migration=False,
-            version_table=self.options.version_table,
-            version_table_schema=schema,
-            table_schema=schema,
-            fn=with_checks(self.command),
-        )
-        write_schema(context.get_context().dialect, schema)
-        with standard_output():
-            context.static_output(
-                "-- One transaction, set-based: what it changes is locked until it commits, so\n"
-                "-- stop the application first. Run it with: psql -v ON_ERROR_STOP=1 -f <file>"
-            )
-            with context.begin_transaction():
-                context.static_output(restrict_script(schema))
-                context.run_migrations()
 
     def _on_sqlite(self, connection: Connection) -> str:
         external = connection.in_transaction()
@@ -233,7 +196,10 @@ class _Run:
             if self.schema and not self.command.compares_tables:
                 stack.enter_context(named_in(connection, self.schema))
             if not self.command.only_reads:
-                refuse_unchangeable(connection, *self._tables(), self.target.shown)
+                refuse_read_only(connection, self.target.shown)
+                names = {*self.tables, self.options.version_table}
+                refuse_missing_rights(connection, names, self.schema, self.target.shown)
+                connection.rollback()
                 stack.enter_context(migration_lock(connection, Settings.of(context)))
             told = self._run(connection, external)
             connection.commit()
@@ -257,6 +223,8 @@ class _Run:
         migration = context.get_context()
         if not external:
             wait_for_locks(migration)
+        # Under the migration lock, and before the version table is read.
+        self._refuse_foreign_tables(connection)
         require_version_table(connection, self.options.version_table, self.schema_of_versions)
         state = VersionState(migration, self.options, self.tables, self.own_version_table)
         state.check(command, unfinished=note.read() is not None)
@@ -305,21 +273,24 @@ class _Run:
             version_table=self.options.version_table,
             version_table_schema=self.schema_of_versions,
             table_schema=self.schema,
-            fn=with_checks(self.command, note, lambda: self._check_owners(connection)),
+            fn=with_checks(self.command, note, lambda: self._check_version_table(connection)),
             **(autogenerate.configuration(self.tables) if self.command.writes_revision else {}),
             **(NOT_CREATING_VERSION_TABLE if self.command.only_reads else {}),
         )
         return note
 
-    def _tables(self) -> tuple[set[str], str, str | None, str | None]:
-        return self.tables, self.options.version_table, self.schema, self.schema_of_versions
-
-    def _check_owners(self, connection: Connection) -> None:
-        # Again: another role may have created tables while the migration lock was waited for.
+    def _refuse_foreign_tables(self, connection: Connection) -> None:
         if self.target.is_sqlite or self.command.only_reads:
             return
+        versions = self.options.version_table
+        refuse_foreign_tables(
+            connection, self.tables, versions, self.schema, self.schema_of_versions
+        )
+
+    def _check_version_table(self, connection: Connection) -> None:
+        # Where there was none, another role may have created it an instant before Alembic.
         external = connection.in_transaction()
-        refuse_foreign_tables(connection, *self._tables())
+        self._refuse_foreign_tables(connection)
         if not external:
             connection.rollback()
 
