@@ -51,9 +51,9 @@ def test_limits_set_for_the_database_do_not_break_a_run(url: str):
     run(url, f"INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at) VALUES {rows}")
     name = make_url(url).database
     for setting in (
-        "statement_timeout = '20ms'",
-        "transaction_timeout = '250ms'",
-        "idle_in_transaction_session_timeout = '50ms'",
+        "statement_timeout = '50ms'",
+        "transaction_timeout = '500ms'",
+        "idle_in_transaction_session_timeout = '250ms'",
         "lock_timeout = '1ms'",
         "default_transaction_isolation = 'serializable'",
     ):

@@ -15,7 +15,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
 from sqlalchemy import Connection, inspect
 
-from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.connection import parameters, set_parameters
 from cleveragents_plans.evolution.postgresql.search_path import (
     find_schema,
     searched_schemas,
@@ -199,10 +199,9 @@ def _begin_postgresql(
     tables, version_table = [*Base.metadata.tables], [options.version_table]
     schema = use_schema(connection, options.schema, tables, version_table, local=True)
     version_schema = options.schema or find_schema(connection, version_table, tables)
-    for name, value in _SESSION.items():
-        run(connection, f"SET LOCAL {name} = '{value}'")
-    called = {"name": f"cleveragents-plans {purpose}"}
-    run(connection, "SELECT set_config('application_name', %(name)s, true)", called)
+    wanted = {**_SESSION, "application_name": f"cleveragents-plans {purpose}"}
+    known = parameters(connection, wanted)
+    set_parameters(connection, {name: wanted[name] for name in known}, local=True)
     connection.execution_options(schema_translate_map={None: schema})
     return schema, version_schema
 
@@ -254,6 +253,7 @@ def _position(
 # the server is to raise an error instead.
 _SESSION = {
     "statement_timeout": "0",
+    "transaction_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "10s",
     "row_security": "off",

@@ -233,6 +233,7 @@ def test_a_session_depends_on_nothing_and_ends_soon_after_its_client_has_died(
     engine = create_engine(
         f"postgresql+psycopg://postgres@{address}/postgres",
         poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
         connect_args={"options": "-c idle_session_timeout=50ms -c statement_timeout=50ms"},
     )
     with engine.connect() as connection:

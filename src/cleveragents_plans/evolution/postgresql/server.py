@@ -208,12 +208,20 @@ def refuse_missing_rights(
 
 
 def configure_session(connection: Connection) -> None:
-    """Override settings of the role and the database, for the session."""
-    # The search path is still that of the role.
-    known = run(connection, "SELECT name FROM pg_catalog.pg_settings").scalars()
-    for name in _SESSION.keys() & set(known):
-        run(connection, f"SELECT pg_catalog.set_config('{name}', '{_SESSION[name]}', false)")
-    connection.commit()
+    """
+    Override settings of the role and the database, for the session.
+
+    The *connection* is in autocommit: a limit of the role's on idle transactions would end one
+    between two statements.
+    """
+    # The search path is still that of the role, so no operator stands in these statements.
+    known = set(run(connection, "SELECT name FROM pg_catalog.pg_settings").scalars())
+    calls = [
+        f"pg_catalog.set_config('{name}', '{value}', false)"
+        for name, value in _SESSION.items()
+        if name in known
+    ]
+    run(connection, f"SELECT {', '.join(calls)}")
 
 
 # Where the setting comes from: a role, a database, the configuration file, the URL.

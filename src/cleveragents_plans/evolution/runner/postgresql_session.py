@@ -45,9 +45,11 @@ def postgresql_session(connection: Connection, *, restore: bool) -> Iterator[Non
     driver: Any = connection.connection.dbapi_connection
     level = "AUTOCOMMIT" if driver.autocommit else connection.get_isolation_level()
     settings = _settings(connection) if restore else {}
-    connection.execution_options(isolation_level="READ COMMITTED")
+    connection.execution_options(isolation_level="AUTOCOMMIT")
     try:
         configure_session(connection)
+        connection.rollback()
+        connection.execution_options(isolation_level="READ COMMITTED")
         yield
     finally:
         if restore:
