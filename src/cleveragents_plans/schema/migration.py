@@ -60,7 +60,8 @@ def upgrade(
     """
     Upgrade the schema; nothing is done where it is at *revision*, or past it.
 
-    Locks are those of the revisions, which their headers say; docs/operations.md has a table.
+    Locks are those of the revisions, which their headers say; docs/settings-and-locks.md has a
+    table.
 
     Args:
         target: A URL, an engine, a connection, or an engine of asyncio, for which the call is
