@@ -16,6 +16,7 @@ from alembic import op
 
 from cleveragents_plans.evolution import (
     check_drop_tables,
+    check_new_names,
     columns_of,
     drop_tables,
 )
@@ -29,6 +30,21 @@ confirm_options: tuple[str, ...] = ("drop-plans",)
 
 # The last one is where a downgrade of m8_001 keeps the snapshots of these plans.
 CHILDREN = ("plan_invariants", "plan_arguments", "plan_projects", "v3_plans_snapshot_archive")
+# What it creates; constraints that have no index have no name in the pool of relations.
+NAMES = (
+    "v3_plans",
+    "pk_v3_plans",
+    "ix_v3_plans_root_plan_id",
+    "ix_v3_plans_action_name",
+    "plan_projects",
+    "pk_plan_projects",
+    "uq_plan_projects_plan_id_alias",
+    "plan_arguments",
+    "pk_plan_arguments",
+    "uq_plan_arguments_plan_id_name",
+    "plan_invariants",
+    "pk_plan_invariants",
+)
 REAL_NUMBER: sa.types.TypeEngine[float] = sa.Double().with_variant(sa.REAL(), "sqlite")
 
 
@@ -142,6 +158,11 @@ def upgrade() -> None:
 def is_applied() -> bool:
     """Tell whether the tables look as if this revision had been run."""
     return bool(columns_of(op, "v3_plans"))
+
+
+def check_upgrade() -> None:
+    """Refuse names that something else has, before anything is created."""
+    check_new_names(op, *NAMES)
 
 
 def check_downgrade() -> None:

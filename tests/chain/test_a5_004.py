@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Engine, NullPool, event, make_url
 from sqlalchemy.exc import IntegrityError
 
 from cleveragents_plans import open_engine
-from support.databases import ENGINES, database_at, empty_database, roll_back
+from support.databases import ENGINES, chain, database_at, empty_database, roll_back
 from support.former_release import write_former_release
 from support.revision_database import NOW, RevisionDatabase, plan_id
 from support.revisions import A5_004, M4_003, M8_001
@@ -155,3 +156,23 @@ def test_killed_downgrade_changes_nothing_and_either_direction_is_open(tmp_path:
         database.upgrade(M4_003)
         database.downgrade("base")
         assert {entry[1] for entry in schema_dump(url)} <= EMPTY
+
+
+def test_names_that_the_revision_looks_for_are_all_that_it_creates(database: RevisionDatabase):
+    on_sqlite = database.url.startswith("sqlite")
+    query = (
+        "SELECT name FROM sqlite_schema WHERE name NOT LIKE 'sqlite%'"
+        if on_sqlite
+        else "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    )
+    created = {name for (name,) in database.run(query)}
+    [revision] = [
+        each
+        for each in ScriptDirectory.from_config(chain(database.url)).walk_revisions()
+        if each.revision == A5_004
+    ]
+
+    # SQLite gives the indexes of constraints names of its own.
+    of_constraints = ("pk_", "uq_") if on_sqlite else ()
+    looked_for = {name for name in revision.module.NAMES if not name.startswith(of_constraints)}
+    assert created - {"alembic_version", "alembic_version_pkc"} == looked_for

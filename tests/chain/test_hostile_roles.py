@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans import evolution
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.evolution.postgresql import locks
 from cleveragents_plans.evolution.runner import environment
-from cleveragents_plans.persistence import open_engine
+from cleveragents_plans.persistence import Base, open_engine
 from support.databases import ENGINES, database_at, migrate, roll_back
 from support.former_release import true_roots
-from support.revisions import HEAD, M4_003
+from support.revisions import HEAD, M4_003, M8_001
 from support.rows import schema_dump
 from support.toys import execute
 
@@ -256,6 +258,85 @@ def test_tables_of_the_chain_that_another_role_owns_are_refused(url: str, table:
     assert schema_dump(url) == before
 
 
+DOWN, UP = (roll_back, M4_003), (migrate, M8_001)
+RACES = {
+    "the archive": (DOWN, SQUATTED["the archive with a trigger"]),
+    "the function of a downgrade": (DOWN, [FUNCTION.format("v3_plans_keep")]),
+    "the function of an upgrade": (UP, [FUNCTION.format("v3_plans_fill")]),
+    "a function that an upgrade drops": (UP, [FUNCTION.format("v3_plans_unfill")]),
+}
+
+
+@pytest.mark.parametrize(("run", "planted"), RACES.values(), ids=RACES)
+def test_names_that_another_role_takes_while_a_superuser_waits_for_the_lock_are_refused(
+    url: str, monkeypatch: pytest.MonkeyPatch, run: Any, planted: list[str]
+):
+    go, revision = run
+    if go is roll_back:
+        migrate(url, M8_001)
+    execute(url, "CREATE TABLE called (by text, what text)", "GRANT INSERT ON called TO PUBLIC")
+    before = schema_dump(url)
+    real_take = locks._take
+
+    def take_slowly(*arguments: Any) -> None:
+        if planted:
+            execute(of_role(url, CLERK), *planted)
+            planted.clear()
+        real_take(*arguments)
+
+    planted = [*planted]
+    monkeypatch.setattr(locks, "_take", take_slowly)
+
+    with pytest.raises(EvolutionError, match=r"belongs to another role than public\.v3_plans"):
+        go(url, revision)
+
+    assert planted == []
+    execute(url, f"DROP OWNED BY {CLERK}", f"GRANT USAGE, CREATE ON SCHEMA public TO {CLERK}")
+    assert schema_dump(url) == before
+    assert execute(url, "SELECT * FROM called") == []
+    go(url, revision)
+
+
+CREATED = {
+    "a table of the first revision": ["CREATE TABLE public.plan_projects (a int)"],
+    "a type for a table": ["CREATE TYPE public.plan_invariants AS ENUM ('a')"],
+    "an index for a primary key": [
+        "CREATE TABLE public.other (a int)",
+        "CREATE INDEX pk_plan_arguments ON public.other (a)",
+    ],
+    "a type for the archive": [f"CREATE TYPE public.{ARCHIVE} AS ENUM ('a')"],
+    **{name: planted for name, planted in SQUATTED.items() if "trigger" not in name},
+    "a function": SQUATTED["the function of a trigger"],
+}
+
+
+@pytest.mark.parametrize("planted", CREATED.values(), ids=CREATED)
+def test_names_that_another_role_has_taken_are_refused_before_the_first_table_is_created(
+    url: str, planted: list[str]
+):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(url, "DROP TABLE alembic_version")
+    execute(of_role(url, CLERK), *planted)
+    before = schema_dump(url)
+
+    with pytest.raises(EvolutionError, match="rename") as refused:
+        migrate(url, HEAD)
+
+    assert "\n" not in str(refused.value)
+    assert schema_dump(url) == before
+
+
+def test_function_that_another_role_has_made_is_refused_by_create_all(url: str):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(of_role(url, CLERK), FUNCTION.format("v3_plans_fill"))
+    engine = open_engine(url)
+
+    with pytest.raises(DBAPIError, match="belongs to another role than v3_plans"):
+        Base.metadata.create_all(engine)
+
+    engine.dispose()
+
+
 def test_version_table_that_another_role_created_first_is_refused(url: str):
     roll_back(url, "base", "drop-plans=yes")
     execute(url, "DROP TABLE alembic_version")
@@ -316,7 +397,7 @@ def test_view_that_has_the_name_of_the_version_table_is_not_read(
 
     assert main([command, "--url", url]) == 1
 
-    assert "expected a table, and no view, that only Alembic uses" in capfd.readouterr().err
+    assert "public.alembic_version is a view; expected a table" in capfd.readouterr().err
     assert execute(url, "SELECT is_called FROM fired") == [(False,)]
 
 

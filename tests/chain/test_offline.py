@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -108,6 +109,41 @@ def test_script_ends_as_the_role_that_began_it(
     done = run_psql(url, f"{begin}SET ROLE plans_script;\n{sql}{end}", tmp_path)
 
     assert done.returncode == 0, done.stderr
+
+
+PLANTED = {
+    "the function": "CREATE FUNCTION v3_plans_fill() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN RETURN new; END'",
+    "the archive": "CREATE TABLE v3_plans_snapshot_archive (plan_id varchar(26),"
+    " effective_profile_snapshot text, created_at text)",
+    "the version table": "ALTER TABLE alembic_version OWNER TO planting_clerk",
+    "a trigger of the version table": "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN RETURN new; END'; ALTER FUNCTION f() OWNER TO planting_clerk; CREATE TRIGGER t"
+    " BEFORE UPDATE ON alembic_version FOR EACH ROW EXECUTE FUNCTION f()",
+    "a table of the chain": "ALTER TABLE plan_projects OWNER TO planting_clerk",
+}
+
+
+@pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
+def test_script_refuses_objects_of_another_role(
+    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, planted: str
+):
+    url, _ = pair
+    write_former_release(url, plans=10)
+    sql = script(url, capsys, f"{M4_003}:{M8_001}")
+    role = "CREATE ROLE planting_clerk; GRANT CREATE ON SCHEMA public TO planting_clerk"
+    mine = "" if "ALTER" in planted else "SET ROLE planting_clerk; "
+    plant = run_psql(url, f"{role}; {mine}{planted};", tmp_path)
+    assert plant.returncode == 0, plant.stderr
+    before = database_hash(url), schema_dump(url)
+
+    done = run_psql(url, sql, tmp_path)
+
+    assert done.returncode != 0
+    assert re.search("belongs to (another role than public.v3_plans|planting_clerk)", done.stderr)
+    assert (database_hash(url), schema_dump(url)) == before
+    drop = "REASSIGN OWNED BY planting_clerk TO postgres; DROP OWNED BY planting_clerk"
+    run_psql(url, f"{drop}; DROP ROLE planting_clerk;", tmp_path)
 
 
 def test_script_down_to_base_refuses_to_drop_plans(

@@ -27,6 +27,7 @@ from cleveragents_plans.evolution.operations.indexes import (
     create_index,
     drop_index,
 )
+from cleveragents_plans.evolution.operations.names import check_new_names
 from cleveragents_plans.evolution.operations.triggers import create_trigger, drop_trigger
 from cleveragents_plans.evolution.postgresql.alterations import check_alterable
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
@@ -65,6 +66,7 @@ __all__ = [
     "check_drop_tables",
     "check_droppable",
     "check_index_names",
+    "check_new_names",
     "check_parent_tree",
     "check_writable",
     "columns_of",

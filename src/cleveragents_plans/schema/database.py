@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
 from sqlalchemy import Connection, inspect
 
+from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import parameters, set_parameters
 from cleveragents_plans.evolution.postgresql.search_path import (
     find_schema,
@@ -215,6 +216,8 @@ def _position(
 ) -> Position:
     script = ScriptDirectory.from_config(config)
     tables = frozenset(inspect(connection).get_table_names(schema)) & Base.metadata.tables.keys()
+    require_tables(connection, Base.metadata.tables, schema)
+    require_tables(connection, [options.version_table], version_schema)
     require_version_table(connection, options.version_table, version_schema)
     migration = MigrationContext.configure(
         connection,

@@ -94,6 +94,23 @@ SELECT set_config('role', pg_get_userbyid(c.relowner), true)
   FROM pg_class c WHERE c.oid = to_regclass('{table}')"""
 
 
+def raise_if(condition: str, message: str, hint: str) -> str:
+    """
+    Give a statement that raises *message*, with *hint*, where *condition* is true.
+
+    It checks in the transaction that it protects, and in a script, which cannot ask. What it
+    raises is told as it is, see `StatementFailed`.
+    """
+    message, hint = (each.replace("'", "''") for each in (message, hint))
+    return f"""\
+DO $check$ BEGIN
+  IF {condition} THEN
+    RAISE EXCEPTION USING MESSAGE = '{message}',
+      HINT = '{hint}';
+  END IF;
+END $check$"""
+
+
 @contextmanager
 def transaction(connection: Connection, begin: str = "BEGIN") -> Iterator[None]:
     """Hold one transaction on a *connection* that has none by itself."""

@@ -78,8 +78,8 @@ SELECT i.indrelid IS NOT DISTINCT FROM t.oid,
        coalesce(i.indisvalid, false), pg_get_indexdef(i.indexrelid), coalesce(i.indisunique, false),
        (SELECT conname FROM pg_constraint WHERE conindid = c.oid AND contype IN ('p', 'u', 'x')),
        quote_ident(n.nspname) || '.' || quote_ident(c.relname), i.indrelid::regclass::text
-  FROM pg_class t
-  JOIN pg_namespace n ON n.oid = t.relnamespace
-  JOIN pg_class c ON c.relnamespace = t.relnamespace AND c.relname = %(name)s
+  FROM pg_namespace n
+  LEFT JOIN pg_class t ON t.oid = to_regclass(%(table)s)
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(name)s
   LEFT JOIN pg_index i ON i.indexrelid = c.oid
- WHERE t.oid = to_regclass(%(table)s)"""
+ WHERE n.nspname = (parse_ident(%(table)s))[1]"""

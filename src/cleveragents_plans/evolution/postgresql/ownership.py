@@ -8,12 +8,13 @@ triggers would run with the rights of the role that migrates.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.connection import raise_if, run
 
 
 class NameTaken(EvolutionError):
@@ -37,7 +38,7 @@ def refuse_foreign_tables(
     version_schema: str | None,
 ) -> None:
     """
-    Refuse tables of the chain that are no tables, or belong to different roles.
+    Refuse tables of the chain that belong to different roles.
 
     Refused is a version table with a trigger of another role's function or with a rule, too:
     it is written in every run.
@@ -53,8 +54,8 @@ def refuse_foreign_tables(
         version_schema: The schema of the version table, likewise.
 
     Raises:
-        NameTaken: One is a view or the like, or belongs to a role that does not own the others,
-            or is the only one; or the version table runs what another role wrote.
+        NameTaken: One belongs to a role that does not own the others, or is the only one; or
+            the version table runs what another role wrote.
     """
     names = {
         "tables": list(tables),
@@ -62,26 +63,70 @@ def refuse_foreign_tables(
         "version_table": version_table,
         "version_schema": version_schema,
     }
-    found = run(connection, _TABLES, names).all()
-    for name, kind, owner, trusted, of_others in found:
-        if kind is not None:
-            raise NameTaken(
-                name,
-                f"is {kind}; expected a table",
-                "rename or drop it, or give -x schema=NAME of the tables",
-            )
-        if trusted or (len(found) > 1 and set(of_others) == {owner}):
-            continue
-        others = [other for other in dict.fromkeys(of_others) if other != owner]
-        whose = f"and other tables of this chain to {' and '.join(others)}" if others else "alone"
-        raise NameTaken(
-            name,
-            f"belongs to {owner}, {whose}",
-            f"expected one owner of all: if it is this chain's, run ALTER TABLE {name} OWNER TO "
-            f"{others[0] if others else 'CURRENT_USER'}, otherwise rename or drop it",
-        )
-    for name, what in run(connection, _VERSION_TABLE_RUNS, names):
-        raise NameTaken(name, f"has {what}", "drop that")
+    for name, found, remedy in run(connection, _TABLES, names):
+        raise NameTaken(name, found, remedy)
+
+
+def raise_if_foreign_tables(tables: Collection[str], version_table: str, schema: str) -> str:
+    """
+    Give the statement of a script that raises what `refuse_foreign_tables` would raise.
+
+    Args:
+        tables: Names of tables, without a schema.
+        version_table: The table in which Alembic keeps the version.
+        schema: The schema of all.
+    """
+    listed = ", ".join(map(_literal, sorted(tables)))
+    literals = {
+        "tables": f"ARRAY[{listed}]",
+        "version_table": _literal(version_table),
+        **dict.fromkeys(("schema", "version_schema"), _literal(schema)),
+    }
+    query = re.sub(r"%\((\w+)\)s", lambda name: literals[name[1]], _TABLES)
+    return f"""\
+DO $check$ DECLARE wrong record; BEGIN
+  FOR wrong IN
+{query}
+  LOOP
+    RAISE EXCEPTION USING MESSAGE = wrong.name || ' ' || wrong.found, HINT = wrong.remedy;
+  END LOOP;
+END $check$;"""
+
+
+def raise_if_foreign_function(name: str, table: str) -> str:
+    """
+    Give a statement that raises where the function *name* is another role's.
+
+    It belongs to the owner of *table*, or must not be used: its owner can replace it. Both are
+    named as in SQL, with their schema. Sent after ``CREATE OR REPLACE``, it holds
+    until the transaction ends, since no other session can change the function before that.
+    """
+    return raise_if(
+        "EXISTS (SELECT FROM pg_proc p JOIN pg_class t ON p.proowner <> t.relowner\n"
+        f"              WHERE p.oid = to_regprocedure({_literal(name)})"
+        f" AND t.oid = to_regclass({_literal(table)}))",
+        f"the function {name} belongs to another role than {table}",
+        "rename or drop it",
+    )
+
+
+def raise_if_foreign_relation(name: str, table: str) -> str:
+    """
+    Give a statement that raises where the relation *name* is another role's.
+
+    As `raise_if_foreign_function`, after ``CREATE TABLE IF NOT EXISTS``.
+    """
+    return raise_if(
+        "EXISTS (SELECT FROM pg_class c JOIN pg_class t ON c.relowner <> t.relowner\n"
+        f"              WHERE c.oid = to_regclass({_literal(name)})"
+        f" AND t.oid = to_regclass({_literal(table)}))",
+        f"{name} belongs to another role than {table}",
+        "rename or drop it",
+    )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def refuse_foreign_functions(connection: Connection, table: str, names: Sequence[str]) -> None:
@@ -139,46 +184,56 @@ _TRUSTED = """\
 (o.rolsuper OR o.rolname = current_user OR c.relowner = n.nspowner
  OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
 
+# Of the version table: a superuser, the role that migrates and the owner of the table may
+# write what it runs.
 _TABLES = f"""\
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname),
-       CASE c.relkind WHEN 'r' THEN NULL WHEN 'p' THEN NULL WHEN 'v' THEN 'a view'
-                      WHEN 'm' THEN 'a materialized view' WHEN 'f' THEN 'a foreign table'
-                      ELSE 'an index, a sequence or a type' END,
-       quote_ident(o.rolname), {_TRUSTED},
-       CAST(array_agg(quote_ident(o.rolname)) OVER () AS text[])
-  FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_roles o ON o.oid = c.relowner
- WHERE (c.relname = ANY(CAST(%(tables)s AS text[]))
-        AND n.nspname = coalesce(%(schema)s, current_schema()))
-    OR (c.relname = %(version_table)s
-        AND n.nspname = coalesce(%(version_schema)s, current_schema()))
- ORDER BY c.relname"""
+WITH ours AS (
+  SELECT c.oid, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
+         quote_ident(o.rolname) AS owner, o.oid AS owned_by, {_TRUSTED} AS trusted,
+         c.relname = %(version_table)s AS has_version
+    FROM pg_class c
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_roles o ON o.oid = c.relowner
+   WHERE (c.relname = ANY(CAST(%(tables)s AS text[]))
+          AND n.nspname = coalesce(%(schema)s, current_schema()))
+      OR (c.relname = %(version_table)s
+          AND n.nspname = coalesce(%(version_schema)s, current_schema()))
+)
+SELECT ours.name, 'belongs to ' || ours.owner || ', '
+       || coalesce('and other tables of this chain to ' || others.names, 'alone') AS found,
+       'expected one owner of all: if it is this chain''s, run ALTER TABLE ' || ours.name
+       || ' OWNER TO ' || coalesce(others.first, 'CURRENT_USER')
+       || ', otherwise rename or drop it' AS remedy
+  FROM ours CROSS JOIN LATERAL (
+    SELECT string_agg(DISTINCT o.owner, ' and ') AS names, min(o.owner) AS first
+      FROM ours o WHERE o.owner <> ours.owner) AS others
+ WHERE NOT ours.trusted AND (others.first IS NOT NULL OR (SELECT count(*) FROM ours) = 1)
+UNION ALL
+SELECT ours.name, 'has the trigger ' || quote_ident(g.tgname) || ', whose function '
+       || CAST(CAST(p.oid AS regprocedure) AS text) || ' belongs to ' || quote_ident(o.rolname),
+       'drop that'
+  FROM ours JOIN pg_trigger g ON g.tgrelid = ours.oid
+  JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_roles o ON o.oid = p.proowner
+ WHERE ours.has_version AND NOT g.tgisinternal AND NOT o.rolsuper
+   AND o.rolname <> current_user AND o.oid <> ours.owned_by
+UNION ALL
+SELECT ours.name, 'has the rule ' || quote_ident(r.rulename), 'drop that'
+  FROM ours JOIN pg_rewrite r ON r.ev_class = ours.oid
+ WHERE ours.has_version
+ ORDER BY 1, 2 LIMIT 1"""
 
-# A superuser, the role that migrates and the owner of the table may write what it runs.
-_VERSION_TABLE_RUNS = """\
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), w.what
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- CROSS JOIN LATERAL (
-  SELECT 'the trigger ' || quote_ident(g.tgname) || ', whose function '
-         || CAST(CAST(p.oid AS regprocedure) AS text) || ' belongs to ' || quote_ident(o.rolname)
-    FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_roles o ON o.oid = p.proowner
-   WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND NOT o.rolsuper
-     AND o.rolname <> current_user AND o.oid <> c.relowner
-  UNION ALL
-  SELECT 'the rule ' || quote_ident(r.rulename) FROM pg_rewrite r WHERE r.ev_class = c.oid
- ) AS w (what)
- WHERE c.relname = %(version_table)s AND n.nspname = coalesce(%(version_schema)s, current_schema())
- ORDER BY 2 LIMIT 1"""
-
+# Where the table is still to be created, it will belong to the role that migrates.
 _FUNCTIONS = """\
 SELECT quote_ident(n.nspname) || '.' || quote_ident(p.proname), quote_ident(o.rolname),
-       quote_ident(pg_get_userbyid(t.relowner))
-  FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace
+       quote_ident(expected.rolname)
+  FROM pg_namespace n
+  LEFT JOIN pg_class t ON t.oid = to_regclass(%(table)s)
+  JOIN pg_roles expected
+    ON expected.oid = coalesce(t.relowner, to_regrole(quote_ident(current_user)))
   JOIN pg_proc p ON p.pronamespace = n.oid AND p.pronargs = 0
   JOIN pg_roles o ON o.oid = p.proowner
- WHERE t.oid = to_regclass(%(table)s) AND p.proname = ANY(CAST(%(names)s AS text[]))
-   AND p.proowner <> t.relowner ORDER BY p.proname"""
+ WHERE n.nspname = (parse_ident(%(table)s))[1] AND p.proname = ANY(CAST(%(names)s AS text[]))
+   AND p.proowner <> expected.oid ORDER BY p.proname"""
 
 _TRIGGERS = """\
 SELECT quote_ident(g.tgname), CAST(CAST(g.tgfoid AS regprocedure) AS text)
@@ -189,9 +244,10 @@ SELECT quote_ident(g.tgname), CAST(CAST(g.tgfoid AS regprocedure) AS text)
 
 # One row for each thing that is not as the revision creates it, the most telling first.
 _AS_CREATED = """\
-SELECT found, remedy FROM pg_class t
+SELECT found, remedy FROM pg_namespace n
+  LEFT JOIN pg_class t ON t.oid = to_regclass(%(table)s)
   LEFT JOIN pg_class c ON c.oid = to_regclass(%(name)s)
-  LEFT JOIN pg_class i ON i.relnamespace = t.relnamespace AND i.relname = %(index)s
+  LEFT JOIN pg_class i ON i.relnamespace = n.oid AND i.relname = %(index)s
   LEFT JOIN pg_index x ON x.indexrelid = i.oid
  CROSS JOIN LATERAL (
   SELECT 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and '
@@ -199,6 +255,12 @@ SELECT found, remedy FROM pg_class t
          'if it is this chain''s, run ALTER TABLE ' || CAST(%(name)s AS text) || ' OWNER TO '
          || quote_ident(pg_get_userbyid(t.relowner)) || ', otherwise rename or drop it' AS remedy
    WHERE c.relowner <> t.relowner
+  UNION ALL
+  SELECT 'is there, and ' || CAST(%(table)s AS text) || ' is not', 'rename or drop it'
+   WHERE c.oid IS NOT NULL AND t.oid IS NULL
+  UNION ALL
+  SELECT 'is the name of a type', 'rename or drop that'
+   WHERE c.oid IS NULL AND to_regtype(%(name)s) IS NOT NULL
   UNION ALL
   SELECT 'is no ordinary table', 'rename or drop it'
    WHERE c.relkind <> 'r' OR c.relispartition OR c.relhassubclass
@@ -225,4 +287,4 @@ SELECT found, remedy FROM pg_class t
    WHERE i.oid IS NOT NULL AND (c.oid IS NULL OR x.indrelid IS DISTINCT FROM c.oid
          OR NOT (x.indisunique AND x.indisvalid) OR x.indpred IS NOT NULL OR x.indnkeyatts <> 1)
  ) AS wrong
- WHERE t.oid = to_regclass(%(table)s)"""
+ WHERE n.nspname = (parse_ident(%(table)s))[1]"""

@@ -284,8 +284,8 @@ SELECT pg_catalog.set_config('evolution.schema', CAST(pg_catalog.current_schema(
 SET LOCAL search_path = {SYSTEM_SCHEMAS};
 DO $schema$ BEGIN
   IF current_setting('evolution.schema') <> '{schema}' THEN
-    RAISE EXCEPTION 'this script is for the schema {schema}, not for %',
-      current_setting('evolution.schema')
-      USING HINT = 'write it with -x schema=NAME, or set search_path = {schema} first';
+    RAISE EXCEPTION USING MESSAGE = 'this script is for the schema {schema}, not for '
+      || current_setting('evolution.schema'),
+      HINT = 'write it with -x schema=NAME, or set search_path = {schema} first';
   END IF;
 END $schema$;"""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cleveragents_plans.evolution.postgresql.ownership import (
+    raise_if_foreign_function,
+)
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 
 #: SQL over the columns of a row, made for the alias that the row has: ``t``, ``new``, ...
@@ -37,7 +40,11 @@ class Trigger:
     as_owner: bool = False
 
     def create_sql(self) -> tuple[str, ...]:
-        """Give the statements, for `with_exclusive_lock`, that create or replace it."""
+        """
+        Give the statements, for `with_exclusive_lock`, that create or replace it.
+
+        They raise where the function is another role's, which could replace it later.
+        """
         name = self.name
         definer = " SECURITY DEFINER" if self.as_owner else ""
         condition = f" WHEN (\n  {self.when}\n)" if self.when else ""
@@ -47,6 +54,7 @@ class Trigger:
         return (
             f"CREATE OR REPLACE FUNCTION {function} RETURNS trigger\n"
             f"LANGUAGE plpgsql{definer} SET search_path = {SYSTEM_SCHEMAS} AS $$\n{self.body}\n$$",
+            raise_if_foreign_function(function, table),
             *revoke,
             f"CREATE OR REPLACE TRIGGER {name} {self.event} ON {table}\n"
             f"FOR EACH ROW{condition} EXECUTE FUNCTION {function}",
@@ -54,9 +62,15 @@ class Trigger:
         )
 
 
-def drop_trigger_sql(table: str, name: str) -> tuple[str, str]:
-    """Give the statements, for `with_exclusive_lock`, that drop a trigger and its function."""
+def drop_trigger_sql(table: str, name: str) -> tuple[str, ...]:
+    """
+    Give the statements, for `with_exclusive_lock`, that drop a trigger and its function.
+
+    They raise where the function is another role's.
+    """
+    function, owned = f"{{schema}}.{name}()", f"{{schema}}.{table}"
     return (
-        f"DROP TRIGGER IF EXISTS {name} ON {{schema}}.{table}",
-        f"DROP FUNCTION IF EXISTS {{schema}}.{name}()",
+        f"DROP TRIGGER IF EXISTS {name} ON {owned}",
+        raise_if_foreign_function(function, owned),
+        f"DROP FUNCTION IF EXISTS {function}",
     )

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.lookups import columns_of
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
+from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
-from cleveragents_plans.evolution.postgresql.ownership import NameTaken, refuse_foreign_table
+from cleveragents_plans.evolution.postgresql.ownership import (
+    NameTaken,
+    raise_if_foreign_relation,
+    refuse_foreign_table,
+)
 from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
 from cleveragents_plans.evolution.postgresql.triggers import Trigger
 
@@ -59,6 +64,8 @@ class ColumnArchive:
         return (
             f"CREATE TABLE IF NOT EXISTS {name} AS"
             f" SELECT {', '.join(self.columns)} FROM {{schema}}.{self.table} WITH NO DATA",
+            # Another role may have created it since `check_archive`, or before a script is run.
+            raise_if_foreign_relation(name, f"{{schema}}.{self.table}"),
             f"CREATE UNIQUE INDEX IF NOT EXISTS {self.index} ON {name} ({self.key})",
             # Where all tables are published, only rows that can be told apart may change.
             f"ALTER TABLE {name} REPLICA IDENTITY FULL",
@@ -179,18 +186,33 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
 
 
 def _refuse_other_shape(op: Op, archive: ColumnArchive) -> None:
-    found = inspect(op.get_bind())
-    names = found.get_table_names()
-    if archive.name in found.get_view_names():
-        raise NameTaken(archive.name, "is a view", "rename or drop it")
-    if archive.name not in names:
+    connection = op.get_bind()
+    require_tables(connection, [archive.name], None)
+    found = inspect(connection)
+    _refuse_taken_index(connection, archive)
+    if not found.has_table(archive.name):
         return
+    if not found.has_table(archive.table):
+        raise NameTaken(archive.name, f"is there, and {archive.table} is not", "rename or drop it")
+    triggers = connection.exec_driver_sql(_TRIGGERS, (archive.name,)).scalars().all()
+    if triggers:
+        raise NameTaken(archive.name, f"has the triggers {', '.join(triggers)}", "drop these")
     columns = [column["name"] for column in found.get_columns(archive.name)]
     if sorted(columns) != sorted(archive.columns):
         raise NameTaken(
             archive.name,
             f"has the columns {', '.join(columns)}, and not {', '.join(archive.columns)}",
             "rename or drop it",
+        )
+
+
+def _refuse_taken_index(connection: Connection, archive: ColumnArchive) -> None:
+    found = connection.exec_driver_sql(_INDEX, (archive.index,)).scalars().all()
+    if any(table != archive.name for table in found):
+        raise NameTaken(
+            archive.name,
+            f"needs an index {archive.index}, which is the name of something else",
+            "rename or drop that",
         )
 
 
@@ -248,3 +270,13 @@ def _backfill(op: Op, archive: ColumnArchive, over: str, needs: str, sql: str) -
         label=f"{archive.column}, archived",
         vacuum=archive.table if over == archive.name else archive.name,
     )
+
+
+_TRIGGERS = """\
+SELECT name FROM sqlite_schema
+ WHERE type = 'trigger' AND lower(tbl_name) = lower(?) ORDER BY name"""
+
+# Tables and views have their names from the same pool.
+_INDEX = """\
+SELECT CASE type WHEN 'index' THEN tbl_name END FROM sqlite_schema
+ WHERE type <> 'trigger' AND lower(name) = lower(?)"""

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.op import Op, qualified
-from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.connection import raise_if, run
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
+from cleveragents_plans.evolution.postgresql.ownership import raise_if_foreign_relation
 
 
 class TableNotEmpty(EvolutionError):
@@ -65,6 +66,9 @@ def check_drop_tables(
     referring = _referring(connection, name, others)
     if referring:
         raise TableReferenced(table, referring)
+    if connection.dialect.name != "sqlite":
+        for child in others:
+            run(connection, raise_if_foreign_relation(child, name))
     rows = connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
     if rows and not _is_confirmed(op, confirm_option):
         raise TableNotEmpty(table, rows, confirm_option)
@@ -90,14 +94,22 @@ def drop_tables(op: Op, table: str, *, children: Sequence[str] = (), confirm_opt
     """
     check_drop_tables(op, table, children=children, confirm_option=confirm_option)
     name, *others = (qualified(op.get_context(), each) for each in (table, *children))
-    statements = [f"DROP TABLE IF EXISTS {other}" for other in others]
-    statements.append(f"DROP TABLE {name}")
+    statements = [*(f"DROP TABLE IF EXISTS {other}" for other in others), f"DROP TABLE {name}"]
     if op.get_context().dialect.name == "sqlite":
         for statement in statements:
             op.execute(statement)
         return
+    # On line this closes the gap between what was looked at and the lock.
+    statements[:0] = [raise_if_foreign_relation(other, name) for other in others]
     if not _is_confirmed(op, confirm_option):
-        statements.insert(0, _RAISE_IF_ROWS.format(t=name, confirm_option=confirm_option))
+        statements.insert(
+            0,
+            raise_if(
+                f"EXISTS (SELECT 1 FROM {name})",
+                f"{name} holds rows, which this step would drop",
+                f"keep a backup and give -x {confirm_option}=yes if that is wanted",
+            ),
+        )
     with_exclusive_lock(op, table, *statements, in_version_transaction=True)
 
 
@@ -115,16 +127,6 @@ def _referring(connection: Connection, table: str, children: Sequence[str]) -> l
     parameters = {"table": table, "names": [table, *children]}
     return list(run(connection, _REFERRING_POSTGRESQL, parameters).scalars())
 
-
-# A script cannot ask, so it checks by itself; on line this closes the gap between the count and
-# the lock.
-_RAISE_IF_ROWS = """\
-DO $drop$ BEGIN
-  IF EXISTS (SELECT 1 FROM {t}) THEN
-    RAISE EXCEPTION '{t} holds rows, which this step would drop'
-      USING HINT = 'keep a backup and give -x {confirm_option}=yes if that is wanted';
-  END IF;
-END $drop$"""
 
 _REFERRING_POSTGRESQL = """\
 SELECT DISTINCT c.conrelid::regclass::text AS name FROM pg_constraint c

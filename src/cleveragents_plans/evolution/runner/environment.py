@@ -18,6 +18,7 @@ from sqlalchemy import Connection, MetaData
 
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
+from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
@@ -224,6 +225,8 @@ class _Run:
         if not external:
             wait_for_locks(migration)
         # Under the migration lock, and before the version table is read.
+        require_tables(connection, self.tables, self.schema)
+        require_tables(connection, [self.options.version_table], self.schema_of_versions)
         self._refuse_foreign_tables(connection)
         require_version_table(connection, self.options.version_table, self.schema_of_versions)
         state = VersionState(migration, self.options, self.tables, self.own_version_table)

@@ -8,6 +8,7 @@ from alembic import context
 from sqlalchemy import MetaData
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.postgresql.ownership import raise_if_foreign_tables
 from cleveragents_plans.evolution.postgresql.search_path import (
     checked_schema,
     restrict_script,
@@ -59,4 +60,6 @@ def print_script(
         )
         with context.begin_transaction():
             context.static_output(restrict_script(schema))
+            tables = {name for each in metadata for name in each.tables}
+            context.static_output(raise_if_foreign_tables(tables, options.version_table, schema))
             context.run_migrations()

@@ -18,6 +18,10 @@ _AFTER_A_FAILURE = ("25", "3B")
 # What a block of the script itself ran; others' functions may put rows into their SQL.
 _IN_BLOCK = re.compile(r'SQL statement "(.*?)"\s*PL/pgSQL function inline_code_block\b', re.DOTALL)
 
+# What `raise_if` raises says what was found, and in its hint what to do.
+_RAISED = "P0001"
+_BY_BLOCK = re.compile(r"PL/pgSQL function inline_code_block line \d+ at RAISE")
+
 
 class StatementFailed(EvolutionError):
     """
@@ -39,7 +43,13 @@ class StatementFailed(EvolutionError):
         self.reason: str = _short(getattr(said, "message_primary", None) or error.orig, 300)
         if (sqlstate(error) or "").startswith(_DEPENDENT) and said.message_detail:
             self.reason += f" ({_short(said.message_detail, 300)})"
-        inner = _IN_BLOCK.match(getattr(said, "context", None) or "")
+        context = getattr(said, "context", None) or ""
+        if sqlstate(error) == _RAISED and _BY_BLOCK.fullmatch(context):
+            super().__init__(
+                f"{target}: {self.reason}; {_short(said.message_hint, 300)}, and {AGAIN}"
+            )
+            return
+        inner = _IN_BLOCK.match(context)
         statement = inner[1] if inner else error.statement or "COMMIT"
         super().__init__(
             f"{target} refused `{_short(statement)}`: {self.reason}; remove the cause and {AGAIN}"

@@ -43,15 +43,13 @@ class VersionRefused(EvolutionError):
 
 def require_version_table(connection: Connection, table: str, schema: str | None) -> None:
     """
-    Refuse a version table that is another table, or a view, before it is read.
+    Refuse a version table that is another table, before it is read.
 
     Raises:
-        BadSetting: It is a view or the like, or has no column ``version_num``.
+        BadSetting: It has no column ``version_num``.
     """
     inspector = inspect(connection)
     if inspector.has_table(table, schema=schema):
-        if table not in inspector.get_table_names(schema=schema):
-            raise BadSetting("version-table", table, "a table, and no view, that only Alembic uses")
         columns = [column["name"] for column in inspector.get_columns(table, schema=schema)]
         if "version_num" not in columns:
             raise BadSetting("version-table", table, "a table that only Alembic uses")
