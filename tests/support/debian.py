@@ -16,6 +16,7 @@ PROGRAMS = {
     "postgresql-15": Path("/usr/lib/postgresql/15/bin/postgres"),
     "pgbouncer": Path("/usr/sbin/pgbouncer"),
     "pgpool2": Path("/usr/sbin/pgpool"),
+    "systemd": Path("/usr/bin/systemd-analyze"),
 }
 
 
