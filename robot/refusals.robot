@@ -41,7 +41,7 @@ File That Is Read-Only
 
 Folder That Does Not Exist
     [Tags]    any-engine
-    Run Command    cleveragents-plans upgrade head    url=sqlite:////no/such/folder/plans.db
+    Run Command    cleveragents-plans upgrade head --create    url=sqlite:////no/such/folder/plans.db
     Command Should Be Refused    cannot be opened    nothing was changed
 
 File That Does Not Exist

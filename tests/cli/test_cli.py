@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from cleveragents_plans import schema
 from cleveragents_plans.cli import main
-from support.databases import ROOT, migrate
+from support.broken import store_family
+from support.databases import ONE_OF_EACH, ROOT, database_with, migrate
 from support.revisions import CHAIN, HEAD, M4_003
 from support.rows import database_hash, schema_dump
 
@@ -39,7 +41,7 @@ each_bad_url = pytest.mark.parametrize(
 def test_url_that_cannot_be_used_is_refused_in_one_line_without_its_password(
     url: str, told: str, expected: int, capfd: pytest.CaptureFixture[str]
 ):
-    status = main(["upgrade", "--url", url])
+    status = main(["upgrade", "--create", "--url", url])
 
     out, err = capfd.readouterr()
     complaint = [line for line in err.splitlines() if not line.startswith("database: ")]
@@ -116,26 +118,83 @@ def test_database_at_an_unknown_revision_is_refused(
 def test_unknown_revision_is_refused_with_the_known_ones(
     sqlite_url: str, capfd: pytest.CaptureFixture[str]
 ):
-    assert main(["upgrade", "no_such", "--url", sqlite_url]) == 1
+    assert main(["upgrade", "no_such", "--create", "--url", sqlite_url]) == 1
     assert f"'no_such'; known: {', '.join(reversed(CHAIN))}" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["downgrade", "base"], ["current"]])
-def test_commands_other_than_upgrade_create_no_file(
-    command: list[str], sqlite_url: str, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+@pytest.mark.parametrize(
+    "command", [["upgrade"], ["downgrade", "base"], ["stamp", HEAD], ["current"], ["status"]]
+)
+def test_file_that_is_named_and_not_there_is_not_created_unasked(
+    command: list[str],
+    form: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ):
-    assert main([*command, "--url", sqlite_url]) == 1
-    assert "there is no file" in capfd.readouterr().err
-    assert not Path(sqlite_url.removeprefix("sqlite:///")).exists()
+    url = form.format(tmp_path / "a plan.db")
+    assert main([*command, "--url", url]) == 1
+    monkeypatch.setenv("DATABASE_URL", url)
+    assert main(command) == 1
+
+    refusals = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
+    assert len(refusals) == 2
+    assert all("there is no file" in line and "upgrade --create" in line for line in refusals)
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+def test_file_that_is_named_is_created_with_create(form: str, tmp_path: Path):
+    url = form.format(tmp_path / "plans.db")
+
+    assert main(["upgrade", "--create", "--url", url]) == 0
+    assert main(["current", "--check-heads", "--url", url]) == 0
+
+
+def test_alembic_and_the_library_create_the_file_that_is_named(tmp_path: Path):
+    url = f"sqlite:///{tmp_path}/first.db"
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini", "-x", f"url={url}",
+         "upgrade", "head"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    schema.upgrade(f"sqlite:///{tmp_path}/second.db")
+
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["first.db", "second.db"]
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_run_ends_with_what_was_done_and_what_to_do_next(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_with(store_family, engine, tmp_path) as url:
+        assert main(["downgrade", M4_003, "--url", url]) == 0
+        down = capfd.readouterr().err.splitlines()
+        assert main(["upgrade", "--url", url]) == 0
+        up = capfd.readouterr().err.splitlines()
+        assert main(["upgrade", "--url", url]) == 0
+        again = capfd.readouterr().err.splitlines()
+
+    # On PostgreSQL each of the five plans, and its snapshot on the way to or from the archive.
+    written = {"sqlite": 5, "postgresql-18": 10}[engine]
+    for lines, change in ((down, f"{HEAD} -> {M4_003}"), (up, f"{M4_003} -> {HEAD}")):
+        assert lines[-2].endswith(change)
+        assert re.fullmatch(
+            rf"{written} rows written, longest exclusive lock (\d+ ms|\d\.\d s); to check the "
+            "result, run `cleveragents-plans verify`",
+            lines[-1],
+        )
+    assert "already at" in again[-1]
 
 
 def test_second_upgrade_says_that_there_is_nothing_to_do(
     empty_url: str, capfd: pytest.CaptureFixture[str]
 ):
-    main(["upgrade", "--url", empty_url])
+    main(["upgrade", "--create", "--url", empty_url])
     first = capfd.readouterr().err
 
-    status = main(["upgrade", "--url", empty_url])
+    status = main(["upgrade", "--create", "--url", empty_url])
 
     assert status == 0
     assert f"empty -> {HEAD}" in first
@@ -160,9 +219,9 @@ def test_url_given_to_the_command_overrides_the_environment(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", "sqlite:///environment.db")
 
-    main(["upgrade"])
-    main(["upgrade", "--url", "sqlite:///option.db"])
-    main(["upgrade", "-x", "url=sqlite:///x.db"])
+    main(["upgrade", "--create"])
+    main(["upgrade", "--create", "--url", "sqlite:///option.db"])
+    main(["upgrade", "--create", "-x", "url=sqlite:///x.db"])
 
     files = sorted(file.name for file in tmp_path.glob("*.db"))
     assert files == ["environment.db", "option.db", "x.db"]
@@ -290,7 +349,7 @@ def test_editable_install_has_no_copy_of_the_chain():
 
 
 def test_quiet_run_prints_nothing_but_errors(empty_url: str, capfd: pytest.CaptureFixture[str]):
-    assert main(["upgrade", "-q", "--url", empty_url]) == 0
+    assert main(["upgrade", "-q", "--create", "--url", empty_url]) == 0
     assert main(["downgrade", "-q", "--url", empty_url, "m4_003_plan_env_columns"]) == 0
     assert "".join(capfd.readouterr()) == ""
 
@@ -310,7 +369,7 @@ def test_quiet_alembic_prints_nothing(sqlite_url: str, tmp_path: Path):
 
 def test_quiet_run_still_warns(tmp_path: Path):
     url = f"sqlite:///{tmp_path}/plans.db"
-    main(["upgrade", "-q", "--url", url, "m4_003_plan_env_columns"])
+    main(["upgrade", "-q", "--create", "--url", url, "m4_003_plan_env_columns"])
     main(["stamp", "-q", "--url", url, "m8_001_align_plans_schema"])
 
     done = subprocess.run(

@@ -12,11 +12,10 @@ import pytest
 from sqlalchemy import make_url
 
 from cleveragents_plans.cli import main
-from cleveragents_plans.cli.options import SETTINGS
 from cleveragents_plans.cli.program import program
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.settings import Settings
-from support.databases import ONE_OF_EACH, database_at, empty_database
+from support.databases import ONE_OF_EACH, ROOT, database_at, empty_database
 from support.revisions import HEAD, M4_003, M8_002
 
 
@@ -57,19 +56,24 @@ def test_every_command_has_a_help_text_and_describes_its_options():
             assert parameter.param_type_name == "argument" or parameter.help, (name, parameter.name)
 
 
-def test_every_setting_of_a_run_is_an_option():
-    known = [field.name.replace("_", "-") for field in fields(Settings)]
+@pytest.mark.parametrize("command", ["upgrade", "downgrade"])
+def test_help_names_every_setting_with_its_unit_its_meaning_and_its_default(
+    command: str, capfd: pytest.CaptureFixture[str]
+):
+    assert main([command, "--help"]) == 0
 
-    assert list(SETTINGS) == known
-    for name in ("upgrade", "downgrade"):
-        options = {each for it in program.commands[name].params for each in it.opts}
-        assert {f"--{setting}" for setting in known} <= options
+    said = " ".join(capfd.readouterr().out.split())
+    for each in fields(Settings):
+        name, meaning = each.name.replace("_", "-"), each.metadata["meaning"]
+        shown = f"--{name} {each.metadata['unit']} {meaning} (default: {each.default:g})."
+        assert shown in said
 
 
-def test_default_that_the_help_names_is_that_of_the_setting():
-    for field in fields(Settings):
-        _, text = SETTINGS[field.name.replace("_", "-")]
-        assert f"(default: {field.default:g}" in text, field.name
+def test_table_of_settings_names_every_setting_and_its_default():
+    table = (ROOT / "docs" / "settings-and-locks.md").read_text()
+
+    for each in fields(Settings):
+        assert f"| `{each.name.replace('_', '-')}` | {each.default:g} |" in table
 
 
 def test_setting_given_by_its_name_is_checked_as_by_x(
@@ -91,7 +95,7 @@ def test_version_table_and_confirmation_are_options(
 ):
     with empty_database(engine, tmp_path) as url:
         own = ["--url", url, "--version-table", "plans_version", "-q"]
-        assert main(["upgrade", *own]) == 0
+        assert main(["upgrade", "--create", *own]) == 0
         assert main(["current", *own]) == 0
         assert capfd.readouterr().out == f"{HEAD} (head)\n"
         assert main(["downgrade", "base", "--drop-plans", *own]) == 0

@@ -187,7 +187,7 @@ def test_file_has_the_name_that_was_meant(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///plans.db{end}")
 
-    assert main(["upgrade"]) == 0
+    assert main(["upgrade", "--create"]) == 0
 
     assert [file.name for file in tmp_path.iterdir()] == ["plans.db"]
 

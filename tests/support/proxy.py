@@ -31,15 +31,18 @@ class Proxy:
 
 
 @contextmanager
-def tcp_proxy(url: str, change: Callable[[bytes], bytes] | None = None) -> Iterator[Proxy]:
+def tcp_proxy(
+    url: str, change: Callable[[bytes], bytes] | None = None, *, port: int = 0
+) -> Iterator[Proxy]:
     """
     Stand before the server at *url*, which listens on a local socket.
 
-    *change* is given what the server sends, in pieces, and returns what the client gets.
+    *change* is given what the server sends, in pieces, and returns what the client gets. The
+    *port* is a free one, unless it is given.
     """
     given = make_url(url)
     server = f"{given.query['host']}/.s.PGSQL.5432"
-    with socket.create_server(("127.0.0.1", 0)) as door:
+    with socket.create_server(("127.0.0.1", port)) as door:
         port = door.getsockname()[1]
         proxy = Proxy(
             given.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)

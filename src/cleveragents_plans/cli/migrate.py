@@ -8,7 +8,7 @@ from typing import Any
 import click
 from alembic import command
 
-from cleveragents_plans.cli.options import config_of, database_options, run_options
+from cleveragents_plans.cli.options import config_of, create_option, database_options, run_options
 
 
 class _RelativeRevision(click.Command):
@@ -30,13 +30,15 @@ _SQL = click.option(
 @click.command()
 @click.argument("revision", default="head")
 @_SQL
+@create_option
 @database_options
 @run_options("allow-second-schema")
 def upgrade(revision: str, sql: bool, **given: Any) -> None:
     """
     Upgrade the schema to REVISION (default: head).
 
-    Where there is no database file, one is created.
+    A SQLite file that is named and is not there is created with --create only; plans.db in the
+    current folder, which is the default, without. A database of PostgreSQL is never created.
     """
     command.upgrade(config_of(given), revision, sql=sql)
 

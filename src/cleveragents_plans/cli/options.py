@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 import click
 from alembic.config import Config
 
+from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.schema import chain_config
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 #: What can be chosen of a run, as ``--lock-wait`` or ``-x lock-wait=``: its unit and its meaning.
 SETTINGS: Final[Mapping[str, tuple[str, str]]] = {
-    "lock-wait": ("SECONDS", "Try so long for a lock on a table (default: 600)."),
-    "migration-lock-wait": ("SECONDS", "Wait so long for a migrating process (default: 3600)."),
-    "report-every": ("SECONDS", "Report a wait so often (default: 3)."),
-    "batch-ms": ("MS", "Aim at batches of this length beside other sessions (default: 5)."),
-    "duty-cycle": ("SHARE", "Spend this share of the time in batches then (default: 0.75)."),
-    "rows-per-second": ("ROWS", "Write at most so many rows per second (default: 0, no limit)."),
+    each.name.replace("_", "-"): (
+        each.metadata["unit"],
+        f"{each.metadata['meaning']} (default: {each.default:g}).",
+    )
+    for each in fields(Settings)
 }
 _FLAGS: Final[Mapping[str, str]] = {
     "allow-second-schema": "Create a set of tables although another schema has one.",
@@ -53,6 +54,13 @@ def json_option(function: _Function) -> _Function:
     )
 
 
+def create_option(function: _Function) -> _Function:
+    """Let a command create a database."""
+    return click.option(
+        "--create", is_flag=True, help="Create the SQLite file that is named, if it is not there."
+    )(function)
+
+
 def run_options(*flags: str) -> Callable[[_Function], _Function]:
     """Let a command that runs revisions be given its settings, and *flags* by their names."""
     switches = [click.option(f"--{name}", is_flag=True, help=_FLAGS[name]) for name in flags]
@@ -73,7 +81,7 @@ def config_of(given: Mapping[str, Any]) -> Config:
     extra += [f"{name}=yes" for name in _FLAGS if named.get(name)]
     level = logging.WARNING if named["quiet"] else logging.INFO
     config = chain_config(named["url"], extra=extra, level=level)
-    config.attributes["command_line"] = True
+    config.attributes.update(command_line=True, create=given.get("create", False))
     return config
 
 

@@ -17,7 +17,7 @@ from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.runner.command_line import typed
-from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed
+from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, LoginRefused
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
 from cleveragents_plans.evolution.runner.unfinished import Unfinished
 from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
@@ -78,7 +78,7 @@ def status_command(wait: float, json: bool, **given: Any) -> ExitStatus:
             with read_database(config, "status") as database:
                 report = _look(database)
         except ConnectionFailed as error:
-            if late or error.lost:
+            if late or error.lost or isinstance(error, LoginRefused):
                 raise
         else:
             if late or report.state == "ready":

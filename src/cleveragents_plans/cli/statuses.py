@@ -10,7 +10,11 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.domain.errors import InvalidArgument
 from cleveragents_plans.evolution.errors import causes, sqlstate
 from cleveragents_plans.evolution.postgresql.locks import LOCK_CONFLICTS, LockNotObtained
-from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, NotADatabase
+from cleveragents_plans.evolution.runner.connection_errors import (
+    ConnectionFailed,
+    LoginRefused,
+    NotADatabase,
+)
 from cleveragents_plans.evolution.runner.migration_lock import MigrationLockNotObtained
 from cleveragents_plans.evolution.sqlite.transaction import FileLocked
 from cleveragents_plans.persistence import UnknownFilter
@@ -42,13 +46,14 @@ class ExitStatus(IntEnum):
     INTERRUPTED = 130
 
 
+_REFUSED = (LoginRefused, NotADatabase)
 _AGAIN = (LockNotObtained, MigrationLockNotObtained, FileLocked)
 _USAGE = (InvalidArgument, UnknownFilter)
 
 
 def status_of(error: Exception) -> ExitStatus:
     """Tell with which status a command ends that raises *error*."""
-    if isinstance(error, ConnectionFailed) and not isinstance(error, NotADatabase):
+    if isinstance(error, ConnectionFailed) and not isinstance(error, _REFUSED):
         return ExitStatus.AGAIN if error.lost else ExitStatus.UNREACHABLE
     if isinstance(error, _AGAIN) or _lock_conflict(error):
         return ExitStatus.AGAIN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, Protocol, Self
 
@@ -51,28 +51,36 @@ class _HasConfig(Protocol):
     def config(self) -> Config: ...
 
 
+def _setting(default: float, unit: str, meaning: str) -> float:
+    number: float = field(default=float(default), metadata={"unit": unit, "meaning": meaning})
+    return number
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """
     How long to wait, and how fast to write.
 
     An operator gives them as ``-x lock-wait=60`` (the names with hyphens), a program as
-    ``config.attributes["evolution"] = {"lock_wait": 60}``; the former wins.
+    ``config.attributes["evolution"] = {"lock_wait": 60}``; the former wins. Each field has its
+    unit and its meaning in its metadata, which help texts are made of.
     """
 
-    #: Seconds to go on trying for a lock on a table, or for rows that others lock.
-    lock_wait: float = 600.0
-    #: Seconds to wait while another process migrates.
-    migration_lock_wait: float = 3600.0
-    #: Seconds between two messages while waiting.
-    report_every: float = 3.0
-    #: Milliseconds that one batch should take while other sessions are active; four times as
-    #: long while none is.
-    batch_ms: float = 5.0
-    #: Share of the time spent in batches while other sessions are active.
-    duty_cycle: float = 0.75
-    #: Rows written per second at most, for replicas that fall behind; 0 is no limit.
-    rows_per_second: float = 0.0
+    lock_wait: float = _setting(600, "SECONDS", "Try so long for a lock on a table, or on rows")
+    migration_lock_wait: float = _setting(
+        3600, "SECONDS", "Wait so long for another process that migrates"
+    )
+    report_every: float = _setting(3, "SECONDS", "Report a wait so often")
+    batch_ms: float = _setting(
+        5, "MS", "Aim at batches of this length beside other sessions, four times as long without"
+    )
+    duty_cycle: float = _setting(
+        0.75, "SHARE", "Spend this share of the time in batches beside other sessions"
+    )
+    rows_per_second: float = _setting(0, "ROWS", "Write at most so many per second; 0 is no limit")
+    wait_for_db: float = _setting(
+        0, "SECONDS", "Wait so long for a server of PostgreSQL that is not there yet"
+    )
 
     @classmethod
     def of(cls, environment: _HasConfig | None) -> Self:
@@ -84,7 +92,7 @@ class Settings:
         """
         if environment is None:
             return cls()
-        names = {field.name for field in fields(cls)}
+        names = {each.name for each in fields(cls)}
         given: dict[str, Any] = dict(_attributes(environment.config))
         if unknown := given.keys() - names:
             raise BadSetting(min(unknown), given[min(unknown)], f"one of {sorted(names)}")

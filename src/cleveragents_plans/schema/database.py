@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 from alembic.config import Config
@@ -34,7 +35,7 @@ from cleveragents_plans.evolution.runner.version_state import (
     VersionState,
     require_version_table,
 )
-from cleveragents_plans.evolution.settings import BadSetting, Options
+from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.schema.chain import APPLICATION
 
@@ -159,6 +160,7 @@ def _opened(config: Config, purpose: str, *, writes: bool) -> Iterator[Database]
         for name in getattr(revision.module, "confirm_options", ())
     }
     options = Options.of(config, confirmed_by=confirmed_by)
+    settings = Settings.of(SimpleNamespace(config=config))
     target = find_target(config, APPLICATION)
     if target.is_sqlite and options.schema:
         raise BadSetting("schema", options.schema, "PostgreSQL: SQLite has no schemas")
@@ -167,7 +169,7 @@ def _opened(config: Config, purpose: str, *, writes: bool) -> Iterator[Database]
     with (
         interruptible(target.shown, command_line=True),
         in_one_line(target.shown),
-        target.connected(writes=writes) as connection,
+        target.connected(settings, writes=writes) as connection,
     ):
         if target.is_sqlite:
             _configure_sqlite(connection, writes)

@@ -83,7 +83,7 @@ def test_version_that_does_not_fit_is_mended_by_the_command_that_is_told(
 
     do_as_told(line, empty_url)
     assert stored(empty_url) == [M4_003]
-    assert main(["upgrade", "--url", empty_url]) == 0
+    assert main(["upgrade", "--create", "--url", empty_url]) == 0
     assert (stored(empty_url), "effective_profile_snapshot" in columns(empty_url)) == (
         [HEAD],
         True,
@@ -110,11 +110,11 @@ def test_version_without_any_table_is_mended_by_the_command_that_is_told(
     tables = [t for t in inspect(engine).get_table_names() if t != "alembic_version"]
     run(empty_url, *[f"DROP TABLE {t}" for t in sorted(tables, key=lambda t: t == "v3_plans")])
 
-    line = refusal(capfd, "upgrade", "--url", empty_url)
+    line = refusal(capfd, "upgrade", "--create", "--url", empty_url)
     assert "there are no tables" in line
 
     do_as_told(line, empty_url)
-    assert main(["upgrade", "--url", empty_url]) == 0
+    assert main(["upgrade", "--create", "--url", empty_url]) == 0
     assert stored(empty_url) == [HEAD]
 
 
@@ -127,7 +127,7 @@ def test_chain_of_another_application_is_told_from_a_newer_release(
         f"INSERT INTO alembic_version VALUES ('{FOREIGN}')",
     )
 
-    line = refusal(capfd, "upgrade", "--url", empty_url)
+    line = refusal(capfd, "upgrade", "--create", "--url", empty_url)
     assert "it is another application's" in line
     do_as_told(line, empty_url)
 
@@ -143,9 +143,13 @@ def test_chain_of_another_application_is_told_from_a_newer_release(
 def test_version_table_of_the_chain_is_named_when_it_is_forgotten(
     empty_url: str, capfd: pytest.CaptureFixture[str]
 ):
-    assert main(["upgrade", "--url", empty_url, "-x", "version-table=plans_version"]) == 0
+    assert (
+        main(["upgrade", "--create", "--url", empty_url, "-x", "version-table=plans_version"]) == 0
+    )
 
-    assert "give -x version-table=plans_version" in refusal(capfd, "upgrade", "--url", empty_url)
+    assert "give -x version-table=plans_version" in refusal(
+        capfd, "upgrade", "--create", "--url", empty_url
+    )
 
 
 def test_revision_of_another_chain_beside_ours_is_mended_by_what_is_told(
@@ -154,12 +158,14 @@ def test_revision_of_another_chain_beside_ours_is_mended_by_what_is_told(
     migrate(empty_url, M4_003)
     run(empty_url, f"INSERT INTO alembic_version VALUES ('{FOREIGN}')")
 
-    line = refusal(capfd, "upgrade", "--url", empty_url)
+    line = refusal(capfd, "upgrade", "--create", "--url", empty_url)
     do_as_told(line, empty_url)
     run(empty_url, *re.findall(r"DELETE FROM .*?'(?=,)", line))
 
     assert stored(empty_url) == [FOREIGN]
-    assert main(["upgrade", "--url", empty_url, "-x", "version-table=plans_version"]) == 0
+    assert (
+        main(["upgrade", "--create", "--url", empty_url, "-x", "version-table=plans_version"]) == 0
+    )
     assert stored(empty_url, "plans_version") == [HEAD]
 
 
@@ -200,7 +206,7 @@ def test_part_of_the_name_of_a_revision_is_not_that_revision(
 def test_version_table_that_is_a_table_of_the_chain_is_refused(
     empty_url: str, table: str, capfd: pytest.CaptureFixture[str]
 ):
-    line = refusal(capfd, "upgrade", "--url", empty_url, "-x", f"version-table={table}")
+    line = refusal(capfd, "upgrade", "--create", "--url", empty_url, "-x", f"version-table={table}")
     assert f"version-table is '{table}'; expected a table that only Alembic uses" in line
 
 
@@ -209,7 +215,7 @@ def test_version_table_that_is_another_table_is_refused(
 ):
     run(empty_url, "CREATE TABLE users (id int)")
 
-    line = refusal(capfd, "upgrade", "--url", empty_url, "-x", "version-table=users")
+    line = refusal(capfd, "upgrade", "--create", "--url", empty_url, "-x", "version-table=users")
     assert "version-table is 'users'; expected a table that only Alembic uses" in line
 
 

@@ -39,6 +39,7 @@ from cleveragents_plans.evolution.postgresql.stuck_backfills import (
 )
 from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
 from cleveragents_plans.evolution.reporting import Progress, heartbeat
+from cleveragents_plans.evolution.run_figures import record_rows
 from cleveragents_plans.evolution.settings import Settings
 
 # A parent that another session deletes meanwhile is a conflict, too.
@@ -124,6 +125,7 @@ class BatchRun:
                 # Rows may have come in behind the pass.
                 left = self._left()
                 convergence.observe(left)
+        record_rows(self.written)
         return self.written
 
     def _do_first(self, progress: Progress) -> None:

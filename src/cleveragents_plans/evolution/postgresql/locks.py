@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeVar
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
@@ -33,6 +33,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
 )
 from cleveragents_plans.evolution.postgresql.pipeline import run_in_pipeline
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
+from cleveragents_plans.evolution.run_figures import record_lock
 from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -167,8 +168,11 @@ def run_under_lock(
         with transaction(connection):
             run(connection, as_table_owner(table))
             _take(connection, ", ".join([table, *also]), mode, deadline)
+            since = time.monotonic()
             # In one round trip: clients wait until the last statement is done.
             run_in_pipeline(connection, texts)
+        if mode == "ACCESS EXCLUSIVE":
+            record_lock(since)
 
     with session(connection, **_UNDER_LOCK):
         modes = ANY_LOCK if mode == "ACCESS EXCLUSIVE" else _WRITING
@@ -202,6 +206,8 @@ def _run_with_version(
             set_parameters(connection, under_lock, local=True)
             run(connection, as_table_owner(table))
             _take(connection, table, "ACCESS EXCLUSIVE", deadline)
+            since = time.monotonic()
+            event.listen(connection, "commit", lambda _: record_lock(since), once=True)
             run_in_pipeline(connection, texts)
             set_parameters(connection, restored, local=True)
 

@@ -48,6 +48,13 @@ class NotADatabase(ConnectionFailed):
         super().__init__(target, f"{reason}; check the path", lost=False)
 
 
+class LoginRefused(ConnectionFailed):
+    """The server answers, and refuses the role, its password or the database."""
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(target, reason, lost=False)
+
+
 # What the driver says of these says little.
 _EXPLAINED = {
     "statement pooling mode": "it is a pooler in statement mode: connect to the server itself",

@@ -17,7 +17,7 @@ from alembic.runtime.migration import MigrationInfo
 from sqlalchemy import Connection, MetaData
 
 from cleveragents_plans.evolution import autogenerate
-from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
+from cleveragents_plans.evolution.errors import naming_revisions
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
@@ -37,11 +37,13 @@ from cleveragents_plans.evolution.postgresql.server import (
 )
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
+from cleveragents_plans.evolution.run_figures import measured
 from cleveragents_plans.evolution.runner.alembic_internals import (
     NOT_CREATING_VERSION_TABLE,
     run_alone,
     running_command,
 )
+from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
@@ -49,7 +51,6 @@ from cleveragents_plans.evolution.runner.offline import print_script
 from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session
 from cleveragents_plans.evolution.runner.sqlite_transaction import (
     call_in_driver_thread,
-    refuse_enforced_foreign_keys,
     sqlite_transaction,
 )
 from cleveragents_plans.evolution.runner.standard_streams import (
@@ -58,6 +59,7 @@ from cleveragents_plans.evolution.runner.standard_streams import (
 )
 from cleveragents_plans.evolution.runner.steps import (
     check_ahead,
+    refuse_external_transaction,
     set_start,
     starting_point,
     wait_for_locks,
@@ -124,6 +126,8 @@ class _Run:
         self.own_version_table = own_version_table
         self.command = running_command()
         self.level = _level(context.config)
+        # What the version became, if revisions were run.
+        self.became: tuple[str, ...] | None = None
         # Of PostgreSQL, where names are not looked up by the search path.
         self.schema: str | None = None
         self.schema_of_versions: str | None = None
@@ -140,22 +144,37 @@ class _Run:
             "command_line", False
         )
         shown = self.target.shown
-        report_every = Settings.of(context).report_every
+        settings = Settings.of(context)
         with (
             console_logging(self.level),
             interruptible(shown, command_line=command_line),
             in_one_line(shown),
+            measured() as figures,
             ExitStack() as stack,
         ):
-            with heartbeat(f"connecting to {shown}", report_every):
+            with heartbeat(f"connecting to {shown}", settings.report_every):
                 connection = stack.enter_context(
                     self.target.connected(
-                        creates=self.command.name == "upgrade", writes=not self.command.only_reads
+                        settings, creates=self._creates, writes=not self.command.only_reads
                     )
                 )
             act = self._on_sqlite if self.target.is_sqlite else self._on_postgresql
             told = act(connection)
         self._say(f"{shown}: {told}" if told else "")
+        if self.became is not None:
+            self._say(f"{figures}{self._next_step(command_line)}")
+
+    @property
+    def _creates(self) -> bool:
+        """Whether a file is created that is not there: a program that types it is to say so."""
+        wanted = context.config.attributes.get("create", True) or self.target.is_default
+        return self.command.name == "upgrade" and wanted
+
+    def _next_step(self, command_line: bool) -> str:
+        """Tell what to do after a run, where the program is there that does it."""
+        if not (command_line and self.became and "program" in context.config.attributes):
+            return ""
+        return f"; to check the result, run {typed(context.config, 'verify')}"
 
     def _say(self, line: str) -> None:
         if line and self.level == logging.INFO:
@@ -235,7 +254,7 @@ class _Run:
         start, over = starting_point(command, migration, note.found)
         steps = check_ahead(command, migration, start, note)
         if external and steps and command.runs_revisions:
-            self._refuse_external_transaction(connection)
+            refuse_external_transaction(connection)
         if self.target.is_sqlite:
             if steps and command.runs_revisions:
                 require_sound_file(connection, Settings.of(context).report_every)
@@ -250,6 +269,8 @@ class _Run:
         if not command.plans_ahead:
             return "" if command.only_reads else f"{self.options.version_table} is there"
         after = migration.get_current_heads()
+        if steps and command.runs_revisions:
+            self.became = after
         if not steps:
             return f"already at {_named(after)}, nothing to do"
         return f"{_named(before)} -> {_named(after)}"
@@ -296,16 +317,6 @@ class _Run:
         self._refuse_foreign_tables(connection)
         if not external:
             connection.rollback()
-
-    def _refuse_external_transaction(self, connection: Connection) -> None:
-        if self.target.is_sqlite:
-            refuse_enforced_foreign_keys(connection)
-            return
-        raise EvolutionError(
-            "the connection is in a transaction, and a revision takes several on PostgreSQL; "
-            "hand over a connection that is in none (engine.connect(), not engine.begin(); "
-            "commit what was read before), or the engine; nothing was changed"
-        )
 
 
 def _level(config: Config) -> int | None:

@@ -9,8 +9,10 @@ from typing import Final
 from alembic.runtime.migration import MigrationContext, RevisionStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError, to_tuple
+from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import (
+    EvolutionError,
     RunningRevision,
     naming_revisions,
     running_revision,
@@ -29,6 +31,7 @@ from cleveragents_plans.evolution.runner.alembic_internals import (
 )
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.rehearsal import rehearse
+from cleveragents_plans.evolution.runner.sqlite_transaction import refuse_enforced_foreign_keys
 from cleveragents_plans.evolution.runner.unfinished import (
     InterruptedRun,
     Unfinished,
@@ -218,3 +221,21 @@ def _step_over(script: ScriptDirectory, heads: Heads, revision: str) -> Step | N
     up = step_of(script, revision, "upgrade")
     before = applied(script, heads)
     return up if revision not in before and before.issuperset(up.from_revisions) else None
+
+
+def refuse_external_transaction(connection: Connection) -> None:
+    """
+    Refuse to run revisions in a transaction of the caller's, where that cannot be.
+
+    Raises:
+        EvolutionError: It is one of PostgreSQL.
+        ForeignKeysEnforced: It is one of SQLite in which foreign keys are enforced.
+    """
+    if connection.dialect.name == "sqlite":
+        refuse_enforced_foreign_keys(connection)
+        return
+    raise EvolutionError(
+        "the connection is in a transaction, and a revision takes several on PostgreSQL; "
+        "hand over a connection that is in none (engine.connect(), not engine.begin(); "
+        "commit what was read before), or the engine; nothing was changed"
+    )

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.runner.connection_errors import report_connection_failed
-from cleveragents_plans.evolution.settings import given_options
+from cleveragents_plans.evolution.runner.connecting import connect
+from cleveragents_plans.evolution.settings import Settings, given_options
 
 
 class DatabaseNotNamed(EvolutionError):
@@ -29,6 +30,23 @@ class DatabaseNotNamed(EvolutionError):
     def __init__(self, source: str, found: str, expected: str) -> None:
         super().__init__(f"{source} {found}; expected {expected}; nothing was changed")
         self.source = source
+
+
+class FileMissing(EvolutionError):
+    """
+    There is no file at the path of a SQLite database, and none is to be created.
+
+    Attributes:
+        target: What the database is called.
+    """
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"there is no file at {target}; check the path, or create one with "
+            "`cleveragents-plans upgrade --create` (alembic upgrade creates it unasked); nothing "
+            "was changed"
+        )
+        self.target = target
 
 
 class TwoDatabases(EvolutionError):
@@ -83,8 +101,15 @@ class Target:
         """Whether it is SQLite, and not PostgreSQL."""
         return self.url.get_backend_name() == "sqlite"
 
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing named it."""
+        return bool(self.note)
+
     @contextmanager
-    def connected(self, *, creates: bool = False, writes: bool = False) -> Iterator[Connection]:
+    def connected(
+        self, settings: Settings, *, creates: bool = False, writes: bool = False
+    ) -> Iterator[Connection]:
         """
         Connect to it, to read it only unless it *writes*.
 
@@ -92,12 +117,13 @@ class Target:
         back on PostgreSQL: its session is configured for migrations.
 
         Args:
+            settings: How long to wait for a server.
             creates: A file that is not there is created.
             writes: It is to be written to.
 
         Raises:
             EvolutionError: It is a file that cannot be used for that.
-            ConnectionFailed: It cannot be reached.
+            ConnectionFailed: It cannot be reached, see `connect`.
         """
         if isinstance(self.given, Connection):
             yield self.given
@@ -105,9 +131,7 @@ class Target:
         if self.given is None and self.is_sqlite:
             self._refuse_unfit_file(creates, writes)
         engine = self.given or self.open(self.url)
-        with report_connection_failed(self.shown):
-            connection = engine.connect()
-        with connection:
+        with connect(engine, self.shown, settings) as connection:
             try:
                 yield connection
             finally:
@@ -121,16 +145,15 @@ class Target:
                 f"{self.shown} is a database in memory, which ends with this run; name a file, "
                 "or hand over the engine that the application uses"
             )
-        if name.startswith("file:"):
-            return
         file = Path(name)
+        if name.startswith("file:"):  # a URI, which SQLite reads (https://www.sqlite.org/uri.html)
+            if self.url.query.get("mode") == "memory" or name.startswith("file::memory:"):
+                return
+            file = Path(unquote(urlsplit(name).path))
         if not file.exists():
-            # Opening it would create an empty one, which is an upgrade's business only.
+            # Opening it would create an empty one.
             if not creates:
-                raise EvolutionError(
-                    f"there is no file at {self.shown}; check the path, or run the upgrade to "
-                    "create it"
-                )
+                raise FileMissing(self.shown)
         elif writes and file.is_file() and not file.stat().st_mode & 0o222:
             # The mode is looked at because the superuser could write all the same.
             raise EvolutionError(

@@ -12,6 +12,7 @@ from cleveragents_plans.evolution.lookups import names_of
 from cleveragents_plans.evolution.misspellings import column_in, suggestion
 from cleveragents_plans.evolution.op import Op, execute_as_written
 from cleveragents_plans.evolution.reporting import heartbeat
+from cleveragents_plans.evolution.run_figures import record_rows
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote
 
@@ -67,6 +68,7 @@ def fill(op: Op, table: str, values: Mapping[str, str], needs: str, label: str) 
         raise BackfillNeverEnds(table, f"{left} rows need it once they are written")
     if (broken := _violations(connection, table, values) - before) > 0:
         raise ForeignKeyBroken(table, broken)
+    record_rows(written)
     return written
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 
 from cleveragents_plans.evolution.reporting import Progress, heartbeat
+from cleveragents_plans.evolution.run_figures import record_rows
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable
 from cleveragents_plans.evolution.sqlite.pragmas import switched_on
 from cleveragents_plans.evolution.sqlite.table import SqliteTable, rowid_name
@@ -67,6 +68,7 @@ def copy_rows(
                 break
             last = f"SELECT max({rowid}) FROM main.{quote(table.name)}"
             after = (table.run(last).scalar_one(),)
+    record_rows(progress.done)
     if broken:
         _require_no_more_violations(table, old, statements)
 

@@ -21,6 +21,7 @@ from sqlalchemy import Connection, RootTransaction
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.run_figures import record_lock
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.callbacks import interruptible
 from cleveragents_plans.evolution.sqlite.lock_holders import LockHolder, lock_holders
@@ -93,9 +94,11 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     before = _size(file, "wal")
     with report_damage(file), interruptible(driver):
         transaction = _begin(connection, driver, file, settings)
+        since = time.monotonic()
         try:
             with transaction:
                 yield
+            record_lock(since)
         finally:
             _free_disk_space(driver)
             _warn_of_left_overs(file, before)
