@@ -155,7 +155,7 @@ def test_commands_of_manifests_and_units_run(
     order = ["upgrade", "status", "downgrade"]
     assert {words[0] for words in ours} == set(order)
 
-    for words in sorted(ours, key=lambda words: order.index(words[0])):
+    for words in sorted(ours, key=lambda words: (order.index(words[0]), words[1:])):
         assert main(words) == ExitStatus.DONE, capsys.readouterr().err
 
 
