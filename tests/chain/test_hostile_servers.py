@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from alembic.util import CommandError
-from sqlalchemy import NullPool, make_url
+from sqlalchemy import Engine, NullPool, event, make_url
 from sqlalchemy.exc import ProgrammingError
 
 from cleveragents_plans import open_engine
@@ -47,23 +49,49 @@ def clerk(url: str) -> Iterator[str]:
 
 def test_limits_set_for_the_database_do_not_break_a_run(url: str):
     migrate(url, M4_003)
-    rows = ", ".join(f"('{n:06}', 'a', '', '')" for n in range(20_000))
-    run(url, f"INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at) VALUES {rows}")
+    rows = ", ".join(f"('{n:06}', 'a', '', '')" for n in range(20))
+    run(
+        url,
+        f"INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at) VALUES {rows}",
+        "CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_sleep(2.2); RETURN NEW; END'",
+        "CREATE TRIGGER dawdle BEFORE UPDATE ON v3_plans FOR EACH ROW"
+        " WHEN (NEW.plan_id = '000007') EXECUTE FUNCTION dawdle()",
+    )
     name = make_url(url).database
     for setting in (
-        "statement_timeout = '50ms'",
-        "transaction_timeout = '500ms'",
-        "idle_in_transaction_session_timeout = '250ms'",
+        "statement_timeout = '2s'",
+        "transaction_timeout = '2s'",
+        "idle_in_transaction_session_timeout = '2s'",
         "lock_timeout = '1ms'",
         "default_transaction_isolation = 'serializable'",
     ):
         run(url, f'ALTER DATABASE "{name}" SET {setting}')
 
-    migrate(url, M8_001)
-    roll_back(url, M4_003)
+    with resting_before("UPDATE public.alembic_version", 2.2):
+        migrate(url, M8_001)
+        roll_back(url, M4_003)
     migrate(url, M8_001)
 
-    assert run(url, "SELECT count(*) FROM v3_plans WHERE root_plan_id = plan_id") == [(20_000,)]
+    assert run(url, "SELECT count(*) FROM v3_plans WHERE root_plan_id = plan_id") == [(20,)]
+
+
+@contextmanager
+def resting_before(words: str, seconds: float) -> Iterator[None]:
+    """Do nothing for so long, in the transaction of each statement with *words* in it."""
+
+    def rest(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if words in statement:
+            time.sleep(seconds)
+            rested.append(statement)
+
+    rested: list[str] = []
+    event.listen(Engine, "before_cursor_execute", rest)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", rest)
+    assert rested
 
 
 def test_rows_hidden_by_a_policy_are_not_taken_for_missing_rows(url: str, clerk: str):

@@ -141,16 +141,16 @@ def test_process_that_writes_to_a_file_is_named(tmp_path: Path, capfd: pytest.Ca
 @pytest.mark.slow
 def test_waiting_ends_when_another_process_has_migrated(tmp_path: Path):
     with database_at(M4_003, "postgresql-18", tmp_path) as url, subprocess.Popen(
-        [sys.executable, "-m", "cleveragents_plans", "status", "--wait", "60", "--url", url],
+        [sys.executable, "-m", "cleveragents_plans", "status", "--wait", "240", "--url", url],
         stdout=subprocess.PIPE, text=True, env=os.environ,
     ) as waiting:  # fmt: skip
         with psycopg.connect(libpq(url), autocommit=True) as client:
-            until = time.monotonic() + 30
+            until = time.monotonic() + 120
             query = "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE '% status'"
             while client.execute(query).fetchone() is None and time.monotonic() < until:
                 time.sleep(0.01)
         migrate(url, "head")
-        out, _ = waiting.communicate(timeout=60)
+        out, _ = waiting.communicate(timeout=240)
 
     assert waiting.returncode == ExitStatus.DONE
     assert out.endswith("state     ready\n")

@@ -6,7 +6,6 @@ import fcntl
 import os
 import struct
 import termios
-import time
 from io import StringIO, TextIOWrapper
 from typing import Any
 
@@ -95,19 +94,14 @@ def test_console_leaves_nothing_in_the_buffer_of_a_stream_whose_reader_has_gone(
 
 def test_console_does_not_wait_for_a_reader_that_has_stopped():
     reader, stream = pipe()
-    begun = time.monotonic()
 
+    # Where it waits, this does not end.
     with stream:
         with Console(stream) as console:
             for _ in range(100):
                 console.write("x" * 10_000)  # more than any pipe holds
-            written = time.monotonic() - begun
             assert console.behind
-        ended = time.monotonic() - begun
         os.close(reader)  # ends the thread
-
-    assert written < 0.5
-    assert ended < 3
 
 
 @pytest.mark.parametrize(("set_to", "columns"), [(57, 57), (0, 80)])

@@ -24,8 +24,12 @@ SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 ROW = "WHERE plan_id = (SELECT max(plan_id) FROM v3_plans)"
 READ = f"SELECT phase FROM v3_plans {ROW}"
 WRITE = f"UPDATE v3_plans SET last_completed_step = last_completed_step {ROW}"
-# Ours are 20 ms, and 50 ms after a minute; the rest is for a machine that has more to do.
-FELT = 0.4
+# Ours are 20 ms, and 50 ms after a minute, as tests/chain/test_lock_order.py sees; the rest is
+# for a machine that has more to do. A client that queued would wait as long as the lock is held.
+FELT = 2.0
+HELD = 3.0
+#: What a backfill sends first, when the step before it is over.
+COUNTS = "count(*) FILTER"
 
 
 STARTS = {M8_001: "gaps", M4_003: "new"}
@@ -71,7 +75,7 @@ def each_way(request: pytest.FixtureRequest, goal: str, tmp_path: Path) -> Itera
 
 
 def block_a_migration(way: Way, seconds: float, lock: str) -> str:
-    """Hold *lock* that long while a migration comes; give what it said."""
+    """Hold *lock* for so long that a migration waits that long; give what it said."""
     url = way.url
     with (
         client(url, autocommit=False) as holder,
@@ -80,24 +84,23 @@ def block_a_migration(way: Way, seconds: float, lock: str) -> str:
     ):
         holder.execute(lock.encode())
         pid = holder.info.backend_pid
-        begun = time.monotonic()
         migration = way.migration("report-every=0.5")
         migration.wait_for("waiting for a lock on public.v3_plans")
-        time.sleep(max(0.0, begun + seconds - time.monotonic()))
+        time.sleep(seconds)
         assert migration.running
+        felt = max(reader.times), max(writer.times)
         holder.rollback()
         ended = migration.ended()
 
     assert ended.status == 0, ended.said
     assert f"pid {pid} (idle in transaction for" in ended.said
-    assert (reader.longest, writer.longest) < (FELT, FELT)
-    assert writer.longest < FELT
+    assert max(felt) < FELT
     way.is_done()
     return ended.said
 
 
 def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(way: Way):
-    block_a_migration(way, 3, READ)
+    block_a_migration(way, HELD, READ)
 
 
 @pytest.mark.fault
@@ -124,7 +127,7 @@ def test_lock_wait_ends_a_run_that_can_be_repeated(way: Way):
         assert f"pid {holder.info.backend_pid} " in line
         assert "no lock on public.v3_plans in" in line
         assert "run the same command again" in line
-        assert 2 <= time.monotonic() - begun < 60
+        assert time.monotonic() - begun >= 2
 
     again = way.migration().ended()
     assert again.status == 0
@@ -158,13 +161,9 @@ each_row = pytest.mark.parametrize(
 
 
 def lock_a_row(holder: Any, migration: Migration, goal: str, pick: str) -> str:
-    """Lock the row that *pick* finds, as soon as the first step is over."""
-    migration.wait_for("Running ")
-    until = time.monotonic() + 60
-    while not holder.execute(FIRST_STEP_OF[goal]).fetchall():
-        holder.rollback()
-        assert time.monotonic() < until
-        time.sleep(0.02)
+    """Lock the row that *pick* finds, when the first step is over and the backfill begins."""
+    migration.wait_for(f"pausing at {COUNTS}")
+    assert holder.execute(FIRST_STEP_OF[goal]).fetchall()
     (key,) = holder.execute(pick).fetchone()
     holder.execute("SELECT FROM v3_plans WHERE plan_id = %s FOR UPDATE", [key])
     return str(key)
@@ -176,12 +175,14 @@ def test_session_that_locks_a_row_is_named_and_waited_for(
     tmp_path: Path, engine: str, start: str, goal: str, pick: str
 ):
     with models(engine, PLANS).copy(start, tmp_path) as url:
-        migration = Migration(url, goal, "report-every=0.3", "rows-per-second=1500")
+        go_on = tmp_path / "go on"
+        pause = ("--pause-at", COUNTS, str(go_on))
+        migration = Migration(url, goal, "report-every=0.3", victim=pause)
         with client(url, autocommit=False) as holder:
             lock_a_row(holder, migration, goal, pick)
+            go_on.touch()
             migration.wait_for(" could not be written for ")
             pid = holder.info.backend_pid
-            time.sleep(1)
             assert migration.running
             holder.rollback()
         ended = migration.ended()
@@ -198,10 +199,13 @@ def test_row_that_stays_locked_ends_the_run_with_its_key_and_the_session(
     tmp_path: Path, engine: str, start: str, goal: str, pick: str
 ):
     with models(engine, PLANS).copy(start, tmp_path) as url:
-        slow = Migration(url, goal, "lock-wait=1", "rows-per-second=1500")
+        go_on = tmp_path / "go on"
+        pause = ("--pause-at", COUNTS, str(go_on))
+        migration = Migration(url, goal, "lock-wait=1", victim=pause)
         with client(url, autocommit=False) as holder:
-            key = lock_a_row(holder, slow, goal, pick)
-            ended = slow.ended()
+            key = lock_a_row(holder, migration, goal, pick)
+            go_on.touch()
+            ended = migration.ended()
             line = one_clear_line(ended.said)
             assert ended.status not in (0, None)
             # A batch that cannot skip the row leaves others, too.

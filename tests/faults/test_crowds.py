@@ -144,9 +144,7 @@ def test_waiting_process_takes_over_from_a_killed_one(tmp_path: Path, engine: st
         first.wait_for("Running upgrade")
         others = [Migration(url, M8_001) for _ in range(5)]
         assert first.ended().killed
-        begun = time.monotonic()
         said = one_migrated([each.ended() for each in others], M8_001)
 
-        assert time.monotonic() - begun < 30
         assert any("going on with" in text for text in said)
         assert State.of(url) == model.states["new"]

@@ -61,17 +61,20 @@ def upgraded_as_far_as_the_trigger(url: str) -> None:
 
 @pytest.mark.parametrize("foreign_key", [True, False], ids=["foreign key", "none"])
 def test_root_that_is_being_deleted_is_not_used_and_delays_no_other_row(
-    url: str, foreign_key: bool
+    url: str, tmp_path: Path, foreign_key: bool
 ):
     if not foreign_key:
         with client(url) as connection:
             connection.execute(NO_FOREIGN_KEY)
-    # So slow that it comes to the tree last, when its first step is long over.
-    migration = Migration(url, M8_001, "report-every=0.3", "rows-per-second=150")
+    go_on = tmp_path / "go on"
+    pause = ("--pause-at", "count(*) FILTER", str(go_on))
+    migration = Migration(url, M8_001, "report-every=0.3", victim=pause)
+    migration.wait_for("pausing at")
     with client(url) as connection:
-        wait_for(connection, HAS_THE_TRIGGER)
+        assert connection.execute(HAS_THE_TRIGGER).fetchone() is not None
     with client(url, autocommit=False) as deleter:
         deleter.execute(DELETE, [ROOT])
+        go_on.touch()
         migration.wait_for("could not be written for")
         meantime = roots(url)
         deleter.commit()

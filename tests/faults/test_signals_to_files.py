@@ -82,7 +82,7 @@ def test_signal_ends_a_statement_and_the_file_is_as_it_was(
 
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, words, str(int(number)), url, "upgrade", M8_001],
-        stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        stderr=subprocess.PIPE, text=True, check=False, timeout=240,
     )  # fmt: skip
     ended = time.time()
 
@@ -90,6 +90,6 @@ def test_signal_ends_a_statement_and_the_file_is_as_it_was(
     assert "Traceback" not in done.stderr
     assert f"interrupted by {number.name}; to go on" in done.stderr.splitlines()[-1]
     sent = float(done.stderr.split("sent at ")[1].split()[0])
-    assert ended - sent < 10
+    assert ended - sent < 60
     assert (database_hash(url), schema_dump(url)) == before
     assert [each.name for each in tmp_path.iterdir()] == [file.name]

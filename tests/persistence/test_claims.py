@@ -24,7 +24,7 @@ from cleveragents_plans.persistence import (
 )
 from support.databases import ENGINES
 from support.plans import a_child, a_root, ulid
-from support.statements import recorded_in, sent_by
+from support.statements import recorded_in, sent_by, wait_until_blocked
 
 postgresql_only = pytest.mark.parametrize(
     "migrated_engine",
@@ -393,16 +393,17 @@ def test_a_plan_that_is_saved_while_it_is_claimed_is_claimed_in_one_piece(engine
 
     def wait_first(_1, _2, statement, parameters, *_):
         condition = "v3_plans.processing_state = 'queued'"
-        waiting = f"{condition} AND (SELECT pg_sleep(0.5)) IS NOT NULL"
+        waiting = f"{condition} AND (SELECT pg_advisory_xact_lock_shared(7)) IS NOT NULL"
         return statement.replace(condition, waiting, 1), parameters
 
     event.listen(slow, "before_cursor_execute", wait_first, retval=True)
     with another(engine) as saving, Session(slow) as session, ThreadPoolExecutor(1) as pool:
+        saving._session.execute(text("SELECT pg_advisory_xact_lock(7)"))
         claiming = pool.submit(PlanRepository(session).claim, phase="action")
-        threading.Event().wait(0.2)
+        wait_until_blocked(engine)
         saved = saving.save(queue[0].edit(arguments={"new": 1}, description="new"))
         saving._session.commit()
-        (claimed,) = claiming.result(timeout=30)
+        (claimed,) = claiming.result(timeout=120)
 
         assert claimed.plan_id == saved.plan_id
         assert claimed == saved.begin().model_copy(update={"updated_at": claimed.updated_at})

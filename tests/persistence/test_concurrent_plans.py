@@ -148,7 +148,7 @@ def test_a_save_that_had_to_wait_for_another_is_refused(engine, stored, act):
         wait_until_blocked(engine)
         first.commit()
 
-        assert isinstance(outcome.exception(timeout=30), PlanConflict)
+        assert isinstance(outcome.exception(timeout=120), PlanConflict)
         second.commit()
         waiting.shutdown()
 
@@ -164,7 +164,7 @@ def test_a_delete_waits_for_a_save_without_a_deadlock(engine, stored, loaded):
     def pause(_1, _2, statement, *_):
         if statement.startswith("UPDATE v3_plans"):
             updated.set()
-            go_on.wait(30)
+            go_on.wait(120)
 
     def save() -> Plan:
         with Session(saver) as session, session.begin():
@@ -179,12 +179,12 @@ def test_a_delete_waits_for_a_save_without_a_deadlock(engine, stored, loaded):
     event.listen(saver, "after_cursor_execute", pause)
     with ThreadPoolExecutor(2) as pool:
         saving = pool.submit(save)
-        updated.wait(30)
+        updated.wait(120)
         deleting = pool.submit(delete)
         wait_until_blocked(engine)
         go_on.set()
-        saved = saving.result(timeout=30)
-        assert isinstance(deleting.exception(timeout=30), PlanConflict)
+        saved = saving.result(timeout=120)
+        assert isinstance(deleting.exception(timeout=120), PlanConflict)
     saver.dispose()
 
     with Session(engine) as session:
@@ -235,7 +235,7 @@ def test_a_plan_that_is_added_to_a_tree_while_its_root_is_deleted_is_not_lost(en
         wait_until_blocked(engine)
         first.commit()
 
-        error = outcome.exception(timeout=30)
+        error = outcome.exception(timeout=120)
         pool.shutdown()
         assert isinstance(error, RootInUse)
         assert error.named_by == 1
@@ -250,7 +250,7 @@ def test_a_plan_that_is_added_to_a_tree_while_it_is_deleted_is_not_lost(engine, 
         wait_until_blocked(engine)
         first.commit()
 
-        error = outcome.exception(timeout=30)
+        error = outcome.exception(timeout=120)
         pool.shutdown()
         assert isinstance(error, RootInUse)
 
@@ -290,7 +290,7 @@ def test_a_plan_that_is_written_while_it_is_read_is_read_in_one_piece(engine, re
                 seen.add(plan.token_count_input)
         finally:
             stop.set()
-        writing.result(timeout=30)
+        writing.result(timeout=120)
     writer.dispose()
     assert len(seen) > 5
 

@@ -261,7 +261,7 @@ def test_a_plan_that_another_transaction_adds_meanwhile_is_skipped(engine):
             added = pool.submit(PlanRepository(second).add_all, adding, existing="skip")
             wait_until_blocked(engine)
             first.commit()
-            assert added.result(timeout=30) == 1
+            assert added.result(timeout=120) == 1
         second.commit()
 
     with Session(engine) as session:

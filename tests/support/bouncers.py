@@ -122,7 +122,7 @@ def _give(folder: Path, user: str | None) -> None:
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 120
     while True:
         try:
             psycopg.connect(url.replace("+psycopg", ""), autocommit=True).close()

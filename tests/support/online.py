@@ -110,7 +110,7 @@ def meanwhile(act: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
 
 

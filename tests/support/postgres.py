@@ -139,7 +139,7 @@ class PostgresServer:
 
     def wait_for(self, query: str) -> None:
         """Wait until *query* gives a row."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 120
         with psycopg.connect(
             f"host={self.folder} user=postgres dbname=postgres", autocommit=True
         ) as connection:

@@ -85,7 +85,7 @@ def wait_until_blocked(engine: Engine) -> None:
         "SELECT count(*) FROM pg_stat_activity"
         " WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    for _ in range(600):
+    for _ in range(2400):
         with engine.connect() as connection:
             if connection.scalar(waiting):
                 return

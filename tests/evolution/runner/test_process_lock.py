@@ -78,7 +78,7 @@ def test_threads_that_import_the_package_by_running_it_never_report_another_data
 
         done = subprocess.run(
             [sys.executable, "-c", THREADS, *urls],
-            capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120,
+            capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240,
         )  # fmt: skip
 
         assert done.returncode == 0, done.stderr
@@ -151,7 +151,7 @@ def test_lock_waits_for_another_thread():
     assert lock.is_ours
     assert not lock.try_acquire()
     lock.release()
-    thread.join(10)
+    thread.join(120)
 
     assert order == ["first", "other"]
     assert not lock.is_ours
@@ -168,17 +168,17 @@ def test_child_process_does_not_wait_for_a_thread_of_its_parent(tmp_path: Path):
     def hold():
         with process_lock.held():
             held.set()
-            end.wait(30)
+            end.wait(120)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    held.wait(10)
+    held.wait(120)
     pid = os.fork()
     if not pid:
         os._exit(0 if process_lock.try_acquire() else 1)
     _, status = os.waitpid(pid, 0)
     end.set()
-    thread.join(10)
+    thread.join(120)
 
     assert os.waitstatus_to_exitcode(status) == 0
 
@@ -188,7 +188,7 @@ def test_script_of_alembic_runs_alone_too(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-m", "alembic", "-c", ROOT / "alembic.ini",
          "-x", f"url=sqlite:///{tmp_path}/plans.db", "upgrade", "head"],
-        capture_output=True, text=True, cwd=tmp_path, timeout=60,
+        capture_output=True, text=True, cwd=tmp_path, timeout=240,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from cleveragents_plans.evolution.sqlite.soundness import FileDamaged
 from cleveragents_plans.evolution.sqlite.transaction import FileLocked, write_transaction
 from support.rebuilds import execute
 
-QUICK = Settings(migration_lock_wait=1.2, report_every=0.3)
+QUICK = Settings(migration_lock_wait=0.3, report_every=0.1)
 
 
 @pytest.fixture(params=["delete", "wal"])
@@ -94,9 +94,9 @@ def test_writer_that_does_not_end_is_given_up_on(file: Path):
         with pytest.raises(FileLocked, match="-x migration-lock-wait=SECONDS") as given_up:
             write(file)
 
-    assert 1.2 < time.monotonic() - begun < 60
+    assert time.monotonic() - begun > 0.3
     assert given_up.value.file == file
-    assert given_up.value.waited > 1.2
+    assert given_up.value.waited > 0.3
     assert len(given_up.value.holders) == 1
     write(file)
 
