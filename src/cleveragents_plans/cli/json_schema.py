@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, TypeAdapter
 
 from cleveragents_plans.cli.plans import PlansReport
+from cleveragents_plans.cli.preflight import PreflightReport
 from cleveragents_plans.cli.profiles import ProfilesReport
 from cleveragents_plans.cli.reports import FORMAT
 from cleveragents_plans.cli.show import ShowReport
@@ -21,7 +22,13 @@ from cleveragents_plans.cli.tree import TreeReport
 from cleveragents_plans.cli.verify import VerifyReport
 
 _Report = Annotated[
-    PlansReport | ProfilesReport | ShowReport | StatusReport | TreeReport | VerifyReport,
+    PlansReport
+    | PreflightReport
+    | ProfilesReport
+    | ShowReport
+    | StatusReport
+    | TreeReport
+    | VerifyReport,
     Field(discriminator="command"),
 ]
 

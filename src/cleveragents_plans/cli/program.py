@@ -10,6 +10,7 @@ from alembic.util import CommandError
 from cleveragents_plans import __version__
 from cleveragents_plans.cli import migrate
 from cleveragents_plans.cli.plans import plans_command
+from cleveragents_plans.cli.preflight import preflight_command
 from cleveragents_plans.cli.profiles import profiles_command
 from cleveragents_plans.cli.show import show_command
 from cleveragents_plans.cli.status import status_command
@@ -40,6 +41,7 @@ for _command in (
     migrate.stamp,
     migrate.current,
     status_command,
+    preflight_command,
     verify_command,
     plans_command,
     show_command,

@@ -88,6 +88,10 @@ class Database:
     #: The schemas in which clients of this role find tables by their names; none on SQLite.
     search_path: tuple[str, ...]
     position: Position
+    #: Alembic's context of it, which runs nothing.
+    migration: MigrationContext
+    #: The note that a revision is unfinished, as it was read.
+    note: UnfinishedNote
     _columns: dict[str, frozenset[str]] = field(default_factory=dict)
 
     @property
@@ -152,7 +156,24 @@ def write_database(config: Config, purpose: str) -> Iterator[Database]:
 
 
 @contextmanager
-def _opened(config: Config, purpose: str, *, writes: bool) -> Iterator[Database]:
+def try_database(config: Config, purpose: str) -> Iterator[Database]:
+    """
+    Open the database that *config* names, in a transaction in which something can be tried out.
+
+    On PostgreSQL it is READ COMMITTED, and rolled back in the end. On SQLite it only reads.
+
+    Raises:
+        CommandError: As `read_database`; a standby has no such transactions.
+    """
+    with _opened(config, purpose, writes=False, tries=True) as database:
+        yield database
+        database.connection.rollback()
+
+
+@contextmanager
+def _opened(
+    config: Config, purpose: str, *, writes: bool, tries: bool = False
+) -> Iterator[Database]:
     script = ScriptDirectory.from_config(config)
     confirmed_by = {
         name
@@ -168,18 +189,22 @@ def _opened(config: Config, purpose: str, *, writes: bool) -> Iterator[Database]
         tell(f"database: {target.shown}{target.note}")
     with (
         interruptible(target.shown, command_line=True),
-        in_one_line(target.shown),
+        in_one_line(target.shown, script),
         target.connected(settings, writes=writes) as connection,
     ):
         if target.is_sqlite:
             _configure_sqlite(connection, writes)
             schema, version_schema = None, None
         else:
-            _configure_postgresql(connection, writes)
+            _configure_postgresql(connection, writes or tries)
             schema, version_schema = _begin_postgresql(connection, options, target.shown, purpose)
-        position = _position(connection, config, options, schema, version_schema)
+        migration = _migration(connection, config, options, schema, version_schema)
+        note = UnfinishedNote(connection, options.version_table, version_schema)
+        position = _position(migration, note, options, schema)
         path = searched_schemas(connection) if schema else ()
-        yield Database(connection, config, options, target.shown, schema, path, position)
+        yield Database(
+            connection, config, options, target.shown, schema, path, position, migration, note
+        )
 
 
 def _configure_sqlite(connection: Connection, writes: bool) -> None:
@@ -209,19 +234,15 @@ def _begin_postgresql(
     return schema, version_schema
 
 
-def _position(
+def _migration(
     connection: Connection,
     config: Config,
     options: Options,
     schema: str | None,
     version_schema: str | None,
-) -> Position:
+) -> MigrationContext:
     script = ScriptDirectory.from_config(config)
-    tables = frozenset(inspect(connection).get_table_names(schema)) & Base.metadata.tables.keys()
-    require_tables(connection, Base.metadata.tables, schema)
-    require_tables(connection, [options.version_table], version_schema)
-    require_version_table(connection, options.version_table, version_schema)
-    migration = MigrationContext.configure(
+    return MigrationContext.configure(
         connection,
         environment_context=EnvironmentContext(config, script),
         opts={
@@ -231,8 +252,20 @@ def _position(
             "table_schema": schema,
         },
     )
+
+
+def _position(
+    migration: MigrationContext, note: UnfinishedNote, options: Options, schema: str | None
+) -> Position:
+    connection, script = migration.connection, migration.script
+    assert connection is not None  # noqa: S101  # it was configured with both
+    assert script is not None  # noqa: S101
+    tables = frozenset(inspect(connection).get_table_names(schema)) & Base.metadata.tables.keys()
+    versions = migration.version_table_schema
+    require_tables(connection, Base.metadata.tables, schema)
+    require_tables(connection, [options.version_table], versions)
+    require_version_table(connection, options.version_table, versions)
     state = VersionState(migration, options, Base.metadata.tables, APPLICATION.version_table)
-    note = UnfinishedNote(connection, options.version_table, version_schema)
     unfinished = note.read()
     misfit = None
     try:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.schema import CreateIndex
 
 from cleveragents_plans.evolution.errors import OperationRefused
+from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.lookups import (
     Rehearsal,
     check_droppable_name,
@@ -89,7 +90,7 @@ def create_index(
     statements = _statements(op, table, schema, given)
     if context.as_sql:
         if rehearsal := Rehearsal.of(op):
-            postgresql.rehearse_build(rehearsal, statements)
+            postgresql.rehearse_build(rehearsal, statements, use_equal=use_equal)
         write_sql(context, plain)
         return
     settings = Settings.of(context.environment_context)
@@ -170,6 +171,7 @@ def _statements(
     )
 
 
+@checks("names of indexes")
 def check_index_names(op: Op, table: str, *names: str) -> None:
     """
     Find out whether something else than an index of *table* has one of *names*; change nothing.

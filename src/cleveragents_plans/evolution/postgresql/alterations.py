@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
@@ -39,6 +40,7 @@ class _Table(NamedTuple):
     users: list[str]
 
 
+@checks("columns")
 def check_alterable(
     op: Op, table: str, *actions: str, adds: Collection[str] = (), default_of: Collection[str] = ()
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import running_revision, sqlstate
+from cleveragents_plans.evolution.foreseen import Backfill, foresee
 from cleveragents_plans.evolution.lookups import (
     UNDEFINED_COLUMN,
     message_of,
@@ -101,11 +102,14 @@ def run_in_batches(
     require_key(op, "backfill", table, key, schema)
     update = in_schema(context, update, schema)
     rehearse_expressions(op, "backfill", table, [needs], setup=setup, schema=schema)
+    name = qualified(context, table, schema)
     if context.as_sql:
+        needed = in_schema(context, needs, schema)
+        foresee(Backfill(name, key, label or f"filling {table}", needed, update, {}))
         write_sql(context, *setup, update.replace("{batch}", "TRUE"))
         return 0
     wanted = Batches(
-        table=qualified(context, table, schema),
+        table=name,
         key=key,
         needs=in_schema(context, needs, schema),
         update=update,

@@ -62,6 +62,16 @@ class Blocker:
     age: float | None
     #: The beginning of its statement, or the name of the prepared transaction.
     query: str | None
+    user: str | None = None
+    #: Its address; None for a local socket, or when it is hidden.
+    host: str | None = None
+
+    @property
+    def ended_by(self) -> str:
+        """The statement that ends it."""
+        if self.pid is None:
+            return "ROLLBACK PREPARED '{}'".format((self.query or "").replace("'", "''"))
+        return f"SELECT pg_terminate_backend({self.pid})"
 
     def __str__(self) -> str:
         age = "" if self.age is None else f" for {self.age:.0f} s"
@@ -72,14 +82,27 @@ class Blocker:
         return f"pid {self.pid}{who} ({self.state or 'state hidden'}{age}, {self.mode}){query}"
 
 
-def blockers(connection: Connection, tables: Sequence[str], modes: Sequence[str]) -> list[Blocker]:
+def blockers(
+    connection: Connection, tables: Sequence[str], modes: Sequence[str], limit: int = 5
+) -> list[Blocker]:
     """
     Find the other sessions that hold one of the lock *modes* on one of the *tables*, oldest first.
 
     Asked of ``pg_locks``: ``pg_blocking_pids`` is empty once our own attempt has timed out.
     """
-    rows = run(connection, _BLOCKERS, {"tables": list(tables), "modes": list(modes)})
+    rows = run(
+        connection, _BLOCKERS, {"tables": list(tables), "modes": list(modes), "limit": limit}
+    )
     return [Blocker(*row) for row in rows]
+
+
+def old_snapshots(connection: Connection) -> list[Blocker]:
+    """
+    Find the other clients of the database that hold a snapshot, the oldest first.
+
+    An index that is built concurrently waits for each that is older.
+    """
+    return [Blocker(*row) for row in run(connection, _OLD_SNAPSHOTS)]
 
 
 def waited_for(connection: Connection, pid: int) -> list[Blocker]:
@@ -97,7 +120,7 @@ _WAITED_FOR = """\
 SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp()
                - coalesce(a.xact_start, a.backend_start))::float8 AS age,
-       left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80)
+       left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80), a.usename::text, a.client_addr::text
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
@@ -108,13 +131,23 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
  LIMIT 5"""
 
 
+_OLD_SNAPSHOTS = """\
+SELECT a.pid, 'snapshot', coalesce(a.state, a.backend_type), a.application_name,
+       extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
+       left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80), a.usename::text, a.client_addr::text
+  FROM pg_stat_activity a
+ WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+   AND a.backend_type = 'client backend' AND a.backend_xmin IS NOT NULL
+ ORDER BY age DESC NULLS LAST"""
+
 # A prepared transaction has no process; of its locks, the one on its own id names it.
 _BLOCKERS = """\
 WITH held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
 SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.application_name),
        extract(epoch FROM clock_timestamp()
                - min(coalesce(a.xact_start, p.prepared, a.backend_start)))::float8 AS age,
-       left(regexp_replace(min(coalesce(p.gid, a.query)), '\\s+', ' ', 'g'), 80)
+       left(regexp_replace(min(coalesce(p.gid, a.query)), '\\s+', ' ', 'g'), 80),
+       min(coalesce(p.owner, a.usename)::text), min(a.client_addr::text)
   FROM held l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
   LEFT JOIN held own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
@@ -126,4 +159,4 @@ SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.applica
    AND l.pid IS DISTINCT FROM pg_backend_pid()
  GROUP BY l.pid, l.virtualtransaction
  ORDER BY age DESC NULLS LAST
- LIMIT 5"""
+ LIMIT %(limit)s"""

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, sqlstate
+from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
@@ -40,6 +41,7 @@ class CheckViolated(EvolutionError):
         self.constraint = constraint
 
 
+@checks("CHECKs and triggers")
 def check_writable(
     op: Op,
     table: str,
@@ -139,6 +141,7 @@ def _refuse_condition(connection: Connection, table: str, name_in_sql: str, need
         ) from error
 
 
+@checks("dependent objects")
 def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()) -> None:
     """
     Find out whether *column* of *table* can be dropped on PostgreSQL; change nothing.

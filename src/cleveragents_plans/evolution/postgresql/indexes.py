@@ -23,6 +23,7 @@ from cleveragents_plans.evolution.errors import (
     listed,
     sqlstate,
 )
+from cleveragents_plans.evolution.foreseen import IndexBuild, foresee
 from cleveragents_plans.evolution.lookups import Rehearsal
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, session
@@ -133,7 +134,7 @@ def build(
             _drop_invalid(connection, wanted, found, settings, deadline)
 
 
-def rehearse_build(rehearsal: Rehearsal, wanted: Statements) -> None:
+def rehearse_build(rehearsal: Rehearsal, wanted: Statements, *, use_equal: bool) -> None:
     """
     Refuse, before the first change of a revision, what `build` would refuse.
 
@@ -149,6 +150,9 @@ def rehearse_build(rehearsal: Rehearsal, wanted: Statements) -> None:
         definition = _definition_of(connection, wanted)
         if found is not None and not is_equal(found, definition):
             raise _taken(wanted, found)
+        done = found is not None and found.valid
+        if not done and not (use_equal and _equal(connection, wanted, definition)):
+            foresee(IndexBuild(wanted.table, wanted.name, wanted.try_out))
 
 
 def is_equal(found: FoundIndex, definition: tuple[str, bool] | None) -> bool:

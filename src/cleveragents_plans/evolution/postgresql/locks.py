@@ -18,6 +18,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, listed, sqlstate
+from cleveragents_plans.evolution.foreseen import ExclusiveLock, foresee
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import (
@@ -121,6 +122,7 @@ def with_exclusive_lock(
     name = qualified(context, table, schema)
     texts = [in_schema(context, statement, schema) for statement in statements]
     if context.as_sql:
+        foresee(ExclusiveLock(name))
         write_sql(context, _REMEMBER_ROLE, as_table_owner(name), *texts, _RESTORE_ROLE)
         return
     settings = Settings.of(context.environment_context)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, sqlstate
+from cleveragents_plans.evolution.foreseen import ExclusiveLock, Scan, foresee
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
 from cleveragents_plans.evolution.postgresql.locks import (
@@ -65,6 +66,8 @@ def set_not_null(
     quote = context.dialect.identifier_preparer.quote
     name = qualified(context, table, schema)
     if context.as_sql:
+        foresee(ExclusiveLock(name))
+        foresee(Scan(name))
         # One scan under the lock that the script holds anyway, on every version.
         write_sql(
             context, _in_one(name, [f"ALTER COLUMN {quote(c)} SET NOT NULL" for c in columns])

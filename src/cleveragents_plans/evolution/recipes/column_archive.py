@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import Connection, inspect
 
+from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.lookups import columns_of
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
 from cleveragents_plans.evolution.operations.names import require_tables
@@ -157,6 +158,7 @@ DO $$ BEGIN
 END $$"""
 
 
+@checks("archive")
 def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
     """
     Find out whether *archive* is as `create` makes it, and not replicated; change nothing.

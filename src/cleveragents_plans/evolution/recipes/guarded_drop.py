@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import raise_if, run
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
@@ -49,6 +50,7 @@ class TableReferenced(EvolutionError):
         self.referring = referring
 
 
+@checks("tables to be dropped")
 def check_drop_tables(
     op: Op, table: str, *, children: Sequence[str] = (), confirm_option: str
 ) -> None:

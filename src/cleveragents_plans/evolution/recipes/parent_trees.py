@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import run, session
 from cleveragents_plans.evolution.reporting import heartbeat
@@ -55,6 +56,7 @@ class CycleFound(EvolutionError):
         self.cycles = cycles
 
 
+@checks("cycles and parents")
 def check_parent_tree(op: Op, tree: ParentTree) -> None:
     """
     Walk up the parent links of every row of *tree* that has no root.

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+from cleveragents_plans.evolution.foreseen import foresee
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.recipes.parent_trees import (
     MAX_LISTED,
@@ -40,6 +41,7 @@ def root_in_copy(op: Op, tree: ParentTree) -> tuple[str, dict[str, MakeFunction]
         op: Alembic's ``op``.
         tree: The table and its columns.
     """
+    foresee(tree)
     numbers = _Numbers(rowid_name(op.get_bind(), tree.table), tree.key)
     table, key, parent, root = tree.table, tree.key, tree.parent, tree.root
     is_root = numbers.equal("r", f"tree_root({numbers.of('old')}, {numbers.of('p')})")

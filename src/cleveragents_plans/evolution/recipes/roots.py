@@ -12,6 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import NamedTuple
 
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.foreseen import Backfill, foresee
+from cleveragents_plans.evolution.lookups import Rehearsal, names_of
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
@@ -67,17 +71,43 @@ def fill_roots(
         BackfillStuck: Rows that need it could not be written.
     """
     also = also or {}
-    needs = "\nOR ".join([f"t.{tree.root} IS NULL", *(one.needs("t") for one in also.values())])
+    context = op.get_context()
+    if context.as_sql:
+        if rehearsal := Rehearsal.of(op):
+            _foresee(op, rehearsal, tree, also, label)
+        names = _names(tree, also)
+        write_sql(context, *(in_schema(context, each.format(**names)) for each in _OFFLINE))
+        return 0
+    connection, table = op.get_bind(), qualified(context, tree.table)
+    needs, update = _statements(connection, table, tree, also)
+    with online(op) as connection:
+        first, _ = ancestors_first(links_out_of_order(connection, tree, table))
+        return run_in_batches(
+            op, tree.table, key=tree.key, needs=needs, update=update, first=first, label=label
+        )
+
+
+def _needs(tree: ParentTree, also: Mapping[str, ColumnDefault]) -> dict[str, str]:
+    return {
+        tree.root: f"t.{tree.root} IS NULL",
+        **{name: one.needs("t") for name, one in also.items()},
+    }
+
+
+def _names(tree: ParentTree, also: Mapping[str, ColumnDefault]) -> dict[str, str]:
     values = "".join(
         f",\n  {name} = CASE WHEN {one.needs('t')}\n    THEN {one.value('t')} ELSE t.{name} END"
         for name, one in also.items()
     )
-    context = op.get_context()
-    names = {**asdict(tree), "needs": needs, "also": values, "name": f"{{schema}}.{tree.table}"}
-    if context.as_sql:
-        write_sql(context, *(in_schema(context, each.format(**names)) for each in _OFFLINE))
-        return 0
-    connection, table = op.get_bind(), qualified(context, tree.table)
+    needs = "\nOR ".join(_needs(tree, also).values())
+    return {**asdict(tree), "needs": needs, "also": values, "name": f"{{schema}}.{tree.table}"}
+
+
+def _statements(
+    connection: Connection, table: str, tree: ParentTree, also: Mapping[str, ColumnDefault]
+) -> tuple[str, str]:
+    """Give the condition that a row needs it, and the UPDATE of a batch."""
+    names = _names(tree, also)
     wanted = {"table": table, "root": tree.root, "key": tree.key}
     # A recursive query allows no other length.
     names["type"] = base_type(connection, table, tree.key)
@@ -87,12 +117,33 @@ def fill_roots(
     else:
         names["known"] = f"r.{tree.key}"
         names["lookup"] = "\n    LEFT JOIN {name} r ON r.{key} = p.{root}".format(**names)
-    update = _UPDATE.format(**names, batch="{batch}")
-    with online(op) as connection:
-        first, _ = ancestors_first(links_out_of_order(connection, tree, table))
-        return run_in_batches(
-            op, tree.table, key=tree.key, needs=needs, update=update, first=first, label=label
-        )
+    return names["needs"], _UPDATE.format(**names, batch="{batch}")
+
+
+def _foresee(
+    op: Op,
+    rehearsal: Rehearsal,
+    tree: ParentTree,
+    also: Mapping[str, ColumnDefault],
+    label: str | None,
+) -> None:
+    """Tell what will be written, of the columns that are there already."""
+    context, table = op.get_context(), qualified(op.get_context(), tree.table)
+    present = names_of(op, "column", tree.table)
+    if tree.root not in present:
+        return
+    also = {name: one for name, one in also.items() if name in present}
+    needs, update = (
+        in_schema(context, each) for each in _statements(rehearsal.connection, table, tree, also)
+    )
+    # When its turn comes, the parent of a row has its root: the walk up is one step long.
+    above = f"SELECT FROM {table} p WHERE p.{tree.key} = t.{tree.parent}"
+    typical = (
+        f"(t.{tree.parent} IS NULL OR EXISTS ({above}"
+        f" AND (p.{tree.parent} IS NULL OR p.{tree.root} IS NOT NULL)))"
+    )
+    columns = _needs(tree, also)
+    foresee(Backfill(table, tree.key, label or "roots", needs, update, columns, typical))
 
 
 # IS TRUE makes the last subquery a hash table; as a join it would be scanned for every row.

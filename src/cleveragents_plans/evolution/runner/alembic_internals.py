@@ -100,6 +100,18 @@ class Command:
         return bool(asked.get("check_heads"))
 
 
+def command_to(script: ScriptDirectory, revision: str, direction: str) -> Command:
+    """Give the command that upgrades or downgrades to *revision*, which need not run."""
+
+    def upgrade(heads: Heads, _migration: MigrationContext) -> Iterable[Step]:
+        return script._upgrade_revs(revision, heads)  # type: ignore[arg-type]
+
+    def downgrade(heads: Heads, _migration: MigrationContext) -> Iterable[Step]:
+        return script._downgrade_revs(revision, heads)  # type: ignore[arg-type]
+
+    return Command(upgrade if direction == "upgrade" else downgrade)
+
+
 def running_command() -> Command:
     """Tell which command runs the ``env.py`` that calls this, before it calls ``configure()``."""
     environment = _environment()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from alembic import context
+from alembic.script import ScriptDirectory
 from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
@@ -19,9 +20,13 @@ from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 
 
 @contextmanager
-def in_one_line(target: str) -> Iterator[None]:
+def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[None]:
     """
-    Turn what the database or Alembic raises into one line; *target* is what to call the database.
+    Turn what the database or Alembic raises into one line.
+
+    Args:
+        target: What to call the database.
+        script: The chain, outside of a run of Alembic's.
 
     Raises:
         ConnectionFailed: The connection was lost.
@@ -41,5 +46,5 @@ def in_one_line(target: str) -> Iterator[None]:
         except CommandError as error:
             if not isinstance(error.__cause__, ResolutionError):
                 raise
-            known = ", ".join(each.revision for each in context.script.walk_revisions())
+            known = ", ".join(each.revision for each in (script or context.script).walk_revisions())
             raise EvolutionError(f"{error}; known: {known}, head and base") from None

@@ -14,12 +14,20 @@ from cleveragents_plans.evolution.runner.alembic_internals import operations_of
 log = logging.getLogger("alembic.evolution")
 
 
-def rehearse(step: RevisionStep, migration: MigrationContext) -> None:
+def rehearse(
+    step: RevisionStep, migration: MigrationContext, rehearsal: Rehearsal | None = None
+) -> None:
     """
     Run *step* as with ``--sql``, to nowhere, so that its operations look up what they name.
 
     On PostgreSQL only, where a revision is many transactions; on SQLite it is rolled back.
     Reads the catalog. A revision that cannot be run without a database is not rehearsed.
+
+    Args:
+        step: What is rehearsed.
+        migration: The context of the run.
+        rehearsal: That of the steps before it, if these were not run; what they write is not known
+            to be there, and not refused.
 
     Raises:
         OperationRefused: A table, a column or a key is not there.
@@ -28,7 +36,7 @@ def rehearse(step: RevisionStep, migration: MigrationContext) -> None:
     connection = migration.connection
     if connection is None or connection.dialect.name != "postgresql":
         return
-    rehearsal = Rehearsal(connection)
+    rehearsal = rehearsal or Rehearsal(connection)
     context = MigrationContext.configure(
         dialect_name="postgresql",
         dialect_opts={"paramstyle": "named"},

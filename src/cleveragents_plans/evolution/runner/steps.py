@@ -17,6 +17,8 @@ from cleveragents_plans.evolution.errors import (
     naming_revisions,
     running_revision,
 )
+from cleveragents_plans.evolution.foreseen import Foreseen
+from cleveragents_plans.evolution.lookups import Rehearsal
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.runner.alembic_internals import (
     Command,
@@ -134,6 +136,35 @@ def check_ahead(
         for step in steps[:1]:
             _rehearse(step, migration, note)
     return len(steps)
+
+
+def gather_ahead(
+    command: Command,
+    migration: MigrationContext,
+    start: Heads,
+    note: UnfinishedNote,
+    found: Foreseen,
+) -> list[RevisionStep]:
+    """
+    Let every step from *start* tell what it would refuse and do, within `gathering`.
+
+    Returns:
+        The steps, in the order in which *command* would run them.
+    """
+    steps = [
+        each for each in command.find_steps(start, migration) if isinstance(each, RevisionStep)
+    ]
+    connection = migration.connection
+    rehearsal = Rehearsal(connection) if connection is not None else None
+    with naming_revisions(), operations_of(migration):
+        for step in steps:
+            with found.looking("checks of the revisions"):
+                _check(step, note)
+        for step in steps:
+            running_revision.set(_running(step, note))
+            with found.looking("operations"):
+                rehearse(step, migration, rehearsal)
+    return steps
 
 
 def with_checks(

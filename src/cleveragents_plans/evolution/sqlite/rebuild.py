@@ -19,6 +19,7 @@ from contextlib import contextmanager, nullcontext
 from itertools import count
 from typing import Final
 
+from cleveragents_plans.evolution.foreseen import Rebuild, foresee
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
@@ -105,6 +106,7 @@ def rebuild_table(
         add_constraints=add_constraints,
         drop_constraints=drop_constraints,
     )
+    foresee(Rebuild(table, values or {}, frozenset(functions or ())))
     every = Settings.of(context.environment_context).report_every
     rebuild = _Rebuild(SqliteTable(op.get_bind(), table), changes, every)
     rebuild.run({fold(c): sql for c, sql in (values or {}).items()}, functions or {})

@@ -90,7 +90,7 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     driver: Any = connection.connection.driver_connection
     file = file_of(connection)
     if file.name:
-        _require_writable(file)
+        require_writable(file)
     before = _size(file, "wal")
     with report_damage(file), interruptible(driver):
         transaction = _begin(connection, driver, file, settings)
@@ -104,7 +104,13 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
             _warn_of_left_overs(file, before)
 
 
-def _require_writable(file: Path) -> None:
+def require_writable(file: Path) -> None:
+    """
+    Refuse a *file* that cannot be written, or whose folder cannot.
+
+    Raises:
+        FileNotWritable: The file or its folder is read-only.
+    """
     for path in (file.parent, file):
         if not os.access(path, os.W_OK):
             raise FileNotWritable(path)

@@ -1,0 +1,206 @@
+"""The whole of a preflight."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic.config import Config
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.foreseen import (
+    Backfill,
+    ExclusiveLock,
+    Foreseen,
+    IndexBuild,
+    Rebuild,
+    gathering,
+)
+from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
+from cleveragents_plans.evolution.runner.alembic_internals import command_to
+from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space
+from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
+from cleveragents_plans.evolution.sqlite.pragmas import file_of
+from cleveragents_plans.evolution.sqlite.transaction import require_writable
+from cleveragents_plans.persistence.sessions import PLANS
+from cleveragents_plans.preflight import postgresql, sqlite
+from cleveragents_plans.preflight.findings import Block, Lock, Preflight, Write
+from cleveragents_plans.preflight.refusals import Ahead, look_ahead
+from cleveragents_plans.preflight.replicas import replicas_of, slots_of
+from cleveragents_plans.preflight.sample import run_on_sample
+from cleveragents_plans.preflight.sessions import sessions_ahead
+from cleveragents_plans.schema.database import Database, try_database
+
+# Seconds after which a process that still holds a file is no client at work.
+_HELD = 0.5
+# Plans in the sample of a SQLite file.
+_SAMPLED = 20_000
+
+
+def preflight(config: Config, database: Database, down: str | None = None) -> Preflight:
+    """
+    Find out what an upgrade to the newest revision, or a downgrade, would refuse and take.
+
+    Nothing is changed. On PostgreSQL what the revisions try out before a run is tried out in a
+    transaction that is rolled back; a standby is only read. SQLite is read in slices.
+
+    Args:
+        config: See `cleveragents_plans.schema.chain_config`.
+        database: The same database, in a transaction that only reads.
+        down: Where a downgrade would lead; None is the upgrade.
+
+    Raises:
+        CommandError: The database cannot be read, or *down* is no revision.
+    """
+    if database.on_postgresql:
+        return _on_postgresql(config, database, down)
+    return _on_sqlite(config, database, down)
+
+
+def _on_postgresql(config: Config, database: Database, down: str | None) -> Preflight:
+    direction = "upgrade" if down is None else "downgrade"
+    has_plans = PLANS.name in database.position.tables
+    replicas, slots = replicas_of(database.connection), slots_of(database.connection)
+    with _tried(config, database) as there, gathering() as found:
+        script = there.migration.script
+        assert script is not None  # noqa: S101  # it was configured with one
+        connection = there.connection
+        ahead = look_ahead(there, command_to(script, down or "head", direction), found)
+        backfills = [each for each in found.operations if isinstance(each, Backfill)]
+        indexes = [each.name for each in found.operations if isinstance(each, IndexBuild)]
+        writes = [*filter(None, (postgresql.count_writes(connection, e) for e in backfills))]
+        depth = postgresql.depth_of(there, PLANS.name) if has_plans and ahead.steps else None
+        tables = [each.table for each in found.operations if isinstance(each, ExclusiveLock)]
+        blocks = [*sessions_ahead(connection, tables, builds_indexes=bool(indexes))]
+        if has_plans and ahead.steps:
+            with found.looking("statistics"):
+                warning = postgresql.statistics_warning(connection, there.table(PLANS.name))
+                found.warnings += [warning] if warning else []
+        rows = _rows(there, writes) if has_plans else None
+    return Preflight(
+        **_gathered(ahead, direction, blocks),
+        rows=rows,
+        writes=tuple(writes),
+        depth=depth,
+        indexes=tuple(indexes),
+        locks=postgresql.locks_of(found.operations),
+        replicas=replicas,
+        slots=slots,
+        estimate=None,
+        disk=None,
+    )
+
+
+def _rows(database: Database, writes: list[Write]) -> int:
+    table = database.table(PLANS.name)
+    for write in writes:
+        if write.table == table and write.rows is not None:
+            return write.of
+    found: int = database.connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
+    return found
+
+
+@contextmanager
+def _tried(config: Config, database: Database) -> Iterator[Database]:
+    """Open it for trying something out; a standby, which cannot, is used as it is."""
+    standby = database.connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one()
+    if standby:
+        yield database
+        return
+    database.connection.rollback()  # it would be one more old snapshot
+    with try_database(config, "preflight") as there:
+        yield there
+
+
+def _on_sqlite(config: Config, database: Database, down: str | None) -> Preflight:
+    direction, goal = ("upgrade", "head") if down is None else ("downgrade", down)
+    begun = time.monotonic()
+    file = file_of(database.connection)
+    holders = _holders(file)
+    script = database.migration.script
+    assert script is not None  # noqa: S101  # it was configured with one
+    writes: list[Write] = []
+    depth, rows = None, None
+    with gathering() as found:
+        with found.looking("writable file"):
+            require_writable(file)
+        ahead = look_ahead(database, command_to(script, goal, direction), found)
+        if ahead.steps:
+            _try_schema(found, config, file, direction, goal)
+        stored = database.position.tables
+        known = [e for e in found.operations if isinstance(e, Rebuild) and e.table in stored]
+        rebuilds = {each.table: each for each in known}.values()
+        for rebuild in rebuilds:
+            with found.looking("disk space"):
+                require_disk_space(database.connection, rebuild.table)
+        database.connection.rollback()
+        for rebuild in rebuilds:
+            writes.append(sqlite.count_writes(database, rebuild))
+        for tree in [each for each in found.operations if isinstance(each, ParentTree)]:
+            if tree.table not in stored:
+                continue
+            scan = sqlite.scan_tree(database, tree)
+            depth, rows = scan.depth, scan.rows
+            with found.looking("cycles and parents"):
+                sqlite.report_tree(tree, scan)
+        if ahead.steps and not found.refusals:
+            with gathering(), found.looking("sample of the rows"):
+                run_on_sample(file, config, direction, goal, PLANS.name, _SAMPLED)
+    if holders:
+        time.sleep(max(0.0, _HELD - (time.monotonic() - begun)))
+        holders &= _holders(file)
+    blocks = [
+        Block(found=f"{file} is in use: {said}", remedy=f"wait, or end process {pid}")
+        for pid, said in sorted(holders)
+    ]
+    lock = Lock(name="EXCLUSIVE", on=str(file), times=1)
+    return Preflight(
+        **_gathered(ahead, direction, blocks),
+        rows=rows,
+        writes=tuple(writes),
+        depth=depth,
+        indexes=(),
+        locks=(lock,) if ahead.steps else (),
+        replicas=(),
+        slots=(),
+        estimate=None,
+        disk=None,
+    )
+
+
+def _holders(file: Path) -> set[tuple[int, str]]:
+    return {(each.pid, str(each)) for each in lock_holders(file) if each.pid != os.getpid()}
+
+
+def _try_schema(found: Foreseen, config: Config, file: Path, direction: str, goal: str) -> None:
+    """Let the run refuse what it finds in the schema, in a copy that has no rows."""
+    with gathering() as there, found.looking("schema"):
+        run_on_sample(file, config, direction, goal, PLANS.name, 0)
+    found.operations += there.operations
+
+
+def _gathered(ahead: Ahead, direction: str, blocks: list[Block]) -> dict[str, object]:
+    found = ahead.found
+    refused = [Block(found=str(error), remedy=_remedy(error)) for error in found.refusals]
+    return {
+        "direction": direction,
+        "steps": tuple(ahead.steps),
+        "blocks": (*refused, *blocks),
+        "warnings": tuple(dict.fromkeys(found.warnings)),
+        "passed": tuple(found.passed),
+        "unchecked": tuple(dict.fromkeys(found.unchecked)),
+    }
+
+
+def _remedy(error: EvolutionError) -> str | None:
+    """Give a statement where the words of the run have none."""
+    if not isinstance(error, CycleFound):
+        return None
+    first = str(error.cycles[0][0]).replace("'", "''")
+    return (
+        f"UPDATE {error.table} SET parent_plan_id = NULL WHERE plan_id = '{first}', "
+        "or its true parent"
+    )

@@ -1,0 +1,154 @@
+"""
+A sample of a SQLite file, on which a run is really made, in a temporary database of SQLite's own.
+
+That is a database without a name: SQLite keeps it in memory, and in a temporary file where it is
+large, which goes with the connection (https://www.sqlite.org/inmemorydb.html#temp_db).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import create_engine
+from sqlalchemy.pool import StaticPool
+
+from cleveragents_plans.evolution.settings import given_options
+from cleveragents_plans.evolution.sqlite.tokens import fold, quote
+from cleveragents_plans.schema.chain import chain_config
+
+# So many parts of a table are copied, each with rows that follow one another.
+_PARTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRun:
+    """A run on a sample."""
+
+    #: Rows of the table that was sampled.
+    rows: int
+    seconds: float
+
+
+def run_on_sample(
+    file: Path, config: Config, direction: str, revision: str, table: str, rows: int
+) -> SampleRun:
+    """
+    Make a run on a sample of *file*; a transaction that reads it lasts as long as the copying.
+
+    Args:
+        file: The file.
+        config: That of the run, with its options.
+        direction: ``upgrade`` or ``downgrade``.
+        revision: Where the run leads.
+        table: The table of which *rows* rows are copied; of other tables as large a share.
+        rows: How many; 0 copies the schema and the version only.
+
+    Raises:
+        EvolutionError: The run refuses.
+    """
+    # What was given by -x, but for what names the database.
+    extra = [f"{name}={value}" for name, value in given_options(config).items() if name != "url"]
+    with closing(sqlite3.connect("", isolation_level=None, uri=True)) as driver:
+        copied = _copy(driver, file, table, rows, {"alembic_version", *_version_tables(config)})
+        engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
+        there = chain_config(extra=extra, level=None)
+        there.attributes["connection"] = engine
+        begun = time.perf_counter()
+        run = command.upgrade if direction == "upgrade" else command.downgrade
+        run(there, revision)
+        seconds = time.perf_counter() - begun
+        engine.dispose()
+        return SampleRun(copied, seconds)
+
+
+def _version_tables(config: Config) -> list[str]:
+    found = given_options(config).get("version-table")
+    return [found] if found else []
+
+
+def _copy(driver: sqlite3.Connection, file: Path, table: str, rows: int, whole: set[str]) -> int:
+    address = f"{file.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(address, uri=True)) as source:
+        for pragma in ("page_size", "encoding", "auto_vacuum"):
+            value = source.execute(f"PRAGMA {pragma}").fetchone()[0]
+            driver.execute(f"PRAGMA {pragma} = {quote(str(value))}")
+    driver.execute("PRAGMA foreign_keys = OFF")
+    driver.execute("PRAGMA legacy_alter_table = ON")  # views may name what is not there
+    driver.execute("ATTACH ? AS source", (address,))
+    driver.execute("BEGIN")
+    schema = driver.execute("SELECT type, name, sql FROM source.sqlite_master").fetchall()
+    created = [*_created(schema)]
+    stored = any(kind == "table" and fold(name) == fold(table) for kind, name, _ in created)
+    fraction = _fraction(driver, table, rows) if stored else 1.0
+    for kind, name, sql in created:
+        if kind == "table":
+            driver.execute(sql)
+            share = 1.0 if name in whole else fraction
+            for statement in _copying(driver, name, share):
+                driver.execute(statement)
+    copied = 0
+    if stored:
+        copied = driver.execute(f"SELECT count(*) FROM main.{quote(table)}").fetchone()[0]
+    for kind, _, sql in created:
+        if kind != "table":
+            driver.execute(sql)
+    driver.execute("COMMIT")
+    driver.execute("DETACH source")
+    driver.execute("PRAGMA legacy_alter_table = OFF")
+    return copied
+
+
+def _created(schema: list[tuple[str, str, str | None]]) -> Iterator[tuple[str, str, str]]:
+    """Give what a sample has: not virtual tables, and not what SQLite creates by itself."""
+    virtual = [
+        fold(name) for _, name, sql in schema if fold(sql or "").startswith("create virtual")
+    ]
+    order = ("table", "index", "view", "trigger")
+    for kind, name, sql in sorted(schema, key=lambda row: order.index(row[0])):
+        shadow = any(fold(name) == each or fold(name).startswith(f"{each}_") for each in virtual)
+        if sql is not None and not shadow and not fold(name).startswith("sqlite_"):
+            yield kind, name, sql
+
+
+def _fraction(driver: sqlite3.Connection, table: str, rows: int) -> float:
+    first, last = _ends(driver, table)
+    return min(1.0, rows / max(last - first, 1))
+
+
+def _ends(driver: sqlite3.Connection, table: str) -> tuple[int, int]:
+    query = (
+        f"SELECT coalesce(min(rowid), 1) - 1, coalesce(max(rowid), 0) FROM source.{quote(table)}"
+    )
+    first, last = driver.execute(query).fetchone()
+    return first, last
+
+
+def _copying(driver: sqlite3.Connection, table: str, share: float) -> Iterator[str]:
+    """Give the statements that copy a *share* of the rows of *table*, from five places of it."""
+    info = driver.execute(f"PRAGMA source.table_xinfo({quote(table)})")
+    columns = ", ".join(quote(row[1]) for row in info if row[6] == 0)
+    insert = (
+        f"INSERT INTO main.{quote(table)} ({columns}) SELECT {columns} FROM source.{quote(table)}"
+    )
+    if not share:
+        return
+    try:
+        first, last = _ends(driver, table)
+    except sqlite3.OperationalError:  # WITHOUT ROWID
+        yield insert if share == 1 else f"{insert} LIMIT 4000"
+        return
+    if share == 1:
+        yield insert
+        return
+    width = (last - first) / _PARTS
+    for part in range(_PARTS):
+        low = first + round(part * width)
+        high = low + max(1, round(width * share))
+        yield f"{insert} WHERE rowid > {low} AND rowid <= {high}"

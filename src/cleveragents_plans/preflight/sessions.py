@@ -1,0 +1,72 @@
+"""Sessions of PostgreSQL that a run would wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers, old_snapshots
+from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
+from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
+from cleveragents_plans.preflight.findings import Block
+
+# Seconds. A transaction that is younger is that of a client at work, and ends by itself.
+MIN_AGE = 2.0
+_MAX_SHOWN = 50
+_HIDDEN = (
+    "; what it does is hidden from this role, unless a superuser runs GRANT pg_read_all_stats TO it"
+)
+
+
+def sessions_ahead(
+    connection: Connection, tables: Sequence[str], *, builds_indexes: bool
+) -> Iterator[Block]:
+    """
+    Find who holds what a run needs.
+
+    Args:
+        connection: Views of the server are read.
+        tables: The tables that are locked exclusively, as in SQL with their schema.
+        builds_indexes: Indexes are built concurrently, which waits for older snapshots, too.
+    """
+    for holder in migration_lock_holders(connection):
+        yield Block(
+            found=f"another process migrates the database: {holder}",
+            remedy=f"wait, or: SELECT pg_terminate_backend({holder.pid})",
+        )
+    found = blockers(connection, tables, ANY_LOCK, _MAX_SHOWN)
+    pids = {each.pid for each in found}
+    if builds_indexes:
+        found += [each for each in old_snapshots(connection) if each.pid not in pids]
+    for each in found:
+        if each.age is not None and each.age < MIN_AGE:
+            continue
+        # A run has it cancelled.
+        if each.state is None or not each.state.startswith("autovacuum"):
+            yield Block(found=_described(each), remedy=f"wait, or: {each.ended_by}")
+
+
+def _described(blocker: Blocker) -> str:
+    if blocker.pid is None:
+        who = f"prepared transaction {blocker.query}"
+    else:
+        who = " ".join(filter(None, (f"pid {blocker.pid}", blocker.application)))
+    facts = [
+        who,
+        f"user {blocker.user}" if blocker.user else "",
+        f"host {blocker.host}" if blocker.host else "",
+        blocker.state or "",
+        "" if blocker.age is None else f"open {clock(blocker.age)}",
+        blocker.mode,
+    ]
+    query = f": {blocker.query}" if blocker.query and blocker.pid is not None else ""
+    hidden = _HIDDEN if blocker.state is None and blocker.pid is not None else ""
+    return ", ".join(filter(None, facts)) + query + hidden
+
+
+def clock(seconds: float) -> str:
+    """Write *seconds* as minutes and seconds, or with hours."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,193 @@
+"""``preflight`` as it is typed: what it prints, its exit status, and whom it names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.persistence import Base
+from cleveragents_plans.preflight import sessions
+from support.broken import break_database, libpq
+from support.databases import ONE_OF_EACH, database_at
+from support.json_output import validated
+from support.revisions import M4_003, M8_001, M8_002
+from support.rows import database_hash, schema_dump
+
+
+def preflight(url: str, capfd: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
+    capfd.readouterr()
+    code = main(["preflight", "-q", "--url", url, *options])
+    out, err = capfd.readouterr()
+    assert err == ""
+    return code, out
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_ready_database_is_status_0_and_stays_as_it_is(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(M4_003, engine, tmp_path) as url:
+        before = database_hash(url), schema_dump(url), sorted(tmp_path.iterdir())
+        code, out = preflight(url, capfd)
+        report = validated(preflight(url, capfd, "--json")[1])
+        assert (database_hash(url), schema_dump(url), sorted(tmp_path.iterdir())) == before
+
+    assert code == ExitStatus.DONE
+    assert f"upgrade   {M8_001}, {M8_002}\n" in out
+    assert out.endswith("\nready\n")
+    assert (report["ready"], report["found"]["blocks"]) == (True, [])
+    assert report["found"]["steps"] == [M8_001, M8_002]
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_refusal_is_status_1_with_what_to_do(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(M4_003, engine, tmp_path) as url:
+        break_database(url, [f"UPDATE alembic_version SET version_num = '{M8_002}'"])
+        code, out = preflight(url, capfd)
+        report = validated(preflight(url, capfd, "--json")[1])
+
+    assert code == ExitStatus.REFUSED
+    assert "\nBLOCKS    alembic_version says" in out
+    assert f"run `cleveragents-plans stamp --purge {M4_003}`" in out
+    assert out.endswith("\nnot ready, 1 block, exit status 1\n")
+    assert [block["remedy"] for block in report["found"]["blocks"]] == [None]
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_downgrade_can_be_looked_at(engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with database_at("head", engine, tmp_path) as url:
+        code, out = preflight(url, capfd, "--down", M4_003)
+        wrong = main(["preflight", "-q", "--url", url, "--down", "zzz"])
+
+    assert code == ExitStatus.DONE
+    assert f"downgrade  {M8_002}, {M8_001}\n" in out
+    assert wrong == ExitStatus.REFUSED
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_idle_transaction_is_named_with_what_ends_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sessions, "MIN_AGE", 0.0)
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        with psycopg.connect(libpq(url), application_name="night-report") as client:
+            client.execute("SELECT count(*) FROM v3_plans")
+            pid = client.info.backend_pid
+            code, out = preflight(url, capfd)
+        after, _ = preflight(url, capfd)
+
+    assert (code, after) == (ExitStatus.REFUSED, ExitStatus.DONE)
+    assert f"\nBLOCKS    pid {pid} night-report, user postgres, idle in transaction, open 0:" in out
+    assert f"wait, or: SELECT pg_terminate_backend({pid})\n" in out
+
+
+def test_transaction_that_has_just_begun_blocks_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sessions, "MIN_AGE", 3600.0)
+    with database_at(M4_003, "postgresql-18", tmp_path) as url, psycopg.connect(libpq(url)) as one:
+        one.execute("SELECT count(*) FROM v3_plans")
+        code, _ = preflight(url, capfd)
+
+    assert code == ExitStatus.DONE
+
+
+def test_old_snapshot_elsewhere_is_named_because_indexes_wait_for_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sessions, "MIN_AGE", 0.0)
+    with database_at(M8_001, "postgresql-18", tmp_path) as url, psycopg.connect(libpq(url)) as one:
+        one.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        one.execute("SELECT 1 FROM pg_class")
+        pid = one.info.backend_pid
+        code, out = preflight(url, capfd)
+
+    assert code == ExitStatus.REFUSED
+    assert f"BLOCKS    pid {pid}" in out
+    assert ", snapshot: SELECT 1 FROM pg_class" in out
+
+
+def test_session_of_another_role_says_how_it_can_be_seen(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sessions, "MIN_AGE", 0.0)
+    role = "preflight_clerk"
+    make = f"DO $$BEGIN CREATE ROLE {role} LOGIN; EXCEPTION WHEN OTHERS THEN NULL; END$$"
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        tables = [*Base.metadata.tables, "alembic_version"]
+        break_database(
+            url, [make, f"GRANT ALL ON SCHEMA public TO {role}",
+                  *(f"ALTER TABLE {table} OWNER TO {role}" for table in tables)],
+        )  # fmt: skip
+        with psycopg.connect(libpq(url)) as other:
+            other.execute("SELECT count(*) FROM v3_plans")
+            pid = other.info.backend_pid
+            code, out = preflight(url.replace("postgres@", f"{role}@"), capfd)
+
+    assert code == ExitStatus.REFUSED
+    assert f"BLOCKS    pid {pid}" in out
+    assert "GRANT pg_read_all_stats" in out
+
+
+WRITER = (
+    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
+    "c.execute('BEGIN IMMEDIATE'); print('ready', flush=True); sys.stdin.read()"
+)
+
+
+def test_process_that_writes_to_the_file_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(M4_003, "sqlite", tmp_path) as url, subprocess.Popen(
+        [sys.executable, "-c", WRITER, url.removeprefix("sqlite:///")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as writer:  # fmt: skip
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
+        code, out = preflight(url, capfd)
+
+    assert code == ExitStatus.REFUSED
+    assert f"is in use: pid {writer.pid} (" in out
+    assert f"wait, or end process {writer.pid}\n" in out
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "told"),
+    [
+        ("sqlite:///{folder}/none.db", ExitStatus.REFUSED, "there is no file at"),
+        ("sqlite:///{folder}/notes.txt", ExitStatus.REFUSED, "file is not a database"),
+        ("postgresql://me:s3cret@127.0.0.1:1/plans", ExitStatus.UNREACHABLE, "cannot be opened"),
+    ],
+)
+def test_database_that_cannot_be_read_is_one_line_and_is_not_created(
+    url: str, status: int, told: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "notes.txt").write_text("Buy milk. " * 200)
+
+    assert main(["preflight", "--url", url.format(folder=tmp_path)]) == status
+
+    out, err = capfd.readouterr()
+    assert told in err
+    assert (out, err.count("\n"), "s3cret" in err) == ("", 1, False)
+    assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_damaged_file_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        file = Path(url.removeprefix("sqlite:///"))
+        bytes_ = bytearray(file.read_bytes())
+        bytes_[4096:] = b"\xff" * (len(bytes_) - 4096)
+        file.write_bytes(bytes_)
+        code = main(["preflight", "-q", "--url", url])
+
+    out, err = capfd.readouterr()
+    assert (code, out, err.count("\n")) == (ExitStatus.REFUSED, "", 1)
+    assert "malformed" in err or "damaged" in err

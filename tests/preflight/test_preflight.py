@@ -1,0 +1,261 @@
+"""A preflight finds what a run refuses, in the run's words, and changes nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.util import CommandError
+from sqlalchemy import make_url
+
+from cleveragents_plans.preflight import Preflight, preflight
+from cleveragents_plans.schema import chain_config
+from cleveragents_plans.schema.database import read_database
+from support import postgres
+from support.broken import break_database
+from support.databases import ONE_OF_EACH, database_with, empty_database, migrate, roll_back
+from support.former_release import write_former_release
+from support.revisions import HEAD, M4_003, M8_001, M8_002
+from support.rows import database_hash, schema_dump
+
+
+def former(url: str) -> None:
+    write_former_release(url, plans=400, pure=True)
+
+
+def look(url: str, down: str | None = None, *extra: str) -> Preflight:
+    config = chain_config(url, extra=extra, level=None)
+    with read_database(config, "preflight") as database:
+        return preflight(config, database, down)
+
+
+@contextmanager
+def at(revision: str, engine: str, folder: Path) -> Iterator[str]:
+    with database_with(former, engine, folder, M4_003) as url:
+        migrate(url, revision)
+        yield url
+
+
+CYCLE = """\
+UPDATE v3_plans SET root_plan_id = NULL, parent_plan_id = CASE plan_id
+  WHEN (SELECT min(plan_id) FROM v3_plans) THEN (SELECT max(plan_id) FROM v3_plans)
+  ELSE (SELECT min(plan_id) FROM v3_plans) END
+ WHERE plan_id IN (SELECT min(plan_id) FROM v3_plans UNION SELECT max(plan_id) FROM v3_plans)"""
+
+#: What breaks a database at m4_003, and a part of the words.
+BOTH = {
+    "a cycle": ([CYCLE], "are their own ancestors"),
+    "another version": (
+        [f"UPDATE alembic_version SET version_num = '{M8_002}'"],
+        "the tables are not as that revision makes them",
+    ),
+    "an unknown version": (
+        ["UPDATE alembic_version SET version_num = 'zzz'"], "which this release does not know",
+    ),
+    "an archive of another shape": (
+        ["CREATE TABLE v3_plans_snapshot_archive (mine INTEGER)"], "v3_plans_snapshot_archive",
+    ),
+}  # fmt: skip
+ON_POSTGRESQL = {
+    **BOTH,
+    "a rule on UPDATE": (
+        ["CREATE RULE never AS ON UPDATE TO v3_plans DO INSTEAD NOTHING"], "has rules",
+    ),
+    "a CHECK that rows break": (
+        ["ALTER TABLE v3_plans ADD CONSTRAINT odd CHECK (phase = 'none') NOT VALID"],
+        "the CHECK odd of v3_plans is NOT VALID, and rows break it",
+    ),
+    "its row type in another table": (
+        ["CREATE TABLE uses (plan v3_plans)"], "v3_plans is the type of public.uses.plan",
+    ),
+    "a table of the name of an index": (
+        ["CREATE TABLE ix_v3_plans_queued (a int)"], "ix_v3_plans_queued",
+    ),
+    "another owner of one table": (
+        ["DO $$BEGIN CREATE ROLE preflight_other; EXCEPTION WHEN OTHERS THEN NULL; END$$",
+         "GRANT CREATE ON SCHEMA public TO preflight_other",
+         "ALTER TABLE plan_arguments OWNER TO preflight_other"],
+        "belongs to preflight_other",
+    ),
+    "an interrupted run of a newer release": (
+        ["COMMENT ON TABLE alembic_version IS '[unfinished upgrade of zzz]'"],
+        "which this release does not know",
+    ),
+}  # fmt: skip
+ON_SQLITE = {
+    **BOTH,
+    "a CHECK that the new value breaks": (
+        ["UPDATE sqlite_schema SET sql = replace(sql, 'CONSTRAINT pk_v3_plans',"
+         " 'CHECK (automation_profile <> ''balanced''), CONSTRAINT pk_v3_plans')"
+         " WHERE name = 'v3_plans'"],
+        "v3_plans was not rebuilt",
+    ),
+}  # fmt: skip
+CASES = [("sqlite", case) for case in ON_SQLITE] + [("postgresql-18", c) for c in ON_POSTGRESQL]
+
+
+@pytest.mark.parametrize(("engine", "case"), CASES)
+def test_refusal_of_an_upgrade_is_found_in_the_same_words(engine: str, case: str, tmp_path: Path):
+    statements, words = (ON_SQLITE if engine == "sqlite" else ON_POSTGRESQL)[case]
+    with at(M4_003, engine, tmp_path) as url:
+        break_database(url, statements)
+        before = database_hash(url), schema_dump(url)
+
+        found = look(url)
+
+        assert (database_hash(url), schema_dump(url)) == before
+        with pytest.raises(CommandError) as refused:
+            command.upgrade(chain_config(url, level=None), "head")
+    assert words in str(refused.value)
+    assert not found.ready
+    assert str(refused.value) in [block.found for block in found.blocks]
+
+
+def test_every_refusal_is_found_not_the_first_only(tmp_path: Path):
+    with at(M4_003, "postgresql-18", tmp_path) as url:
+        for name in ("a cycle", "a rule on UPDATE", "a table of the name of an index"):
+            break_database(url, ON_POSTGRESQL[name][0])
+        found = look(url)
+
+    said = "\n".join(block.found for block in found.blocks)
+    assert "their own ancestors" in said
+    assert "has rules" in said
+    assert "ix_v3_plans_queued" in said
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_database_that_is_ready_is_upgraded_and_downgraded(engine: str, tmp_path: Path):
+    with at(M4_003, engine, tmp_path) as url:
+        up = look(url)
+        migrate(url, "head")
+        at_head = look(url)
+        down = look(url, M4_003)
+        roll_back(url, M4_003)
+
+    assert (up.ready, at_head.ready, down.ready) == (True, True, True)
+    assert (up.steps, at_head.steps, down.steps) == (
+        (M8_001, M8_002), (), (M8_002, M8_001),
+    )  # fmt: skip
+    assert up.rows == 400
+    [write] = [each for each in up.writes if "automation_profile" in each.columns]
+    assert write.of == 400
+    assert 0 < write.columns["root_plan_id"] <= write.rows <= 400
+    assert up.depth
+    assert up.depth > 1
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_counts_are_those_of_the_rows(engine: str, tmp_path: Path):
+    with at(M4_003, engine, tmp_path) as url:
+        break_database(url, ["UPDATE v3_plans SET root_plan_id = plan_id"])
+        break_database(url, ["UPDATE v3_plans SET automation_profile = '{}'"])
+        few = "(SELECT plan_id FROM v3_plans ORDER BY 1 LIMIT 7)"
+        break_database(url, [f"UPDATE v3_plans SET root_plan_id = NULL WHERE plan_id IN {few}"])
+        few = "(SELECT plan_id FROM v3_plans ORDER BY 1 LIMIT 9)"
+        break_database(
+            url, [f"UPDATE v3_plans SET automation_profile = NULL WHERE plan_id IN {few}"]
+        )
+        found = look(url)
+
+    [write] = [each for each in found.writes if "automation_profile" in each.columns]
+    assert write.rows == 9
+    assert {name: n for name, n in write.columns.items() if n} == {
+        "root_plan_id": 7, "automation_profile": 9,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_missing_parents_are_counted_and_some_are_named(engine: str, tmp_path: Path):
+    with at(M4_003, engine, tmp_path) as url:
+        break_database(
+            url,
+            ["UPDATE v3_plans SET root_plan_id = NULL, parent_plan_id = 'gone' || plan_id"]
+            if engine == "sqlite"
+            else ["UPDATE v3_plans SET root_plan_id = NULL, parent_plan_id = 'gone'"],
+        )
+        found = look(url)
+
+    [warning] = [each for each in found.warnings if "does not exist" in each]
+    assert warning.startswith("400 rows of v3_plans name a parent that does not exist, ")
+    assert warning.count("(parent gone") == 10
+
+
+def test_triggers_that_fire_and_a_table_without_statistics_are_warned_of(tmp_path: Path):
+    with at(M4_003, "postgresql-18", tmp_path) as url:
+        break_database(
+            url,
+            ["CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+             "CREATE TRIGGER audit BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION seen()",
+             "CREATE TABLE fresh (LIKE v3_plans INCLUDING ALL)",
+            ],
+        )  # fmt: skip
+        found = look(url)
+
+    assert any("triggers that will fire" in each and "audit" in each for each in found.warnings)
+    assert found.ready
+
+
+def test_parent_of_a_cycle_is_named_with_what_mends_it(tmp_path: Path):
+    with at(M4_003, "sqlite", tmp_path) as url:
+        break_database(url, [CYCLE])
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            query = "SELECT min(plan_id), max(plan_id) FROM v3_plans"
+            first, last = connection.execute(query).fetchone()
+        found = look(url)
+
+    assert f"{first} -> {last} -> {first}" in found.blocks[0].found
+    assert (
+        found.blocks[0].remedy == f"UPDATE v3_plans SET parent_plan_id = NULL "
+        f"WHERE plan_id = '{first}', or its true parent"
+    )
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_empty_database_is_ready(engine: str, tmp_path: Path):
+    with empty_database(engine, tmp_path) as url:
+        if engine == "sqlite":
+            (tmp_path / "plans.db").touch()
+        found = look(url)
+
+    assert found.ready
+    assert found.steps[-1] == HEAD
+    assert found.rows is None
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_downgrade_that_would_drop_plans_is_refused_unless_it_is_wanted(
+    engine: str, tmp_path: Path
+):
+    with at("head", engine, tmp_path) as url:
+        refused = look(url, "base")
+        wanted = look(url, "base", "drop-plans=yes")
+
+    assert "400 rows" in refused.blocks[0].found or "400" in refused.blocks[0].found
+    assert wanted.ready
+
+
+def test_view_of_a_dropped_column_stops_the_downgrade(tmp_path: Path):
+    with at("head", "postgresql-18", tmp_path) as url:
+        break_database(url, ["CREATE VIEW mine AS SELECT effective_profile_snapshot FROM v3_plans"])
+        found = look(url, M4_003)
+
+        with pytest.raises(CommandError) as refused:
+            command.downgrade(chain_config(url, level=None), M4_003)
+    assert str(refused.value) in [block.found for block in found.blocks]
+
+
+@pytest.mark.slow
+def test_standby_is_read_as_far_as_that_goes(tmp_path: Path):
+    server = postgres.server("postgresql-18")
+    with at(M4_003, "postgresql-18", tmp_path) as url, server.replica() as standby:
+        found = look(standby.url(make_url(url).database))
+        on_primary = look(url)
+
+    assert ["is a standby" in block.found for block in found.blocks] == [True]
+    assert "columns" in found.unchecked
+    assert found.rows == 400
+    assert [replica.state for replica in on_primary.replicas] == ["streaming"]
