@@ -10,6 +10,7 @@ from rich.console import Console, OverflowMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cleveragents_plans.evolution.printable import MAX_MESSAGE, printable
 from cleveragents_plans.evolution.runner.standard_streams import standard_output
 
 # Of what is no terminal: a line is as long as it is.
@@ -36,13 +37,13 @@ def show_json(report: BaseModel) -> None:
     _write(report.model_dump_json(indent=2) + "\n")
 
 
-def facts(pairs: Iterable[tuple[str, str | Text]]) -> Table:
-    """Lay out names and what is said of them."""
+def facts(pairs: Iterable[tuple[str, str | Text]], *, whole: bool = False) -> Table:
+    """Lay out names and what is said of them, cut in the middle unless it is wanted *whole*."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, said in pairs:
-        grid.add_row(Text(name), said if isinstance(said, Text) else Text(said))
+        grid.add_row(Text(name), _text(said, None if whole else MAX_MESSAGE))
     return grid
 
 
@@ -60,13 +61,18 @@ def table(
         overflow: OverflowMethod = "ellipsis" if kept else "fold"
         grid.add_column(Text(name), overflow=overflow, no_wrap=kept, width=width if kept else None)
     for row in rows:
-        grid.add_row(*(each if isinstance(each, Text) else Text(each) for each in row))
+        grid.add_row(*map(_text, row))
     return grid
 
 
 def counted(number: int, what: str) -> str:
     """Write a number of things, as ``1 plan`` and ``2,000 plans``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _text(said: str | Text, limit: int | None = MAX_MESSAGE) -> Text:
+    """Give what is shown as a part of a line; a `Text` is made of what can be printed."""
+    return said if isinstance(said, Text) else Text(printable(said, limit))
 
 
 def _write(text: str) -> None:

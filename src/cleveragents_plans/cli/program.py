@@ -64,11 +64,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
             # Otherwise click prints errors and ends the process by itself.
             status = program.main(given, prog_name=NAME, standalone_mode=False)
     except click.ClickException as error:
-        tell(_usage(error))
+        for line in _usage(error).splitlines():
+            tell(line)
         return ExitStatus.USAGE
     except (CommandError, PlansError) as error:
         tell(f"error: {error}")
         return status_of(error)
+    except MemoryError:
+        tell("error: the memory of this process is at its end; give it more, and run it again")
+        return ExitStatus.REFUSED
     except (KeyboardInterrupt, click.Abort):  # how to go on has been said
         return ExitStatus.INTERRUPTED
     return int(status or ExitStatus.DONE)

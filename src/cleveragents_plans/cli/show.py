@@ -16,6 +16,7 @@ from cleveragents_plans.cli.plans import require_plans
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain import PlanView, SnapshotUnreadable
+from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.persistence import CorruptPlanRow, PlanNotFound
 from cleveragents_plans.persistence.queries import plan_in
 from cleveragents_plans.persistence.sessions import PLANS
@@ -112,9 +113,9 @@ def _read(database: Database, plan_id: str) -> tuple[PlanView | None, str | None
 
 def _show(report: ShowReport, raw: bool) -> None:
     if report.problem:
-        show(Text(report.problem, "bold red"), "")
+        show(Text(printable(report.problem), "bold red"), "")
     if report.plan is not None and not raw:
-        show(facts(_lines(report.plan)))
+        show(facts(_lines(report.plan), whole=True))
         return
     for table in report.stored:
         for row in table.rows:
@@ -122,7 +123,7 @@ def _show(report: ShowReport, raw: bool) -> None:
             said = (
                 (name, "NULL" if value is None else _one_line(value)) for name, value in row.items()
             )
-            show(facts(said), "")
+            show(facts(said, whole=True), "")
 
 
 def _lines(plan: PlanView) -> list[tuple[str, str]]:

@@ -15,6 +15,7 @@ from cleveragents_plans.cli.options import config_of, database_options, json_opt
 from cleveragents_plans.cli.output import counted, facts, show, show_json
 from cleveragents_plans.cli.reports import DatabaseFacts, Report
 from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.reporting import Progress, console_logging, tell
 from cleveragents_plans.schema.database import read_database
 from cleveragents_plans.verification import Finding, repair_roots, verify
@@ -128,16 +129,16 @@ def _listed(findings: tuple[Finding, ...]) -> Table:
         style = "bold red" if finding.severity == "fault" else "yellow"
         said = Text()
         said.append(f"{finding.kind}  ", style)
-        said.append(finding.subject, "bold")
+        said.append(printable(finding.subject), "bold")
         if finding.plan_ids:
             said.append(f"  in {counted(finding.total, 'row')}")
-        said.append(f"\n{finding.found}")
+        said.append(f"\n{printable(finding.found)}")
         if finding.plan_ids:
             more = finding.total - len(finding.plan_ids)
             others = f" and {more:,} more" if more else ""
             said.append(f"\nplans: {', '.join(finding.plan_ids)}{others}", "dim")
         said.append("\nto mend it: " if finding.severity == "fault" else "\n")
-        said.append(finding.remedy)
+        said.append(printable(finding.remedy))
         grid.add_row(Text(finding.severity, style), said)
     return grid
 

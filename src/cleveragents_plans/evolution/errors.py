@@ -11,11 +11,17 @@ from typing import Any
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
+from cleveragents_plans.evolution.printable import printable
+
 AGAIN = "run the same command again: it does what is left to do"
 
 
 class EvolutionError(CommandError):
     """A migration was refused or given up; Alembic's command line prints its one line."""
+
+    def __init__(self, message: str) -> None:
+        # It may quote names of other roles, and Alembic prints it as it is.
+        super().__init__(printable(message))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Python's own way calls the class with the message, which is not what it was made of.

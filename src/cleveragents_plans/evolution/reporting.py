@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from cleveragents_plans.evolution.console import Console, Stream
+from cleveragents_plans.evolution.printable import printable
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -240,7 +241,8 @@ def clear_line(console: Console | None = None) -> None:
 
 
 def tell(line: str) -> None:
-    """Write a *line* to standard error; a closed one is no error."""
+    """Write one *line* to standard error, without control characters; a closed one is no error."""
+    line = printable(line)
     if _console is not None:
         _console.write(f"{line}\n")
         return
@@ -274,7 +276,7 @@ def console_logging(level: int | None = logging.INFO) -> Iterator[None]:
     with Console() as console, Console(StringIO()) as nowhere:
         former, _console = _console, console if level == logging.INFO else nowhere
         handler = logging.StreamHandler(console)
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_OneLine("%(message)s"))
         handler.addFilter(_worth_telling)
         if own and level is not None:
             logger.addHandler(handler)
@@ -286,6 +288,11 @@ def console_logging(level: int | None = logging.INFO) -> Iterator[None]:
             if own:
                 logger.removeHandler(handler)
                 logger.setLevel(former_level)
+
+
+class _OneLine(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # its name there
+        return printable(super().formatMessage(record))
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:

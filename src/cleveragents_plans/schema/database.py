@@ -24,10 +24,11 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     use_schema,
 )
 from cleveragents_plans.evolution.postgresql.server import refuse_read_only, refuse_unfit_server
-from cleveragents_plans.evolution.reporting import tell
+from cleveragents_plans.evolution.reporting import console_logging, tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
+from cleveragents_plans.evolution.runner.sqlite_transaction import statements_interruptible
 from cleveragents_plans.evolution.runner.target import find_target
 from cleveragents_plans.evolution.runner.unfinished import Unfinished, UnfinishedNote
 from cleveragents_plans.evolution.runner.version_state import (
@@ -188,6 +189,7 @@ def _opened(
     if target.note and not writes and config.attributes.get("level") == logging.INFO:
         tell(f"database: {target.shown}{target.note}")
     with (
+        console_logging(config.attributes.get("level", logging.INFO)),
         interruptible(target.shown, command_line=True),
         in_one_line(target.shown, script),
         target.connected(settings, writes=writes) as connection,
@@ -198,13 +200,14 @@ def _opened(
         else:
             _configure_postgresql(connection, writes or tries)
             schema, version_schema = _begin_postgresql(connection, options, target.shown, purpose)
-        migration = _migration(connection, config, options, schema, version_schema)
-        note = UnfinishedNote(connection, options.version_table, version_schema)
-        position = _position(migration, note, options, schema)
-        path = searched_schemas(connection) if schema else ()
-        yield Database(
-            connection, config, options, target.shown, schema, path, position, migration, note
-        )
+        with statements_interruptible(connection):
+            migration = _migration(connection, config, options, schema, version_schema)
+            note = UnfinishedNote(connection, options.version_table, version_schema)
+            position = _position(migration, note, options, schema)
+            path = searched_schemas(connection) if schema else ()
+            yield Database(
+                connection, config, options, target.shown, schema, path, position, migration, note
+            )
 
 
 def _configure_sqlite(connection: Connection, writes: bool) -> None:
@@ -276,7 +279,7 @@ def _position(
     revisions = [*script.walk_revisions()][::-1]
     chain = [each.revision for each in revisions]
     return Position(
-        stored=tuple(migration.get_current_heads()),
+        stored=tuple(map(str, migration.get_current_heads())),
         applied=tuple(each for each in chain if each in done),
         pending=tuple(each for each in chain if each not in done),
         titles={each.revision: each.doc for each in revisions},

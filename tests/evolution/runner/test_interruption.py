@@ -298,3 +298,33 @@ def test_signal_that_a_callback_swallowed_ends_the_run():
 def test_error_without_a_signal_passes():
     with pytest.raises(ZeroDivisionError), interruptible("the database", command_line=True):
         raise ZeroDivisionError
+
+
+ENDLESS = """\
+import sys
+from cleveragents_plans.cli import main
+from cleveragents_plans.evolution.runner.version_state import VersionState
+
+def run_for_ever(self, *_, **__):
+    print("begun", file=sys.stderr, flush=True)
+    self._connection.exec_driver_sql(
+        "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT count(*) FROM c"
+    )
+
+VersionState.check = VersionState.require_fit = run_for_ever
+sys.exit(main([*{command!r}.split(), "--url", {url!r}]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+@pytest.mark.parametrize("command", ["current", "status", "verify", "verify --repair roots"])
+def test_statement_that_reads_a_file_ends_at_a_signal(
+    sqlite_url: str, command: str, number: signal.Signals
+):
+    migrate(sqlite_url, M8_001)
+    run = Run("-c", ENDLESS.format(command=command, url=sqlite_url))
+    run.wait_for("begun")
+
+    run.end(number)
+
+    assert_ended_by(run, number)

@@ -52,6 +52,7 @@ from cleveragents_plans.evolution.runner.postgresql_session import postgresql_se
 from cleveragents_plans.evolution.runner.sqlite_transaction import (
     call_in_driver_thread,
     sqlite_transaction,
+    statements_interruptible,
 )
 from cleveragents_plans.evolution.runner.standard_streams import (
     have_standard_streams,
@@ -185,9 +186,10 @@ class _Run:
         if self.command.only_reads:
             if self.target.given is None:
                 connection.execution_options(read_only=True)
-            told = self._run(connection, external)
-            if not external:
-                connection.rollback()
+            with statements_interruptible(connection):
+                told = self._run(connection, external)
+                if not external:
+                    connection.rollback()
             return told
 
         def write(here: Connection) -> str:
@@ -326,4 +328,4 @@ def _level(config: Config) -> int | None:
 
 
 def _named(heads: tuple[str, ...]) -> str:
-    return ", ".join(heads) or "empty"
+    return ", ".join(map(str, heads)) or "empty"

@@ -11,12 +11,22 @@ from alembic.script.revision import ResolutionError
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
 from cleveragents_plans.evolution.runner.connection_errors import (
     NotADatabase,
     report_connection_lost,
 )
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
+
+
+class OutOfMemory(EvolutionError):
+    """The process got no more memory; the transaction was rolled back."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"{target}: the memory of this process is at its end, perhaps because of a value in "
+            f"the database that is very large; give it more memory, and {AGAIN}"
+        )
 
 
 @contextmanager
@@ -31,6 +41,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
     Raises:
         ConnectionFailed: The connection was lost.
         NotADatabase: The file is none.
+        OutOfMemory: The process got no more memory.
         StatementFailed: The database refused a statement.
         EvolutionError: The chain has no such revision.
     """
@@ -43,6 +54,8 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
             if "not a database" in str(error.orig):  # SQLite looks into the file late
                 raise NotADatabase(target, str(error.orig)) from error
             raise StatementFailed(target, error) from error
+        except MemoryError as error:
+            raise OutOfMemory(target) from error
         except CommandError as error:
             if not isinstance(error.__cause__, ResolutionError):
                 raise

@@ -8,7 +8,7 @@ outside of a transaction only. So both are seen to before the transaction begins
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine
@@ -16,6 +16,7 @@ from sqlalchemy.pool import StaticPool
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.sqlite.callbacks import interruptible
 from cleveragents_plans.evolution.sqlite.transaction import write_transaction
 
 T = TypeVar("T")
@@ -86,6 +87,17 @@ def sqlite_transaction(connection: Connection, settings: Settings) -> Iterator[N
                 yield
     finally:
         driver.isolation_level = level
+
+
+def statements_interruptible(connection: Connection) -> AbstractContextManager[None]:
+    """
+    Let a signal end a statement that only reads, as `write_transaction` does for all of it.
+
+    With a driver of asyncio it does nothing: its statements run in a thread of the driver's.
+    """
+    if connection.dialect.name != "sqlite" or connection.dialect.is_async:
+        return nullcontext()
+    return interruptible(connection.connection.driver_connection)
 
 
 def refuse_enforced_foreign_keys(connection: Connection) -> None:

@@ -9,6 +9,7 @@ look as if it had been run: True, False, or None if that does not show.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
@@ -18,6 +19,7 @@ from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.op import schema_of
+from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
@@ -85,11 +87,13 @@ class VersionState:
         self._own_table = own_table
         self._schemas = [schema_of(migration), migration.version_table_schema]
         self._chain = [each.revision for each in self._script.walk_revisions()]
-        heads = migration.get_current_heads()
+        # SQLite stores what is no text in a column of text, too, and without the primary key NULL
+        # and the same twice.
+        self._stored: list[object] = [*migration.get_current_heads()]
         #: Stored revisions that are in the chain.
-        self.known: list[str] = [head for head in heads if head in self._chain]
-        #: Stored revisions that are not.
-        self.unknown: list[str] = [head for head in heads if head not in self._chain]
+        self.known: list[str] = [str(head) for head in self._stored if head in self._chain]
+        #: Stored revisions that are not, as text.
+        self.unknown: list[str] = [str(head) for head in self._stored if head not in self._chain]
 
     def check(self, command: Command, *, unfinished: bool) -> None:
         """
@@ -164,11 +168,16 @@ class VersionState:
             )
 
     def _refuse_unknown(self) -> None:
+        table = self._options.version_table
+        for head, times in Counter(self._stored).items():
+            if not isinstance(head, str) or not head.strip():
+                said = "NULL" if head is None else _quoted(head)
+                raise VersionRefused(f"{table} holds {said}, which is no revision", self._stamp())
+            if times > 1:
+                raise VersionRefused(f"{table} holds {_quoted(head)} twice", self._stamp())
         if not self.unknown:
             return
-        table, found = self._options.version_table, " and ".join(map(repr, self.unknown))
-        if not "".join(self.unknown).strip():
-            raise VersionRefused(f"{table} holds {found}, which is no revision", self._stamp())
+        found = " and ".join(map(_quoted, self.unknown))
         if own := self._own_version_table():
             raise VersionRefused(
                 f"{table} holds {found}, of another chain, and {own} the version of this one",
@@ -277,3 +286,7 @@ class VersionState:
             ),
             None,
         )
+
+
+def _quoted(version: object) -> str:
+    return printable(repr(version), 160)

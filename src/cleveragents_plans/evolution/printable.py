@@ -1,0 +1,33 @@
+"""
+Text of others on one line of a terminal or a log: names, queries, versions, paths.
+
+A role that names a table, a session or a file can put escape sequences and ends of lines into it.
+A terminal would act on them (CWE-150), and a log would get forged lines (CWE-117).
+"""
+
+from __future__ import annotations
+
+#: Characters of a message; longer ones are cut in their middle, since the remedy is at the end.
+MAX_MESSAGE = 4000
+
+
+def printable(text: object, limit: int | None = MAX_MESSAGE) -> str:
+    """
+    Write *text* so that it can be printed: escaped as in Python where it cannot be as it is.
+
+    Args:
+        text: What is to be printed.
+        limit: The characters after which it is cut in the middle; None, it is not.
+    """
+    whole = str(text)
+    if limit is not None and len(whole) > limit:
+        begin, end = whole[: limit // 2], whole[-limit // 4 :]
+        left_out = len(whole) - len(begin) - len(end)
+        whole = f"{begin} … ({left_out:,} characters left out) … {end}"
+    if whole.isprintable():
+        return whole
+    return "".join(each if each.isprintable() else _escaped(each) for each in whole)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
