@@ -8,6 +8,7 @@ import sys
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -48,6 +49,8 @@ class DatabaseLibrary:
 
     def __init__(self) -> None:
         self._beside: URL | None = None
+        self._programs = ""
+        self._folder: TemporaryDirectory[str] | None = None
         self._url: URL | None = None
         self._templates: dict[str, URL] = {}
         self._remembered: tuple[Any, Any] | None = None
@@ -72,6 +75,7 @@ class DatabaseLibrary:
             self._beside = URL.create("sqlite", database=str(Path(folder) / "plans.db"))
         else:
             self._beside = database_url(postgres.server(engine).url())
+            self._programs = str(postgres.server(engine).binaries)
 
     @keyword
     def make_empty_database(self) -> str:
@@ -113,6 +117,32 @@ class DatabaseLibrary:
         return _text(self._url)
 
     @keyword
+    def go_on_with(self, url: str) -> None:
+        """Drop the database of the test; from here on it is that of *url*."""
+        if make_url(url).database != self._here().database:
+            self._drop(self._here())
+        self._url = database_url(url)
+
+    @keyword
+    def folder_of_the_database(self) -> str:
+        """Give the folder of the file, or one in which nothing is yet; it goes with the test."""
+        if self._here().get_backend_name() == "sqlite":
+            return str(Path(str(self._here().database)).parent)
+        if self._folder is None:
+            self._folder = TemporaryDirectory()
+        return self._folder.name
+
+    @keyword
+    def engine_of_the_database(self) -> str:
+        """Give `sqlite` or `postgresql`."""
+        return self._here().get_backend_name()
+
+    @keyword
+    def programs_of_the_server(self) -> str:
+        """Give the folder of pg_dump and its like; empty where they are in the path already."""
+        return self._programs
+
+    @keyword
     def make_file(self, content: str, writable: bool = True) -> str:
         """Make a file that is no database; give the URL that an operator takes it for."""
         file = Path(BuiltIn().get_variable_value("${OUTPUT_DIR}")) / f"file_{uuid4().hex[:12]}.db"
@@ -133,6 +163,9 @@ class DatabaseLibrary:
         if self._url is not None:
             self._drop(self._url)
             self._url = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
     @keyword
     def only_on(self, engine: str) -> None:
@@ -165,6 +198,17 @@ class DatabaseLibrary:
             session.execute(link, {"plan": one, "part_of": other})
 
     @keyword
+    def detach_plans_without_their_parent(self) -> None:
+        """Mend what `verify` finds in the deployed file, as it says; SQLite forbade no gap."""
+        detach = text(
+            "UPDATE v3_plans SET parent_plan_id = NULL"
+            " WHERE parent_plan_id NOT IN (SELECT plan_id FROM v3_plans)"
+        )
+        with self._session() as session, session.begin():
+            session.execute(detach)
+        self._roots = true_roots(_text(self._here()))
+
+    @keyword
     def stamp(self, revision: str) -> None:
         """Write down that the database is at *revision*, whatever it holds."""
         with self._session() as session, session.begin():
@@ -186,6 +230,11 @@ class DatabaseLibrary:
         changed += [str(entry) for entry in {*schema} ^ {*schema_now}]
         if changed:
             raise AssertionError(f"changed: {', '.join(changed)}")
+
+    @keyword
+    def no_row_should_have_changed(self) -> None:
+        """Fail unless all rows are those remembered; a dump writes some CHECKs in other words."""
+        self.only_should_have_changed()
 
     @keyword
     def only_should_have_changed(self, *tables: str) -> None:
@@ -274,7 +323,9 @@ class DatabaseLibrary:
             raise AssertionError("no engine was chosen: call Choose Databases first")
         name = f"plans_{uuid4().hex[:12]}"
         if self._beside.get_backend_name() == "sqlite":
-            file = Path(str(self._beside.database)).with_name(f"{name}.db")
+            folder = Path(str(self._beside.database)).with_name(name)
+            folder.mkdir()  # of its own: the page on restoring moves all of its files
+            file = folder / "plans.db"
             if template is not None:
                 shutil.copyfile(str(template.database), file)
             return self._beside.set(database=str(file))
@@ -285,8 +336,10 @@ class DatabaseLibrary:
     def _drop(self, url: URL) -> None:
         if url.get_backend_name() == "sqlite":
             file = Path(str(url.database))
-            for one in file.parent.glob(f"{file.name}*"):
-                one.unlink()
+            if file.name == "plans.db":
+                shutil.rmtree(file.parent)
+            else:
+                file.unlink()
         else:
             self._on_server(f'DROP DATABASE IF EXISTS "{url.database}" WITH (FORCE)')
 

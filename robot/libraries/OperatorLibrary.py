@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
+import signal
 import subprocess
 import sys
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from robot.api import logger
 from robot.api.deco import keyword, library
+from sqlalchemy import make_url
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = Path(sys.executable).parent
@@ -43,6 +48,61 @@ class OperatorLibrary:
         """Run *command* in an empty folder that is no checkout, without a DATABASE_URL."""
         with TemporaryDirectory() as folder:
             self._run([command], None, Path(folder))
+
+    @keyword
+    def run_at_once(self, url: str, *commands: str) -> None:
+        """Run the *commands* at the same time, with DATABASE_URL naming *url*."""
+        self._run(list(commands), url, ROOT)
+
+    @keyword
+    def run_from_page(
+        self, page: str, heading: str, block: int, folder: str, programs: str, url: str
+    ) -> None:
+        """
+        Run the commands that *page* of docs/ shows under *heading*, in its *block* of that number.
+
+        They run in *folder*, with DATABASE_URL naming *url*, RESTORED_URL the database
+        `plans_restored` beside it, and the *programs* of the server in the path.
+        """
+        text = (ROOT / "docs" / page).read_text()
+        section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+        shown = re.findall(r"^ *```sh\n(.*?)^ *```", section, re.DOTALL | re.MULTILINE)
+        path = os.pathsep.join(filter(None, [str(SCRIPTS), programs, os.environ["PATH"]]))
+        named = {
+            "DATABASE_URL": libpq_url(url),
+            "PATH": path,
+            "RESTORED_URL": libpq_url(url, "plans_restored"),
+        }
+        script = textwrap.dedent(shown[block - 1])
+        self._start([["bash", "-euo", "pipefail", "-c", script]], named, Path(folder))
+
+    @keyword
+    def restored_url(self, url: str) -> str:
+        """Name the database that the page on restoring makes beside *url*."""
+        return libpq_url(url, "plans_restored")
+
+    @keyword
+    def kill_upgrade(self, url: str, point: str) -> None:
+        """Run `alembic upgrade head`, and kill it before the first statement that has *point*."""
+        victim = [sys.executable, "-m", "support.victim", "--die-at", point]
+        named = {"DATABASE_URL": url, "PYTHONPATH": str(ROOT / "tests")}
+        self._start([[*victim, "--", "upgrade", "head"]], named, ROOT)
+        self.command_should_end_with(-signal.SIGKILL)
+
+    @keyword
+    def fingerprint_shown(self) -> str:
+        """Give the fingerprint that the last command showed."""
+        found = re.findall(r"^fingerprint +([0-9a-f]{32})$", self._outputs[-1][1], re.MULTILINE)
+        if len(found) != 1:
+            raise AssertionError(f"expected one fingerprint, found {found}")
+        return str(found[0])
+
+    @keyword
+    def command_should_end_with(self, status: int) -> None:
+        """Fail unless every command that was run last ended with *status*."""
+        for found, output, errors in self._outputs:
+            if found != status:
+                raise AssertionError(f"status {found}, expected {status}:\n{output}{errors}")
 
     @keyword
     def command_should_succeed(self) -> None:
@@ -95,23 +155,34 @@ class OperatorLibrary:
             raise AssertionError(f"expected {words!r}, found {output!r}")
 
     def _run(self, commands: list[str], url: str | None, folder: Path) -> None:
+        words = [[str(SCRIPTS / first), *rest] for first, *rest in map(shlex.split, commands)]
+        self._start(words, {} if url is None else {"DATABASE_URL": url}, folder)
+
+    def _start(self, commands: list[list[str]], named: Mapping[str, str], folder: Path) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        if url is not None:
-            environment["DATABASE_URL"] = url
         started = [
             subprocess.Popen(
-                [SCRIPTS / words[0], *words[1:]],
+                words,
                 cwd=folder,
-                env=environment,
+                env={**environment, **named},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
             )
-            for words in map(shlex.split, commands)
+            for words in commands
         ]
         self._outputs = []
         for command, process in zip(commands, started, strict=True):
             output, errors = process.communicate(timeout=120)
-            logger.info(f"$ {command}\n{errors}{output}=> {process.returncode}")
+            logger.info(f"$ {shlex.join(command)}\n{errors}{output}=> {process.returncode}")
             self._outputs.append((process.returncode, output, errors))
+
+
+def libpq_url(url: str, database: str | None = None) -> str:
+    """Write *url* as pg_dump reads it, too; with another *database*. One of SQLite is as it was."""
+    found = make_url(url)
+    if found.get_backend_name() == "sqlite":
+        return url
+    found = found.set(drivername="postgresql", database=database or found.database)
+    return found.render_as_string(hide_password=False)

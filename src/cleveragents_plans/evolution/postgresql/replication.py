@@ -103,7 +103,7 @@ def _warn_of_publications(connection: Connection, names: Mapping[str, object]) -
         "tables of this chain are published (%s; logical replication slots: %s): a subscriber "
         "whose tables lack a column or table of this revision stops at the first row that has "
         "it, and its slot then keeps all write-ahead log. Migrate every subscriber first, as "
-        "docs/operations.md says under Logical replication, or end this run and do so",
+        "docs/deployment.md says under Logical replication, or end this run and do so",
         ", ".join(publications),
         ", ".join(slots) or "none",
     )
@@ -115,7 +115,7 @@ def _warn_of_subscriptions(connection: Connection, names: Mapping[str, object]) 
         log.warning(
             "tables of this chain are written by subscriptions (%s). On the way up this database "
             "is the one to migrate first, and the publisher after it; on the way down it is the "
-            "last. See docs/operations.md, Logical replication",
+            "last. See docs/deployment.md, Logical replication",
             ", ".join(subscriptions),
         )
 
