@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade quick test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository wheel
+.PHONY: help upgrade quick test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository docs wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -46,7 +46,7 @@ test: $(VENV)/dev.installed  ## every test, on SQLite and on real PostgreSQL ser
 	@$(BIN)/robot --console dotted --outputdir build/robot/sqlite robot
 	@$(BIN)/robot --console dotted --outputdir build/robot/postgresql --exclude any-engine --variable ENGINE:postgresql-18 robot
 
-check: format lint types imports test unit-lowest  ## everything that must hold before a commit
+check: format lint types imports docs test unit-lowest  ## everything that must hold before a commit
 	@$(BIN)/coverage report --skip-covered
 
 format: $(VENV)/dev.installed  ## fail where the formatter would change something
@@ -57,6 +57,7 @@ lint: $(VENV)/dev.installed
 
 types: $(VENV)/dev.installed
 	@$(BIN)/mypy
+	@$(BIN)/mypy docs
 
 imports: $(VENV)/dev.installed  ## who may import whom
 	@$(BIN)/lint-imports
@@ -64,6 +65,10 @@ imports: $(VENV)/dev.installed  ## who may import whom
 unit-lowest: $(VENV)-lowest/lowest.installed  ## unit tests and SQLite on the lowest versions admitted
 	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "not fault and not slow" \
 	  tests/domain tests/persistence tests/evolution tests/cli
+
+docs: $(VENV)/dev.installed  ## build the site into build/site, offline
+	@$(BIN)/sphinx-build -W --keep-going -q -b html -d build/site-doctrees docs build/site
+	@echo "build/site/index.html"
 
 faults: $(VENV)/dev.installed  ## kills, crowds, restarts, full disks: minutes
 	@$(BIN)/pytest -m fault tests/faults

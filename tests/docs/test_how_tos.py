@@ -2,21 +2,132 @@
 
 from __future__ import annotations
 
+import io
 import os
-import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine, inspect, update
+from sqlalchemy.orm import Session
 
-from support.databases import ROOT
+from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
+from cleveragents_plans.schema import create_schema
+from support import pages
+from support.databases import ROOT, SERVERS
 from support.postgres import server
+from support.toys import execute
 
 
-def blocks(page: str) -> list[str]:
-    text = (ROOT / "docs" / page).read_text()
-    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def blocks(name: str) -> list[str]:
+    """List the blocks of Python of a page."""
+    return [text for kind, text in pages.blocks(pages.page(f"docs/{name}")) if kind == "python"]
+
+
+@pytest.mark.parametrize("engine", SERVERS)
+def test_sql_of_the_page_on_deployment_runs(engine: str):
+    [sql] = [text for kind, text in pages.blocks(pages.page("docs/deployment.md")) if kind == "sql"]
+
+    for statement in sql.split(";")[:-1]:
+        execute(server(engine).url(), statement)
+
+
+def names_of(name: str, block: int = 0) -> dict[str, Any]:
+    """Run a block of Python of a page; give the names that it defines."""
+    names: dict[str, Any] = {}
+    exec(blocks(name)[block], names)  # what the page says is what is tested
+    return names
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_engine(f"sqlite:///{tmp_path / 'plans.db'}")
+    create_schema(engine)
+    yield engine
+    engine.dispose()
+
+
+def stored(engine: Engine) -> list[Plan]:
+    with Session(engine) as session:
+        return list(PlanRepository(session).stream())
+
+
+def test_page_on_workers_takes_the_oldest_plan_and_saves_what_became_of_it(engine: Engine):
+    with Session(engine) as session, session.begin():
+        plans = PlanRepository(session)
+        for name in ("local/first", "local/second"):
+            plan = plans.add(Plan.create(name))
+            for _ in range(2):
+                plan = plans.save(plan.begin().complete().advance())
+    take_one = names_of("workers.md")["take_one"]
+    seen = []
+
+    def work(plan: Plan) -> Plan:
+        seen.append(plan.namespaced_name)
+        return plan.complete()
+
+    assert [take_one(engine, work) for _ in range(3)] == [True, True, False]
+    assert seen == ["local/first", "local/second"]
+    assert {each.processing_state for each in stored(engine)} == {"complete"}
+
+
+def test_page_on_retention_deletes_old_trees_and_no_others(engine: Engine):
+    long_ago = datetime.now(UTC) - timedelta(days=100)
+    with Session(engine) as session, session.begin():
+        plans = PlanRepository(session)
+        old = plans.add(Plan.create("local/old"))
+        plans.save(old.cancel())
+        plans.save(plans.add(Plan.create("local/recent")).cancel())
+        plans.add(Plan.create("local/open", created_at=long_ago))
+    with engine.begin() as connection:
+        found = LifecyclePlanModel.__table__.c
+        connection.execute(
+            update(LifecyclePlanModel.__table__)
+            .where(found.plan_id == old.plan_id)
+            .values(created_at=long_ago, completed_at=long_ago)
+        )
+
+    names_of("retention-and-import.md", 1)["delete_old_trees"](engine)
+
+    assert [each.namespaced_name for each in stored(engine)] == ["local/recent", "local/open"]
+
+
+def test_page_on_import_reads_back_what_it_exported_and_can_be_repeated(engine: Engine):
+    with Session(engine) as session, session.begin():
+        parent = PlanRepository(session).add(Plan.create("local/x", arguments={"a": [1, None]}))
+        PlanRepository(session).add(parent.spawn("a part"))
+    before = stored(engine)
+    names, file = names_of("retention-and-import.md"), io.StringIO()
+    names["export_plans"](engine, file)
+    with Session(engine) as session, session.begin():
+        PlanRepository(session).delete_tree(parent.plan_id)
+
+    counts = [names["import_plans"](engine, io.StringIO(file.getvalue())) for _ in range(2)]
+
+    assert counts == [2, 0]
+    assert stored(engine) == before
+
+
+def test_page_on_two_chains_keeps_the_version_of_the_plans_in_a_table_of_its_own(tmp_path: Path):
+    engine = open_engine(f"sqlite:///{tmp_path / 'plans.db'}")
+
+    exec(blocks("two-chains.md")[0], {"engine": engine})
+
+    assert {"v3_plans", "plans_version"} <= set(inspect(engine).get_table_names())
+    engine.dispose()
+
+
+def test_page_on_two_chains_shows_files_that_its_tests_use():
+    tested = pages.page("tests/schema/test_two_chains.py")
+    shown = [line for block in blocks("two-chains.md")[1:] for line in block.splitlines()]
+    calls = [line for line in shown if line.startswith(("from cleveragents", "run_environment"))]
+
+    assert len(calls) == 3
+    assert [line for line in calls if line not in tested] == []
 
 
 def test_page_on_web_services_quotes_the_example():

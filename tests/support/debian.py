@@ -15,6 +15,7 @@ from pathlib import Path
 PROGRAMS = {
     "postgresql-15": Path("/usr/lib/postgresql/15/bin/postgres"),
     "pgbouncer": Path("/usr/sbin/pgbouncer"),
+    "chromium-headless-shell": Path("/usr/bin/chromium-headless-shell"),
     "pgpool2": Path("/usr/sbin/pgpool"),
     "systemd": Path("/usr/bin/systemd-analyze"),
 }

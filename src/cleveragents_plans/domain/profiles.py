@@ -60,7 +60,7 @@ class AutomationProfile(Value):
     """
 
     name: Name
-    """`[[server:]namespace/]name`."""
+    """Its name, ``[[server:]namespace/]name``."""
     description: Text = ""
     """What the profile is for, in words."""
     schema_version: Label = SCHEMA_VERSION
