@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
@@ -17,7 +18,7 @@ from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.postgresql import locks
 from cleveragents_plans.evolution.runner import environment
 from cleveragents_plans.persistence import Base, open_engine
-from support.databases import ENGINES, database_at, migrate, roll_back
+from support.databases import ENGINES, chain, database_at, migrate, roll_back
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003, M8_001
 from support.rows import schema_dump
@@ -438,6 +439,30 @@ def test_version_table_of_another_role_in_an_earlier_schema_is_refused(url: str)
         migrate(url, HEAD)
     with pytest.raises(EvolutionError, match=r"shared\.alembic_version"):
         roll_back(url, "base", "drop-plans=yes")
+
+
+def test_commands_that_compare_tables_run_no_operator_of_another_role(url: str):
+    migrate(url, HEAD)
+    execute(
+        of_role(url, CLERK),
+        "CREATE SEQUENCE public.compared",
+        "CREATE FUNCTION public.compare(name, varchar) RETURNS boolean LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM nextval('public.compared');"
+        " RETURN $1::text OPERATOR(pg_catalog.=) $2::text; END$$",
+        "CREATE OPERATOR public.= (LEFTARG = name, RIGHTARG = varchar, FUNCTION = public.compare)",
+    )
+
+    for extra in ((), ("schema=public",)):
+        with pytest.raises(EvolutionError, match="functions or operators in the schema public"):
+            command.check(chain(url, *extra))
+    assert execute(url, "SELECT is_called FROM compared") == [(False,)]
+
+    execute(url, f"DROP OWNED BY {CLERK}")
+    command.check(chain(url))
+    # What it may create at any moment is as bad as what is there.
+    execute(url, f"GRANT CREATE ON SCHEMA public TO {CLERK}")
+    with pytest.raises(EvolutionError, match="REVOKE CREATE ON SCHEMA public"):
+        command.check(chain(url))
 
 
 def test_first_statements_of_a_connection_run_no_operator_of_another_role(url: str):

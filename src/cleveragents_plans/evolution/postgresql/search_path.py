@@ -86,19 +86,30 @@ def search_schema(connection: Connection, schema: str | None, *, local: bool = F
     Let names without a schema mean *schema*, for the session or the transaction (*local*).
 
     For commands that compare what SQLAlchemy reflects, which is found by the search path.
-    Without a *schema* the first one of the search path is used.
+    Without a *schema* the first one of the search path is used. No other one is searched.
 
     Raises:
-        SchemaNotUsable: There is none.
+        SchemaNotUsable: There is none, or roles that are not trusted may create objects in it:
+            their operators and functions would be run.
     """
-    if schema is None:
-        path, schemas = run(connection, _SEARCHED).one()
-        if not schemas:
-            raise SchemaNotUsable(_NO_SCHEMA.format(path or "empty"))
-        return str(schemas[0])
+    path, schemas = run(connection, _SEARCHED).one()
+    run(connection, f"SET {'LOCAL' if local else 'SESSION'} search_path = {SYSTEM_SCHEMAS}")
+    if schema is not None:
+        found = _existing(connection, schema)
+    elif schemas:
+        found = str(schemas[0])
+    else:
+        raise SchemaNotUsable(_NO_SCHEMA.format(path or "empty"))
+    if not run(connection, _IS_TRUSTED, {"schema": found}).scalar_one():
+        raise SchemaNotUsable(
+            f"other roles have, or may create, functions or operators in the schema {found}, "
+            "and this command would run them with your rights; run it on a database of your own, "
+            f"or drop them and run REVOKE CREATE ON SCHEMA {found} FROM these roles; "
+            "nothing was changed"
+        )
     query = "SELECT set_config('search_path', quote_ident(%(schema)s), %(local)s)"
-    run(connection, query, {"schema": _existing(connection, schema), "local": local})
-    return schema
+    run(connection, query, {"schema": found, "local": local})
+    return found
 
 
 def find_schema(connection: Connection, *tables: Collection[str]) -> str:
@@ -209,6 +220,15 @@ def path_statement(connection: Connection) -> list[str]:
 _TRUSTED = """\
 ({0} IN (n.nspowner, d.datdba, to_regrole(quote_ident(current_user)))
             OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = {0} AND r.rolsuper))"""
+# No other role may create objects in the schema, or has created operators or functions.
+_SAFE = f"""\
+NOT EXISTS (
+         SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
+          WHERE a.privilege_type = 'CREATE' AND NOT {_TRUSTED.format("a.grantee")})
+   AND NOT EXISTS (SELECT FROM pg_proc p
+                    WHERE p.pronamespace = n.oid AND NOT {_TRUSTED.format("p.proowner")})
+   AND NOT EXISTS (SELECT FROM pg_operator o
+                    WHERE o.oprnamespace = n.oid AND NOT {_TRUSTED.format("o.oprowner")})"""
 _PATH_OF_EVENT_TRIGGERS = f"""\
 SELECT string_agg(quote_ident(n.nspname), ', ' ORDER BY searched.place)
   FROM unnest(CAST(%(searched)s AS text[])) WITH ORDINALITY AS searched (name, place)
@@ -218,13 +238,12 @@ SELECT string_agg(quote_ident(n.nspname), ', ' ORDER BY searched.place)
          SELECT FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
           WHERE e.evtenabled IN ('O', 'A') AND NOT EXISTS (
                   SELECT FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%%'))
-   AND NOT EXISTS (
-         SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
-          WHERE a.privilege_type = 'CREATE' AND NOT {_TRUSTED.format("a.grantee")})
-   AND NOT EXISTS (SELECT FROM pg_proc p
-                    WHERE p.pronamespace = n.oid AND NOT {_TRUSTED.format("p.proowner")})
-   AND NOT EXISTS (SELECT FROM pg_operator o
-                    WHERE o.oprnamespace = n.oid AND NOT {_TRUSTED.format("o.oprowner")})"""
+   AND {_SAFE}"""
+
+_IS_TRUSTED = f"""\
+SELECT {_SAFE}
+  FROM pg_namespace n JOIN pg_database d ON d.datname = current_database()
+ WHERE n.nspname = %(schema)s"""
 
 
 @contextmanager
