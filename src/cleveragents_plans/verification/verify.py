@@ -24,6 +24,7 @@ from cleveragents_plans.verification.postgresql_objects import (
 from cleveragents_plans.verification.postgresql_tables import postgresql_tables
 from cleveragents_plans.verification.rows import Fingerprint, can_be_read, check_rows, plan_rows
 from cleveragents_plans.verification.sqlite_tables import sqlite_tables
+from cleveragents_plans.verification.table_triggers import check_table_triggers
 from cleveragents_plans.verification.tables import Table
 from cleveragents_plans.verification.trees import check_trees
 
@@ -104,6 +105,7 @@ def _check_schema(database: Database) -> Iterator[Finding]:
     if database.schema is not None:
         yield from check_owners(database)
         yield from check_other_schemas(database)
+    yield from check_table_triggers(database)
     # Where the version says nothing true of the tables, nothing can be expected of them.
     if position.unfinished is not None or position.misfit is not None or not position.applied:
         return

@@ -29,7 +29,8 @@ def drop_trigger(op: Op, table: str, name: str) -> None:
     Drop the trigger *name* of *table* and its function of the same name, if they are there.
 
     PostgreSQL: ACCESS EXCLUSIVE on *table* for a change of the catalog, some milliseconds
-    (see `with_exclusive_lock`). SQLite: nothing, since it has no PL/pgSQL.
+    (see `with_exclusive_lock`). SQLite: nothing, since `create_trigger` makes none there; so a
+    misspelt *name* is found out on PostgreSQL only.
 
     Idempotent: a trigger that is not there is no error, but a warning, unless an interrupted
     run may have dropped it. A name that differs by a letter or two from one that is there is
