@@ -13,6 +13,7 @@ from alembic.script import Script, ScriptDirectory
 from sqlalchemy import inspect, text
 
 from cleveragents_plans import Base, open_engine
+from cleveragents_plans.evolution.runner.runs import RUNS
 from support.databases import ROOT, chain, empty_database, migrate, roll_back
 from support.revisions import A5_004, M4_003, M8_001, M8_002
 from support.rows import Entry, schema_dump
@@ -153,7 +154,7 @@ def schema_of(url: str):
     engine = open_engine(url)
     seen = inspect(engine)
     schema = {}
-    for table in sorted(set(seen.get_table_names()) - {"alembic_version"}):
+    for table in sorted(set(seen.get_table_names()) - {"alembic_version", RUNS}):
         schema[table] = {
             "columns": {
                 column["name"]: (str(column["type"]), column["nullable"], column["default"])

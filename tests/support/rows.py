@@ -14,6 +14,9 @@ from typing import Any
 
 from sqlalchemy import Connection, NullPool, create_engine, event, make_url
 
+# Who migrated what and when differs from run to run; a run creates the table, and no revision.
+_RUNS = "evolution_runs"
+
 #: One thing in a schema: its kind, the table it belongs to, its name, what it says.
 Entry = tuple[str, str, str, str]
 
@@ -100,7 +103,9 @@ def database_hash(url: str, without: Collection[str] = ()) -> dict[str, str]:
         sqlite = connection.dialect.name == "sqlite"
         listing = _SQLITE_TABLES if sqlite else _POSTGRESQL_TABLES
         tables = connection.exec_driver_sql(listing).scalars().all()
-        return {name: _table_hash(connection, name) for name in sorted(set(tables) - {*without})}
+        return {
+            name: _table_hash(connection, name) for name in sorted(set(tables) - {_RUNS, *without})
+        }
 
 
 def schema_dump(url: str, without: Collection[str] = ()) -> list[Entry]:
@@ -116,7 +121,7 @@ def schema_dump(url: str, without: Collection[str] = ()) -> list[Entry]:
         sqlite = connection.dialect.name == "sqlite"
         found = connection.exec_driver_sql(_SQLITE_SCHEMA if sqlite else _POSTGRESQL_SCHEMA)
         entries = ((str(a), str(b), str(c), str(d)) for a, b, c, d in found)
-        return sorted(entry for entry in entries if entry[1] not in without)
+        return sorted(entry for entry in entries if entry[1] not in (_RUNS, *without))
 
 
 def _table_hash(connection: Connection, table: str) -> str:

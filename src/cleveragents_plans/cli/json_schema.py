@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter
 
+from cleveragents_plans.cli.history import HistoryReport
 from cleveragents_plans.cli.plans import PlansReport
 from cleveragents_plans.cli.preflight import PreflightReport
 from cleveragents_plans.cli.profiles import ProfilesReport
@@ -22,7 +23,8 @@ from cleveragents_plans.cli.tree import TreeReport
 from cleveragents_plans.cli.verify import VerifyReport
 
 _Report = Annotated[
-    PlansReport
+    HistoryReport
+    | PlansReport
     | PreflightReport
     | ProfilesReport
     | ShowReport

@@ -24,12 +24,41 @@ def show(*parts: RenderableType) -> None:
     Colours are those of the terminal; a pipe and ``NO_COLOR`` switch them off
     (https://no-color.org).
     """
+    _write(_rendered(*parts))
+
+
+def _rendered(*parts: RenderableType) -> str:
     console = _console()
     with standard_output(), console.capture() as captured:
         for part in parts:
             console.print(part)
     # Columns are filled up with blanks.
-    _write("\n".join(line.rstrip() for line in captured.get().split("\n")))
+    return "\n".join(line.rstrip() for line in captured.get().split("\n"))
+
+
+class Screen:
+    """Shows what changes: drawn in its place on a terminal, a line for each change elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = _console().is_terminal
+        self._drawn = 0
+        self._said: str | None = None
+
+    def show(self, part: RenderableType, line: str | None) -> None:
+        """Draw *part* on a terminal, over the last one; elsewhere write *line*, if it is new."""
+        if self._terminal:
+            text = _rendered(part)
+            back = f"\x1b[{self._drawn}A\x1b[J" if self._drawn else ""
+            _write(back + text)
+            self._drawn = text.count("\n")
+        elif line and line != self._said:
+            self._said = line
+            show(line)
+
+    def end(self, part: RenderableType) -> None:
+        """Write the last *part* where it has not been drawn."""
+        if not self._terminal:
+            show(part)
 
 
 def show_json(report: BaseModel) -> None:

@@ -9,12 +9,14 @@ from alembic.util import CommandError
 
 from cleveragents_plans import __version__
 from cleveragents_plans.cli import migrate
+from cleveragents_plans.cli.history import history_command
 from cleveragents_plans.cli.plans import plans_command
 from cleveragents_plans.cli.preflight import preflight_command
 from cleveragents_plans.cli.profiles import profiles_command
 from cleveragents_plans.cli.show import show_command
 from cleveragents_plans.cli.status import status_command
 from cleveragents_plans.cli.statuses import ExitStatus, status_of
+from cleveragents_plans.cli.throttle import throttle_command
 from cleveragents_plans.cli.tree import tree_command
 from cleveragents_plans.cli.verify import verify_command
 from cleveragents_plans.domain.errors import PlansError
@@ -41,7 +43,9 @@ for _command in (
     migrate.stamp,
     migrate.current,
     status_command,
+    history_command,
     preflight_command,
+    throttle_command,
     verify_command,
     plans_command,
     show_command,

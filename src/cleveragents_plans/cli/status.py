@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+from alembic.config import Config
 from pydantic import Field
+from rich.table import Table
 from rich.text import Text
 from sqlalchemy import func, select
 
+from cleveragents_plans.cli.history import RunFacts
 from cleveragents_plans.cli.options import config_of, database_options, json_option
-from cleveragents_plans.cli.output import facts, show, show_json
+from cleveragents_plans.cli.output import Screen, facts, show, show_json
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, LoginRefused
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
+from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable
 from cleveragents_plans.evolution.runner.unfinished import Unfinished
 from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
 from cleveragents_plans.persistence.sessions import PLANS
@@ -54,6 +58,17 @@ class StatusReport(Report):
     migrating: tuple[str, ...] = Field(
         description="The sessions or processes that migrate it now, or lock its file."
     )
+    last_run: RunFacts | None = Field(
+        description="The newest run, which may be under way; null if none is noted."
+    )
+    last_run_problem: str | None = Field(description="Why that cannot be read; null if it can.")
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a run is."""
+        return bool(self.migrating) or (
+            self.last_run is not None and self.last_run.outcome == "running"
+        )
 
 
 @click.command("status")
@@ -61,15 +76,18 @@ class StatusReport(Report):
     "--wait", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
     help="Wait so long until it is ready, looking each second.",
 )  # fmt: skip
+@click.option("--follow", is_flag=True, help="Go on until the run under way has ended.")
 @json_option
 @database_options
-def status_command(wait: float, json: bool, **given: Any) -> ExitStatus:
+def status_command(wait: float, follow: bool, json: bool, **given: Any) -> ExitStatus:
     """
     Show at which revision the database is, and what is pending.
 
     Exit status 0 means ready, 3 behind (or a version that does not fit the tables), 4 between two
     revisions. With --wait a container can wait until another one has migrated.
     """
+    if follow and (json or wait):
+        raise click.UsageError("--follow is for people to read: without --json and --wait")
     until = time.monotonic() + wait
     config = config_of(given)
     while True:
@@ -84,8 +102,27 @@ def status_command(wait: float, json: bool, **given: Any) -> ExitStatus:
             if late or report.state == "ready":
                 break
         time.sleep(_POLL)
-    show_json(report) if json else _show(report)
+    if follow:
+        report = _follow(config, report)
+    elif json:
+        show_json(report)
+    else:
+        show(_shown(report))
     return _STATUSES[report.state]
+
+
+def _follow(config: Config, report: StatusReport) -> StatusReport:
+    """Show *report*, and what it becomes, until no run is under way; give the last one."""
+    screen = Screen()
+    while True:
+        run = report.last_run if report.is_under_way else None
+        screen.show(_shown(report), f"{time.strftime('%H:%M:%S')} {run.how_far()}" if run else None)
+        if not report.is_under_way:
+            screen.end(_shown(report))
+            return report
+        time.sleep(_POLL)
+        with read_database(config, "status") as database:
+            report = _look(database)
 
 
 _STATUSES = {
@@ -110,6 +147,7 @@ def _look(database: Database) -> StatusReport:
         state, remedies = "misfit", (position.misfit.remedy,)
     elif position.pending:
         state, remedies = "behind", (f"run {typed(database.config, 'upgrade')}",)
+    last_run, unread = _last_run(database)
     return StatusReport(
         database=DatabaseFacts.of(database),
         state=state,
@@ -122,7 +160,17 @@ def _look(database: Database) -> StatusReport:
         children=children,
         bytes=_bytes(database),
         migrating=tuple(map(str, _migrating(database))),
+        last_run=RunFacts.of(last_run) if last_run else None,
+        last_run_problem=unread,
     )
+
+
+def _last_run(database: Database) -> tuple[Run | None, str | None]:
+    try:
+        found = database.runs.read(database.connection, most=1)
+    except RunsNotUsable as error:
+        return None, str(error)
+    return (found[0] if found else None), None
 
 
 def _ways_out(database: Database, unfinished: Unfinished) -> tuple[str, ...]:
@@ -153,7 +201,7 @@ def _migrating(database: Database) -> list[Any]:
     return [each for each in lock_holders(Path(file)) if each.writes]
 
 
-def _show(report: StatusReport) -> None:
+def _shown(report: StatusReport) -> Table:
     lines: list[tuple[str, str | Text]] = [*report.database.lines()]
     if report.problem:
         lines.append(("problem", report.problem))
@@ -162,9 +210,15 @@ def _show(report: StatusReport) -> None:
     if report.plans is not None:
         lines.append(("plans", f"{report.plans:,}, {report.children:,} with a parent{size}"))
     lines += [("migrating", each) for each in report.migrating]
+    if report.last_run is not None:
+        lines.append(("last run", report.last_run.line()))
+        if report.last_run.outcome != "done":
+            lines.append(("", report.last_run.how_far()))
+    elif report.last_run_problem:
+        lines.append(("last run", f"not known: {report.last_run_problem}"))
     style = "bold green" if report.state == "ready" else "bold yellow"
     if report.state in ("misfit", "unfinished"):
         style = "bold red"
     lines.append(("state", Text(report.state, style)))
     lines += [("" if number else "next", each) for number, each in enumerate(report.remedies)]
-    show(facts(lines))
+    return facts(lines)

@@ -12,8 +12,10 @@ from io import StringIO
 from types import TracebackType
 from typing import Final, Self
 
+from cleveragents_plans.evolution import under_way
 from cleveragents_plans.evolution.console import Console, Stream
 from cleveragents_plans.evolution.printable import printable
+from cleveragents_plans.evolution.under_way import Figures
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -29,8 +31,6 @@ _PATIENCE = 0.5
 _console: Console | None = None
 # What is known about the statement that is running, such as for whom it waits.
 _reason: Callable[[], str] | None = None
-# The heartbeats that are under way, the innermost last.
-_heartbeats: list[str] = []
 
 
 @contextmanager
@@ -45,11 +45,11 @@ def heartbeat(what: str, every: float) -> Iterator[None]:
 
     def beat() -> None:
         while not over.wait(every):
-            if _heartbeats[-1:] == [what]:
+            if under_way.uncounted() == what:
                 report_under_way(what, begun)
 
     thread = threading.Thread(target=beat, daemon=True)
-    with speaks_itself(what):
+    with under_way.entered(what):
         thread.start()
         try:
             yield
@@ -58,19 +58,24 @@ def heartbeat(what: str, every: float) -> Iterator[None]:
             thread.join(_PATIENCE)  # it may be asking for the reason
 
 
-@contextmanager
-def speaks_itself(what: str) -> Iterator[None]:
-    """Let nothing else report *what* is under way here: it is reported where it is done."""
-    _heartbeats.append(what)
-    try:
-        yield
-    finally:
-        _heartbeats.remove(what)
+def report_pause(reason: str, seconds: float, *, first: bool) -> None:
+    """
+    Show that the run has paused for *seconds*, and why: in the bar, and in the log.
 
-
-def heartbeat_active() -> bool:
-    """Tell whether a heartbeat is under way."""
-    return bool(_heartbeats)
+    On a terminal only the *first* report is a line of its own.
+    """
+    terminal = _console is not None and _console.is_terminal
+    if first or not terminal:
+        clear_line()
+        log.info(
+            "PAUSED: %s%s",
+            reason,
+            "" if first else f" ({_clock(seconds)} gone)",
+            extra={"event": "paused", "seconds": seconds},
+        )
+    if terminal and _console is not None and not _console.behind:
+        line = f"PAUSED {_clock(seconds)}: {reason}"[: _console.columns - 1]
+        _console.write(f"\r\x1b[K{line}")
 
 
 def report_under_way(what: str, begun: float) -> None:
@@ -134,8 +139,10 @@ class Progress:
         self._every = _REDRAW_EVERY if self._bar else every
         self._begun = self._shown = time.monotonic()
         self._samples = deque([(self._begun, 0, 0)])
+        self._entry = under_way.entered(label, self.figures)
 
     def __enter__(self) -> Self:
+        self._entry.__enter__()
         return self
 
     def __exit__(
@@ -144,6 +151,7 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._entry.__exit__(kind, error, trace)
         self._show(last=True, whole=error is None)
         if self._run is None:
             self._console.close()
@@ -157,6 +165,11 @@ class Progress:
         """Count *rows* that were looked at and need nothing, and show likewise."""
         self._passed += rows
         self._show_when_due()
+
+    def figures(self) -> Figures:
+        """Tell how far it is; other threads ask, too."""
+        total = max(self.total, self.done)
+        return Figures(self.done, total, *self._rate_and_left(total, time.monotonic()))
 
     def say(self, message: str) -> None:
         """Log *message* as a warning, on a line of its own."""
@@ -178,7 +191,7 @@ class Progress:
         # Rows come in while others are counted, so there may be more than there were.
         total = max(self.total, self.done)
         share = 100 if whole else min(99, 100 * self.done // max(total, 1))
-        rate, left = self._rate_and_left(total)
+        rate, left = self._rate_and_left(total, self._shown)
         if last:
             rate, left = self.done / seconds, 0.0
         figures = [
@@ -207,10 +220,10 @@ class Progress:
             return f"{_clock(seconds)} left"
         return "unknown left" if self.done < self.total else ""
 
-    def _rate_and_left(self, total: int) -> tuple[float, float | None]:
+    def _rate_and_left(self, total: int, now: float) -> tuple[float, float | None]:
         """Give the rows per second of late, and the seconds that are left if that is known."""
         begun, done, looked_at = self._samples[0]
-        seconds = max(self._shown - begun, 1e-9)
+        seconds = max(now - begun, 1e-9)
         rate = (self.done - done) / seconds
         if self.done < total and rate:
             return rate, (total - self.done) / rate

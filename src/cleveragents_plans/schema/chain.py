@@ -20,6 +20,7 @@ from sqlalchemy import MetaData, Table
 from sqlalchemy.schema import SchemaItem
 
 from cleveragents_plans.evolution.runner import environment
+from cleveragents_plans.evolution.runner.runs import RUNS
 from cleveragents_plans.evolution.runner.target import Application
 from cleveragents_plans.persistence import (
     Base,
@@ -140,7 +141,7 @@ def include_object(
     if type_ != "table" or not reflected or compare_to is not None:
         return True
     columns = [column.name for column in item.columns] if isinstance(item, Table) else []
-    return name not in (*Base.metadata.tables, _ARCHIVE) and columns != ["version_num"]
+    return name not in (*Base.metadata.tables, _ARCHIVE, RUNS) and columns != ["version_num"]
 
 
 def _copy(source: Traversable, target: Path) -> None:

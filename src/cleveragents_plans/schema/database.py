@@ -28,6 +28,7 @@ from cleveragents_plans.evolution.reporting import console_logging, tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
+from cleveragents_plans.evolution.runner.runs import RunsTable
 from cleveragents_plans.evolution.runner.sqlite_transaction import statements_interruptible
 from cleveragents_plans.evolution.runner.target import find_target
 from cleveragents_plans.evolution.runner.unfinished import Unfinished, UnfinishedNote
@@ -99,6 +100,11 @@ class Database:
     def on_postgresql(self) -> bool:
         """Whether it is PostgreSQL, and not SQLite."""
         return self.schema is not None
+
+    @property
+    def runs(self) -> RunsTable:
+        """Where the runs of the chain are noted."""
+        return RunsTable(self.options.version_table, self.migration.version_table_schema)
 
     def table(self, name: str) -> str:
         """Write the name of a table for SQL."""

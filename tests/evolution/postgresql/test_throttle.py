@@ -62,7 +62,7 @@ def test_throttle_rests_until_the_rows_are_due(op_alone, rests):
 
     throttled.rest(0.3, 100)
 
-    assert rests == [pytest.approx(0.7)]
+    assert sum(rests) == pytest.approx(0.7)
 
 
 def test_size_of_quick_batches_grows_to_the_wanted_time():

@@ -41,6 +41,7 @@ from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
 from cleveragents_plans.evolution.reporting import Progress, heartbeat
 from cleveragents_plans.evolution.run_figures import record_rows
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.under_way import waits
 
 # A parent that another session deletes meanwhile is a conflict, too.
 _NO_PARENT = "23503"
@@ -115,9 +116,9 @@ class BatchRun:
                 missed = self._pass([KeyRange()], progress)
                 deadline.restart()
                 while missed.ranges:
-                    before = self.written
+                    before = self.written, self.throttle.paused
                     missed = self._pass(missed.ranges, progress)
-                    if self.written > before:
+                    if (self.written, self.throttle.paused) != before:
                         deadline.restart()
                         self.unlocked = 0
                     elif missed.ranges:
@@ -135,7 +136,7 @@ class BatchRun:
             type_of_key = base_type(self.connection, self.table, self.wanted.key)
             condition = f"{self.key} = ANY(CAST(%(keys)s AS {type_of_key}[]))"
         while keys:
-            size = self.batch.size
+            size = self.throttle.fitting(self.batch.size)
             # What is locked is left for the pass.
             done = self._batch(condition, {"keys": list(keys[:size])})
             self.written += done
@@ -148,7 +149,7 @@ class BatchRun:
         for among in ranges:
             for rest, keys in self._looks(among, progress):
                 while keys:
-                    size = min(self.batch.size, len(keys))
+                    size = min(self.throttle.fitting(self.batch.size), len(keys))
                     # The end of what was looked at is as good as the last row in it, and
                     # leaves no gap that is read twice.
                     high = keys[size - 1] if size < len(keys) else rest.high
@@ -275,13 +276,15 @@ UNION ALL
             raise BackfillStuck(
                 self.table, missed.rows, keys, deadline.waited, found, triggers, self.refused
             )
-        if deadline.report_due():
-            fire = f"; triggers that fire for them: {', '.join(triggers)}" if triggers else ""
-            progress.say(
-                f"{missed.rows} rows of {self.table} could not be written for "
-                f"{deadline.waited:.0f} s; sessions that lock the table: {listed(found)}{fire}"
-            )
-        time.sleep(min(0.5, max(deadline.left, 0)))
+        with waits() as say:
+            say(f"rows of {self.table}; sessions that lock the table: {listed(found)}")
+            if deadline.report_due():
+                fire = f"; triggers that fire for them: {', '.join(triggers)}" if triggers else ""
+                progress.say(
+                    f"{missed.rows} rows of {self.table} could not be written for "
+                    f"{deadline.waited:.0f} s; sessions that lock the table: {listed(found)}{fire}"
+                )
+            time.sleep(min(0.5, max(deadline.left, 0)))
 
     def _some_keys(self, missed: SkippedRanges, progress: Progress) -> list[Any]:
         looks = (look for among in missed.ranges for look in self._looks(among, progress))

@@ -21,8 +21,8 @@ from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers, 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
-from cleveragents_plans.evolution.reporting import speaks_itself
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.under_way import entered
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -46,7 +46,7 @@ class IndexProgress:
         self._engine = connection.engine
         self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
         self._what, self._table, self._every = what, table, settings.report_every
-        self._label = speaks_itself(what)
+        self._label = entered(what)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._begun = time.monotonic()

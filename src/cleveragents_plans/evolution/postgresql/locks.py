@@ -36,6 +36,7 @@ from cleveragents_plans.evolution.postgresql.pipeline import run_in_pipeline
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
 from cleveragents_plans.evolution.run_figures import record_lock
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.under_way import waits
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -86,6 +87,7 @@ _POLL_PAUSE = 0.005
 _RUNGS_MS = (10, 10, 20, 20)
 _LONG_RUNG_MS = 50
 _LONG_RUNG_AFTER = 60.0
+_WAITING = "waiting for a lock on %s for %.0f s; blocked by: %s"
 
 
 def with_exclusive_lock(
@@ -230,23 +232,21 @@ def retry(
         LockNotObtained: The *deadline* is over.
     """
     seen: list[Blocker] = []
-    while True:
-        try:
-            return attempt()
-        except DBAPIError as error:
-            if sqlstate(error) not in LOCK_CONFLICTS:
-                raise
-        seen = blockers(connection, tables, modes) or seen
-        if deadline.left <= 0:
-            raise LockNotObtained(" and ".join(tables), deadline.waited, seen)
-        if deadline.report_due():
-            log.warning(
-                "waiting for a lock on %s for %.0f s; blocked by: %s",
-                " and ".join(tables),
-                deadline.waited,
-                listed(seen),
-            )
-        _pause(0.1, 0.3)
+    names = " and ".join(tables)
+    with waits() as say:
+        while True:
+            try:
+                return attempt()
+            except DBAPIError as error:
+                if sqlstate(error) not in LOCK_CONFLICTS:
+                    raise
+            seen = blockers(connection, tables, modes) or seen
+            say(f"a lock on {names}; blocked by: {listed(seen)}")
+            if deadline.left <= 0:
+                raise LockNotObtained(names, deadline.waited, seen)
+            if deadline.report_due():
+                log.warning(_WAITING, names, deadline.waited, listed(seen))
+            _pause(0.1, 0.3)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any, Final, Self
 
-from sqlalchemy import Connection, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import listed, sqlstate
@@ -21,11 +21,8 @@ from cleveragents_plans.evolution.postgresql.blockers import waited_for
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.poolers import second_connection
 from cleveragents_plans.evolution.postgresql.search_path import searching_system_schemas
-from cleveragents_plans.evolution.reporting import (
-    heartbeat_active,
-    reasons,
-    report_under_way,
-)
+from cleveragents_plans.evolution.reporting import reasons, report_under_way
+from cleveragents_plans.evolution.under_way import uncounted
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -51,12 +48,7 @@ class StatementWatch:
         self._every = every
         self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
         connection.rollback()
-        self._engine = create_engine(
-            "postgresql+psycopg://",
-            creator=lambda: searching_system_schemas(second_connection(connection)),
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-        )
+        self._engine = second_engine(connection)
         self._reasons = reasons(self.reason)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -114,7 +106,7 @@ class StatementWatch:
         while not self._over.wait(_POLL):
             sql, begun = self._running
             now = time.monotonic()
-            if now - max(begun, said) < self._every or not self._busy or heartbeat_active():
+            if now - max(begun, said) < self._every or not self._busy or uncounted():
                 continue
             said = now
             report_under_way(f"`{' '.join(sql.split())[:60]}`", begun)
@@ -144,6 +136,16 @@ class StatementWatch:
             driver: Any = self._connection.connection.driver_connection
             with socket.socket(fileno=os.dup(driver.fileno())) as same:
                 same.shutdown(socket.SHUT_RDWR)
+
+
+def second_engine(connection: Connection) -> Engine:
+    """Make an engine that connects to the server of *connection*, in autocommit."""
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: searching_system_schemas(second_connection(connection)),
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+    )
 
 
 def _waits_for_replica(wanted: str, attached: str | None) -> str:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 from alembic import context
-from alembic.config import Config
 from alembic.runtime.migration import MigrationInfo
 from sqlalchemy import Connection, MetaData
 
@@ -45,10 +45,12 @@ from cleveragents_plans.evolution.runner.alembic_internals import (
 )
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
+from cleveragents_plans.evolution.runner.heartbeat import noted
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.evolution.runner.offline import print_script
 from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session
+from cleveragents_plans.evolution.runner.runs import RunsTable, told_under_way
 from cleveragents_plans.evolution.runner.sqlite_transaction import (
     call_in_driver_thread,
     sqlite_transaction,
@@ -56,6 +58,7 @@ from cleveragents_plans.evolution.runner.sqlite_transaction import (
 )
 from cleveragents_plans.evolution.runner.standard_streams import (
     have_standard_streams,
+    log_level,
     standard_output,
 )
 from cleveragents_plans.evolution.runner.steps import (
@@ -126,7 +129,7 @@ class _Run:
         self.tables = tables
         self.own_version_table = own_version_table
         self.command = running_command()
-        self.level = _level(context.config)
+        self.level = log_level(context.config)
         # What the version became, if revisions were run.
         self.became: tuple[str, ...] | None = None
         # Of PostgreSQL, where names are not looked up by the search path.
@@ -222,7 +225,8 @@ class _Run:
                 names = {*self.tables, self.options.version_table}
                 refuse_missing_rights(connection, names, self.schema, self.target.shown)
                 connection.rollback()
-                stack.enter_context(migration_lock(connection, Settings.of(context)))
+                how_far = partial(told_under_way, connection, self._runs)
+                stack.enter_context(migration_lock(connection, Settings.of(context), how_far))
             told = self._run(connection, external)
             connection.commit()
             return told
@@ -255,30 +259,35 @@ class _Run:
         before = migration.get_current_heads()
         start, over = starting_point(command, migration, note.found)
         steps = check_ahead(command, migration, start, note)
-        if external and steps and command.runs_revisions:
+        changes = bool(steps) and command.runs_revisions
+        if external and changes:
             refuse_external_transaction(connection)
         if self.target.is_sqlite:
-            if steps and command.runs_revisions:
+            if changes:
                 require_sound_file(connection, Settings.of(context).report_every)
         elif not external:
-            if steps and command.runs_revisions:
+            if changes:
                 warn_of_replication(connection, self.tables, self.schema)
             connection.rollback()  # Alembic must own every transaction from here on.
         if over:
             set_start(migration, over)
-        with naming_revisions(), note.watched(), context.begin_transaction(), self._result():
+        heads, told = migration.get_current_heads, in_one_line(self.target.shown)
+        noting = noted(connection, self._runs, command.name, heads) if changes else nullcontext()
+        run_all = context.begin_transaction()
+        result = standard_output() if command.only_reads else nullcontext()
+        with noting, told, naming_revisions(), note.watched(), run_all, result:
             context.run_migrations()
         if not command.plans_ahead:
             return "" if command.only_reads else f"{self.options.version_table} is there"
         after = migration.get_current_heads()
-        if steps and command.runs_revisions:
+        if changes:
             self.became = after
-        if not steps:
-            return f"already at {_named(after)}, nothing to do"
-        return f"{_named(before)} -> {_named(after)}"
+        was, now = (", ".join(map(str, each)) or "empty" for each in (before, after))
+        return f"{was} -> {now}" if steps else f"already at {now}, nothing to do"
 
-    def _result(self) -> AbstractContextManager[None]:
-        return standard_output() if self.command.only_reads else nullcontext()
+    @property
+    def _runs(self) -> RunsTable:
+        return RunsTable(self.options.version_table, self.schema_of_versions)
 
     def _configure(self, connection: Connection) -> UnfinishedNote:
         note = UnfinishedNote(connection, self.options.version_table, self.schema_of_versions)
@@ -319,13 +328,3 @@ class _Run:
         self._refuse_foreign_tables(connection)
         if not external:
             connection.rollback()
-
-
-def _level(config: Config) -> int | None:
-    """Tell what is written to standard error, as a level of logging; None is nothing."""
-    level: int | None = config.attributes.get("level", logging.INFO)
-    return logging.WARNING if config.messaging_opts["quiet"] else level
-
-
-def _named(heads: tuple[str, ...]) -> str:
-    return ", ".join(map(str, heads)) or "empty"

@@ -68,6 +68,11 @@ def interruptible(target: str, *, command_line: bool) -> Iterator[None]:
         raise error
 
 
+def signal_arrived() -> bool:
+    """Tell whether a signal ends the run that is under way."""
+    return bool(_received)
+
+
 @contextmanager
 def _handlers() -> Iterator[None]:
     former = {

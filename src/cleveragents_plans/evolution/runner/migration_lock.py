@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -72,7 +72,11 @@ class Holder:
 
 
 @contextmanager
-def migration_lock(connection: Connection, settings: Settings | None = None) -> Iterator[None]:
+def migration_lock(
+    connection: Connection,
+    settings: Settings | None = None,
+    how_far: Callable[[], str] = lambda: "",
+) -> Iterator[None]:
     """
     Hold the migration lock of the PostgreSQL database, on the *connection* that migrates.
 
@@ -80,6 +84,8 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
     the connection dies; behind a pooler that shares sessions it would mean nothing (see
     `refuse_pooler`). The connection is handed over, and left, in no transaction and at its
     own isolation level.
+
+    Messages while it waits say *how_far* the process is that has it.
 
     Raises:
         MigrationLockNotObtained: Another process had it for too long.
@@ -91,7 +97,7 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
     if connection.in_transaction():
         raise ExternalTransaction("the connection was in a transaction before the migration lock")
     with _autocommit(connection):
-        _obtain(connection, settings or Settings())
+        _obtain(connection, settings or Settings(), how_far)
     try:
         yield
     finally:
@@ -103,7 +109,7 @@ def migration_lock(connection: Connection, settings: Settings | None = None) -> 
                     run(connection, "SELECT pg_advisory_unlock(%(key)s)", {"key": _KEY})
 
 
-def _obtain(connection: Connection, settings: Settings) -> None:
+def _obtain(connection: Connection, settings: Settings, how_far: Callable[[], str]) -> None:
     # A blocking pg_advisory_lock would hold a snapshot while it waits, and VALIDATE in
     # the process that migrates would wait for that snapshot: for ever.
     deadline = Deadline(settings.migration_lock_wait, settings.report_every)
@@ -117,10 +123,13 @@ def _obtain(connection: Connection, settings: Settings) -> None:
                 _NAME, deadline.waited, migration_lock_holders(connection)
             )
         if deadline.report_due() or not said:
+            holders = listed(migration_lock_holders(connection))
+            told = how_far()
             log.info(
-                "another process is migrating; waiting for %.0f s; it is %s",
+                "another process is migrating; waiting for %.0f s; it is %s%s",
                 deadline.waited,
-                listed(migration_lock_holders(connection)),
+                holders,
+                told and f"; {told}",
             )
             said = True
         time.sleep(min(_POLL_SECONDS, max(deadline.left, 0)))
@@ -128,10 +137,11 @@ def _obtain(connection: Connection, settings: Settings) -> None:
 
 def migration_lock_holders(connection: Connection) -> list[Holder]:
     """Find the session that has the migration lock; none if no process migrates."""
-    return [Holder(*row) for row in run(connection, _HOLDERS, _key())]
+    return [Holder(*row) for row in run(connection, _HOLDERS, lock_key())]
 
 
-def _key() -> dict[str, int]:
+def lock_key() -> dict[str, int]:
+    """Give the parameters of `LOCK_IS_HELD`."""
     unsigned = _KEY % 2**64
     return {"high": unsigned >> 32, "low": unsigned & 0xFFFFFFFF}
 
@@ -149,7 +159,8 @@ def _autocommit(connection: Connection) -> Iterator[None]:
             connection.execution_options(isolation_level=former)
 
 
-_LOCK = """\
+#: A condition over ``pg_locks l``: this is the migration lock, and its session has it.
+LOCK_IS_HELD: Final = """\
 l.granted AND l.locktype = 'advisory' AND l.objsubid = 1
    AND l.classid = %(high)s::oid AND l.objid = %(low)s::oid
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
@@ -157,4 +168,4 @@ l.granted AND l.locktype = 'advisory' AND l.objsubid = 1
 _HOLDERS = f"""\
 SELECT l.pid, a.application_name, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS OF')
   FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE {_LOCK}"""
+ WHERE {LOCK_IS_HELD}"""

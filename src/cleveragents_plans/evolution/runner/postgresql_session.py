@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.server import configure_session
+from cleveragents_plans.evolution.postgresql.session_name import claim_session_name
 
 
 class DriverNotSupported(EvolutionError):
@@ -48,6 +49,7 @@ def postgresql_session(connection: Connection, *, restore: bool) -> Iterator[Non
     connection.execution_options(isolation_level="AUTOCOMMIT")
     try:
         configure_session(connection)
+        claim_session_name(connection)
         connection.rollback()
         connection.execution_options(isolation_level="READ COMMITTED")
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -52,3 +53,9 @@ def standard_output() -> Iterator[None]:
             f"standard output cannot be written to ({error.strerror}), so the result is not "
             "whole; let it go elsewhere and run the same command again"
         ) from error
+
+
+def log_level(config: Config) -> int | None:
+    """Tell what is written to standard error, as a level of logging; None is nothing."""
+    level: int | None = config.attributes.get("level", logging.INFO)
+    return logging.WARNING if config.messaging_opts["quiet"] else level

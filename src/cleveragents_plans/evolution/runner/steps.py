@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.errors import (
 from cleveragents_plans.evolution.foreseen import Foreseen
 from cleveragents_plans.evolution.lookups import Rehearsal
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.session_name import name_session
 from cleveragents_plans.evolution.runner.alembic_internals import (
     Command,
     FindSteps,
@@ -41,6 +42,7 @@ from cleveragents_plans.evolution.runner.unfinished import (
     UnknownInterruptedRun,
 )
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.under_way import begin_revision
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -194,6 +196,9 @@ def with_checks(
                     migration.connection.rollback()
             if note and isinstance(step, RevisionStep):
                 note.begin(step.revision.revision, _direction(step))
+                begin_revision(step.revision.revision)
+                if migration.connection is not None and migration.dialect.name == "postgresql":
+                    name_session(migration.connection)
             if isinstance(step, RevisionStep):
                 running_revision.set(_running(step, note))
             yield step

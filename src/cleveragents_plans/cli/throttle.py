@@ -1,0 +1,56 @@
+"""``throttle``: slow a run down that is under way, pause it, and let it go on."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+from cleveragents_plans.cli.options import config_of, database_options
+from cleveragents_plans.cli.output import show
+from cleveragents_plans.evolution.runner.runs import how_far
+from cleveragents_plans.schema.throttling import throttle
+
+_RATE = "rows-per-second="
+
+
+@click.command("throttle")
+@click.argument("change", metavar=f"{_RATE}ROWS|pause|resume")
+@database_options
+def throttle_command(change: str, **given: Any) -> None:
+    """
+    Change the rate of the run under way, pause it, or let it go on.
+
+    From any machine: the run reads it within a second or two, and follows before its next batch.
+    A run that is paused holds no lock on a table, and has no transaction. A rate of 0 is no limit.
+    PostgreSQL only.
+    """
+    rate, paused = _read(change)
+    found = throttle(config_of(given), rows_per_second=rate, paused=paused)
+    show(f"{found.command} that began at {found.began_at}: {_told(rate, paused)}")
+    show(f"it was at {how_far(found)}")
+
+
+def _read(change: str) -> tuple[float | None, bool | None]:
+    if change in ("pause", "resume"):
+        return None, change == "pause"
+    value = change.removeprefix(_RATE)
+    try:
+        rate = float(value) if change.startswith(_RATE) else -1.0
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate < math.inf:
+        raise click.BadParameter(
+            f"{change!r}; expected pause, resume, or {_RATE}ROWS with a number that is not "
+            f"negative, such as {_RATE}500"
+        )
+    return rate, None
+
+
+def _told(rate: float | None, paused: bool | None) -> str:
+    if rate is not None:
+        return (
+            f"{rate:,g} rows/s at most from its next batch on" if rate else "no limit from now on"
+        )
+    return "pauses before its next batch" if paused else "goes on"

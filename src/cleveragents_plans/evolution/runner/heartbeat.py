@@ -1,0 +1,242 @@
+"""
+Note a run in the table of runs: its beginning, each second how far it is, and how it ended.
+
+On PostgreSQL a thread does that on a connection of its own, in autocommit: statements may run
+for long, and the connection that migrates may be lost. Nothing that happens there stops a run,
+or lets it wait for more than moments. On SQLite the row is written in the transaction of the run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, Result
+from sqlalchemy.exc import DBAPIError
+
+from cleveragents_plans.evolution import under_way
+from cleveragents_plans.evolution.errors import causes
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.search_path import path_statement
+from cleveragents_plans.evolution.postgresql.statement_watch import second_engine
+from cleveragents_plans.evolution.postgresql.throttle import Limits
+from cleveragents_plans.evolution.runner.interruption import signal_arrived
+from cleveragents_plans.evolution.runner.runs import NOW, RunsNotUsable, RunsTable, now
+
+log: Final = logging.getLogger("alembic.evolution")
+
+_EVERY = 1.0
+# What a run waits for the row at its beginning and at its end, in seconds: behind a full pool,
+# or a silent network, no answer comes.
+_PATIENCE_AT_BEGIN, _PATIENCE_AT_END = 2.0, 0.5
+# Of the session that notes. A replica that is waited for must not hold it up.
+_SESSION = """\
+SELECT set_config('lock_timeout', '300ms', false), set_config('statement_timeout', '2s', false),
+       set_config('synchronous_commit', 'off', false), set_config('row_security', 'off', false),
+       set_config('application_name', 'cleveragents-plans heartbeat', false),
+       set_config('role', %(role)s, false)"""
+_MAX_TEXT = 500
+
+
+@contextmanager
+def noted(
+    connection: Connection, table: RunsTable, command: str, heads: Callable[[], tuple[str, ...]]
+) -> Iterator[None]:
+    """
+    Note what runs here as one run.
+
+    Args:
+        connection: The connection that migrates; on PostgreSQL it is in no transaction.
+        table: Where it is noted.
+        command: ``upgrade`` or ``downgrade``.
+        heads: Reads the version on *connection*.
+    """
+    row = {
+        "command": command,
+        "revision_before": ",".join(map(str, heads())) or None,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "package_version": version("cleveragents-plans"),
+        "outcome": "running",
+    }
+    if connection.dialect.name != "postgresql":
+        row["began_at"] = now(connection)
+        yield
+        _note_on_sqlite(connection, table, row, heads)
+        return
+    role, backend = run(connection, "SELECT current_user::text, pg_backend_pid()").one()
+    row |= {"role": role, "backend_pid": backend}
+    path = path_statement(connection)
+    connection.rollback()
+    limits = Limits.begin(connection)
+    heartbeat = _Heartbeat(second_engine(connection), table, row, path, limits)
+    heartbeat.begin()
+    with under_way.revisions():
+        try:
+            yield
+        except BaseException as error:
+            heartbeat.end(*_outcome(error))
+            raise
+        heartbeat.end("done", None)
+
+
+class _Heartbeat:
+    """The row of a run on PostgreSQL, and the thread that writes it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        table: RunsTable,
+        row: dict[str, Any],
+        path: list[str],
+        limits: Limits,
+    ) -> None:
+        self._engine = engine
+        self._table = table
+        self._row = row
+        self._path = path
+        self._limits = limits
+        self._connection: Connection | None = None
+        self._run_id: str | None = None
+        self._warned = False
+        self._ending: tuple[str, str | None] = ("done", None)
+        self._begun, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def begin(self) -> None:
+        """Write the row, and from then on each second what is under way."""
+        self._thread.start()
+        if not self._begun.wait(_PATIENCE_AT_BEGIN):
+            self._warn("a second connection gets no answer")
+
+    def end(self, outcome: str, error: str | None) -> None:
+        """Write how the run ended."""
+        self._ending = (outcome, error)
+        self._over.set()
+        self._thread.join(_PATIENCE_AT_END)
+
+    def _work(self) -> None:
+        self._try(self._write_row)
+        self._begun.set()
+        while not self._over.wait(_EVERY):
+            self._try(self._beat)
+        if not self._try(self._write_end):  # the connection may have been lost
+            self._try(self._write_end)
+        if self._connection is not None:
+            with suppress(DBAPIError):
+                self._connection.close()
+        self._engine.dispose()
+
+    def _try(self, write: Callable[[Connection], None]) -> bool:
+        try:
+            if self._connection is None:
+                self._connection = self._engine.connect()
+                run(self._connection, _SESSION, {"role": self._row["role"]})
+            write(self._connection)
+            return True
+        except RunsNotUsable as error:
+            self._warn(error.found)
+        except Exception as error:
+            self._warn(" ".join(str(getattr(error, "orig", error)).split())[:200])
+            if self._connection is not None and self._connection.invalidated:
+                with suppress(Exception):
+                    self._connection.close()
+                self._connection = None
+        return False
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned:
+            self._warned = True
+            name = f"{self._table.schema}.evolution_runs"
+            log.warning("%s does not say how far this run is: %s", name, reason)
+
+    def _write_row(self, connection: Connection) -> None:
+        table = self._table
+        table.create(connection, self._path)
+        # This run has the migration lock, so those are over: they were killed.
+        self._send(
+            connection,
+            "SET outcome = 'interrupted', ended_at = coalesce(updated_at, began_at) "
+            "WHERE outcome = 'running' AND version_table = %(versions)s",
+            {"versions": table.version_table},
+        )
+        began = now(connection)
+        self._run_id = table.insert(connection, **self._row, began_at=began, updated_at=began)
+
+    def _beat(self, connection: Connection) -> None:
+        if self._run_id is None:
+            return
+        found = under_way.look()
+        figures = found.figures
+        chosen = self._send(
+            connection,
+            "SET revision = %(revision)s, what = %(what)s, done = %(done)s, total = %(total)s, "
+            "rate = %(rate)s, eta_s = %(eta_s)s, waiting_for = %(waiting_for)s, "
+            f"updated_at = {NOW} WHERE run_id = %(run_id)s RETURNING rows_per_second, paused",
+            {
+                "revision": found.revision,
+                "what": found.what,
+                "done": figures and figures.done,
+                "total": figures and figures.total,
+                "rate": figures and figures.rate,
+                "eta_s": figures and figures.eta_s,
+                "waiting_for": found.waiting_for and found.waiting_for[:_MAX_TEXT],
+                "run_id": self._run_id,
+            },
+        ).first()
+        self._limits.rows_per_second = chosen and chosen.rows_per_second
+        if chosen and chosen.paused:
+            self._limits.pause("throttle", "by `cleveragents-plans throttle pause`")
+        else:
+            self._limits.resume("throttle")
+
+    def _write_end(self, connection: Connection) -> None:
+        if self._run_id is None:
+            return
+        self._beat(connection)
+        outcome, error = self._ending
+        versions = self._table.quoted(connection, self._table.version_table).replace("%", "%%")
+        self._send(
+            connection,
+            f"SET outcome = %(outcome)s, error = %(error)s, ended_at = {NOW}, waiting_for = NULL, "
+            "paused = false, revision_after = (SELECT string_agg(version_num, ',' "
+            f"ORDER BY version_num) FROM {versions}) WHERE run_id = %(run_id)s",
+            {"outcome": outcome, "error": error, "run_id": self._run_id},
+        )
+
+    def _send(self, connection: Connection, change: str, values: dict[str, Any]) -> Result[Any]:
+        table = self._table.quoted(connection).replace("%", "%%")
+        return run(connection, f"UPDATE {table} {change}", values)
+
+
+def _outcome(error: BaseException) -> tuple[str, str | None]:
+    stopped = any(isinstance(each, KeyboardInterrupt | SystemExit) for each in causes(error))
+    if stopped or signal_arrived():
+        return "interrupted", None
+    return "failed", " ".join(str(error).split())[:_MAX_TEXT]
+
+
+def _note_on_sqlite(
+    connection: Connection,
+    table: RunsTable,
+    row: dict[str, Any],
+    heads: Callable[[], tuple[str, ...]],
+) -> None:
+    try:
+        table.create(connection, [])
+        ended = now(connection)
+        done = {"outcome": "done", "ended_at": ended, "updated_at": ended}
+        table.insert(connection, **row | done, revision_after=",".join(map(str, heads())) or None)
+    except RunsNotUsable as error:
+        log.warning("%s; this run is not noted there", error)
+    except DBAPIError as error:
+        driver: Any = connection.connection.driver_connection
+        if not driver.in_transaction:  # a full disk ends the whole transaction
+            raise
+        log.warning("this run is not noted in %s: %s", table.quoted(connection), error.orig)

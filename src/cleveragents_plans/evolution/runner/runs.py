@@ -1,0 +1,323 @@
+"""
+The table ``evolution_runs``: who migrated what and when, and how far the run under way is.
+
+It stands in the schema of the version table and belongs to its owner. It is the runner's, not a
+revision's: it is there before the first revision, and while a downgrade goes to ``base``. On
+PostgreSQL it is UNLOGGED: no subscriber and no standby gets its rows, and a heartbeat costs no
+write-ahead log (https://www.postgresql.org/docs/current/sql-createtable.html).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.postgresql.connection import as_table_owner, run, transaction
+from cleveragents_plans.evolution.runner.migration_lock import LOCK_IS_HELD, lock_key
+
+#: The name of the table.
+RUNS: Final = "evolution_runs"
+#: The time of the server as the table has it, in SQL.
+NOW: Final = """\
+to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"+00:00"')"""
+
+
+class RunsNotUsable(EvolutionError):
+    """
+    The table of runs cannot be read, or is not as a run creates it.
+
+    Attributes:
+        table: The table, with its schema.
+        found: Why it cannot be used, and what to do.
+    """
+
+    def __init__(self, table: str, found: str) -> None:
+        super().__init__(f"{table} {found}")
+        self.table = table
+        self.found = found
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of ``upgrade`` or ``downgrade`` that ran at least one revision."""
+
+    run_id: str
+    #: Whose chain it was: chains that share a schema share the table.
+    version_table: str
+    #: ``upgrade`` or ``downgrade``.
+    command: str
+    #: What the version table held before and afterwards, with commas; None is nothing.
+    revision_before: str | None
+    revision_after: str | None
+    #: ISO 8601, in UTC.
+    began_at: str
+    ended_at: str | None
+    #: ``running``, ``done``, ``failed`` or ``interrupted``: a run that was killed is, too.
+    outcome: str
+    #: Why it failed, in a line.
+    error: str | None
+    #: The role of the database, and the process that migrated.
+    role: str | None
+    host: str
+    pid: int
+    #: The session of PostgreSQL.
+    backend_pid: int | None
+    package_version: str
+    #: What was under way at `updated_at`.
+    revision: str | None
+    what: str | None
+    done: int | None
+    total: int | None
+    #: Rows per second, and the seconds that are left.
+    rate: float | None
+    eta_s: float | None
+    waiting_for: str | None
+    updated_at: str | None
+    #: What ``throttle`` chose: None is what the run was started with.
+    rows_per_second: float | None
+    paused: bool
+
+
+_TYPES: Final[Mapping[str, str]] = {
+    "pid": "bigint",
+    "backend_pid": "bigint",
+    "done": "bigint",
+    "total": "bigint",
+    "rate": "double precision",
+    "eta_s": "double precision",
+    "rows_per_second": "double precision",
+    "paused": "boolean",
+}
+_NAMES: Final = [field.name for field in fields(Run)]
+_REQUIRED: Final = {
+    field.name for field in fields(Run) if field.type in ("str", "int", "bool")
+}  # annotations are texts here
+
+
+@dataclass(frozen=True, slots=True)
+class RunsTable:
+    """
+    Where the runs of a chain are noted.
+
+    Attributes:
+        version_table: The table in which Alembic keeps the version.
+        schema: Its schema; None on SQLite.
+    """
+
+    version_table: str
+    schema: str | None
+
+    def quoted(self, connection: Connection, name: str = RUNS) -> str:
+        """Write the name of the table, or of another one beside it, for SQL."""
+        quote = connection.dialect.identifier_preparer.quote
+        return f"{quote(self.schema or 'main')}.{quote(name)}".replace("%%", "%")
+
+    def usable(self, connection: Connection, right: str = "SELECT") -> bool:
+        """
+        Tell whether the table is there; catalogs are read only.
+
+        Args:
+            connection: The connection that uses it.
+            right: What is to be done with it: ``SELECT`` or ``UPDATE``.
+
+        Raises:
+            RunsNotUsable: It belongs to another role than the version table, is no ordinary
+                table, has other columns, or runs anything when it is read or written; or it
+                cannot be used with the rights of the role, or on a standby.
+        """
+        name = self.quoted(connection)
+        if connection.dialect.name != "postgresql":
+            found = run(connection, _ON_SQLITE).all()
+            wrong = _wrong_on_sqlite([tuple(row) for row in found])
+        else:
+            names = {
+                "schema": self.schema,
+                "versions": self.quoted(connection, self.version_table),
+                "columns": [f"{each} {_TYPES.get(each, 'text')}" for each in _NAMES],
+                "right": right,
+            }
+            found = run(connection, _ON_POSTGRESQL, names).all()
+            wrong = next((str(row[0]) for row in found if row[0]), None)
+        if wrong:
+            raise RunsNotUsable(name, wrong)
+        return bool(found)
+
+    def create(self, connection: Connection, path: list[str]) -> None:
+        """
+        Create the table, if it is not there.
+
+        On PostgreSQL the *connection* is in autocommit; the transaction is one of its own. It
+        takes no lock on any other table. *path* are the statements that serve event triggers.
+
+        Raises:
+            RunsNotUsable: Something of that name cannot be used.
+            DBAPIError: The role may not create it.
+        """
+        if self.usable(connection, "UPDATE"):
+            return
+        columns = ", ".join(
+            f"{name} {_TYPES.get(name, 'text')}"
+            + (" PRIMARY KEY" if name == "run_id" else " NOT NULL" if name in _REQUIRED else "")
+            for name in _NAMES
+        )
+        if connection.dialect.name != "postgresql":
+            run(connection, f"CREATE TABLE {self.quoted(connection)} ({columns})")
+            return
+        versions = self.quoted(connection, self.version_table).replace("'", "''")
+        statement = f"CREATE UNLOGGED TABLE {self.quoted(connection)} ({columns})"
+        with transaction(connection):
+            for each in (*path, as_table_owner(versions), statement):
+                run(connection, each)
+
+    def read(self, connection: Connection, most: int | None = None) -> list[Run]:
+        """
+        Read the runs of the chain, newest first, *most* at most; none where none was noted.
+
+        Locks: ACCESS SHARE on the table, for a moment.
+
+        Raises:
+            RunsNotUsable: See `usable`.
+        """
+        if not self.usable(connection):
+            return []
+        listed = ", ".join(_NAMES)
+        values: dict[str, Any] = {"versions": self.version_table, "most": most}
+        if connection.dialect.name == "postgresql":
+            # A run that was killed could not say so.
+            alive = (
+                f"EXISTS (SELECT FROM pg_locks l WHERE {LOCK_IS_HELD} AND l.pid = r.backend_pid)"
+            )
+            state = f"CASE WHEN outcome <> 'running' OR {alive} THEN outcome ELSE 'interrupted' END"
+            query = (
+                f"SELECT {listed.replace(' outcome,', f' {state} AS outcome,')} "
+                f"FROM {self.quoted(connection).replace('%', '%%')} r "
+                "WHERE version_table = %(versions)s ORDER BY began_at DESC LIMIT %(most)s"
+            )
+            rows = run(connection, query, values | lock_key())
+        else:
+            rows = run(
+                connection,
+                f"SELECT {listed} FROM {self.quoted(connection)} "
+                "WHERE version_table = :versions ORDER BY began_at DESC LIMIT coalesce(:most, -1)",
+                values,
+            )
+        return [Run(**{**row._mapping, "paused": bool(row.paused)}) for row in rows]
+
+    def under_way(self, connection: Connection) -> Run | None:
+        """
+        Give the run that is under way in the database, if its row can be read.
+
+        Raises:
+            RunsNotUsable: See `usable`.
+        """
+        newest = self.read(connection, most=1)
+        return newest[0] if newest and newest[0].outcome == "running" else None
+
+    def insert(self, connection: Connection, **values: Any) -> str:
+        """Insert the row of a run; give its id."""
+        row = dict.fromkeys(_NAMES) | {"paused": False} | values
+        row |= {"run_id": str(uuid.uuid4()), "version_table": self.version_table}
+        form = "%({})s" if connection.dialect.name == "postgresql" else ":{}"
+        given = ", ".join(form.format(name) for name in _NAMES)
+        table = self.quoted(connection).replace("%", "%%")
+        run(connection, f"INSERT INTO {table} ({', '.join(_NAMES)}) VALUES ({given})", row)
+        return str(row["run_id"])
+
+
+def now(connection: Connection) -> str:
+    """Give the time as the table has it: ISO 8601 in UTC; on PostgreSQL that of the server."""
+    if connection.dialect.name == "postgresql":
+        return str(run(connection, f"SELECT {NOW}").scalar_one())
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def how_far(each: Run) -> str:
+    """Say what *each* run is at, as ``m8_001: filling v3_plans, 62 % (…), 0:09 left``."""
+    figures = []
+    if each.done is not None and each.total:
+        share = min(99, 100 * each.done // each.total)
+        figures.append(f"{each.done:,} of {each.total:,} rows ({share} %)")
+    if each.rate:
+        figures.append(f"{each.rate:,.0f} rows/s")
+    if each.eta_s is not None:
+        minutes, seconds = divmod(round(each.eta_s), 60)
+        figures.append(f"{minutes}:{seconds:02} left")
+    told = ", ".join([each.what or "begins", *figures])
+    if each.rows_per_second:
+        told += f", throttled to {each.rows_per_second:,g} rows/s"
+    if each.waiting_for:
+        told += f"; waits for {each.waiting_for}"
+    if each.paused:
+        told += "; PAUSED"
+    return (f"{each.revision}: " if each.revision else "") + told
+
+
+def told_under_way(connection: Connection, table: RunsTable) -> str:
+    """Say how far the run under way is, for those who wait for it; empty where it is not known."""
+    with suppress(RunsNotUsable):
+        found = table.under_way(connection)
+        if found is not None:
+            return f"the {found.command} that began at {found.began_at} is at {how_far(found)}"
+    return ""
+
+
+def _wrong_on_sqlite(found: list[tuple[Any, ...]]) -> str | None:
+    drop = "rename or drop it"
+    for kind, _, columns in found:
+        if kind == "trigger":
+            return f"has a trigger; expected none: drop that, or {drop} the table"
+        if kind != "table":
+            return f"is a {kind}; expected a table: {drop}"
+        if columns.split(",") != _NAMES:
+            return f"has other columns than a run creates: {drop}"
+    return None
+
+
+_ON_SQLITE = f"""\
+SELECT m.type, m.name, (SELECT group_concat(c.name, ',') FROM pragma_table_info(m.name) c)
+  FROM main.sqlite_master m
+ WHERE lower(m.tbl_name) = '{RUNS}' AND m.type IN ('table', 'view', 'trigger')"""
+
+# A row for what is there; it says what is wrong with it, the most telling first.
+# Who waits asks this; its text tells a throttle that this is no client.
+_ON_POSTGRESQL = """\
+SELECT CASE
+  WHEN c.relkind <> 'r' OR c.relispartition OR c.relhassubclass
+    OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+  THEN 'is no ordinary table: rename or drop it'
+  WHEN pg_get_userbyid(c.relowner) <> o.owner
+  THEN 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and not to '
+       || quote_ident(o.owner) || ' as the version table does: rename or drop it, or if it is '
+       || 'this chain''s, run ALTER TABLE ' || CAST(CAST(c.oid AS regclass) AS text)
+       || ' OWNER TO ' || quote_ident(o.owner)
+  WHEN c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid)
+    OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
+    OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
+    OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype NOT IN ('p', 'n'))
+    OR EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid)
+    OR (SELECT count(*) FROM pg_index WHERE indrelid = c.oid) <> 1
+  THEN 'has triggers, rules, policies, defaults, constraints or indexes of its own: drop them, '
+       || 'or the table'
+  WHEN CAST(%(columns)s AS text[]) <> (
+    SELECT array_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
+      FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
+  THEN 'has other columns than a run creates: rename or drop it'
+  WHEN c.relpersistence = 'u' AND pg_is_in_recovery()
+  THEN 'can be read on the primary only'
+  WHEN NOT has_table_privilege(c.oid, CAST(%(right)s AS text))
+  THEN 'is closed to the role ' || quote_ident(current_user) || ': GRANT SELECT, UPDATE ON '
+       || CAST(CAST(c.oid AS regclass) AS text) || ' TO ' || quote_ident(current_user)
+       || ' (SELECT shows runs, UPDATE throttles them)'
+  END
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN LATERAL (
+   SELECT coalesce((SELECT pg_get_userbyid(v.relowner) FROM pg_class v
+                     WHERE v.oid = to_regclass(%(versions)s)), current_user) AS owner) o
+ WHERE c.relname = 'evolution_runs' AND n.nspname = %(schema)s"""

@@ -1,0 +1,192 @@
+"""The table of runs: what is noted, and that nothing about it stops or changes a migration."""
+
+from __future__ import annotations
+
+import io
+import logging
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic import command
+from sqlalchemy import NullPool, create_engine, inspect
+
+from cleveragents_plans import open_engine, schema
+from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable, RunsTable
+from support.broken import break_database, libpq
+from support.databases import (
+    ONE_OF_EACH,
+    chain,
+    database_at,
+    empty_database,
+    migrate,
+    roll_back,
+)
+from support.revisions import HEAD, M4_003, M8_001
+
+
+def runs(url: str, version_table: str = "alembic_version") -> list[Run]:
+    engine = create_engine(url, poolclass=NullPool)
+    table = RunsTable(version_table, "public" if engine.dialect.name == "postgresql" else None)
+    with engine.connect() as connection:
+        return table.read(connection)
+
+
+def tables(url: str) -> list[str]:
+    return inspect(create_engine(url, poolclass=NullPool)).get_table_names()
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_run_with_revisions_is_noted_and_one_without_is_not(engine: str, tmp_path: Path):
+    with empty_database(engine, tmp_path) as url:
+        migrate(url, "head")
+        migrate(url, "head")
+        roll_back(url, M4_003)
+        roll_back(url, "base")
+        last, down, up = runs(url)
+
+    assert (up.command, up.revision_before, up.revision_after) == ("upgrade", None, HEAD)
+    assert (down.command, down.revision_before, down.revision_after) == ("downgrade", HEAD, M4_003)
+    assert (last.revision_before, last.revision_after) == (M4_003, None)
+    assert {each.outcome for each in (up, down, last)} == {"done"}
+    assert up.ended_at is not None
+    assert up.began_at <= up.ended_at <= down.began_at
+    assert (up.role, up.error) == ("postgres" if engine != "sqlite" else None, None)
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_commands_that_only_read_or_print_create_no_table(engine: str, tmp_path: Path):
+    with database_at(M4_003, engine, tmp_path) as url:
+        break_database(url, ["DROP TABLE evolution_runs"])
+        config = chain(url)
+        config.stdout = io.StringIO()
+        command.current(config)
+        command.history(config)
+        command.stamp(chain(url), M4_003)
+        if engine != "sqlite":
+            with redirect_stdout(io.StringIO()) as script:
+                command.upgrade(chain(url), f"{M4_003}:head", sql=True)
+            assert "evolution_runs" not in script.getvalue()
+
+        assert "evolution_runs" not in tables(url)
+
+
+def test_run_that_is_refused_ahead_is_not_noted(tmp_path: Path):
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        with pytest.raises(EvolutionError):
+            roll_back(url, "nothing_such")
+
+        assert [each.command for each in runs(url)] == ["upgrade"]
+
+
+@pytest.mark.parametrize("found", ["other role's table", "view", "other columns", "trigger"])
+def test_table_that_is_not_the_runners_is_left_alone_with_one_warning(
+    found: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    plant = {
+        "other role's table": [
+            "ALTER TABLE evolution_runs OWNER TO pg_database_owner",
+        ],
+        "view": [
+            "DROP TABLE evolution_runs",
+            "CREATE VIEW evolution_runs AS SELECT 1 / 0 AS run_id",
+        ],
+        "other columns": ["ALTER TABLE evolution_runs DROP COLUMN error"],
+        "trigger": [
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''x''; END'",
+            "CREATE TRIGGER t BEFORE INSERT ON evolution_runs FOR EACH ROW EXECUTE FUNCTION f()",
+        ],
+    }[found]
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        break_database(url, plant)
+        with caplog.at_level(logging.WARNING):
+            migrate(url, "head")
+        with pytest.raises(RunsNotUsable):
+            runs(url)
+
+        assert schema.current(url) == HEAD
+    assert [m for m in caplog.messages if "evolution_runs" in m] == [
+        m for m in caplog.messages if m.startswith("public.evolution_runs does not say how far")
+    ]
+    assert len([m for m in caplog.messages if "evolution_runs" in m]) == 1
+
+
+@pytest.mark.parametrize("found", ["view", "other columns", "trigger"])
+def test_table_of_a_file_that_is_not_the_runners_is_left_alone_with_one_warning(
+    found: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    plant = {
+        "view": ["DROP TABLE evolution_runs", "CREATE VIEW evolution_runs AS SELECT 1 AS run_id"],
+        "other columns": ["ALTER TABLE evolution_runs DROP COLUMN error"],
+        "trigger": [
+            "CREATE TRIGGER t BEFORE INSERT ON evolution_runs BEGIN SELECT raise(ABORT, 'x'); END"
+        ],
+    }[found]
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        break_database(url, plant)
+        with caplog.at_level(logging.WARNING):
+            migrate(url, "head")
+
+        assert schema.current(url) == HEAD
+    assert len([m for m in caplog.messages if "evolution_runs" in m]) == 1
+
+
+def test_table_belongs_to_the_owner_of_the_version_table_and_is_unlogged(tmp_path: Path):
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        name = url.split("/test_")[1].split("?")[0]
+        owner = f"owner_{name}"
+        tables_of_chain = [each for each in tables(url) if each != "evolution_runs"]
+        break_database(
+            url,
+            ["DROP TABLE evolution_runs", f"CREATE ROLE {owner}",
+             f"GRANT CREATE ON SCHEMA public TO {owner}",
+             *(f"ALTER TABLE {each} OWNER TO {owner}" for each in tables_of_chain)],
+        )  # fmt: skip
+        try:
+            migrate(url, "head")
+            with psycopg.connect(libpq(url)) as client:
+                query = (
+                    "SELECT pg_get_userbyid(relowner), relpersistence::text FROM pg_class "
+                    "WHERE relname = 'evolution_runs'"
+                )
+                assert client.execute(query).fetchone() == (owner, "u")
+            [found] = runs(url)
+            assert (found.role, found.outcome) == ("postgres", "done")
+        finally:
+            break_database(url, [f"DROP OWNED BY {owner} CASCADE", f"DROP ROLE {owner}"])
+
+
+def test_chains_that_share_a_schema_see_their_own_runs(tmp_path: Path):
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        break_database(
+            url,
+            ["CREATE TABLE plans_version AS TABLE alembic_version", "DELETE FROM alembic_version"],
+        )
+        roll_back(url, M8_001, "version-table=plans_version")
+
+        assert [each.command for each in runs(url, "plans_version")] == ["downgrade"]
+        assert [each.command for each in runs(url)] == ["upgrade"]
+
+
+def test_run_in_the_callers_transaction_is_noted_in_it(tmp_path: Path):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        engine = open_engine(url, poolclass=NullPool, migrating=True)
+        with engine.connect() as connection:
+            with connection.begin() as transaction:
+                schema.upgrade(connection)
+                transaction.rollback()
+            assert len(runs(url)) == 1  # that of the template
+            with connection.begin():
+                schema.upgrade(connection)
+
+        assert [each.revision_after for each in runs(url)] == [HEAD, M4_003]
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_autogenerate_leaves_the_table_alone(engine: str, tmp_path: Path):
+    with database_at("head", engine, tmp_path) as url:
+        command.check(chain(url))
+
+        assert "evolution_runs" in tables(url)
