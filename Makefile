@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade quick test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository docs wheel
+.PHONY: help upgrade quick test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository docs screens wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -78,6 +78,9 @@ fuzz: $(VENV)/dev.installed  ## random migrations, kills and writes against an o
 
 bench-migration: $(VENV)/dev.installed  ## naive migration against ours; PLANS=1000000
 	@$(BIN)/python benchmarks/migration.py --plans $(or $(PLANS),200000)
+
+screens: $(VENV)/dev.installed  ## capture what the commands show, for docs/screens
+	@$(BIN)/python docs/screens/make_screens.py
 
 $(VENV)/bench.installed: $(VENV)/dev.installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'

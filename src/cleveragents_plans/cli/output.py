@@ -101,7 +101,9 @@ def counted(number: int, what: str) -> str:
 
 def _text(said: str | Text, limit: int | None = MAX_MESSAGE) -> Text:
     """Give what is shown as a part of a line; a `Text` is made of what can be printed."""
-    return said if isinstance(said, Text) else Text(printable(said, limit))
+    if isinstance(said, str):
+        return Text(printable(said, limit))
+    return Text().append_text(said)  # its style ends with it: a cell is filled up without
 
 
 def _write(text: str) -> None:

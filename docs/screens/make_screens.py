@@ -1,0 +1,133 @@
+"""
+Capture what the commands show on a terminal: real runs, on a small database, always the same one.
+
+    python docs/screens/make_screens.py [FOLDER]     (`make screens`)
+
+Each command runs on a pseudo-terminal of 80 and of 140 columns in colour (an SVG), and of 80 with
+NO_COLOR (text). Only what differs between machines is replaced: the version of SQLite.
+tests/cli/test_screens.py compares the screens with what the commands show today.
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from io import StringIO
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+#: The columns of a terminal, and whether it is in colour.
+TERMINALS = ((80, True), (140, True), (80, False))
+PLANS = 300
+
+#: The name of a screen, and the command that it shows.
+SCREENS: Mapping[str, Sequence[str]] = {
+    "status": ("status", "--url", "sqlite:///before.db"),
+    "verify": ("verify", "--url", "sqlite:///broken.db"),
+    "plans": ("plans", "--limit", "8", "--url", "sqlite:///plans.db"),
+    "tree": ("tree", "01JGFNTAS7K6P0V1QZGG000073", "--url", "sqlite:///plans.db"),
+}
+_BROKEN = """\
+PRAGMA foreign_keys = OFF;
+PRAGMA ignore_check_constraints = ON;
+UPDATE v3_plans SET root_plan_id = plan_id WHERE parent_plan_id = '01JGFNTAS7K6P0V1QZGG000073';
+UPDATE v3_plans SET created_at = 'yesterday' WHERE plan_id = '01JGFNTAS7K6P0V1QZGG000073';
+DROP INDEX {index};
+"""
+# What differs between machines.
+_VERSION = re.compile(r"SQLite \d+\.\d+\.\d+")
+
+
+def main(folder: Path = HERE) -> None:
+    """Write every screen to *folder*."""
+    with TemporaryDirectory() as work:
+        make_databases(Path(work))
+        wanted = [*product([Path(work)], SCREENS, TERMINALS)]
+        with ThreadPoolExecutor(2) as workers:
+            for name, text in workers.map(lambda each: _draw(*each), wanted):
+                (folder / name).write_text(text, encoding="utf-8")
+
+
+def make_databases(work: Path) -> None:
+    """Make `before.db` as the former release left it, `plans.db` upgraded, and `broken.db`."""
+    former = [sys.executable, ROOT / "tests" / "support" / "former_release.py", "--pure"]
+    subprocess.run(
+        [*former, "--url", "sqlite:///before.db", "--plans", str(PLANS), "--seed", "1"],
+        cwd=work, check=True, capture_output=True,
+    )  # fmt: skip
+    for name in ("plans.db", "broken.db"):
+        (work / name).write_bytes((work / "before.db").read_bytes())
+        subprocess.run(
+            _program("upgrade", "-q", "--url", f"sqlite:///{name}"), cwd=work, check=True
+        )
+    connection = sqlite3.connect(work / "broken.db")
+    [index] = connection.execute(
+        "SELECT min(name) FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'v3_plans'"
+        " AND sql IS NOT NULL"
+    ).fetchone()
+    connection.executescript(_BROKEN.format(index=index))
+    connection.close()
+
+
+def capture(arguments: Sequence[str], work: Path, width: int, *, colour: bool) -> str:
+    """Give what the command writes to a terminal, as it is sent there."""
+    ours, theirs = pty.openpty()
+    environment = {
+        name: value for name, value in os.environ.items() if not name.endswith(("COLOR", "_URL"))
+    }
+    environment |= {"COLUMNS": str(width), "LINES": "40", "TERM": "xterm-256color"}
+    if not colour:
+        environment["NO_COLOR"] = "1"
+    process = subprocess.Popen(
+        _program(*arguments), cwd=work, env=environment,
+        stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    os.close(theirs)
+    received = bytearray()
+    with suppress(OSError):  # EIO: the other side is closed
+        while part := os.read(ours, 65536):
+            received += part
+    process.wait()
+    os.close(ours)
+    text = received.decode().replace("\r\n", "\n")
+    return _VERSION.sub("SQLite 3", text)
+
+
+def _draw(work: Path, name: str, terminal: tuple[int, bool]) -> tuple[str, str]:
+    width, colour = terminal
+    shown = capture(SCREENS[name], work, width, colour=colour)
+    if not colour:
+        # Bold and dim are no colours, and stay.
+        return f"{name}-{width}.txt", Text.from_ansi(shown).plain
+    return f"{name}-{width}.svg", as_svg(shown, SCREENS[name], width)
+
+
+def as_svg(text: str, arguments: Sequence[str], width: int) -> str:
+    """Draw a terminal of *width* columns that shows *text*; no font is loaded from elsewhere."""
+    console = Console(record=True, width=width, file=StringIO(), force_terminal=True)
+    console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True)
+    title = f"cleveragents-plans {' '.join(arguments)}"
+    drawn = console.export_svg(title=title, theme=MONOKAI, unique_id="screen")
+    return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
+
+
+def _program(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cleveragents_plans", *arguments]
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:2]))

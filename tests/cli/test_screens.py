@@ -1,0 +1,43 @@
+"""The screens in docs/screens are what the commands show today; `make screens` makes them again."""
+
+from __future__ import annotations
+
+import re
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+from support.databases import ROOT
+
+FOLDER = ROOT / "docs" / "screens"
+
+
+@pytest.mark.slow
+def test_screens_are_what_the_commands_show(tmp_path: Path):
+    spec = util.spec_from_file_location("make_screens", FOLDER / "make_screens.py")
+    assert spec
+    assert spec.loader
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    module.main(tmp_path)
+
+    made = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    kept = {file.name: file.read_text() for file in FOLDER.iterdir() if file.suffix != ".py"}
+    assert sorted(made) == sorted(kept)
+    assert [name for name in made if made[name] != kept[name]] == [], "run: make screens"
+
+
+@pytest.mark.parametrize("width", [80])
+def test_no_line_of_a_screen_is_wider_than_its_terminal(width: int):
+    files = sorted(FOLDER.glob(f"*-{width}.txt"))
+    assert files
+    for file in files:
+        assert [line for line in file.read_text().splitlines() if len(line) > width] == [], file
+
+
+def test_screens_load_nothing_from_elsewhere():
+    for file in FOLDER.glob("*.svg"):
+        links = set(re.findall(r"https?://[^\"\s<)]+", file.read_text()))
+        assert links <= {"http://www.w3.org/2000/svg", "https://www.textualize.io"}, file
