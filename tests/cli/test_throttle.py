@@ -17,6 +17,7 @@ from psycopg.rows import dict_row
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
+from support import postgres
 from support.broken import break_database, libpq, store_family
 from support.databases import (
     ONE_OF_EACH,
@@ -27,6 +28,7 @@ from support.databases import (
 )
 from support.former_release import write_former_release
 from support.json_output import validated
+from support.postgres import PostgresServer
 from support.revisions import HEAD, M4_003, M8_001
 
 PLANS = 400
@@ -240,3 +242,36 @@ def test_role_without_rights_on_the_table_is_told_the_grant(
 
     assert f"GRANT SELECT, UPDATE ON public.evolution_runs TO {role}" in err
     assert "last run  not known: public.evolution_runs is closed to the role" in shown
+
+
+@pytest.mark.slow
+def test_run_pauses_while_a_replica_is_behind_and_names_it():
+    server = PostgresServer(postgres.binaries()["postgresql-18"], within=postgres.memory_folder())
+    try:
+        url = server.create_database()
+        write_former_release(url, plans=PLANS, seed=1)
+        with (
+            server.replica() as standby,
+            psycopg.connect(libpq(url), autocommit=True, row_factory=dict_row) as watcher,
+            slow_run(url, "--max-replica-lag", "2s") as process,
+        ):
+            wait_until(lambda: in_backfill(watcher))
+            standby.execute("SELECT pg_wal_replay_pause()")
+            paused = wait_until(
+                lambda: "replica" in (the_run(watcher)["waiting_for"] or "") and the_run(watcher)
+            )
+            beat = paused["updated_at"]
+            wait_until(lambda: the_run(watcher)["updated_at"] > beat)
+            still = the_run(watcher)
+            standby.execute("SELECT pg_wal_replay_resume()")
+            main(["throttle", "rows-per-second=0", "--url", url])
+            _, said = process.communicate(timeout=120)
+            last = the_run(watcher)
+    finally:
+        server.close()
+
+    assert process.returncode == 0
+    assert still["done"] == paused["done"]
+    assert "PAUSED: the replica walreceiver is " in said
+    assert "s behind (max-replica-lag=2)" in said
+    assert last["outcome"] == "done"

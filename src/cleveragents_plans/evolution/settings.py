@@ -78,6 +78,9 @@ class Settings:
         0.75, "SHARE", "Spend this share of the time in batches beside other sessions"
     )
     rows_per_second: float = _setting(0, "ROWS", "Write at most so many per second; 0 is no limit")
+    max_replica_lag: float = _setting(
+        0, "SECONDS", "Pause while a replica of PostgreSQL is further behind; 0 is no limit"
+    )
     wait_for_db: float = _setting(
         0, "SECONDS", "Wait so long for a server of PostgreSQL that is not there yet"
     )
@@ -181,8 +184,11 @@ def _attributes(config: Config) -> Mapping[str, Any]:
 
 def _number(name: str, value: object) -> float:
     shown = name.replace("_", "-")
+    written = str(value)
+    if name == "max_replica_lag":
+        written = written.removesuffix("s")
     try:
-        number = float(str(value))
+        number = float(written)
     except ValueError:
         raise BadSetting(shown, value, "a number") from None
     if name == "duty_cycle":

@@ -271,8 +271,8 @@ class _Run:
             connection.rollback()  # Alembic must own every transaction from here on.
         if over:
             set_start(migration, over)
-        heads, told = migration.get_current_heads, in_one_line(self.target.shown)
-        noting = noted(connection, self._runs, command.name, heads) if changes else nullcontext()
+        told = in_one_line(self.target.shown)
+        noting = noted(migration, self._runs, command.name) if changes else nullcontext()
         run_all = context.begin_transaction()
         result = standard_output() if command.only_reads else nullcontext()
         with noting, told, naming_revisions(), note.watched(), run_all, result:

@@ -17,17 +17,20 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any, Final
 
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Engine, Result
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution import under_way
 from cleveragents_plans.evolution.errors import causes
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.replica_lag import ReplicaLag, require_visible_lag
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
 from cleveragents_plans.evolution.postgresql.statement_watch import second_engine
 from cleveragents_plans.evolution.postgresql.throttle import Limits
 from cleveragents_plans.evolution.runner.interruption import signal_arrived
 from cleveragents_plans.evolution.runner.runs import NOW, RunsNotUsable, RunsTable, now
+from cleveragents_plans.evolution.settings import BadSetting, Settings
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -45,18 +48,22 @@ _MAX_TEXT = 500
 
 
 @contextmanager
-def noted(
-    connection: Connection, table: RunsTable, command: str, heads: Callable[[], tuple[str, ...]]
-) -> Iterator[None]:
+def noted(migration: MigrationContext, table: RunsTable, command: str) -> Iterator[None]:
     """
     Note what runs here as one run.
 
     Args:
-        connection: The connection that migrates; on PostgreSQL it is in no transaction.
+        migration: The context of the run; on PostgreSQL its connection is in no transaction.
         table: Where it is noted.
         command: ``upgrade`` or ``downgrade``.
-        heads: Reads the version on *connection*.
+
+    Raises:
+        ReplicaLagHidden: ``max-replica-lag`` was given, and the role may not see it.
+        BadSetting: It was given, and the database is SQLite.
     """
+    connection, heads = migration.connection, migration.get_current_heads
+    assert connection is not None  # noqa: S101  # on line there is one
+    max_lag = Settings.of(migration.environment_context).max_replica_lag
     row = {
         "command": command,
         "revision_before": ",".join(map(str, heads())) or None,
@@ -66,6 +73,8 @@ def noted(
         "outcome": "running",
     }
     if connection.dialect.name != "postgresql":
+        if max_lag:
+            raise BadSetting("max-replica-lag", max_lag, "PostgreSQL: SQLite has no replicas")
         row["began_at"] = now(connection)
         yield
         _note_on_sqlite(connection, table, row, heads)
@@ -73,9 +82,11 @@ def noted(
     role, backend = run(connection, "SELECT current_user::text, pg_backend_pid()").one()
     row |= {"role": role, "backend_pid": backend}
     path = path_statement(connection)
+    if max_lag:
+        require_visible_lag(connection)
     connection.rollback()
-    limits = Limits.begin(connection)
-    heartbeat = _Heartbeat(second_engine(connection), table, row, path, limits)
+    limits, lag = Limits.begin(connection), ReplicaLag(max_lag) if max_lag else None
+    heartbeat = _Heartbeat(second_engine(connection), table, row, path, limits, lag)
     heartbeat.begin()
     with under_way.revisions():
         try:
@@ -96,12 +107,14 @@ class _Heartbeat:
         row: dict[str, Any],
         path: list[str],
         limits: Limits,
+        lag: ReplicaLag | None,
     ) -> None:
         self._engine = engine
         self._table = table
         self._row = row
         self._path = path
         self._limits = limits
+        self._lag = lag
         self._connection: Connection | None = None
         self._run_id: str | None = None
         self._warned = False
@@ -114,6 +127,7 @@ class _Heartbeat:
         self._thread.start()
         if not self._begun.wait(_PATIENCE_AT_BEGIN):
             self._warn("a second connection gets no answer")
+            self._lag_unknown("a second connection gets no answer")
 
     def end(self, outcome: str, error: str | None) -> None:
         """Write how the run ended."""
@@ -123,8 +137,10 @@ class _Heartbeat:
 
     def _work(self) -> None:
         self._try(self._write_row)
+        self._try(self._look_at_replicas)
         self._begun.set()
         while not self._over.wait(_EVERY):
+            self._try(self._look_at_replicas)
             self._try(self._beat)
         if not self._try(self._write_end):  # the connection may have been lost
             self._try(self._write_end)
@@ -143,7 +159,10 @@ class _Heartbeat:
         except RunsNotUsable as error:
             self._warn(error.found)
         except Exception as error:
-            self._warn(" ".join(str(getattr(error, "orig", error)).split())[:200])
+            reason = " ".join(str(getattr(error, "orig", error)).split())[:200]
+            self._warn(reason)
+            if write == self._look_at_replicas:
+                self._lag_unknown(reason)
             if self._connection is not None and self._connection.invalidated:
                 with suppress(Exception):
                     self._connection.close()
@@ -155,6 +174,20 @@ class _Heartbeat:
             self._warned = True
             name = f"{self._table.schema}.evolution_runs"
             log.warning("%s does not say how far this run is: %s", name, reason)
+
+    def _look_at_replicas(self, connection: Connection) -> None:
+        if self._lag is None:
+            return
+        if reason := self._lag.reason(connection):
+            self._limits.pause("replicas", reason)
+        else:
+            self._limits.resume("replicas")
+
+    def _lag_unknown(self, why: str) -> None:
+        # The limit was asked for, so a run must not go on as if there were none.
+        if self._lag is not None:
+            reason = f"how far replicas are behind cannot be seen ({why})"
+            self._limits.pause("replicas", reason)
 
     def _write_row(self, connection: Connection) -> None:
         table = self._table
