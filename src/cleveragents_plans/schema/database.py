@@ -224,8 +224,10 @@ def _configure_sqlite(connection: Connection, writes: bool) -> None:
 
 
 def _configure_postgresql(connection: Connection, writes: bool) -> None:
-    level = "READ COMMITTED" if writes else "REPEATABLE READ"
-    connection.execution_options(isolation_level=level, postgresql_readonly=not writes)
+    if writes:  # not said to be READ WRITE: a standby would refuse that in its own words
+        connection.execution_options(isolation_level="READ COMMITTED")
+    else:
+        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
 
 
 def _begin_postgresql(

@@ -277,7 +277,7 @@ UNION ALL
                 self.table, missed.rows, keys, deadline.waited, found, triggers, self.refused
             )
         with waits() as say:
-            say(f"rows of {self.table}; sessions that lock the table: {listed(found)}")
+            say(f"waits for rows of {self.table}; sessions that lock the table: {listed(found)}")
             if deadline.report_due():
                 fire = f"; triggers that fire for them: {', '.join(triggers)}" if triggers else ""
                 progress.say(

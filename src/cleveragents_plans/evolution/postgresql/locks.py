@@ -241,7 +241,7 @@ def retry(
                 if sqlstate(error) not in LOCK_CONFLICTS:
                     raise
             seen = blockers(connection, tables, modes) or seen
-            say(f"a lock on {names}; blocked by: {listed(seen)}")
+            say(f"waits for a lock on {names}; blocked by: {listed(seen)}")
             if deadline.left <= 0:
                 raise LockNotObtained(names, deadline.waited, seen)
             if deadline.report_due():

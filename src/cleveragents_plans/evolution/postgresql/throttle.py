@@ -140,7 +140,7 @@ class Throttle:
             said = float("-inf")
             while reason := self._limits.reason:
                 gone = time.monotonic() - begun
-                say(f"the end of a pause: {reason}")
+                say(f"PAUSED: {reason}")
                 if gone - said >= self._report_every:
                     report_pause(reason, gone, first=said < 0)
                     said = gone

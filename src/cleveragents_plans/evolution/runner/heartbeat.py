@@ -195,7 +195,8 @@ class _Heartbeat:
         # This run has the migration lock, so those are over: they were killed.
         self._send(
             connection,
-            "SET outcome = 'interrupted', ended_at = coalesce(updated_at, began_at) "
+            "SET outcome = 'interrupted', paused = false, waiting_for = NULL, "
+            "ended_at = coalesce(updated_at, began_at) "
             "WHERE outcome = 'running' AND version_table = %(versions)s",
             {"versions": table.version_table},
         )
@@ -232,15 +233,21 @@ class _Heartbeat:
     def _write_end(self, connection: Connection) -> None:
         if self._run_id is None:
             return
-        self._beat(connection)
         outcome, error = self._ending
         versions = self._table.quoted(connection, self._table.version_table).replace("%", "%%")
         self._send(
             connection,
+            # How far it came stays: what is under way here is the end.
             f"SET outcome = %(outcome)s, error = %(error)s, ended_at = {NOW}, waiting_for = NULL, "
+            "revision = %(revision)s, "
             "paused = false, revision_after = (SELECT string_agg(version_num, ',' "
             f"ORDER BY version_num) FROM {versions}) WHERE run_id = %(run_id)s",
-            {"outcome": outcome, "error": error, "run_id": self._run_id},
+            {
+                "outcome": outcome,
+                "error": error,
+                "revision": under_way.look().revision,
+                "run_id": self._run_id,
+            },
         )
 
     def _send(self, connection: Connection, change: str, values: dict[str, Any]) -> Result[Any]:

@@ -246,16 +246,15 @@ def how_far(each: Run) -> str:
         figures.append(f"{each.done:,} of {each.total:,} rows ({share} %)")
     if each.rate:
         figures.append(f"{each.rate:,.0f} rows/s")
-    if each.eta_s is not None:
+    running = each.outcome == "running"
+    if each.eta_s is not None and running:
         minutes, seconds = divmod(round(each.eta_s), 60)
         figures.append(f"{minutes}:{seconds:02} left")
     told = ", ".join([each.what or "begins", *figures])
     if each.rows_per_second:
         told += f", throttled to {each.rows_per_second:,g} rows/s"
-    if each.waiting_for:
-        told += f"; waits for {each.waiting_for}"
-    if each.paused:
-        told += "; PAUSED"
+    if each.waiting_for and running:
+        told += f"; {each.waiting_for}"
     return (f"{each.revision}: " if each.revision else "") + told
 
 
