@@ -82,6 +82,10 @@ bench-migration: $(VENV)/dev.installed  ## naive migration against ours; PLANS=1
 screens: $(VENV)/dev.installed  ## capture what the commands show, for docs/screens
 	@$(BIN)/python docs/screens/make_screens.py
 
+.PHONY: bench-preflight
+bench-preflight: $(VENV)/dev.installed  ## what preflight foresees against what an upgrade takes; PLANS=1000000 SHAPES=1
+	@PYTHONPATH=tests $(BIN)/python benchmarks/preflight.py --plans $(or $(PLANS),100000) $(if $(SHAPES),--shapes $(SHAPES))
+
 $(VENV)/bench.installed: $(VENV)/dev.installed
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	@touch $@

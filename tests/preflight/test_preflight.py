@@ -14,7 +14,6 @@ from sqlalchemy import make_url
 
 from cleveragents_plans.preflight import Preflight, preflight
 from cleveragents_plans.schema import chain_config
-from cleveragents_plans.schema.database import read_database
 from support import postgres
 from support.broken import break_database
 from support.databases import ONE_OF_EACH, database_with, empty_database, migrate, roll_back
@@ -29,8 +28,7 @@ def former(url: str) -> None:
 
 def look(url: str, down: str | None = None, *extra: str) -> Preflight:
     config = chain_config(url, extra=extra, level=None)
-    with read_database(config, "preflight") as database:
-        return preflight(config, database, down)
+    return preflight(config, down)
 
 
 @contextmanager

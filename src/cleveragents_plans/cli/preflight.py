@@ -47,7 +47,7 @@ def preflight_command(down: str | None, json: bool, **given: Any) -> ExitStatus:
     config = config_of(given)
     with read_database(config, "preflight") as database:
         about = DatabaseFacts.of(database)
-        found = preflight(config, database, down)
+    found = preflight(config, down)
     report = PreflightReport(database=about, ready=found.ready, found=found)
     show_json(report) if json else _show(report)
     return ExitStatus.DONE if report.ready else ExitStatus.REFUSED

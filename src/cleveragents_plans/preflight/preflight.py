@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from alembic.config import Config
+from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.foreseen import (
@@ -21,18 +21,20 @@ from cleveragents_plans.evolution.foreseen import (
 )
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
+from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space
 from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.evolution.sqlite.transaction import require_writable
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.preflight import postgresql, sqlite
+from cleveragents_plans.preflight.costs import Counted, costs
 from cleveragents_plans.preflight.findings import Block, Lock, Preflight, Write
 from cleveragents_plans.preflight.refusals import Ahead, look_ahead
 from cleveragents_plans.preflight.replicas import replicas_of, slots_of
 from cleveragents_plans.preflight.sample import run_on_sample
 from cleveragents_plans.preflight.sessions import sessions_ahead
-from cleveragents_plans.schema.database import Database, try_database
+from cleveragents_plans.schema.database import Database, read_database, try_database
 
 # Seconds after which a process that still holds a file is no client at work.
 _HELD = 0.5
@@ -40,79 +42,85 @@ _HELD = 0.5
 _SAMPLED = 20_000
 
 
-def preflight(config: Config, database: Database, down: str | None = None) -> Preflight:
+def preflight(config: Config, down: str | None = None) -> Preflight:
     """
     Find out what an upgrade to the newest revision, or a downgrade, would refuse and take.
 
-    Nothing is changed. On PostgreSQL what the revisions try out before a run is tried out in a
-    transaction that is rolled back; a standby is only read. SQLite is read in slices.
+    Nothing is changed. On PostgreSQL what the revisions try out before a run, and some batches of
+    it, are tried out in a transaction that is rolled back; a standby is only read. SQLite is read
+    in slices, and the run is made on a sample of it.
 
     Args:
         config: See `cleveragents_plans.schema.chain_config`.
-        database: The same database, in a transaction that only reads.
         down: Where a downgrade would lead; None is the upgrade.
 
     Raises:
         CommandError: The database cannot be read, or *down* is no revision.
     """
-    if database.on_postgresql:
-        return _on_postgresql(config, database, down)
-    return _on_sqlite(config, database, down)
+    with read_database(config, "preflight") as database:
+        if not database.on_postgresql:
+            return _on_sqlite(config, database, down)
+        replicas, slots = replicas_of(database.connection), slots_of(database.connection)
+        if database.connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one():
+            found = _on_postgresql(database, down, tries=False)
+            return found.model_copy(update={"replicas": replicas, "slots": slots})
+    # The session has ended: it would be one more client, with one more snapshot.
+    with try_database(config, "preflight") as database:
+        found = _on_postgresql(database, down, tries=True)
+        return found.model_copy(update={"replicas": replicas, "slots": slots})
 
 
-def _on_postgresql(config: Config, database: Database, down: str | None) -> Preflight:
+def _on_postgresql(database: Database, down: str | None, *, tries: bool) -> Preflight:
     direction = "upgrade" if down is None else "downgrade"
+    script, connection = database.migration.script, database.connection
+    assert script is not None  # noqa: S101  # it was configured with one
     has_plans = PLANS.name in database.position.tables
-    replicas, slots = replicas_of(database.connection), slots_of(database.connection)
-    with _tried(config, database) as there, gathering() as found:
-        script = there.migration.script
-        assert script is not None  # noqa: S101  # it was configured with one
-        connection = there.connection
-        ahead = look_ahead(there, command_to(script, down or "head", direction), found)
+    with gathering() as found:
+        begun = time.perf_counter()
+        ahead = look_ahead(database, command_to(script, down or "head", direction), found)
+        looked = time.perf_counter() - begun
         backfills = [each for each in found.operations if isinstance(each, Backfill)]
         indexes = [each.name for each in found.operations if isinstance(each, IndexBuild)]
-        writes = [*filter(None, (postgresql.count_writes(connection, e) for e in backfills))]
-        depth = postgresql.depth_of(there, PLANS.name) if has_plans and ahead.steps else None
+        counted = [*filter(None, (_counted(connection, each) for each in backfills))]
+        depth = postgresql.depth_of(database, PLANS.name) if has_plans and ahead.steps else None
         tables = [each.table for each in found.operations if isinstance(each, ExclusiveLock)]
         blocks = [*sessions_ahead(connection, tables, builds_indexes=bool(indexes))]
         if has_plans and ahead.steps:
             with found.looking("statistics"):
-                warning = postgresql.statistics_warning(connection, there.table(PLANS.name))
+                warning = postgresql.statistics_warning(connection, database.table(PLANS.name))
                 found.warnings += [warning] if warning else []
-        rows = _rows(there, writes) if has_plans else None
+        estimate, disk = None, None
+        if tries and ahead.steps:
+            settings = Settings.of(database.migration.environment_context)
+            estimate, disk = costs(connection, counted, found.operations, settings, looked)
+    writes = tuple(each.write for each in counted)
     return Preflight(
         **_gathered(ahead, direction, blocks),
-        rows=rows,
-        writes=tuple(writes),
+        rows=_rows(database, writes) if has_plans else None,
+        writes=writes,
         depth=depth,
         indexes=tuple(indexes),
         locks=postgresql.locks_of(found.operations),
-        replicas=replicas,
-        slots=slots,
-        estimate=None,
-        disk=None,
+        replicas=(),
+        slots=(),
+        estimate=estimate,
+        disk=disk,
     )
 
 
-def _rows(database: Database, writes: list[Write]) -> int:
+def _counted(connection: Connection, backfill: Backfill) -> Counted | None:
+    begun = time.perf_counter()
+    write = postgresql.count_writes(connection, backfill)
+    return Counted(backfill, write, time.perf_counter() - begun) if write else None
+
+
+def _rows(database: Database, writes: Sequence[Write]) -> int:
     table = database.table(PLANS.name)
     for write in writes:
         if write.table == table and write.rows is not None:
             return write.of
     found: int = database.connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
     return found
-
-
-@contextmanager
-def _tried(config: Config, database: Database) -> Iterator[Database]:
-    """Open it for trying something out; a standby, which cannot, is used as it is."""
-    standby = database.connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one()
-    if standby:
-        yield database
-        return
-    database.connection.rollback()  # it would be one more old snapshot
-    with try_database(config, "preflight") as there:
-        yield there
 
 
 def _on_sqlite(config: Config, database: Database, down: str | None) -> Preflight:
@@ -122,33 +130,38 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
     holders = _holders(file)
     script = database.migration.script
     assert script is not None  # noqa: S101  # it was configured with one
+    stored = database.position.tables
     writes: list[Write] = []
-    depth, rows = None, None
+    depth, rows, sample = None, None, None
     with gathering() as found:
         with found.looking("writable file"):
             require_writable(file)
         ahead = look_ahead(database, command_to(script, goal, direction), found)
+        database.connection.rollback()  # a writer would wait
         if ahead.steps:
+            sqlite.check_file(database.connection, file, found)
+            database.connection.rollback()
             _try_schema(found, config, file, direction, goal)
-        stored = database.position.tables
         known = [e for e in found.operations if isinstance(e, Rebuild) and e.table in stored]
         rebuilds = {each.table: each for each in known}.values()
+        needed = 0
         for rebuild in rebuilds:
             with found.looking("disk space"):
-                require_disk_space(database.connection, rebuild.table)
-        database.connection.rollback()
-        for rebuild in rebuilds:
-            writes.append(sqlite.count_writes(database, rebuild))
+                needed += require_disk_space(database.connection, rebuild.table)
+            database.connection.rollback()
+        writes += [sqlite.count_writes(database, each) for each in rebuilds]
         for tree in [each for each in found.operations if isinstance(each, ParentTree)]:
             if tree.table not in stored:
                 continue
             scan = sqlite.scan_tree(database, tree)
-            depth, rows = scan.depth, scan.rows
+            depth = scan.depth
             with found.looking("cycles and parents"):
                 sqlite.report_tree(tree, scan)
+        if PLANS.name in stored:
+            [rows] = sqlite.SlicedTable(database, PLANS.name).sums("1")
         if ahead.steps and not found.refusals:
             with gathering(), found.looking("sample of the rows"):
-                run_on_sample(file, config, direction, goal, PLANS.name, _SAMPLED)
+                sample = run_on_sample(file, config, direction, goal, PLANS.name, _SAMPLED)
     if holders:
         time.sleep(max(0.0, _HELD - (time.monotonic() - begun)))
         holders &= _holders(file)
@@ -157,6 +170,7 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
         for pid, said in sorted(holders)
     ]
     lock = Lock(name="EXCLUSIVE", on=str(file), times=1)
+    estimate, disk = sqlite.costs(file, sample, rows or 0, needed) if sample else (None, None)
     return Preflight(
         **_gathered(ahead, direction, blocks),
         rows=rows,
@@ -166,8 +180,8 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
         locks=(lock,) if ahead.steps else (),
         replicas=(),
         slots=(),
-        estimate=None,
-        disk=None,
+        estimate=estimate,
+        disk=disk,
     )
 
 

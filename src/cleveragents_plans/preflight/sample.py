@@ -7,6 +7,7 @@ large, which goes with the connection (https://www.sqlite.org/inmemorydb.html#te
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from cleveragents_plans.evolution.settings import given_options
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote
 from cleveragents_plans.schema.chain import chain_config
 
-# So many parts of a table are copied, each with rows that follow one another.
-_PARTS = 5
+# So many parts of a table are copied, each with rows that follow one another, and each in a
+# transaction of its own, so that no writer waits for more than one of them.
+_PARTS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,15 @@ class SampleRun:
     #: Rows of the table that was sampled.
     rows: int
     seconds: float
+    #: Bytes by which the sample grew.
+    grown: int
 
 
 def run_on_sample(
     file: Path, config: Config, direction: str, revision: str, table: str, rows: int
 ) -> SampleRun:
     """
-    Make a run on a sample of *file*; a transaction that reads it lasts as long as the copying.
+    Make a run on a sample of *file*, which is read in transactions of some milliseconds.
 
     Args:
         file: The file.
@@ -59,13 +63,21 @@ def run_on_sample(
         copied = _copy(driver, file, table, rows, {"alembic_version", *_version_tables(config)})
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
         there = chain_config(extra=extra, level=None)
-        there.attributes["connection"] = engine
-        begun = time.perf_counter()
-        run = command.upgrade if direction == "upgrade" else command.downgrade
-        run(there, revision)
-        seconds = time.perf_counter() - begun
+        before = _bytes(driver)
+        with engine.connect() as there.attributes["connection"]:
+            begun = time.perf_counter()
+            run = command.upgrade if direction == "upgrade" else command.downgrade
+            run(there, revision)
+            seconds = time.perf_counter() - begun
+            grown = _bytes(driver) - before
         engine.dispose()
-        return SampleRun(copied, seconds)
+        return SampleRun(copied, seconds, grown)
+
+
+def _bytes(driver: sqlite3.Connection) -> int:
+    query = "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count,"
+    found: int = driver.execute(f"{query} pragma_freelist_count, pragma_page_size").fetchone()[0]
+    return found
 
 
 def _version_tables(config: Config) -> list[str]:
@@ -80,9 +92,9 @@ def _copy(driver: sqlite3.Connection, file: Path, table: str, rows: int, whole: 
             value = source.execute(f"PRAGMA {pragma}").fetchone()[0]
             driver.execute(f"PRAGMA {pragma} = {quote(str(value))}")
     driver.execute("PRAGMA foreign_keys = OFF")
+    driver.execute("PRAGMA synchronous = OFF")
     driver.execute("PRAGMA legacy_alter_table = ON")  # views may name what is not there
     driver.execute("ATTACH ? AS source", (address,))
-    driver.execute("BEGIN")
     schema = driver.execute("SELECT type, name, sql FROM source.sqlite_master").fetchall()
     created = [*_created(schema)]
     stored = any(kind == "table" and fold(name) == fold(table) for kind, name, _ in created)
@@ -99,7 +111,6 @@ def _copy(driver: sqlite3.Connection, file: Path, table: str, rows: int, whole: 
     for kind, _, sql in created:
         if kind != "table":
             driver.execute(sql)
-    driver.execute("COMMIT")
     driver.execute("DETACH source")
     driver.execute("PRAGMA legacy_alter_table = OFF")
     return copied
@@ -131,7 +142,7 @@ def _ends(driver: sqlite3.Connection, table: str) -> tuple[int, int]:
 
 
 def _copying(driver: sqlite3.Connection, table: str, share: float) -> Iterator[str]:
-    """Give the statements that copy a *share* of the rows of *table*, from five places of it."""
+    """Give the statements that copy a *share* of the rows of *table*, from several places of it."""
     info = driver.execute(f"PRAGMA source.table_xinfo({quote(table)})")
     columns = ", ".join(quote(row[1]) for row in info if row[6] == 0)
     insert = (
@@ -144,11 +155,8 @@ def _copying(driver: sqlite3.Connection, table: str, share: float) -> Iterator[s
     except sqlite3.OperationalError:  # WITHOUT ROWID
         yield insert if share == 1 else f"{insert} LIMIT 4000"
         return
-    if share == 1:
-        yield insert
-        return
     width = (last - first) / _PARTS
     for part in range(_PARTS):
         low = first + round(part * width)
-        high = low + max(1, round(width * share))
+        high = min(low + math.ceil(width * share), first + round((part + 1) * width))
         yield f"{insert} WHERE rowid > {low} AND rowid <= {high}"

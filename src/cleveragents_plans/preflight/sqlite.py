@@ -8,11 +8,16 @@ slices can be counted wrong.
 
 from __future__ import annotations
 
+import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from cleveragents_plans.evolution.foreseen import Rebuild
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.foreseen import Foreseen, Rebuild
 from cleveragents_plans.evolution.recipes.parent_trees import (
     MAX_LISTED,
     CycleFound,
@@ -20,21 +25,31 @@ from cleveragents_plans.evolution.recipes.parent_trees import (
     ancestors_first,
     warn_of_missing_parents,
 )
+from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
 from cleveragents_plans.evolution.sqlite.table import rowid_name
 from cleveragents_plans.evolution.sqlite.tokens import quote
-from cleveragents_plans.preflight.findings import Write
+from cleveragents_plans.preflight.findings import Disk, Estimate, Write
+from cleveragents_plans.preflight.sample import SampleRun
 from cleveragents_plans.schema.database import Database
 
 _SLICE = 5_000
 _SAMPLED = 2_000
 _MAX_DEPTH = 1_000
+# Bytes that are read in some 50 ms.
+_MAX_READ = 20_000_000
+# Measured (docs/preflight.md): seconds that a run takes besides; bytes that it looks through for
+# damaged pages in a second; by how much a row takes longer in a table ten times as large as the
+# sample, whose indexes do not fit into the cache; the error.
+_FIXED = 0.2
+_CHECKED = 3e8
+_SLOWER = 0.4
+_ERROR = 0.5
 
 
 @dataclass(slots=True)
 class TreeScan:
     """What was found in the parent links of a table."""
 
-    rows: int = 0
     missing: int = 0
     first_missing: list[tuple[str, str]] = field(default_factory=list)
     cycles: list[list[Any]] = field(default_factory=list)
@@ -117,7 +132,6 @@ def scan_tree(database: Database, tree: ParentTree) -> TreeScan:
     parent_of: dict[Any, Any] = {}
     for among in sliced.slices():
         where = {**names, "among": among}
-        found.rows += sliced.run(_ROWS.format(**where)).fetchone()[0]
         for key, parent, number in sliced.run(_MISSING.format(**where)):
             found.missing += number if key is not None else 0
             found.first_missing.append((str(key), str(parent)))
@@ -157,7 +171,43 @@ def report_tree(tree: ParentTree, found: TreeScan) -> None:
         warn_of_missing_parents(tree, found.missing, found.first_missing)
 
 
-_ROWS = "SELECT count(*) FROM {table} t WHERE {among}"
+def check_file(connection: Connection, file: Path, found: Foreseen) -> None:
+    """
+    Look for damaged pages, unless a writer would be kept waiting by it.
+
+    With a rollback journal no writer can commit while the file is read, so that a large one is
+    left to the run itself.
+    """
+    logged = connection.exec_driver_sql("PRAGMA main.journal_mode").scalar() == "wal"
+    if logged or file.stat().st_size <= _MAX_READ:
+        with found.looking("damaged pages"):
+            require_sound_file(connection, 3600.0)
+    else:
+        found.unchecked.append("damaged pages, because writers would wait: the run looks for them")
+
+
+def costs(file: Path, sample: SampleRun, rows: int, needed: int) -> tuple[Estimate, Disk]:
+    """
+    Project a run on a *sample* to all *rows* of the table.
+
+    Args:
+        file: The file.
+        sample: The run.
+        rows: How many rows there are.
+        needed: Bytes that are needed for the copies of tables.
+    """
+    share = max(1.0, rows / max(sample.rows, 1))
+    size = file.stat().st_size
+    slower = 1 + _SLOWER * math.log10(share)
+    seconds = _FIXED + sample.seconds * share * slower + size / _CHECKED
+    grown = max(0, round(sample.grown * share))
+    return (
+        Estimate(seconds=seconds, least=seconds / (1 + _ERROR), most=seconds * (1 + _ERROR)),
+        Disk(
+            least=grown, most=max(needed, grown), wal=None, free=shutil.disk_usage(file.parent).free
+        ),
+    )
+
 
 _MISSING = """\
 SELECT CAST(t.{key} AS TEXT), CAST(t.{parent} AS TEXT), 1 FROM {table} t

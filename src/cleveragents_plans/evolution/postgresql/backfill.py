@@ -189,8 +189,7 @@ UNION ALL
             among = KeyRange(last, among.high)
 
     def _batch(self, condition: str, parameters: Mapping[str, Any]) -> int:
-        expected, path = as_triggers_expect(self.connection)
-        sql = _literally(self.wanted.update).replace("{batch}", f"({condition} AND {expected})")
+        sql, path = batch_statement(self.connection, self.wanted.update, condition)
         values = {**parameters, **path}
         for _ in range(_TRIES):
             begun = time.monotonic()
@@ -289,6 +288,14 @@ UNION ALL
     def _some_keys(self, missed: SkippedRanges, progress: Progress) -> list[Any]:
         looks = (look for among in missed.ranges for look in self._looks(among, progress))
         return list(itertools.islice((key for _, keys in looks for key in keys), 3))
+
+
+def batch_statement(
+    connection: Connection, update: str, condition: str
+) -> tuple[str, dict[str, str]]:
+    """Give the statement of one batch of *update*, and those parameters that it has of its own."""
+    expected, path = as_triggers_expect(connection)
+    return _literally(update).replace("{batch}", f"({condition} AND {expected})"), path
 
 
 def _literally(sql: str) -> str:

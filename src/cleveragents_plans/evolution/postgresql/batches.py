@@ -37,7 +37,7 @@ log: Final = logging.getLogger("alembic.evolution")
 # table. Were every plan made anew, so would be that of each foreign key's check, row by
 # row. The scans that look for rows leave the processors to others. What is written is
 # handed to the disk at once: what the system piles up stops every commit when it goes.
-_SESSION = {
+BATCH_SESSION: Final = {
     "lock_timeout": "20ms",
     "statement_timeout": "0",
     "synchronous_commit": "off",
@@ -118,7 +118,7 @@ def run_in_batches(
         vacuum=qualified(context, vacuum or table, schema),
     )
     settings = Settings.of(context.environment_context)
-    with online(op) as connection, session(connection, **_SESSION):
+    with online(op) as connection, session(connection, **BATCH_SESSION):
         deadline, tables = Deadline.for_locks(settings), [wanted.table, wanted.vacuum]
         with refusing("backfill", names_of(op, "column", table, schema)):
             try:

@@ -39,23 +39,26 @@ class DiskTooSmall(EvolutionError):
         self.free = free
 
 
-def require_disk_space(connection: Connection, table: str) -> None:
+def require_disk_space(connection: Connection, table: str) -> int:
     """
     Refuse to copy *table* if the disk has no room for the copy.
 
     Where SQLite was built without ``dbstat``, which tells the size of a table, the size of the
     whole file is taken for it, and there is a warning only.
 
+    Returns:
+        Bytes that are needed; 0 in memory.
+
     Raises:
         DiskTooSmall: Less is free than `disk_space_needed`.
     """
     file = file_of(connection)
     if not file.name:
-        return  # in memory
+        return 0
     needed = disk_space_needed(connection, table)
     free = shutil.disk_usage(file.parent).free
     if free >= needed:
-        return
+        return needed
     if _size(connection, table) is not None:
         raise DiskTooSmall(table, file.parent, needed, free)
     log.warning(
@@ -66,6 +69,7 @@ def require_disk_space(connection: Connection, table: str) -> None:
         table,
         needed / 1e6,
     )
+    return needed
 
 
 def disk_space_needed(connection: Connection, table: str) -> int:
