@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.util import CommandError
@@ -15,7 +18,7 @@ from sqlalchemy import make_url
 from cleveragents_plans.preflight import Preflight, preflight
 from cleveragents_plans.schema import chain_config
 from support import postgres
-from support.broken import break_database
+from support.broken import break_database, libpq
 from support.databases import ONE_OF_EACH, database_with, empty_database, migrate, roll_back
 from support.former_release import write_former_release
 from support.revisions import HEAD, M4_003, M8_001, M8_002
@@ -257,3 +260,74 @@ def test_standby_is_read_as_far_as_that_goes(tmp_path: Path):
     assert "columns" in found.unchecked
     assert found.rows == 400
     assert [replica.state for replica in on_primary.replicas] == ["streaming"]
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_estimate_is_made_and_changes_no_row(engine: str, tmp_path: Path):
+    with at(M4_003, engine, tmp_path) as url:
+        before = database_hash(url), schema_dump(url), sorted(tmp_path.iterdir())
+        found = look(url)
+        assert (database_hash(url), schema_dump(url), sorted(tmp_path.iterdir())) == before
+
+    assert found.estimate
+    assert 0 < found.estimate.least < found.estimate.seconds < found.estimate.most < 60
+    assert found.disk
+    assert 0 < found.disk.least <= found.disk.most
+    if engine == "sqlite":
+        assert found.disk.free == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.2)
+        assert found.disk.wal is None
+    else:
+        assert found.disk.free is None
+        assert found.disk.wal
+        assert "ix_v3_plans_created_at" in found.indexes
+        assert found.locks[0].name == "ACCESS EXCLUSIVE"
+
+
+def test_estimate_follows_the_number_of_rows_that_may_be_written_in_a_second(tmp_path: Path):
+    with at(M4_003, "postgresql-18", tmp_path) as url:
+        free = look(url)
+        slow = look(url, None, "rows-per-second=1")
+
+    assert free.estimate
+    assert slow.estimate
+    rows = sum(each.rows or 0 for each in slow.writes)
+    assert slow.estimate.seconds > rows > free.estimate.seconds
+
+
+def test_rows_that_a_client_locks_are_not_waited_for(tmp_path: Path):
+    with at(M4_003, "postgresql-18", tmp_path) as url, psycopg.connect(libpq(url)) as client:
+        client.execute("SELECT count(*) FROM (SELECT FROM v3_plans FOR UPDATE) AS locked")
+        found = look(url)
+        # The trial could write none of them, and what it cost is not known.
+        assert found.estimate
+        assert client.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+        client.execute("UPDATE v3_plans SET updated_at = updated_at")
+
+
+def test_sample_of_a_file_is_made_without_its_write_lock(tmp_path: Path):
+    with (
+        at(M4_003, "sqlite", tmp_path) as url,
+        closing(sqlite3.connect(url.removeprefix("sqlite:///"), timeout=0)) as writer,
+    ):
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("UPDATE v3_plans SET updated_at = updated_at")
+        found = look(url)
+        writer.commit()
+
+    assert found.estimate
+
+
+def test_disk_that_is_too_small_is_refused_in_the_same_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with at(M4_003, "sqlite", tmp_path) as url:
+        monkeypatch.setattr(
+            "cleveragents_plans.evolution.sqlite.disk_space.shutil.disk_usage",
+            lambda _folder: SimpleNamespace(total=10**6, used=10**6, free=1000),
+        )
+        found = look(url)
+        with pytest.raises(CommandError) as refused:
+            command.upgrade(chain_config(url, level=None), "head")
+
+    assert "0.0 MB of disk space are free" in str(refused.value)
+    assert [block.found for block in found.blocks] == [str(refused.value)]
