@@ -39,7 +39,8 @@ class Backfill:
     needs: str
     #: One batch; ``{batch}`` stands for a condition over ``t``.
     update: str
-    #: Which rows are written for the sake of which column, if the operation knows.
+    #: Which rows are written for the sake of which column, if the operation knows; *needs* is that
+    #: one of these holds.
     columns: Mapping[str, str]
     #: A condition over ``t``: rows that cost as much when tried out as they will.
     typical: str = "TRUE"

@@ -36,11 +36,14 @@ def count_writes(connection: Connection, backfill: Backfill) -> Write | None:
     there = "SELECT to_regclass(%(table)s) IS NOT NULL"
     if not run(connection, there, {"table": backfill.table}).scalar_one():
         return None
-    counts = [f"count(*) FILTER (WHERE {each})" for each in backfill.columns.values()]
-    columns = ", ".join(["count(*)", f"count(*) FILTER (WHERE {backfill.needs})", *counts])
+    # Grouped, so that each condition is evaluated once for a row, by parallel workers, too.
+    names = list(backfill.columns)
+    conditions = ", ".join(f"({each})" for each in backfill.columns.values() or [backfill.needs])
+    places = ", ".join(str(place + 1) for place in range(len(names) or 1))
+    query = f"SELECT {conditions}, count(*) FROM {backfill.table} t GROUP BY {places}"
     try:
         with connection.begin_nested():
-            row = run(connection, f"SELECT {columns} FROM {backfill.table} t").one()
+            groups = [tuple(row) for row in run(connection, query)]
     except DBAPIError as error:
         # It reads what a step before it creates.
         if not (sqlstate(error) or "").startswith("42"):
@@ -49,9 +52,12 @@ def count_writes(connection: Connection, backfill: Backfill) -> Write | None:
     return Write(
         table=backfill.table,
         label=backfill.label,
-        rows=row[1],
-        of=row[0],
-        columns=dict(zip(backfill.columns, row[2:], strict=True)),
+        rows=sum(number for *needed, number in groups if any(needed)),
+        of=sum(number for *_, number in groups),
+        columns={
+            name: sum(group[-1] for group in groups if group[place])
+            for place, name in enumerate(names)
+        },
     )
 
 
