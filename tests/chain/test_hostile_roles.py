@@ -16,6 +16,7 @@ from cleveragents_plans import evolution
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.postgresql import locks
+from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.runner import environment
 from cleveragents_plans.persistence import Base, open_engine
 from support.databases import ENGINES, chain, database_at, migrate, roll_back
@@ -336,6 +337,40 @@ def test_function_that_another_role_has_made_is_refused_by_create_all(url: str):
         Base.metadata.create_all(engine)
 
     engine.dispose()
+
+
+UNCOMMITTED = {
+    "the archive": (DOWN, f"CREATE TABLE public.{ARCHIVE} (a int)"),
+    "a function": (UP, FUNCTION.format("v3_plans_fill")),
+}
+
+
+@pytest.mark.parametrize(("run", "planted"), UNCOMMITTED.values(), ids=UNCOMMITTED)
+def test_session_that_has_not_committed_a_name_of_ours_is_named_and_no_other(
+    url: str, run: Any, planted: str
+):
+    go, revision = run
+    if go is roll_back:
+        migrate(url, M8_001)
+    before = schema_dump(url)
+    engine, innocent = open_engine(of_role(url, CLERK)), open_engine(of_role(url, CLIENT))
+    with engine.connect() as holder, innocent.connect() as reader:
+        holder.exec_driver_sql(planted)
+        pid = holder.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        reader.execution_options(isolation_level="AUTOCOMMIT")
+        other = reader.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+
+        with pytest.raises(LockNotObtained) as refused:
+            go(url, revision, "lock-wait=3")
+
+        assert f"pid {pid} " in str(refused.value)
+        assert "not committed" in str(refused.value)
+        assert f"pid {other} " not in str(refused.value)
+        holder.rollback()
+    engine.dispose()
+    innocent.dispose()
+    assert schema_dump(url) == before
+    go(url, revision)
 
 
 def test_version_table_that_another_role_created_first_is_refused(url: str):

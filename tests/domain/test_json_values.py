@@ -2,6 +2,7 @@ import copy
 import json
 import math
 import pickle
+import traceback
 from decimal import Decimal
 from enum import Enum
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cleveragents_plans import Plan, PlansError
 from cleveragents_plans.domain import Arguments, JsonObject, NotJson, canonical_json
 
 scalars = (
@@ -164,6 +166,20 @@ def test_a_small_value_that_is_huge_when_written_out_is_refused(value, said):
     for make in (JsonObject, Arguments, canonical_json):
         with pytest.raises(NotJson, match=f"{said}, expected a smaller value"):
             make({"x": value})
+
+
+def test_traceback_of_a_refused_value_does_not_write_it_out():
+    value = ["secret"]
+    for _ in range(20):
+        value = [value, value]
+
+    with pytest.raises(PlansError) as caught:
+        Plan.create("local/tidy", arguments={"x": value})
+
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "expected a smaller value" in shown
+    assert "input_value" not in shown
+    assert "secret" not in shown
 
 
 def test_a_stored_value_is_read_whatever_its_size():

@@ -183,6 +183,9 @@ class Value(BaseModel):
         frozen=True,
         extra="forbid",
         use_attribute_docstrings=True,
+        # A traceback shows the error of pydantic, too: to write out lists that share their items
+        # would take all memory, and what plans hold is not for logs.
+        hide_input_in_errors=True,
         # What is written has every field, whether it may be left out where it is read or not.
         json_schema_serialization_defaults_required=True,
     )

@@ -125,6 +125,7 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
     SELECT CASE l.locktype WHEN 'virtualxid' THEN 'snapshot or lock of its transaction'
+                           WHEN 'transactionid' THEN 'not committed'
                            ELSE 'against ' || l.mode END AS mode
       FROM pg_locks l WHERE l.pid = %(pid)s AND NOT l.granted LIMIT 1) w ON true
  ORDER BY age DESC NULLS LAST

@@ -34,6 +34,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
 )
 from cleveragents_plans.evolution.postgresql.pipeline import run_in_pipeline
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
+from cleveragents_plans.evolution.postgresql.statement_waits import StatementWaits
 from cleveragents_plans.evolution.run_figures import record_lock
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.under_way import waits
@@ -66,13 +67,8 @@ class LockNotObtained(EvolutionError):
 #: Lock timeout, deadlock, serialization failure: a conflict with another session.
 LOCK_CONFLICTS = frozenset({"55P03", "40P01", "40001"})
 
-_GATE_CONFLICTS = (
-    "ShareUpdateExclusiveLock",
-    "ShareLock",
-    "ShareRowExclusiveLock",
-    "ExclusiveLock",
-    "AccessExclusiveLock",
-)
+_GATE_CONFLICTS = ("ShareUpdateExclusiveLock", "ShareLock", "ShareRowExclusiveLock",
+                   "ExclusiveLock", "AccessExclusiveLock")  # fmt: skip
 #: What a statement conflicts with that only reads.
 READ_CONFLICTS = ("AccessExclusiveLock",)
 #: Every lock that can be held on a table.
@@ -167,20 +163,22 @@ def run_under_lock(
     """
     deadline = Deadline.for_locks(settings)
     texts = [*path_statement(connection), *statements]
+    waiting = StatementWaits(connection)
 
     def attempt() -> None:
-        with transaction(connection):
+        with waiting.attempt(), transaction(connection):
             run(connection, as_table_owner(table))
             _take(connection, ", ".join([table, *also]), mode, deadline)
             since = time.monotonic()
             # In one round trip: clients wait until the last statement is done.
-            run_in_pipeline(connection, texts)
+            with waiting.statements():
+                run_in_pipeline(connection, texts)
         if mode == "ACCESS EXCLUSIVE":
             record_lock(since)
 
     with session(connection, **_UNDER_LOCK):
         modes = ANY_LOCK if mode == "ACCESS EXCLUSIVE" else _WRITING
-        retry(connection, [table, *also], attempt, deadline, modes)
+        retry(connection, [table, *also], attempt, deadline, modes, waiting)
 
 
 def _run_with_version(
@@ -224,9 +222,12 @@ def retry(
     attempt: Callable[[], _Result],
     deadline: Deadline,
     modes: Sequence[str],
+    waiting: StatementWaits | None = None,
 ) -> _Result:
     """
     Call *attempt* until no lock conflicts, and name the sessions that hold one of *modes*.
+
+    Where a statement under the lock failed, those are innocent, and *waiting* knows the others.
 
     Raises:
         LockNotObtained: The *deadline* is over.
@@ -240,7 +241,10 @@ def retry(
             except DBAPIError as error:
                 if sqlstate(error) not in LOCK_CONFLICTS:
                     raise
-            seen = blockers(connection, tables, modes) or seen
+            if waiting and waiting.failed:
+                seen = waiting.found
+            else:
+                seen = blockers(connection, tables, modes) or seen
             say(f"waits for a lock on {names}; blocked by: {listed(seen)}")
             if deadline.left <= 0:
                 raise LockNotObtained(names, deadline.waited, seen)
