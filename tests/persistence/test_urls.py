@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import quote
 
@@ -207,3 +210,35 @@ def test_file_has_the_name_that_was_meant(
 )
 def test_url_that_is_right_is_read(url: str):
     assert database_url(url).set(drivername="x") == make_url(url).set(drivername="x")
+
+
+def test_path_in_a_locale_that_cannot_hold_it_is_refused_in_one_line(tmp_path: Path):
+    program = [sys.executable, "-m", "cleveragents_plans", "upgrade", "--create", "--url"]
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environment = {**os.environ, **locale}
+
+    done = subprocess.run(
+        [*program, f"sqlite:///{tmp_path}/größe.db"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "PYTHONUTF8=1" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_relative_path_below_a_deleted_folder_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    folder.rmdir()
+
+    with pytest.raises(DatabaseUrlError, match="working directory of this process, which was"):
+        database_url("sqlite:///plans.db")
+    assert database_url("sqlite:////srv/plans.db").database == "/srv/plans.db"
+    assert database_url("sqlite://").database in (None, "", ":memory:")

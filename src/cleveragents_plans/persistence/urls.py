@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import unquote
 
 from sqlalchemy.engine import URL, make_url
@@ -66,7 +67,27 @@ def database_url(text: str | URL) -> URL:
         url = url.set(host=None).update_query_dict({"host": unquote(url.host)})
     if wrong := _wrong_part(url):
         raise DatabaseUrlError(f"the database URL has a {wrong}; expected {FORMS} {_ENCODED}")
+    _refuse_path(url)
     return url
+
+
+def _refuse_path(url: URL) -> None:
+    """Refuse the path of a file that this process cannot use, before it is made absolute."""
+    path = url.database or ""
+    if any("\ud800" <= each <= "\udfff" for each in path):
+        raise DatabaseUrlError(
+            "the database URL has bytes that are no text in the locale of this process; set "
+            "PYTHONUTF8=1, or a locale of UTF-8 such as LC_ALL=C.UTF-8"
+        )
+    if url.drivername != _SQLITE or not path or path.startswith((":memory:", "file:")):
+        return
+    try:
+        Path(path).absolute()
+    except FileNotFoundError:
+        raise DatabaseUrlError(
+            "the database URL has a path below the working directory of this process, which was "
+            "deleted; expected one that begins with /, as in sqlite:////srv/plans.db"
+        ) from None
 
 
 def without_password(url: URL) -> str:
