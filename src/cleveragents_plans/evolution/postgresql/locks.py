@@ -81,8 +81,7 @@ _WRITING = ("RowExclusiveLock", *_GATE_CONFLICTS)
 _POLL_SECONDS = 0.5
 _POLL_PAUSE = 0.005
 _RUNGS_MS = (10, 10, 20, 20)
-_LONG_RUNG_MS = 50
-_LONG_RUNG_AFTER = 60.0
+_LONG_RUNG_MS, _LONG_RUNG_AFTER = 50, 60.0
 _WAITING = "waiting for a lock on %s for %.0f s; blocked by: %s"
 
 
@@ -225,9 +224,8 @@ def retry(
     waiting: StatementWaits | None = None,
 ) -> _Result:
     """
-    Call *attempt* until no lock conflicts, and name the sessions that hold one of *modes*.
-
-    Where a statement under the lock failed, those are innocent, and *waiting* knows the others.
+    Call *attempt* until no lock conflicts, and name the sessions that hold one of *modes*; those
+    are innocent where a statement under the lock failed, and *waiting* knows the others.
 
     Raises:
         LockNotObtained: The *deadline* is over.
@@ -241,10 +239,8 @@ def retry(
             except DBAPIError as error:
                 if sqlstate(error) not in LOCK_CONFLICTS:
                     raise
-            if waiting and waiting.failed:
-                seen = waiting.found
-            else:
-                seen = blockers(connection, tables, modes) or seen
+            held = None if waiting and waiting.failed else blockers(connection, tables, modes)
+            seen = waiting.found if waiting and held is None else held or seen
             say(f"waits for a lock on {names}; blocked by: {listed(seen)}")
             if deadline.left <= 0:
                 raise LockNotObtained(names, deadline.waited, seen)
