@@ -10,9 +10,11 @@ from alembic import command
 from sqlalchemy import NullPool, create_engine, inspect
 
 from cleveragents_plans.cli import main
+from cleveragents_plans.evolution.runner.version_tables import version_tables
 from support.databases import migrate
 from support.online import client
 from support.revisions import HEAD, M4_003, M8_001
+from support.toys import execute
 
 FOREIGN = "27c6a30d7c24"
 
@@ -313,3 +315,19 @@ def _config(url: str):
     from cleveragents_plans.schema import chain_config
 
     return chain_config(url)
+
+
+def test_version_table_with_row_level_security_is_not_read_beside_ours(postgresql_url: str):
+    # A policy runs functions of the table's owner with the rights of the role that reads.
+    for name, security in (("guarded", "ENABLE"), ("open", "DISABLE")):
+        execute(
+            postgresql_url,
+            f"CREATE TABLE {name} (version_num varchar(32))",
+            f"INSERT INTO {name} VALUES ('{M8_001}')",
+            f"ALTER TABLE {name} {security} ROW LEVEL SECURITY",
+        )
+
+    with create_engine(postgresql_url, poolclass=NullPool).connect() as connection:
+        found = version_tables(connection, ["public"])
+
+    assert [table.name for table in found] == ["open"]
