@@ -1,130 +1,33 @@
-"""The migrated table is the specified one, but for what the errata list says."""
+"""The migrated table is the specified one (docs/specification.md), but for what the errata say."""
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, NullPool, create_engine, inspect
-from sqlalchemy.types import Double, Float, TypeEngine
+from sqlalchemy import NullPool, create_engine
 
+from cleveragents_plans.schema.specification import (
+    Difference,
+    block,
+    differences,
+    errata,
+    made,
+    specified_table,
+    table,
+)
 from support.revisions import CHAIN, M4_003, M8_001
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "specification.md").read_text(encoding="utf-8")
 INI = ROOT / "alembic.ini"
 
 
-class Difference(NamedTuple):
-    what: str
-    of: str
-    specified: str
-    here: str
-
-
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    return str(found)
-
-
 DEVIATIONS: list[dict[str, Any]] = tomllib.loads(block("toml"))["deviation"]
-LISTED = {
-    Difference(entry["what"], of, entry["specified"], entry["here"]): entry["since"]
-    for entry in DEVIATIONS
-    for of in entry["of"]
-}
-RENAMED = {listed.specified: listed.here for listed in LISTED if listed.what == "name"}
-
-
-class Table(NamedTuple):
-    """What can be said about a table in the same words on every engine."""
-
-    name: str
-    columns: dict[str, dict[str, str]]
-    rules: set[tuple[str, str]]
-
-
-def table(connection: Connection, name: str) -> Table:
-    about = inspect(connection)
-    key = about.get_pk_constraint(name)["constrained_columns"]
-    references = dict(references_of(connection, name))
-    columns = {
-        column["name"]: {
-            "type": in_one_word(column["type"]),
-            # SQLite lets a key that is not an integer be NULL, which no schema means.
-            "null": "NULL" if column["nullable"] and column["name"] not in key else "NOT NULL",
-            "default": re.sub(r"::[a-z ]+$", "", column["default"] or "none"),
-            "reference": references.get(column["name"], "none"),
-            "primary key": str(key.index(column["name"]) + 1) if column["name"] in key else "none",
-        }
-        for column in about.get_columns(name)
-    }
-    rules = {("check", str(check["name"])) for check in about.get_check_constraints(name)}
-    rules |= {("unique", str(unique["name"])) for unique in about.get_unique_constraints(name)}
-    rules |= {("index", str(index["name"])) for index in about.get_indexes(name)}
-    return Table(name, columns, rules)
-
-
-def references_of(connection: Connection, name: str) -> Iterator[tuple[str, str]]:
-    if connection.dialect.name == "sqlite":
-        # The inspector overlooks the actions of a reference that stands beside its column.
-        rows = connection.exec_driver_sql(f"PRAGMA foreign_key_list({name})").mappings()
-        found = [
-            (row["from"], row["table"], row["to"], row["on_delete"], row["on_update"])
-            for row in rows
-        ]
-    else:
-        found = [
-            (
-                *reference["constrained_columns"],
-                reference["referred_table"],
-                *reference["referred_columns"],
-                reference["options"].get("ondelete"),
-                reference["options"].get("onupdate"),
-            )
-            for reference in inspect(connection).get_foreign_keys(name)
-        ]
-    for column, other, target, delete, update in found:
-        words = target if other == name else f"{other}.{target}"
-        for event, does in (("DELETE", delete), ("UPDATE", update)):
-            words += f" ON {event} {does}" if does not in (None, "NO ACTION") else ""
-        yield column, words
-
-
-def in_one_word(kind: TypeEngine[Any]) -> str:
-    # SQLite's REAL and PostgreSQL's DOUBLE PRECISION are the same eight bytes.
-    return "REAL" if isinstance(kind, Float | Double) else str(kind)
-
-
-def differences(specified: Table, here: Table) -> set[Difference]:
-    found = set()
-    if specified.name != here.name:
-        found.add(Difference("table", specified.name, specified.name, here.name))
-    known = set()
-    for name, wanted in specified.columns.items():
-        ours = name if name in here.columns else RENAMED.get(name, name)
-        known.add(ours)
-        if ours not in here.columns:
-            found.add(Difference("column", name, "present", "absent"))
-            continue
-        if ours != name:
-            found.add(Difference("name", name, name, ours))
-        for what, said in wanted.items():
-            if said != here.columns[ours][what]:
-                found.add(Difference(what, name, said, here.columns[ours][what]))
-    for name in here.columns.keys() - known:
-        found.add(Difference("column", name, "absent", "present"))
-    for what, name in here.rules - specified.rules:
-        found.add(Difference(what, name, "absent", "present"))
-    for what, name in specified.rules - here.rules:
-        found.add(Difference(what, name, "present", "absent"))
-    return found
+LISTED = {difference: erratum.since for difference, erratum in errata().items()}
 
 
 def differences_at(url: str) -> set[Difference]:
@@ -133,20 +36,6 @@ def differences_at(url: str) -> set[Difference]:
         here = table(connection, "v3_plans")
     engine.dispose()
     return differences(specified_table(), here)
-
-
-def specified_table() -> Table:
-    return made(block("sql"))
-
-
-def made(ddl: str) -> Table:
-    engine = create_engine("sqlite://")
-    with engine.begin() as connection:
-        connection.exec_driver_sql(ddl)
-        (name,) = inspect(connection).get_table_names()
-        found = table(connection, name)
-    engine.dispose()
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -295,7 +295,7 @@ def test_wheel_carries_the_chain_and_runs_it_in_an_empty_folder(tmp_path: Path):
     downgrade = run("-m", "cleveragents_plans", "downgrade", M4_003)
 
     assert str(installed) in where
-    assert "cleveragents_plans/py.typed" in names
+    assert {"cleveragents_plans/py.typed", "cleveragents_plans/specification.md"} <= names
     assert (upgrade.returncode, current.returncode, downgrade.returncode) == (0, 0, 0)
     assert HEAD in current.stdout
     with sqlite3.connect(folder / "plans.db") as connection:

@@ -111,7 +111,7 @@ def test_unfinished_revision_has_two_ways_out(
 def test_process_that_migrates_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     with database_at(M4_003, "postgresql-18", tmp_path) as url:
         engine = open_engine(url, migrating=True)
-        with engine.connect() as connection, migration_lock(connection):
+        with engine.connect() as connection, migration_lock(connection, ["public"]):
             pid = connection.connection.driver_connection.info.backend_pid
             _, out = status(url, capfd)
         engine.dispose()

@@ -60,6 +60,7 @@ def former(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 WORDS = [
     "INSERT OR ABORT",
+    "dbstat",  # whose errors are suppressed
     *(
         pytest.param(words, marks=pytest.mark.fault)
         for words in ("quick_", "CREATE INDEX", "key_check")

@@ -24,6 +24,8 @@ from support.databases import ENGINES, empty_database
 from support.online import client
 from support.revisions import HEAD, M4_003
 
+PUBLIC = "'public'::regnamespace::oid::int"
+
 
 @contextmanager
 def engine_of(url):
@@ -121,7 +123,7 @@ def test_event_loop_runs_while_postgresql_is_upgraded(postgresql_url, caplog):
             # Another process migrates: the run waits for the lock, and sleeps meanwhile.
             from cleveragents_plans.evolution.runner.migration_lock import _KEY
 
-            other.execute(f"SELECT pg_advisory_lock({_KEY})")
+            other.execute(f"SELECT pg_advisory_lock({_KEY}, {PUBLIC})")
             running = asyncio.create_task(upgrade(engine))
             # It would not come back from one of these sleeps.
             while "another process is migrating" not in caplog.text:
@@ -129,7 +131,7 @@ def test_event_loop_runs_while_postgresql_is_upgraded(postgresql_url, caplog):
             for _ in range(20):
                 await asyncio.sleep(0.01)
             assert not running.done()
-            other.execute(f"SELECT pg_advisory_unlock({_KEY})")
+            other.execute(f"SELECT pg_advisory_unlock({_KEY}, {PUBLIC})")
             other.commit()
         await running
         await engine.dispose()

@@ -12,22 +12,27 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter
 
+from cleveragents_plans.cli.fleet import FleetReport
 from cleveragents_plans.cli.history import HistoryReport
 from cleveragents_plans.cli.plans import PlansReport
 from cleveragents_plans.cli.preflight import PreflightReport
 from cleveragents_plans.cli.profiles import ProfilesReport
-from cleveragents_plans.cli.reports import FORMAT
+from cleveragents_plans.cli.reports import FORMAT, RunReport
 from cleveragents_plans.cli.show import ShowReport
+from cleveragents_plans.cli.spec import SpecReport
 from cleveragents_plans.cli.status import StatusReport
 from cleveragents_plans.cli.tree import TreeReport
 from cleveragents_plans.cli.verify import VerifyReport
 
 _Report = Annotated[
-    HistoryReport
+    FleetReport
+    | HistoryReport
     | PlansReport
     | PreflightReport
     | ProfilesReport
+    | RunReport
     | ShowReport
+    | SpecReport
     | StatusReport
     | TreeReport
     | VerifyReport,

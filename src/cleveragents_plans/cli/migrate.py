@@ -7,8 +7,19 @@ from typing import Any
 
 import click
 from alembic import command
+from alembic.config import Config
 
-from cleveragents_plans.cli.options import config_of, create_option, database_options, run_options
+from cleveragents_plans.cli.options import (
+    config_of,
+    create_option,
+    database_options,
+    fleet_options,
+    for_each_database,
+    json_option,
+    run_options,
+)
+from cleveragents_plans.cli.output import show_json
+from cleveragents_plans.cli.reports import RunReport
 
 
 class _RelativeRevision(click.Command):
@@ -31,30 +42,46 @@ _SQL = click.option(
 @click.argument("revision", default="head")
 @_SQL
 @create_option
-@database_options
+@json_option
+@fleet_options
 @run_options("allow-second-schema")
-def upgrade(revision: str, sql: bool, **given: Any) -> None:
+@for_each_database
+def upgrade(revision: str, sql: bool, json: bool, **given: Any) -> None:
     """
     Upgrade the schema to REVISION (default: head).
 
     A SQLite file that is named and is not there is created with --create only; plans.db in the
     current folder, which is the default, without. A database of PostgreSQL is never created.
     """
-    command.upgrade(config_of(given), revision, sql=sql)
+    config = _config(sql, json, given)
+    command.upgrade(config, revision, sql=sql)
+    if json:
+        show_json(RunReport.of("upgrade", config.attributes["figures"]))
 
 
 @click.command(cls=_RelativeRevision)
 @click.argument("revision")
 @_SQL
-@database_options
+@json_option
+@fleet_options
 @run_options("drop-plans")
-def downgrade(revision: str, sql: bool, **given: Any) -> None:
+@for_each_database
+def downgrade(revision: str, sql: bool, json: bool, **given: Any) -> None:
     """
     Downgrade the schema to REVISION.
 
     That is a revision such as m4_003_plan_env_columns, or base.
     """
-    command.downgrade(config_of(given), revision, sql=sql)
+    config = _config(sql, json, given)
+    command.downgrade(config, revision, sql=sql)
+    if json:
+        show_json(RunReport.of("downgrade", config.attributes["figures"]))
+
+
+def _config(sql: bool, json: bool, given: dict[str, Any]) -> Config:
+    if sql and json:
+        raise click.UsageError("give --sql or --json, not both")
+    return config_of(given)
 
 
 @click.command()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import wraps
 from typing import Any, Final, TypeVar
 
 import click
 from alembic.config import Config
 
+from cleveragents_plans.evolution.log_format import LOG_FORMATS, use_log_format
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.schema import chain_config
 
@@ -31,20 +33,63 @@ _FLAGS: Final[Mapping[str, str]] = {
 
 def database_options(function: _Function) -> _Function:
     """Let a command be told which database it is for."""
+    url = click.option(
+        "--url", help="The database (default: DATABASE_URL, else sqlite:///plans.db)."
+    )
+    return _all(function, url, *_DATABASE)
+
+
+def fleet_options(function: _Function) -> _Function:
+    """Let a command be told which databases it is for: one, or many."""
     return _all(
         function,
         click.option(
-            "--url", help="The database (default: DATABASE_URL, else sqlite:///plans.db)."
-        ),
-        click.option("--schema", help="The schema of PostgreSQL, if not the first of search_path."),
-        click.option(
-            "--version-table", metavar="NAME", help="Where Alembic keeps the version, if elsewhere."
+            "--url", multiple=True,
+            help="The database (default: DATABASE_URL, else sqlite:///plans.db); several: one "
+            "after the other, or see --jobs.",
         ),
         click.option(
-            "-x", "x", multiple=True, metavar="NAME=VALUE", help="An option as `alembic -x` has it."
+            "--each-schema", metavar="PATTERN",
+            help="Each schema with plans, and a name like PATTERN; % is any text (PostgreSQL).",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="Print the result and warnings only."),
-    )
+        click.option(
+            "--jobs", type=click.IntRange(1, 100), default=1, show_default=True, metavar="N",
+            help="Of several databases or schemas, take so many at a time.",
+        ),
+        *_DATABASE,
+    )  # fmt: skip
+
+
+_DATABASE = (
+    click.option("--schema", help="The schema of PostgreSQL, if not the first of search_path."),
+    click.option(
+        "--version-table", metavar="NAME", help="Where Alembic keeps the version, if elsewhere."
+    ),
+    click.option(
+        "-x", "x", multiple=True, metavar="NAME=VALUE", help="An option as `alembic -x` has it."
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print the result and warnings only."),
+    click.option("-v", "--verbose", is_flag=True, help="Print what Alembic itself logs, too."),
+    click.option(
+        "--log", type=click.Choice(LOG_FORMATS), default="plain", show_default=True,
+        expose_value=False, callback=lambda _context, _option, name: use_log_format(name),
+        help="Write events to standard error as plain lines, with time and level, or as JSON.",
+    ),
+)  # fmt: skip
+
+
+def for_each_database(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Call *command*, or run it in other processes where there are several databases."""
+
+    @wraps(command)
+    def run(url: tuple[str, ...], each_schema: str | None, jobs: int, **given: Any) -> Any:
+        if len(url) <= 1 and each_schema is None:
+            return command(url=url[0] if url else None, **given)
+        context = click.get_current_context()
+        run_fleet = context.obj  # of the program, since it knows the commands' reports
+        return run_fleet(context, url, each_schema, jobs, given)
+
+    return run
 
 
 def json_option(function: _Function) -> _Function:
@@ -79,7 +124,10 @@ def config_of(given: Mapping[str, Any]) -> Config:
         if named.get(name) is not None:
             extra.append(f"{name}={named[name]}")
     extra += [f"{name}=yes" for name in _FLAGS if named.get(name)]
-    level = logging.WARNING if named["quiet"] else logging.INFO
+    if named["quiet"] and named["verbose"]:
+        raise click.UsageError("give -q or -v, not both")
+    level = logging.DEBUG if named["verbose"] else logging.INFO
+    level = logging.WARNING if named["quiet"] else level
     config = chain_config(named["url"], extra=extra, level=level)
     config.attributes.update(command_line=True, create=given.get("create", False))
     return config

@@ -9,17 +9,20 @@ from alembic.util import CommandError
 
 from cleveragents_plans import __version__
 from cleveragents_plans.cli import migrate
+from cleveragents_plans.cli.fleet import run_fleet
 from cleveragents_plans.cli.history import history_command
 from cleveragents_plans.cli.plans import plans_command
 from cleveragents_plans.cli.preflight import preflight_command
 from cleveragents_plans.cli.profiles import profiles_command
 from cleveragents_plans.cli.show import show_command
+from cleveragents_plans.cli.spec import spec_command
 from cleveragents_plans.cli.status import status_command
 from cleveragents_plans.cli.statuses import ExitStatus, status_of
 from cleveragents_plans.cli.throttle import throttle_command
 from cleveragents_plans.cli.tree import tree_command
 from cleveragents_plans.cli.verify import verify_command
 from cleveragents_plans.domain.errors import PlansError
+from cleveragents_plans.evolution.log_format import is_plain, log_format_restored
 from cleveragents_plans.evolution.reporting import tell
 from cleveragents_plans.evolution.runner.standard_streams import standard_output
 
@@ -51,6 +54,7 @@ for _command in (
     show_command,
     tree_command,
     profiles_command,
+    spec_command,
 ):
     program.add_command(_command)
 
@@ -62,17 +66,21 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: A signal arrived.
     """
-    given = None if arguments is None else list(arguments)
+    with log_format_restored():
+        return _run(None if arguments is None else list(arguments))
+
+
+def _run(given: list[str] | None) -> int:
     try:
         with standard_output():
             # Otherwise click prints errors and ends the process by itself.
-            status = program.main(given, prog_name=NAME, standalone_mode=False)
+            status = program.main(given, prog_name=NAME, standalone_mode=False, obj=run_fleet)
     except click.ClickException as error:
         for line in _usage(error).splitlines():
             tell(line)
         return ExitStatus.USAGE
     except (CommandError, PlansError) as error:
-        tell(f"error: {error}")
+        tell(_error_line(error), level="error", event="error")
         return status_of(error)
     except MemoryError:
         tell("error: the memory of this process is at its end; give it more, and run it again")
@@ -80,6 +88,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):  # how to go on has been said
         return ExitStatus.INTERRUPTED
     return int(status or ExitStatus.DONE)
+
+
+def _error_line(error: Exception) -> str:
+    """Write *error* as a line; an event has its level besides."""
+    return f"error: {error}" if is_plain() else str(error)
 
 
 def _usage(error: click.ClickException) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.run_figures import RunFigures
 from cleveragents_plans.schema.database import Database
 
 #: It grows with each change after which a program that reads the output would have to change.
@@ -82,6 +83,41 @@ class Output(Part):
     """What a command prints."""
 
     format: Literal[1] = Field(default=FORMAT, description="The version of this format.")
+
+
+class RunReport(Output):
+    """What ``upgrade`` or ``downgrade`` did."""
+
+    command: Literal["upgrade", "downgrade"] = Field(description="The command.")
+    url: str = Field(description="The URL of the database, without passwords.")
+    schema_name: str | None = Field(description="The schema of the tables; null on SQLite.")
+    before: tuple[str, ...] = Field(description="What the version table held before the run.")
+    after: tuple[str, ...] = Field(description="What it holds now.")
+    rows: int = Field(description="How many rows were written, by backfills and copies.")
+    longest_lock_s: float | None = Field(
+        description="Seconds of the longest exclusive lock; null if there was none."
+    )
+
+    @classmethod
+    def of(cls, command: Literal["upgrade", "downgrade"], figures: RunFigures) -> RunReport:
+        """Report the *figures* of a run."""
+        return cls(
+            command=command,
+            url=figures.target,
+            schema_name=figures.schema,
+            before=figures.before,
+            after=figures.after,
+            rows=figures.rows,
+            longest_lock_s=figures.longest_lock,
+        )
+
+    def in_a_line(self) -> str:
+        """Say it in a line."""
+        before, after = (", ".join(each) or "empty" for each in (self.before, self.after))
+        if self.before == self.after and not self.rows:
+            return f"already at {after}, nothing to do"
+        figures = RunFigures(self.rows, self.longest_lock_s)
+        return f"{before} -> {after}; {figures}"
 
 
 class Report(Output):

@@ -14,7 +14,12 @@ from rich.text import Text
 from sqlalchemy import func, select
 
 from cleveragents_plans.cli.history import RunFacts
-from cleveragents_plans.cli.options import config_of, database_options, json_option
+from cleveragents_plans.cli.options import (
+    config_of,
+    fleet_options,
+    for_each_database,
+    json_option,
+)
 from cleveragents_plans.cli.output import Screen, facts, show, show_json
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
@@ -70,6 +75,13 @@ class StatusReport(Report):
             self.last_run is not None and self.last_run.outcome == "running"
         )
 
+    def in_a_line(self) -> str:
+        """Say it in a line."""
+        if self.state == "behind":
+            return f"behind: {', '.join(each.revision for each in self.pending)} pending"
+        more = self.problem or "; ".join(self.remedies)
+        return f"{self.state}{': ' if more else ''}{more}"
+
 
 @click.command("status")
 @click.option(
@@ -78,7 +90,8 @@ class StatusReport(Report):
 )  # fmt: skip
 @click.option("--follow", is_flag=True, help="Go on until the run under way has ended.")
 @json_option
-@database_options
+@fleet_options
+@for_each_database
 def status_command(wait: float, follow: bool, json: bool, **given: Any) -> ExitStatus:
     """
     Show at which revision the database is, and what is pending.
@@ -196,7 +209,7 @@ def _bytes(database: Database) -> int | None:
 
 def _migrating(database: Database) -> list[Any]:
     if database.on_postgresql:
-        return [*migration_lock_holders(database.connection)]
+        return [*migration_lock_holders(database.connection, [database.schema or ""])]
     file = database.connection.engine.url.database or ""
     return [each for each in lock_holders(Path(file)) if each.writes]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from enum import IntEnum
 
 from sqlalchemy.exc import DBAPIError
@@ -65,3 +66,26 @@ def _lock_conflict(error: Exception) -> bool:
     found = next((each for each in causes(error) if isinstance(each, DBAPIError)), None)
     busy = getattr(found and found.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
     return busy or (found is not None and sqlstate(found) in LOCK_CONFLICTS)
+
+
+# The worst first: what needs a person, what the database is in, what another run may do.
+_WORST = (
+    ExitStatus.USAGE,
+    ExitStatus.REFUSED,
+    ExitStatus.UNFINISHED,
+    ExitStatus.FOUND,
+    ExitStatus.UNREACHABLE,
+    ExitStatus.AGAIN,
+    ExitStatus.DONE,
+)
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """
+    Give the exit status of a run on many databases, each of which has one.
+
+    That of a signal is before all others; then 2, 1, 4, 3, 69, 75 and 0.
+    """
+    found = {*statuses}
+    signals = [each for each in found if each not in _WORST]
+    return max(signals) if signals else next(each for each in _WORST if each in found)

@@ -11,7 +11,12 @@ from pydantic import Field
 from rich.table import Table
 from rich.text import Text
 
-from cleveragents_plans.cli.options import config_of, database_options, json_option
+from cleveragents_plans.cli.options import (
+    config_of,
+    fleet_options,
+    for_each_database,
+    json_option,
+)
 from cleveragents_plans.cli.output import counted, facts, show, show_json
 from cleveragents_plans.cli.reports import DatabaseFacts, Report
 from cleveragents_plans.cli.statuses import ExitStatus
@@ -37,6 +42,11 @@ class VerifyReport(Report):
     )
     findings: tuple[Finding, ...] = Field(description="What is not as it should be.")
 
+    def in_a_line(self) -> str:
+        """Say it in a line."""
+        kinds = [each.kind for each in self.findings if each.severity == "fault"]
+        return f"{_verdict(self)}{': ' if kinds else ''}{', '.join(sorted({*kinds}))}"
+
 
 @click.command("verify")
 @click.option("--quick", is_flag=True, help="Look at schema, roots and parents; read no plan.")
@@ -52,7 +62,8 @@ class VerifyReport(Report):
     help="Name so many plans for each finding.",
 )  # fmt: skip
 @json_option
-@database_options
+@fleet_options
+@for_each_database
 def verify_command(
     quick: bool, fingerprint: bool, repair: str | None, listed: int, json: bool, **given: Any
 ) -> ExitStatus:

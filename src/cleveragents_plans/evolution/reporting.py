@@ -14,10 +14,13 @@ from typing import Final, Self
 
 from cleveragents_plans.evolution import under_way
 from cleveragents_plans.evolution.console import Console, Stream
+from cleveragents_plans.evolution.log_format import EventFormatter, formatted, is_plain
 from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.under_way import Figures
 
 log: Final = logging.getLogger("alembic.evolution")
+#: The levels at which more is written than warnings.
+DETAILED: Final = (logging.INFO, logging.DEBUG)
 
 _BAR = range(10, 31)
 _REDRAW_EVERY = 0.1
@@ -135,7 +138,7 @@ class Progress:
         #: Of the run, unless there is none; then it is made here, and closed at the end.
         self._run = None if stream else _console
         self._console = self._run or Console(stream)
-        self._bar = self._console.is_terminal
+        self._bar = self._console.is_terminal and is_plain()
         self._every = _REDRAW_EVERY if self._bar else every
         self._begun = self._shown = time.monotonic()
         self._samples = deque([(self._begun, 0, 0)])
@@ -249,13 +252,13 @@ def _drawn(label: str, share: int, figures: list[str], columns: int) -> str:
 def clear_line(console: Console | None = None) -> None:
     """Clear the line of the terminal on which a bar may be drawn."""
     console = console or _console
-    if console is not None and console.is_terminal:
+    if console is not None and console.is_terminal and is_plain():
         console.write("\r\x1b[K")
 
 
-def tell(line: str) -> None:
+def tell(line: str, *, level: str = "info", event: str = "message") -> None:
     """Write one *line* to standard error, without control characters; a closed one is no error."""
-    line = printable(line)
+    line = formatted(printable(line), level, event)
     if _console is not None:
         _console.write(f"{line}\n")
         return
@@ -278,7 +281,8 @@ def console_logging(level: int | None = logging.INFO) -> Iterator[None]:
     Nothing that happens to standard error changes what the run does.
 
     Args:
-        level: What is sent there; above ``INFO``, no bar is drawn. None is nothing: what is
+        level: What is sent there; above ``INFO``, no bar is drawn; ``DEBUG`` has what Alembic
+            itself logs, too. None is nothing: what is
             logged goes where logging sends it.
     """
     global _console
@@ -287,10 +291,11 @@ def console_logging(level: int | None = logging.INFO) -> Iterator[None]:
     own = level is not None and all(isinstance(each, logging.NullHandler) for each in handlers)
     former_level = logger.level
     with Console() as console, Console(StringIO()) as nowhere:
-        former, _console = _console, console if level == logging.INFO else nowhere
+        former, _console = _console, console if level in DETAILED else nowhere
         handler = logging.StreamHandler(console)
         handler.setFormatter(_OneLine("%(message)s"))
-        handler.addFilter(_worth_telling)
+        if level != logging.DEBUG:
+            handler.addFilter(_worth_telling)
         if own and level is not None:
             logger.addHandler(handler)
             logger.setLevel(level)
@@ -303,7 +308,7 @@ def console_logging(level: int | None = logging.INFO) -> Iterator[None]:
                 logger.setLevel(former_level)
 
 
-class _OneLine(logging.Formatter):
+class _OneLine(EventFormatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # its name there
         return printable(super().formatMessage(record))
 

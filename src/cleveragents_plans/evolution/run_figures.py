@@ -18,6 +18,18 @@ class RunFigures:
     #: Seconds of the longest lock that neither readers nor writers got past: ACCESS EXCLUSIVE on
     #: a table of PostgreSQL, the transaction of a SQLite file. None if there was no such lock.
     longest_lock: float | None = None
+    #: What the database is called, without a password, and the schema of its tables.
+    target: str = ""
+    schema: str | None = None
+    #: What the version table held.
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    #: Whether revisions were run.
+    ran: bool = False
+
+    def ended(self, schema: str | None, after: tuple[str, ...], *, ran: bool) -> None:
+        """Note what the version table of the tables in *schema* holds in the end."""
+        self.schema, self.after, self.ran = schema, after, ran
 
     def __str__(self) -> str:
         rows = f"{self.rows:,} {'row' if self.rows == 1 else 'rows'} written"
@@ -32,9 +44,9 @@ _figures: ContextVar[RunFigures | None] = ContextVar("run_figures", default=None
 
 
 @contextmanager
-def measured() -> Iterator[RunFigures]:
-    """Count what happens in this block, or in the run around it."""
-    figures = RunFigures()
+def measured(figures: RunFigures | None = None) -> Iterator[RunFigures]:
+    """Count what happens in this block, and not in one around it."""
+    figures = figures or RunFigures()
     token = _figures.set(figures)
     try:
         yield figures

@@ -194,7 +194,7 @@ def test_one_session_all_along_has_the_lock_until_it_gives_it_back(postgresql_ur
     engine = create_engine(postgresql_url, poolclass=NullPool)
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
     with engine.connect() as connection:
-        with migration_lock(connection), client(postgresql_url) as other:
+        with migration_lock(connection, ["public"]), client(postgresql_url) as other:
             assert other.execute(held).fetchone() == (1,)
         with client(postgresql_url) as other:
             assert other.execute(held).fetchone() == (0,)

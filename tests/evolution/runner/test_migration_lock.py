@@ -24,6 +24,7 @@ from cleveragents_plans.evolution.runner.connection_errors import ConnectionFail
 from cleveragents_plans.evolution.runner.migration_lock import (
     MigrationLockNotObtained,
     migration_lock,
+    migration_lock_holders,
 )
 from cleveragents_plans.evolution.settings import Settings
 from support.databases import SERVERS
@@ -95,12 +96,12 @@ def test_one_of_ten_processes_migrates_and_nine_find_nothing_to_do(postgresql_ur
 
 
 def test_waiting_run_names_the_holder_and_gives_up_in_the_end(engine, caplog):
-    with engine.connect() as first, engine.connect() as second, migration_lock(first):
+    with engine.connect() as first, engine.connect() as second, migration_lock(first, ["public"]):
         pid = first.connection.driver_connection.info.backend_pid
         with (
             caplog.at_level(logging.INFO),
             pytest.raises(MigrationLockNotObtained, match="migration-lock-wait") as given_up,
-            migration_lock(second, Settings(migration_lock_wait=2, report_every=0.2)),
+            migration_lock(second, ["public"], Settings(migration_lock_wait=2, report_every=0.2)),
         ):
             pytest.fail("two have the lock")
 
@@ -114,7 +115,7 @@ def test_waiting_run_gets_the_lock_next(engine, caplog):
     got, released = threading.Event(), []
 
     def hold():
-        with engine.connect() as first, migration_lock(first):
+        with engine.connect() as first, migration_lock(first, ["public"]):
             got.set()
             while "another process is migrating" not in caplog.text:
                 time.sleep(0.02)
@@ -122,14 +123,14 @@ def test_waiting_run_gets_the_lock_next(engine, caplog):
 
     with caplog.at_level(logging.INFO), meanwhile(hold), engine.connect() as second:
         got.wait(120)
-        with migration_lock(second):
+        with migration_lock(second, ["public"]):
             assert released
 
 
 def test_the_connection_is_left_in_no_transaction_at_its_own_isolation_level(postgresql_url):
     engine = create_engine(postgresql_url, poolclass=NullPool, isolation_level="REPEATABLE READ")
     with engine.connect() as connection:
-        with migration_lock(connection):
+        with migration_lock(connection, ["public"]):
             assert not connection.in_transaction()
             assert connection.get_isolation_level() == "REPEATABLE READ"
             connection.rollback()
@@ -140,23 +141,29 @@ def test_the_connection_is_left_in_no_transaction_at_its_own_isolation_level(pos
 
 def test_migration_lock_is_released_after_an_error_in_a_transaction(engine):
     with engine.connect() as first:
-        with pytest.raises(SQLAlchemyError), migration_lock(first):
+        with pytest.raises(SQLAlchemyError), migration_lock(first, ["public"]):
             first.exec_driver_sql("SELECT no_such_column")
 
-        with engine.connect() as second, migration_lock(second, Settings(migration_lock_wait=0)):
+        with (
+            engine.connect() as second,
+            migration_lock(second, ["public"], Settings(migration_lock_wait=0)),
+        ):
             pass
 
 
 def test_migration_lock_is_released_when_its_connection_dies(engine, postgresql_url):
     def use_and_lose(connection):
-        with migration_lock(connection):
+        with migration_lock(connection, ["public"]):
             end(postgresql_url, connection.connection.driver_connection.info.backend_pid)
             connection.exec_driver_sql("SELECT 1")
 
     with engine.connect() as first, pytest.raises(SQLAlchemyError):
         use_and_lose(first)
 
-    with engine.connect() as second, migration_lock(second, Settings(migration_lock_wait=60)):
+    with (
+        engine.connect() as second,
+        migration_lock(second, ["public"], Settings(migration_lock_wait=60)),
+    ):
         pass
 
 
@@ -165,7 +172,7 @@ def test_a_connection_in_a_transaction_is_refused(engine):
         engine.connect() as connection,
         connection.begin(),
         pytest.raises(ExternalTransaction),
-        migration_lock(connection),
+        migration_lock(connection, ["public"]),
     ):
         pass
 
@@ -174,7 +181,7 @@ def test_another_dialect_is_refused():
     with (
         create_engine("sqlite://").connect() as connection,
         pytest.raises(WrongDialect, match="migration_lock"),
-        migration_lock(connection),
+        migration_lock(connection, ["public"]),
     ):
         pass
 
@@ -222,3 +229,26 @@ def test_a_server_that_is_not_there_is_one_line(tmp_path):
         command.upgrade(tiny_chain(tmp_path / "chain", url), "head")
 
     assert "secret" not in str(refused.value)
+
+
+def test_schemas_of_a_database_have_locks_of_their_own(engine):
+    with client(engine.url.render_as_string(hide_password=False)) as connection:
+        connection.execute("CREATE SCHEMA tenant_1; CREATE SCHEMA tenant_2")
+    at_once = Settings(migration_lock_wait=0)
+    with engine.connect() as first, engine.connect() as second:
+        with (
+            migration_lock(first, ["tenant_1", "public"]),
+            migration_lock(second, ["tenant_2"], at_once),
+        ):
+            pid = first.connection.driver_connection.info.backend_pid
+            assert [each.pid for each in migration_lock_holders(first, ["tenant_1"])] == [pid]
+            assert len(migration_lock_holders(first)) == 2
+        # A version table that two runs share keeps them apart.
+        with (
+            migration_lock(first, ["tenant_1", "public"]),
+            pytest.raises(MigrationLockNotObtained, match="lock of the schema public is still"),
+            migration_lock(second, ["tenant_2", "public"], at_once),
+        ):
+            pytest.fail("two have the lock")
+        with migration_lock(first, ["tenant_2"], at_once):
+            pass

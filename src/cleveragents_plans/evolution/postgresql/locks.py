@@ -245,7 +245,8 @@ def retry(
             if deadline.left <= 0:
                 raise LockNotObtained(names, deadline.waited, seen)
             if deadline.report_due():
-                log.warning(_WAITING, names, deadline.waited, listed(seen))
+                facts = {"event": "waiting", "blockers": [*map(str, seen)]}
+                log.warning(_WAITING, names, deadline.waited, listed(seen), extra=facts)
             _pause(0.1, 0.3)
 
 

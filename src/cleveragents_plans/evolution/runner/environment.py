@@ -6,7 +6,6 @@ An ``env.py`` calls `run_environment` and has nothing else to do.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -36,8 +35,8 @@ from cleveragents_plans.evolution.postgresql.server import (
     refuse_unfit_server,
 )
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
-from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
-from cleveragents_plans.evolution.run_figures import measured
+from cleveragents_plans.evolution.reporting import DETAILED, console_logging, heartbeat, tell
+from cleveragents_plans.evolution.run_figures import RunFigures, measured
 from cleveragents_plans.evolution.runner.alembic_internals import (
     NOT_CREATING_VERSION_TABLE,
     run_alone,
@@ -130,8 +129,7 @@ class _Run:
         self.own_version_table = own_version_table
         self.command = running_command()
         self.level = log_level(context.config)
-        # What the version became, if revisions were run.
-        self.became: tuple[str, ...] | None = None
+        self.figures = RunFigures(target=target.shown)
         # Of PostgreSQL, where names are not looked up by the search path.
         self.schema: str | None = None
         self.schema_of_versions: str | None = None
@@ -153,7 +151,7 @@ class _Run:
             console_logging(self.level),
             interruptible(shown, command_line=command_line),
             in_one_line(shown),
-            measured() as figures,
+            measured(self.figures),
             ExitStack() as stack,
         ):
             with heartbeat(f"connecting to {shown}", settings.report_every):
@@ -165,8 +163,9 @@ class _Run:
             act = self._on_sqlite if self.target.is_sqlite else self._on_postgresql
             told = act(connection)
         self._say(f"{shown}: {told}" if told else "")
-        if self.became is not None:
-            self._say(f"{figures}{self._next_step(command_line)}")
+        context.config.attributes["figures"] = self.figures
+        if self.figures.ran:
+            self._say(f"{self.figures}{self._next_step(command_line)}")
 
     @property
     def _creates(self) -> bool:
@@ -175,13 +174,12 @@ class _Run:
         return self.command.name == "upgrade" and wanted
 
     def _next_step(self, command_line: bool) -> str:
-        """Tell what to do after a run, where the program is there that does it."""
-        if not (command_line and self.became and "program" in context.config.attributes):
-            return ""
-        return f"; to check the result, run {typed(context.config, 'verify')}"
+        # Where the program is there that does it.
+        known = command_line and self.figures.after and "program" in context.config.attributes
+        return f"; to check the result, run {typed(context.config, 'verify')}" if known else ""
 
     def _say(self, line: str) -> None:
-        if line and self.level == logging.INFO:
+        if line and self.level in DETAILED:
             tell(line)
 
     def _on_sqlite(self, connection: Connection) -> str:
@@ -226,7 +224,8 @@ class _Run:
                 refuse_missing_rights(connection, names, self.schema, self.target.shown)
                 connection.rollback()
                 how_far = partial(told_under_way, connection, self._runs)
-                stack.enter_context(migration_lock(connection, Settings.of(context), how_far))
+                locked = (self.schema, self.schema_of_versions), Settings.of(context)
+                stack.enter_context(migration_lock(connection, *locked, how_far))
             told = self._run(connection, external)
             connection.commit()
             return told
@@ -256,7 +255,7 @@ class _Run:
         require_version_table(connection, self.options.version_table, self.schema_of_versions)
         state = VersionState(migration, self.options, self.tables, self.own_version_table)
         state.check(command, unfinished=note.read() is not None)
-        before = migration.get_current_heads()
+        self.figures.before = before = migration.get_current_heads()
         start, over = starting_point(command, migration, note.found)
         steps = check_ahead(command, migration, start, note)
         changes = bool(steps) and command.runs_revisions
@@ -280,8 +279,7 @@ class _Run:
         if not command.plans_ahead:
             return "" if command.only_reads else f"{self.options.version_table} is there"
         after = migration.get_current_heads()
-        if changes:
-            self.became = after
+        self.figures.ended(self.schema, after, ran=changes)
         was, now = (", ".join(map(str, each)) or "empty" for each in (before, after))
         return f"{was} -> {now}" if steps else f"already at {now}, nothing to do"
 

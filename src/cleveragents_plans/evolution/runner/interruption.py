@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Final
@@ -53,7 +53,7 @@ def interruptible(target: str, *, command_line: bool) -> Iterator[None]:
         return
     error = None
     try:
-        with _handlers():
+        with handling_signals(_stop):
             yield
     except BaseException as raised:
         error = raised
@@ -74,17 +74,25 @@ def signal_arrived() -> bool:
 
 
 @contextmanager
-def _handlers() -> Iterator[None]:
+def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """
+    Let *handler* handle SIGINT, SIGTERM and SIGHUP for a while, where Python's default does.
+
+    Outside of the main thread nothing is changed: Python handles signals there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     former = {
-        number: signal.signal(number, _stop)
+        number: signal.signal(number, handler)
         for number in _SIGNALS
         if signal.getsignal(number) in _DEFAULTS
     }
     try:
         yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        for number, handler_before in former.items():
+            signal.signal(number, handler_before)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

@@ -1,11 +1,11 @@
-"""One migration at a time, however many processes begin one."""
+"""One migration of a schema at a time, however many processes begin one."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -47,10 +47,10 @@ class MigrationLockNotObtained(EvolutionError):
         self.holders: tuple[object, ...] = tuple(holders)
 
 
-_NAME = "the migration lock of the database"
-# PostgreSQL keeps the advisory locks of its databases apart, so one key does for all.
+# One key of two for all of our locks; the other is the schema's oid. PostgreSQL keeps the
+# advisory locks of its databases apart.
 _KEY = int.from_bytes(
-    hashlib.sha256(b"cleveragents_plans.evolution.migration_lock").digest()[:8],
+    hashlib.sha256(b"cleveragents_plans.evolution.migration_lock").digest()[:4],
     "big",
     signed=True,
 )
@@ -74,21 +74,23 @@ class Holder:
 @contextmanager
 def migration_lock(
     connection: Connection,
+    schemas: Collection[str | None],
     settings: Settings | None = None,
     how_far: Callable[[], str] = lambda: "",
 ) -> Iterator[None]:
     """
-    Hold the migration lock of the PostgreSQL database, on the *connection* that migrates.
+    Hold the migration locks of *schemas* of PostgreSQL, on the *connection* that migrates.
 
-    The lock belongs to the session, so it holds through every transaction and goes when
-    the connection dies; behind a pooler that shares sessions it would mean nothing (see
-    `refuse_pooler`). The connection is handed over, and left, in no transaction and at its
-    own isolation level.
+    Those are the schemas of the tables and of the version table: runs on other schemas of the
+    database go on meanwhile. A lock belongs to the session, so it holds through every
+    transaction and goes when the connection dies; behind a pooler that shares sessions it
+    would mean nothing (see `refuse_pooler`). The connection is handed over, and left, in no
+    transaction and at its own isolation level.
 
     Messages while it waits say *how_far* the process is that has it.
 
     Raises:
-        MigrationLockNotObtained: Another process had it for too long.
+        MigrationLockNotObtained: Another process had one for too long.
         ExternalTransaction: The connection was in a transaction.
         WrongDialect: The database is not PostgreSQL.
     """
@@ -96,54 +98,78 @@ def migration_lock(
         raise WrongDialect("migration_lock", connection.dialect.name)
     if connection.in_transaction():
         raise ExternalTransaction("the connection was in a transaction before the migration lock")
-    with _autocommit(connection):
-        _obtain(connection, settings or Settings(), how_far)
+    settings = settings or Settings()
+    deadline = Deadline(settings.migration_lock_wait, settings.report_every)
+    obtained: list[int] = []
     try:
+        with _autocommit(connection):
+            # Each process in the same order, or two would wait for each other.
+            for oid, schema in _oids(connection, schemas):
+                _obtain(connection, oid, schema, deadline, how_far)
+                obtained.append(oid)
         yield
     finally:
-        # A session that has died has let go of the lock by dying.
+        # A session that has died has let go of its locks by dying.
         with suppress(SQLAlchemyError):
             if not connection.closed and not connection.invalidated:
                 connection.rollback()
                 with _autocommit(connection):
-                    run(connection, "SELECT pg_advisory_unlock(%(key)s)", {"key": _KEY})
+                    for oid in obtained:
+                        run(connection, f"SELECT pg_advisory_unlock({_KEY}, {_signed(oid)})")
 
 
-def _obtain(connection: Connection, settings: Settings, how_far: Callable[[], str]) -> None:
+def _oids(connection: Connection, schemas: Collection[str | None]) -> list[tuple[int, str]]:
+    rows = run(connection, _SCHEMAS, {"names": list(filter(None, schemas))})
+    return [(row.oid, row.nspname) for row in rows]
+
+
+def _signed(oid: int) -> int:
+    return oid - 2**32 if oid >= 2**31 else oid
+
+
+def _obtain(
+    connection: Connection,
+    oid: int,
+    schema: str,
+    deadline: Deadline,
+    how_far: Callable[[], str],
+) -> None:
     # A blocking pg_advisory_lock would hold a snapshot while it waits, and VALIDATE in
     # the process that migrates would wait for that snapshot: for ever.
-    deadline = Deadline(settings.migration_lock_wait, settings.report_every)
     said = False
     while True:
-        got = run(connection, "SELECT pg_try_advisory_lock(%(key)s)", {"key": _KEY}).scalar_one()
-        if got:
+        query = f"SELECT pg_try_advisory_lock({_KEY}, {_signed(oid)})"
+        if run(connection, query).scalar_one():
             return
+        holders = migration_lock_holders(connection, [schema])
         if deadline.left <= 0:
             raise MigrationLockNotObtained(
-                _NAME, deadline.waited, migration_lock_holders(connection)
+                f"the migration lock of the schema {schema}", deadline.waited, holders
             )
         if deadline.report_due() or not said:
-            holders = listed(migration_lock_holders(connection))
             told = how_far()
             log.info(
                 "another process is migrating; waiting for %.0f s; it is %s%s",
                 deadline.waited,
-                holders,
+                listed(holders),
                 told and f"; {told}",
+                extra={"event": "waiting", "blockers": [*map(str, holders)]},
             )
             said = True
         time.sleep(min(_POLL_SECONDS, max(deadline.left, 0)))
 
 
-def migration_lock_holders(connection: Connection) -> list[Holder]:
-    """Find the session that has the migration lock; none if no process migrates."""
-    return [Holder(*row) for row in run(connection, _HOLDERS, lock_key())]
+def migration_lock_holders(
+    connection: Connection, schemas: Collection[str] | None = None
+) -> list[Holder]:
+    """Find the sessions that migrate one of *schemas*, or any schema of the database."""
+    chosen = {"schemas": None if schemas is None else list(schemas)}
+    return [Holder(*row) for row in run(connection, _HOLDERS, chosen | lock_key())]
 
 
 def lock_key() -> dict[str, int]:
     """Give the parameters of `LOCK_IS_HELD`."""
-    unsigned = _KEY % 2**64
-    return {"high": unsigned >> 32, "low": unsigned & 0xFFFFFFFF}
+    return {"lock_class": _KEY % 2**32}
 
 
 @contextmanager
@@ -159,13 +185,19 @@ def _autocommit(connection: Connection) -> Iterator[None]:
             connection.execution_options(isolation_level=former)
 
 
-#: A condition over ``pg_locks l``: this is the migration lock, and its session has it.
+_SCHEMAS = "SELECT oid, nspname FROM pg_namespace WHERE nspname = ANY(%(names)s) ORDER BY oid"
+
+#: A condition over ``pg_locks l``: this is the migration lock of a schema of the database, and
+#: its session has it.
 LOCK_IS_HELD: Final = """\
-l.granted AND l.locktype = 'advisory' AND l.objsubid = 1
-   AND l.classid = %(high)s::oid AND l.objid = %(low)s::oid
+l.granted AND l.locktype = 'advisory' AND l.objsubid = 2
+   AND l.classid = %(lock_class)s::oid
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 _HOLDERS = f"""\
-SELECT l.pid, a.application_name, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS OF')
+SELECT DISTINCT l.pid, a.application_name,
+       to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS OF')
   FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
- WHERE {LOCK_IS_HELD}"""
+ WHERE {LOCK_IS_HELD}
+   AND (%(schemas)s::text[] IS NULL
+        OR l.objid = ANY(SELECT oid FROM pg_namespace WHERE nspname = ANY(%(schemas)s)))"""

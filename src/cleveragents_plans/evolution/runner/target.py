@@ -102,6 +102,19 @@ class Target:
         return self.url.get_backend_name() == "sqlite"
 
     @property
+    def file(self) -> Path | None:
+        """The file of SQLite; None for a database in memory, and of PostgreSQL."""
+        name = self.url.database
+        if not self.is_sqlite or name in (None, "", ":memory:"):
+            return None
+        if not name.startswith("file:"):
+            return Path(name)
+        # A URI, which SQLite reads: https://www.sqlite.org/uri.html
+        if self.url.query.get("mode") == "memory" or name.startswith("file::memory:"):
+            return None
+        return Path(unquote(urlsplit(name).path))
+
+    @property
     def is_default(self) -> bool:
         """Whether nothing named it."""
         return bool(self.note)
@@ -139,17 +152,12 @@ class Target:
                     connection.invalidate()
 
     def _refuse_unfit_file(self, creates: bool, writes: bool) -> None:
-        name = self.url.database
-        if name in (None, "", ":memory:"):
+        file = self.file
+        if file is None:
             raise EvolutionError(
                 f"{self.shown} is a database in memory, which ends with this run; name a file, "
                 "or hand over the engine that the application uses"
             )
-        file = Path(name)
-        if name.startswith("file:"):  # a URI, which SQLite reads (https://www.sqlite.org/uri.html)
-            if self.url.query.get("mode") == "memory" or name.startswith("file::memory:"):
-                return
-            file = Path(unquote(urlsplit(name).path))
         if not file.exists():
             # Opening it would create an empty one.
             if not creates:

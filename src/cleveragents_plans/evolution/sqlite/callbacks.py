@@ -92,7 +92,8 @@ def _watch(raised: list[BaseException]) -> Iterator[int]:
     while True:
         try:
             while True:
-                yield 0
+                # What suppresses the error of a statement is stopped at its next one.
+                yield 1 if raised else 0
         except GeneratorExit:
             return
         except BaseException as error:

@@ -92,11 +92,13 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     if file.name:
         require_writable(file)
     before = _size(file, "wal")
-    with report_damage(file), interruptible(driver):
-        transaction = _begin(connection, driver, file, settings)
+    with report_damage(file):
+        with interruptible(driver):
+            transaction = _begin(connection, driver, file, settings)
         since = time.monotonic()
         try:
-            with transaction:
+            # A signal whose error was suppressed is raised before the transaction commits.
+            with transaction, interruptible(driver):
                 yield
             record_lock(since)
         finally:
