@@ -38,6 +38,7 @@ def downgrade() -> None:
 # At most six may stand here.
 ABOUT_THE_HEAD = {
     "tests/chain/test_chain.py::test_chain_has_one_head_and_the_known_order",
+    "tests/docs/test_pictures.py::test_picture_is_as_the_code_draws_it",
     "tests/docs/test_readme.py::test_commands_of_the_readme_print_what_is_shown",
 }
 
@@ -46,7 +47,7 @@ SELECTION = [
     *("tests/chain", "tests/cli", "tests/docs", "tests/schema"),
     "tests/evolution/runner/test_commands.py",
 ]
-OTHERWISE_TESTED = "editable_install or wheel or empty_revision or worked_example"
+OTHERWISE_TESTED = "editable_install or wheel or empty_revision or worked_example or test_site"
 # They take half of the time, and start at revisions that they name.
 PINNED = ["tests/chain/test_odd_sqlite_databases.py", "tests/schema/test_chain.py"]
 
