@@ -31,6 +31,7 @@ from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain.fields import PlanRecord
 from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.settings import Settings
+from extension.licences import licences
 
 #: The classes whose fields are kept in columns.
 _STORED: Final = (PlanRecord, PlanIdentity, ProjectLink, Invariant)
@@ -86,6 +87,17 @@ def _settings() -> str:
     return _table(("setting", "unit", "default", "meaning"), rows)
 
 
+def _licences() -> str:
+    """List the packages that are installed with this one."""
+    return _table(
+        ("package", "licence", "comes with"),
+        (
+            (f"`{p}`", licence, f"the extra `{extra}`" if extra else "the package")
+            for p, licence, extra in licences()
+        ),
+    )
+
+
 def _tables() -> str:
     """Describe every table of the models: its columns, its rules and its indexes."""
     classes = {mapper.local_table: mapper.class_ for mapper in Base.registry.mappers}
@@ -102,6 +114,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
         "errors": _errors,
         "errors-of-a-run": _errors_of_a_run,
         "exit-statuses": _exit_statuses,
+        "licences": _licences,
         "settings": _settings,
         "tables": _tables,
     }
