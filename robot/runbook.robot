@@ -21,6 +21,9 @@ Upgrade Is Prepared, Done And Proven
     Type From The Page    operations.md    Before    2
     Command Should Succeed
     ${before}    Fingerprint Shown
+    Type From The Page    operations.md    Before    3
+    Command Should Succeed
+    Messages Should Contain    ready
     Type From The Page    operations.md    During
     Command Should Succeed
     Messages Should Contain    ${FORMER} -> ${NEWEST}

@@ -87,6 +87,23 @@ def test_version_that_does_not_fit_says_what_mends_it(
     assert "state     misfit" in out
 
 
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_tables_that_lack_a_part_lead_to_verify_which_names_it(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """No version fits them: a stamp would be refused again, with the same advice."""
+    with database_at(HEAD, engine, tmp_path) as url:
+        break_database(url, ["ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot"])
+        code, out = status(url, capfd)
+        found = main(["verify", "--url", url])
+        listed = capfd.readouterr().out
+
+    assert code == found == ExitStatus.FOUND
+    assert "run `cleveragents-plans verify`" in out
+    assert "stamp" not in out + listed
+    assert "column-missing  v3_plans.effective_profile_snapshot" in listed
+
+
 @pytest.mark.parametrize(
     ("direction", "complete", "undo"),
     [

@@ -15,7 +15,9 @@ from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import make_url
 
+from cleveragents_plans.evolution.postgresql.blockers import Blocker
 from cleveragents_plans.preflight import Preflight, preflight
+from cleveragents_plans.preflight.sessions import _gives_way
 from cleveragents_plans.schema import chain_config
 from support import postgres
 from support.broken import break_database, libpq
@@ -331,3 +333,19 @@ def test_disk_that_is_too_small_is_refused_in_the_same_words(
 
     assert "0.0 MB of disk space are free" in str(refused.value)
     assert [block.found for block in found.blocks] == [str(refused.value)]
+
+
+@pytest.mark.parametrize(
+    ("query", "gives_way"),
+    [
+        ("autovacuum: VACUUM ANALYZE public.v3_plans", True),
+        ("autovacuum: VACUUM public.v3_plans (to prevent wraparound)", False),
+        ("VACUUM v3_plans", False),
+        (None, False),
+    ],
+)
+def test_ordinary_autovacuum_is_no_block(query: str | None, gives_way: bool):
+    """Its state is `active`, as that of a client, on PostgreSQL 18."""
+    holder = Blocker(7, "ShareUpdateExclusiveLock", "active", "", 3.0, query)
+
+    assert _gives_way(holder) == gives_way

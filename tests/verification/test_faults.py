@@ -236,7 +236,7 @@ SCHEMA = [
             (M4_003, (), f"stamp {HEAD}"),
             (HEAD, tuple(f"DROP INDEX {name}" for name in M8_002_INDEXES), M8_001),
             ("z9_999_tomorrow", (), "install the release"),
-            (HEAD, ("ALTER TABLE v3_plans DROP effective_profile_snapshot",), "stamp --purge"),
+            (HEAD, ("ALTER TABLE v3_plans DROP effective_profile_snapshot",), "says what is"),
         )
     ),
     Fault(

@@ -42,9 +42,14 @@ def sessions_ahead(
     for each in found:
         if each.age is not None and each.age < MIN_AGE:
             continue
-        # A run has it cancelled.
-        if each.state is None or not each.state.startswith("autovacuum"):
+        if not _gives_way(each):
             yield Block(found=_described(each), remedy=f"wait, or: {each.ended_by}")
+
+
+def _gives_way(blocker: Blocker) -> bool:
+    """Tell whether it is an ordinary autovacuum, which the server cancels for a waiting lock."""
+    query = blocker.query or ""
+    return query.startswith("autovacuum: ") and "(to prevent wraparound)" not in query
 
 
 def _described(blocker: Blocker) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 
 from cleveragents_plans.evolution.reporting import Progress
 from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.runner.version_state import TablesIncomplete
 from cleveragents_plans.evolution.sqlite.items import DdlNotUnderstood
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.persistence.sessions import PLANS as PLANS_TABLE
@@ -106,8 +107,10 @@ def _check_schema(database: Database) -> Iterator[Finding]:
         yield from check_owners(database)
         yield from check_other_schemas(database)
     yield from check_table_triggers(database)
-    # Where the version says nothing true of the tables, nothing can be expected of them.
-    if position.unfinished is not None or position.misfit is not None or not position.applied:
+    # Where the version says nothing true of the tables, nothing can be expected of them; where a
+    # part is missing, the comparison says which.
+    unfit = position.misfit is not None and not isinstance(position.misfit, TablesIncomplete)
+    if position.unfinished is not None or unfit or not position.applied:
         return
     names = Base.metadata.tables
     try:

@@ -43,6 +43,10 @@ class VersionRefused(EvolutionError):
         self.remedy = remedy
 
 
+class TablesIncomplete(VersionRefused):
+    """The tables are those of the version, and a part of them is missing."""
+
+
 def require_version_table(connection: Connection, table: str, schema: str | None) -> None:
     """
     Refuse a version table that is another table, before it is read.
@@ -235,6 +239,12 @@ class VersionState:
                 self._stamp(),
             )
         if False in self._is_applied(applied(self._script, self.known)):
+            if looks in self.known:
+                raise TablesIncomplete(
+                    f"{self._options.version_table} says {' and '.join(self.known)}, and the "
+                    "tables lack a part of what the revisions before it make",
+                    f"run {typed(self._config, 'verify')}, which says what is missing",
+                )
             raise VersionRefused(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
                 "are not as that revision makes them",
