@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
@@ -21,6 +22,7 @@ from support.plans import a_plan, any_plan
 MODELS = [Plan, PlanView, AutomationProfile, ResolvedProfile]
 
 
+@functools.cache
 def written(model) -> Draft202012Validator:
     schema = model.model_json_schema(mode="serialization")
     Draft202012Validator.check_schema(schema)

@@ -13,7 +13,7 @@ from alembic import op
 from cleveragents_plans import evolution
 from cleveragents_plans.evolution.runner.alembic_internals import operations_of
 from support.checkout import Checkout
-from support.databases import ONE_OF_EACH, ROOT, database_at
+from support.databases import ONE_OF_EACH, ROOT, database_at, migrate
 from support.online import revision
 from support.revisions import CHAIN, HEAD, M8_002
 from support.rows import schema_dump
@@ -61,8 +61,10 @@ def test_example_is_no_revision_of_the_chain():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # as long as hundreds of tests
 def test_worked_example_runs_on_each_engine_and_passes_the_tests_of_the_chain(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'plans.db'}"
+    migrate(url, "head")
     checkout = Checkout(tmp_path / "checkout", url, ",".join(ONE_OF_EACH))
     for file, anchor, lines in edits():
         checkout.change(file, (f"\n{anchor}", f"\n{lines}{anchor}"))

@@ -6,12 +6,14 @@ On a copy of the checkout, the models are changed and Alembic is run as a develo
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from support.checkout import Checkout
-from support.databases import ENGINES, empty_database
+from support.databases import ENGINES, database_at
 from support.revisions import HEAD
 
 # Each of these is found by itself; the second column is dropped again below.
@@ -56,8 +58,14 @@ UNSAFE = {
 
 @pytest.fixture(params=["sqlite", ENGINES[-1] if len(ENGINES) > 1 else "sqlite"])
 def checkout(request: pytest.FixtureRequest, tmp_path: Path):
-    with empty_database(request.param, tmp_path) as url:
+    with database_at("head", request.param, tmp_path) as url:
         yield Checkout(tmp_path / "checkout", url, engines=request.param)
+
+
+@pytest.fixture
+def sqlite_checkout(tmp_path: Path):
+    with database_at("head", "sqlite", tmp_path) as url:
+        yield Checkout(tmp_path / "checkout", url, engines="sqlite")
 
 
 @pytest.mark.slow
@@ -130,9 +138,9 @@ def test_no_revision_is_written_when_the_models_describe_the_database(checkout: 
 
 @pytest.mark.parametrize(("edits", "message"), UNSAFE.values(), ids=UNSAFE)
 def test_what_cannot_be_made_safe_is_said_and_stops_the_revision(
-    tmp_path: Path, edits: list[tuple[str, str]], message: str
+    sqlite_checkout: Checkout, edits: list[tuple[str, str]], message: str
 ):
-    checkout = Checkout(tmp_path / "checkout", f"sqlite:///{tmp_path / 'plans.db'}")
+    checkout = sqlite_checkout
     checkout.change_models(*edits)
 
     told = checkout.alembic("revision", "--autogenerate", "-m", "Something unsafe")
@@ -145,26 +153,23 @@ def test_what_cannot_be_made_safe_is_said_and_stops_the_revision(
     assert "NotImplementedError: write this step" in upgraded.stderr
 
 
-def test_a_table_without_a_model_is_said(tmp_path: Path):
-    checkout = Checkout(tmp_path / "checkout", f"sqlite:///{tmp_path / 'plans.db'}")
+def test_a_table_without_a_model_is_said(sqlite_checkout: Checkout, tmp_path: Path):
+    checkout = sqlite_checkout
     (last,) = checkout.revisions()[-1:]
     last.write_text(
         last.read_text()
         + '\n\ndef _never() -> None:\n    op.create_table(\n        "old_things",\n    )\n'
     )
-    checkout.run(
-        "-c",
-        f"import sqlite3; sqlite3.connect({str(tmp_path / 'plans.db')!r}).execute("
-        "'CREATE TABLE old_things (id)')",
-    )
+    with closing(sqlite3.connect(tmp_path / "plans.db")) as connection:
+        connection.execute("CREATE TABLE old_things (id)")
 
     told = checkout.alembic("revision", "--autogenerate", "-m", "Forget a table")
 
     assert "not written: the table old_things has no model any more" in told
 
 
-def test_a_revision_is_not_formatted_without_ruff_and_that_is_said(tmp_path: Path):
-    checkout = Checkout(tmp_path / "checkout", f"sqlite:///{tmp_path / 'plans.db'}")
+def test_a_revision_is_not_formatted_without_ruff_and_that_is_said(sqlite_checkout: Checkout):
+    checkout = sqlite_checkout
     checkout.change_models(*SAFE)
     hidden = "import sys; sys.modules['ruff'] = None; from alembic.config import main; main()"
 

@@ -20,7 +20,12 @@ from cleveragents_plans.domain import (
     SnapshotUnreadable,
     UnknownProfile,
 )
-from cleveragents_plans.persistence import PlanAlreadyStored, PlanCycle, RelatedPlanMissing
+from cleveragents_plans.persistence import (
+    PlanAlreadyStored,
+    PlanCycle,
+    RelatedPlanMissing,
+    inserts,
+)
 from cleveragents_plans.persistence.inserts import insert_rows
 from support.databases import ENGINES, ONE_OF_EACH
 from support.plans import a_chain, a_child, a_plan, a_root, ulid
@@ -105,6 +110,12 @@ def test_other_errors_of_the_database_are_passed_on(repository, session, count):
 # Any order
 
 
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Batches of 100: what several do does not depend on how long one is."""
+    monkeypatch.setattr(inserts, "_BATCH", 100)
+
+
 def a_bush(size: int) -> list[Plan]:
     plans = [a_root(0, arguments={"a": 1})]
     for number in range(1, size):
@@ -124,15 +135,17 @@ def a_bush(size: int) -> list[Plan]:
     ],
     ids=["as they are", "backwards", "at random", "the root last", "every other one"],
 )
+@pytest.mark.usefixtures("small_batches")
 def test_plans_may_come_in_any_order(repository, reorder):
-    plans = a_bush(3500)
+    plans = a_bush(350)
 
-    assert repository.add_all(iter(reorder(plans))) == 3500
+    assert repository.add_all(iter(reorder(plans))) == 350
     assert list(repository.stream()) == plans
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_a_parent_that_never_comes_is_named(repository, count):
-    plans = a_bush(2500)
+    plans = a_bush(250)
     del plans[7]
 
     with pytest.raises(RelatedPlanMissing) as caught:
@@ -142,16 +155,17 @@ def test_a_parent_that_never_comes_is_named(repository, count):
     assert count() == 0
 
 
+@pytest.mark.usefixtures("small_batches")
 @pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 def test_a_cycle_over_several_batches_is_named(repository, count):
     top = a_root(0)
-    plans = [a_child(number, a_child(number + 1, top)) for number in range(1, 2500)]
-    plans.append(a_child(2500, a_child(1, top)))
+    plans = [a_child(number, a_child(number + 1, top)) for number in range(1, 250)]
+    plans.append(a_child(250, a_child(1, top)))
 
     with pytest.raises(PlanCycle) as caught:
         repository.add_all([top, *plans])
 
-    assert len(caught.value.plan_ids) == 2500
+    assert len(caught.value.plan_ids) == 250
     assert count() == 0
 
 
@@ -194,8 +208,9 @@ def test_a_child_may_stand_before_the_only_root_that_it_names(repository):
     assert repository.get(ulid(1)).is_detached
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_adding_many_is_all_or_nothing(repository, count, count_children):
-    plans = [a_root(number, tags=["t"], arguments={"a": 1}) for number in range(2500)]
+    plans = [a_root(number, tags=["t"], arguments={"a": 1}) for number in range(250)]
 
     with pytest.raises(PlanAlreadyStored):
         repository.add_all([*plans, plans[3]])
@@ -227,12 +242,13 @@ def test_plans_are_added_with_as_many_statements_as_there_are_batches(repository
 # What is stored already
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_an_import_can_be_repeated(repository):
-    plans = a_bush(2500)
-    repository.add_all(plans[:1700])
+    plans = a_bush(250)
+    repository.add_all(plans[:170])
     changed = repository.save(plans[3].begin())
 
-    assert repository.add_all(plans[::-1], existing="skip") == 800
+    assert repository.add_all(plans[::-1], existing="skip") == 80
     assert repository.add_all(plans, existing="skip") == 0
     assert list(repository.stream()) == [*plans[:3], changed, *plans[4:]]
 

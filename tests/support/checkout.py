@@ -14,7 +14,7 @@ MODELS = "src/cleveragents_plans/persistence/models.py"
 
 
 class Checkout:
-    """A copy of the checkout with a database at the head of its chain, for tests of *engines*."""
+    """A copy of the checkout for the database at *url*, and for tests of *engines*."""
 
     def __init__(self, folder: Path, url: str, engines: str = ",".join(ENGINES)) -> None:
         self.folder = folder
@@ -30,7 +30,6 @@ class Checkout:
             shutil.copy(ROOT / name, folder / name)
         (folder / "docs").mkdir()
         shutil.copy(ROOT / "docs/specification.md", folder / "docs")
-        self.alembic("upgrade", "head")
 
     def change_models(self, *edits: tuple[str, str]) -> None:
         """Replace text in the models, once each."""

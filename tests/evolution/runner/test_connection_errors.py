@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.databases import migrate
+import pytest
+
+from support.databases import SERVERS, migrate
 from support.online import client
 from support.revisions import M4_003, M8_001
 
@@ -45,6 +47,8 @@ with tcp_proxy(sys.argv[1]) as proxy:
 KEEPALIVES = "?keepalives_idle=1&keepalives_interval=1&keepalives_count=2&tcp_user_timeout=3000"
 
 
+# What TCP does depends on no version of the server.
+@pytest.mark.parametrize("postgresql_url", SERVERS[:1], indirect=True)
 def test_network_that_falls_silent_ends_the_run_in_one_line(postgresql_url: str):
     migrate(postgresql_url, M4_003)
     unprivileged = () if os.geteuid() == 0 else ("--map-root-user",)

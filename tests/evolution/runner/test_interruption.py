@@ -180,6 +180,8 @@ def test_process_1_of_a_container_ends_at_sigterm(engine: str, tmp_path: Path):
             assert_ended_by(run, signal.SIGTERM)
 
 
+one_server = pytest.mark.parametrize("postgresql_url", SERVERS, indirect=True)
+
 PROGRAM = """\
 import signal, sys
 from alembic import command
@@ -202,6 +204,7 @@ finally:
 """
 
 
+@one_server
 @pytest.mark.parametrize(
     ("number", "raised"),
     [(signal.SIGINT, "KeyboardInterrupt()"), (signal.SIGTERM, "SystemExit(143)")],
@@ -226,6 +229,7 @@ def test_program_that_migrates_ends_as_python_programs_do(
     )
 
 
+@one_server
 def test_program_keeps_its_own_handler(postgresql_url: str):
     migrate(postgresql_url, M4_003)
     own = PROGRAM.format(install="signal.signal(signal.SIGTERM, own)", raised="SystemExit(7)")
@@ -239,6 +243,7 @@ def test_program_keeps_its_own_handler(postgresql_url: str):
     assert run.process.returncode == 7
 
 
+@one_server
 def test_signal_that_is_ignored_stays_so(postgresql_url: str):
     # As nohup does, so that a run survives the terminal.
     migrate(postgresql_url, M4_003)
