@@ -62,9 +62,15 @@ types: $(VENV)/dev.installed
 imports: $(VENV)/dev.installed  ## who may import whom
 	@$(BIN)/lint-imports
 
-unit-lowest: $(VENV)-lowest/lowest.installed  ## unit tests and SQLite on the lowest versions admitted
+# What calls a dependency: plans, the repository, commands, operations, and the chain on each engine.
+unit-lowest: $(VENV)-lowest/lowest.installed  ## what calls a dependency, on the lowest versions admitted
 	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "not fault and not slow" \
-	  tests/domain tests/persistence tests/evolution tests/cli
+	  tests/domain tests/persistence tests/cli tests/evolution/operations tests/evolution/recipes \
+	  tests/evolution/test_autogenerate.py tests/evolution/runner/test_alembic_internals.py \
+	  tests/evolution/runner/test_commands.py
+	@TEST_ENGINES=postgresql-18 $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "not fault and not slow" \
+	  tests/chain/test_chain.py tests/persistence/test_round_trip.py \
+	  tests/evolution/operations/test_every_operation.py
 
 docs: $(VENV)/dev.installed  ## build the site into build/site, offline
 	@$(BIN)/sphinx-build -W --keep-going -q -b html -d build/site-doctrees docs build/site
