@@ -51,20 +51,6 @@ OTHERWISE_TESTED = "editable_install or wheel or empty_revision or worked_exampl
 # Processes whose output, imports and environment are looked at, at no revision.
 NO_REVISION = "coloured or reader_that_leaves or encoding or fixtures_give_each or extra"
 LEFT_OUT = f"{OTHERWISE_TESTED} or {NO_REVISION}"
-# Of a test with many parameters the first and the last are run, and those that name the head: what
-# else is parametrised are values and engines. Read in the copy as a plugin.
-FEW_PARAMETERS = f"""
-def pytest_collection_modifyitems(config, items):
-    tests = {{}}
-    for item in items:
-        tests.setdefault(item.nodeid.split("[")[0], []).append(item)
-    kept = []
-    for each in tests.values():
-        each = [it for it in each if "postgresql" not in it.name] or each
-        about_head = [it for it in each if "head" in it.name or "{HEAD}" in it.name]
-        kept += dict.fromkeys([each[0], *about_head, each[-1]])
-    items[:] = kept
-"""
 # They take half of the time, and start at revisions that they name.
 PINNED = ["tests/chain/test_odd_sqlite_databases.py", "tests/schema/test_chain.py"]
 
@@ -80,15 +66,14 @@ def test_empty_revision_breaks_only_tests_about_the_head(tmp_path: Path):
         ignore=shutil.ignore_patterns(".*_cache", ".venv*", ".git", "build", "__pycache__", "*.db"),
     )
     (checkout / "migrations" / "versions" / "m9_999_nothing.py").write_text(EMPTY)
-    (checkout / "few_parameters.py").write_text(FEW_PARAMETERS)
     kept = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
 
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider",
-         "-p", "no:xdist", "-p", "few_parameters", "-k", f"not ({LEFT_OUT})", *SELECTION,
+         "-p", "no:xdist", "-k", f"not ({LEFT_OUT})", *SELECTION,
          *(f"--ignore={name}" for name in PINNED)],
         cwd=checkout, capture_output=True, text=True, check=False,
-        env={**kept, "PYTHONPATH": f"{checkout / 'src'}:{checkout}", "TEST_ENGINES": "sqlite"},
+        env={**kept, "PYTHONPATH": str(checkout / "src"), "TEST_ENGINES": "sqlite"},
     )  # fmt: skip
 
     broken = set(re.findall(r"^(?:FAILED|ERROR) ([^\s\[]+)", done.stdout, re.M))
