@@ -12,6 +12,7 @@ from sqlalchemy import Engine, NullPool, event, make_url
 from sqlalchemy.exc import IntegrityError
 
 from cleveragents_plans import open_engine
+from cleveragents_plans.evolution.runner.runs import RUNS
 from support.databases import ENGINES, chain, database_at, empty_database, roll_back
 from support.former_release import write_former_release
 from support.revision_database import NOW, RevisionDatabase, plan_id
@@ -175,4 +176,5 @@ def test_names_that_the_revision_looks_for_are_all_that_it_creates(database: Rev
     # SQLite gives the indexes of constraints names of its own.
     of_constraints = ("pk_", "uq_") if on_sqlite else ()
     looked_for = {name for name in revision.module.NAMES if not name.startswith(of_constraints)}
-    assert created - {"alembic_version", "alembic_version_pkc"} == looked_for
+    of_the_runner = {"alembic_version", "alembic_version_pkc", RUNS, f"{RUNS}_pkey"}
+    assert created - of_the_runner == looked_for
