@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support import postgres
 from support.databases import ENGINES, SERVERS, database_at, empty_database
@@ -15,6 +16,13 @@ from support.databases import ENGINES, SERVERS, database_at, empty_database
 if folder := postgres.memory_folder():
     # A SQLite file that is synced to a disk takes as long as the disk is busy.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
+
+
+# How long an example takes to draw says how busy the machine is.
+settings.register_profile(
+    "busy machines", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy machines")
 
 
 def pytest_report_header() -> list[str]:
