@@ -38,6 +38,8 @@ def downgrade() -> None:
 # At most six may stand here.
 ABOUT_THE_HEAD = {
     "tests/chain/test_chain.py::test_chain_has_one_head_and_the_known_order",
+    "tests/cli/test_screens.py::test_screens_are_what_the_commands_show",
+    "tests/docs/test_pages.py::test_code_of_the_page_does_what_is_shown",
     "tests/docs/test_pictures.py::test_picture_is_as_the_code_draws_it",
     "tests/docs/test_readme.py::test_commands_of_the_readme_print_what_is_shown",
 }
