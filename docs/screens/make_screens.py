@@ -48,6 +48,11 @@ UPDATE v3_plans SET root_plan_id = plan_id WHERE parent_plan_id = '01JGFNTAS7K6P
 UPDATE v3_plans SET created_at = 'yesterday' WHERE plan_id = '01JGFNTAS7K6P0V1QZGG000073';
 DROP INDEX {index};
 """
+# When and where the databases were made, as if on another night.
+_RUN = """\
+UPDATE evolution_runs SET host = 'job-7f9c', began_at = '2026-06-02T03:10:00.000+00:00',
+ ended_at = '2026-06-02T03:10:00.200+00:00'
+"""
 # What differs between machines.
 _VERSION = re.compile(r"SQLite \d+\.\d+\.\d+")
 
@@ -74,6 +79,10 @@ def make_databases(work: Path) -> None:
         subprocess.run(
             _program("upgrade", "-q", "--url", f"sqlite:///{name}"), cwd=work, check=True
         )
+    for file in work.glob("*.db"):
+        run = sqlite3.connect(file)
+        run.executescript(_RUN)
+        run.close()
     connection = sqlite3.connect(work / "broken.db")
     [index] = connection.execute(
         "SELECT min(name) FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'v3_plans'"
