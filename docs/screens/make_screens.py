@@ -69,7 +69,7 @@ def main(folder: Path = HERE) -> None:
 
 def make_databases(work: Path) -> None:
     """Make `before.db` as the former release left it, `plans.db` upgraded, and `broken.db`."""
-    former = [sys.executable, ROOT / "tests" / "support" / "former_release.py", "--pure"]
+    former = [sys.executable, str(ROOT / "tests" / "support" / "former_release.py"), "--pure"]
     subprocess.run(
         [*former, "--url", "sqlite:///before.db", "--plans", str(PLANS), "--seed", "1"],
         cwd=work, check=True, capture_output=True,
