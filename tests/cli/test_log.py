@@ -16,7 +16,7 @@ from cleveragents_plans.cli.statuses import ExitStatus
 from support.broken import store_family
 from support.databases import ONE_OF_EACH, database_at, database_with
 from support.online import client
-from support.revisions import HEAD, M4_003, M8_001, M8_002
+from support.revisions import M4_003, M8_001, M8_002
 
 
 def said(*typed: str, status: int = 0) -> list[str]:
@@ -34,7 +34,7 @@ def events(*typed: str, status: int = 0) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("engine", ONE_OF_EACH)
 def test_each_line_is_an_event_of_json(engine: str, tmp_path: Path):
-    with database_with(store_family, engine, tmp_path) as url:
+    with database_with(store_family, engine, tmp_path, M8_002) as url:
         found = events("downgrade", M4_003, "--url", url)
 
     assert all({"ts", "level", "event", "message"} <= each.keys() for each in found)
@@ -44,7 +44,7 @@ def test_each_line_is_an_event_of_json(engine: str, tmp_path: Path):
     assert (progress[-1]["done"], progress[-1]["total"]) == (5, 5)
     assert progress[-1]["revision"] == M8_001
     assert progress[-1]["rate"] > 0
-    assert f"{HEAD} -> {M4_003}" in found[-2]["message"]
+    assert f"{M8_002} -> {M4_003}" in found[-2]["message"]
 
 
 def test_refusal_is_an_event_of_level_error(tmp_path: Path):

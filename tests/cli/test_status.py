@@ -18,7 +18,7 @@ from cleveragents_plans.persistence import open_engine
 from support.broken import break_database, libpq, store_family
 from support.databases import ONE_OF_EACH, database_at, database_with, empty_database, migrate
 from support.json_output import validated
-from support.revisions import HEAD, M4_003, M8_001
+from support.revisions import HEAD, M4_003, M8_001, M8_002
 
 
 def status(url: str, capfd: pytest.CaptureFixture[str], *options: str) -> tuple[int, str]:
@@ -92,7 +92,7 @@ def test_tables_that_lack_a_part_lead_to_verify_which_names_it(
     engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
     """No version fits them: a stamp would be refused again, with the same advice."""
-    with database_at(HEAD, engine, tmp_path) as url:
+    with database_at(M8_002, engine, tmp_path) as url:
         break_database(url, ["ALTER TABLE v3_plans DROP COLUMN effective_profile_snapshot"])
         code, out = status(url, capfd)
         found = main(["verify", "--url", url])
