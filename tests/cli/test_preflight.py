@@ -193,3 +193,13 @@ def test_damaged_file_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
     out, err = capfd.readouterr()
     assert (code, out, err.count("\n")) == (ExitStatus.REFUSED, "", 1)
     assert "malformed" in err or "damaged" in err
+
+
+def test_steps_of_the_trial_are_not_told_as_those_of_the_file(tmp_path: Path):
+    with database_at("head", "sqlite", tmp_path) as url:
+        command = [sys.executable, "-m", "cleveragents_plans", "preflight", "--down", M4_003]
+        done = subprocess.run(
+            [*command, "--url", url], capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+
+    assert "Running" not in done.stderr

@@ -7,11 +7,12 @@ large, which goes with the connection (https://www.sqlite.org/inmemorydb.html#te
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def run_on_sample(
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
         there = chain_config(extra=extra, level=None)
         before = _bytes(driver)
-        with engine.connect() as there.attributes["connection"]:
+        with _quietly(), engine.connect() as there.attributes["connection"]:
             begun = time.perf_counter()
             run = command.upgrade if direction == "upgrade" else command.downgrade
             run(there, revision)
@@ -72,6 +73,18 @@ def run_on_sample(
             grown = _bytes(driver) - before
         engine.dispose()
         return SampleRun(copied, seconds, grown)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Let a run log its warnings only: its steps would read like those of the file."""
+    logger = logging.getLogger("alembic")
+    former = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(former)
 
 
 def _bytes(driver: sqlite3.Connection) -> int:

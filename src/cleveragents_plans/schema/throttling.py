@@ -40,8 +40,8 @@ def throttle(
     target = find_target(config, APPLICATION)
     if target.is_sqlite:
         raise NoRunToThrottle(
-            f"{target.shown} is SQLite, where one transaction locks the file and no client waits "
-            "for a shorter time if it is slower; expected PostgreSQL; nothing was changed"
+            f"{target.shown} is SQLite, where the whole run is one transaction: a slower one "
+            "would only lock the file for longer; expected PostgreSQL; nothing was changed"
         )
     with write_database(config, "throttle") as database:
         connection, runs = database.connection, database.runs
