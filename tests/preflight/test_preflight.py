@@ -20,6 +20,7 @@ from cleveragents_plans.preflight import Preflight, preflight
 from cleveragents_plans.preflight.sessions import _gives_way
 from cleveragents_plans.schema import chain_config
 from support import postgres
+from support.bouncers import pgbouncer
 from support.broken import break_database, libpq
 from support.databases import ONE_OF_EACH, database_with, empty_database, migrate, roll_back
 from support.former_release import write_former_release
@@ -349,3 +350,14 @@ def test_ordinary_autovacuum_is_no_block(query: str | None, gives_way: bool):
     holder = Blocker(7, "ShareUpdateExclusiveLock", "active", "", 3.0, query)
 
     assert _gives_way(holder) == gives_way
+
+
+def test_pooler_that_a_run_cannot_use_is_refused_in_the_same_words(tmp_path: Path):
+    with at(M4_003, "postgresql-18", tmp_path) as url, pgbouncer(url, "transaction") as via:
+        found = look(via)
+        with pytest.raises(CommandError) as refused:
+            migrate(via, HEAD)
+
+    assert not found.ready
+    assert "a pooler that gives each transaction another one" in found.blocks[0].found
+    assert found.blocks[0].found == str(refused.value)

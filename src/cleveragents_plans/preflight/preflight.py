@@ -19,6 +19,7 @@ from cleveragents_plans.evolution.foreseen import (
     Rebuild,
     gathering,
 )
+from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
 from cleveragents_plans.evolution.settings import Settings
@@ -62,20 +63,28 @@ def preflight(config: Config, down: str | None = None) -> Preflight:
             return _on_sqlite(config, database, down)
         replicas, slots = replicas_of(database.connection), slots_of(database.connection)
         if database.connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one():
-            found = _on_postgresql(database, down, tries=False)
+            found = _on_postgresql(database, down, Foreseen(), tries=False)
             return found.model_copy(update={"replicas": replicas, "slots": slots})
+        database.connection.rollback()  # in a transaction a pooler would not show
+        with gathering() as session, session.looking("session"):
+            refuse_pooler(database.connection, database.shown)
     # The session has ended: it would be one more client, with one more snapshot.
     with try_database(config, "preflight") as database:
-        found = _on_postgresql(database, down, tries=True)
+        found = _on_postgresql(database, down, session, tries=True)
         return found.model_copy(update={"replicas": replicas, "slots": slots})
 
 
-def _on_postgresql(database: Database, down: str | None, *, tries: bool) -> Preflight:
+def _on_postgresql(
+    database: Database, down: str | None, session: Foreseen, *, tries: bool
+) -> Preflight:
     direction = "upgrade" if down is None else "downgrade"
     script, connection = database.migration.script, database.connection
     assert script is not None  # noqa: S101  # it was configured with one
     has_plans = PLANS.name in database.position.tables
     with gathering() as found:
+        found.topics += session.topics
+        found.troubled |= session.troubled
+        found.refusals += session.refusals
         begun = time.perf_counter()
         ahead = look_ahead(database, command_to(script, down or "head", direction), found)
         looked = time.perf_counter() - begun
