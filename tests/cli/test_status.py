@@ -6,15 +6,19 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from cleveragents_plans.cli import main
+from cleveragents_plans.cli import status as status_module
+from cleveragents_plans.cli.status import StatusReport
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.persistence import open_engine
+from cleveragents_plans.schema.database import Database
 from support.broken import break_database, libpq, store_family
 from support.databases import ONE_OF_EACH, database_at, database_with, empty_database, migrate
 from support.json_output import validated
@@ -134,6 +138,37 @@ def test_process_that_migrates_is_named(tmp_path: Path, capfd: pytest.CaptureFix
         engine.dispose()
 
     assert f"migrating  pid {pid}" in out
+    assert "next       wait for the run that is under way; `cleveragents-plans status" in out
+
+
+def test_plans_are_counted_once_while_a_run_is_followed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    counted: list[object] = []
+    looked: list[object] = []
+    counts, look = status_module._counts, status_module._look
+    with database_with(store_family, "postgresql-18", tmp_path) as url, ExitStack() as running:
+        engine = open_engine(url, migrating=True)
+        connection = running.enter_context(engine.connect())
+        running.enter_context(migration_lock(connection, ["public"]))
+
+        def looking(database: Database) -> StatusReport:
+            looked.append(database)
+            if len(looked) == 3:
+                running.close()
+            return look(database)
+
+        monkeypatch.setattr(status_module, "_POLL", 0.01)
+        monkeypatch.setattr(status_module, "_look", looking)
+        monkeypatch.setattr(
+            status_module, "_counts", lambda database: counted.append(database) or counts(database)
+        )
+        _, out = status(url, capfd, "--follow")
+        engine.dispose()
+
+    assert len(looked) == 3
+    assert len(counted) == 1
+    assert "plans     5, 2 with a parent" in out
 
 
 def test_process_that_writes_to_a_file_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

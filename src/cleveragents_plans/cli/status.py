@@ -108,11 +108,14 @@ def status_command(wait: float, follow: bool, json: bool, **given: Any) -> ExitS
         try:
             with read_database(config, "status") as database:
                 report = _look(database)
+                over = late or report.state == "ready"
+                if over:
+                    report = report.model_copy(update=_counts(database))
         except ConnectionFailed as error:
             if late or error.lost or isinstance(error, LoginRefused):
                 raise
         else:
-            if late or report.state == "ready":
+            if over:
                 break
         time.sleep(_POLL)
     if follow:
@@ -135,7 +138,9 @@ def _follow(config: Config, report: StatusReport) -> StatusReport:
             return report
         time.sleep(_POLL)
         with read_database(config, "status") as database:
-            report = _look(database)
+            # Counting goes through the whole table, which is not for each second.
+            counts = {"plans": report.plans, "children": report.children}
+            report = _look(database).model_copy(update=counts)
 
 
 _STATUSES = {
@@ -146,12 +151,18 @@ _STATUSES = {
 }
 
 
+def _counts(database: Database) -> dict[str, int | None]:
+    if PLANS.name not in database.position.tables:
+        return {"plans": None, "children": None}
+    query = select(func.count(), func.count(PLANS.c.parent_plan_id)).select_from(PLANS)
+    plans, children = database.connection.execute(query).one()
+    return {"plans": plans, "children": children}
+
+
 def _look(database: Database) -> StatusReport:
+    """Find out everything but the counts."""
     position = database.position
-    plans, children = None, None
-    if PLANS.name in position.tables:
-        query = select(func.count(), func.count(PLANS.c.parent_plan_id)).select_from(PLANS)
-        plans, children = database.connection.execute(query).one()
+    migrating = _migrating(database)
     state: Literal["ready", "behind", "misfit", "unfinished"] = "ready"
     remedies: tuple[str, ...] = ()
     if position.unfinished is not None:
@@ -160,6 +171,10 @@ def _look(database: Database) -> StatusReport:
         state, remedies = "misfit", (position.misfit.remedy,)
     elif position.pending:
         state, remedies = "behind", (f"run {typed(database.config, 'upgrade')}",)
+    if migrating and database.on_postgresql:
+        # A second run would only wait, and then go the other way.
+        follow = typed(database.config, "status --follow")
+        remedies = (f"wait for the run that is under way; {follow} shows it",)
     last_run, unread = _last_run(database)
     return StatusReport(
         database=DatabaseFacts.of(database),
@@ -169,10 +184,10 @@ def _look(database: Database) -> StatusReport:
         pending=tuple(
             PendingRevision(revision=each, title=position.titles[each]) for each in position.pending
         ),
-        plans=plans,
-        children=children,
+        plans=None,
+        children=None,
         bytes=_bytes(database),
-        migrating=tuple(map(str, _migrating(database))),
+        migrating=tuple(map(str, migrating)),
         last_run=RunFacts.of(last_run) if last_run else None,
         last_run_problem=unread,
     )
