@@ -195,10 +195,11 @@ def with_checks(
                     # Of a check that has tried something the id of the transaction would be left.
                     migration.connection.rollback()
             if note and isinstance(step, RevisionStep):
-                note.begin(step.revision.revision, _direction(step))
                 begin_revision(step.revision.revision)
                 if migration.connection is not None and migration.dialect.name == "postgresql":
                     name_session(migration.connection)
+                # After that commit, which is no change of the revision.
+                note.begin(step.revision.revision, _direction(step))
             if isinstance(step, RevisionStep):
                 running_revision.set(_running(step, note))
             yield step
