@@ -36,7 +36,7 @@ def one_migrated(ended: list[Ended], goal: str) -> list[str]:
     said = [each.said for each in ended]
     assert [each.status for each in ended] == [0] * len(ended), said
     moved = f"{M4_003} -> {M8_001}" if goal == M8_001 else f"{M8_001} -> {M4_003}"
-    assert sum(text.splitlines()[-1].endswith(moved) for text in said) == 1, said
+    assert sum(f"{moved}\n" in text for text in said) == 1, said
     idle = [text for text in said if f"already at {goal}, nothing to do" in text]
     assert len(idle) == len(ended) - 1, said
     return said
