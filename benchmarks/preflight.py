@@ -14,16 +14,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 from sqlalchemy import NullPool, create_engine
 
-from support import postgres
-from support.databases import migrate
+from support.databases import empty_database, migrate
 from support.former_release import write_former_release
 from support.revisions import M4_003
 
@@ -65,7 +62,10 @@ def main() -> None:
     good = runs = 0
     for number, (shape, statements) in enumerate([*SHAPES.items()][: given.shapes]):
         for engine in given.engines:
-            with tempfile.TemporaryDirectory() as folder, _database(engine, Path(folder)) as url:
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                empty_database(engine, Path(folder)) as url,
+            ):
                 _prepare(url, given.plans, number, statements)
                 found, took = _preflight(url)
                 wait = _longest_wait(url)
@@ -81,17 +81,6 @@ def main() -> None:
                     flush=True,
                 )
     print(f"{good} of {runs} within a factor of 2")
-
-
-@contextmanager
-def _database(engine: str, folder: Path) -> Iterator[str]:
-    if engine == "sqlite":
-        yield f"sqlite:///{folder / 'plans.db'}"
-        return
-    server = postgres.server(engine)
-    url = server.create_database()
-    yield url
-    server.drop_database(url)
 
 
 def _prepare(url: str, plans: int, seed: int, statements: tuple[str, ...]) -> None:

@@ -13,27 +13,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
-from support import postgres
-from support.databases import migrate
+from support.databases import empty_database, migrate
 from support.former_release import write_former_release
 from support.revisions import M4_003
-
-
-@contextmanager
-def database(engine: str, folder: Path) -> Iterator[str]:
-    """Make an empty database."""
-    if engine == "sqlite":
-        yield f"sqlite:///{folder / 'plans.db'}"
-        return
-    server = postgres.server(engine)
-    url = server.create_database()
-    yield url
-    server.drop_database(url)
 
 
 def timed(url: str, *options: str) -> tuple[float, float, float, int]:
@@ -55,7 +40,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="*", default=["sqlite", "postgresql-18"])
     given = parser.parse_args()
     for engine in given.engines:
-        with tempfile.TemporaryDirectory() as folder, database(engine, Path(folder)) as url:
+        with tempfile.TemporaryDirectory() as folder, empty_database(engine, Path(folder)) as url:
             migrate(url, M4_003)
             write_former_release(url, plans=given.plans, pure=True)
             for revision in ("before", "after"):

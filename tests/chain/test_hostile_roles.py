@@ -278,7 +278,7 @@ def test_names_that_another_role_takes_while_a_superuser_waits_for_the_lock_are_
         migrate(url, M8_001)
     execute(url, "CREATE TABLE called (by text, what text)", "GRANT INSERT ON called TO PUBLIC")
     before = schema_dump(url)
-    real_take = locks._take
+    real_take = locks.take_lock
 
     def take_slowly(*arguments: Any) -> None:
         if planted:
@@ -287,7 +287,7 @@ def test_names_that_another_role_takes_while_a_superuser_waits_for_the_lock_are_
         real_take(*arguments)
 
     planted = [*planted]
-    monkeypatch.setattr(locks, "_take", take_slowly)
+    monkeypatch.setattr(locks, "take_lock", take_slowly)
 
     with pytest.raises(EvolutionError, match=r"belongs to another role than public\.v3_plans"):
         go(url, revision)

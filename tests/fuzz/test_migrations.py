@@ -8,7 +8,7 @@ from fuzz.migrations import Fault, fuzz
 from fuzz.oracle import NEW, Oracle
 from support.databases import ENGINES
 
-_SECONDS = 10
+_SECONDS = 20
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from signal import Signals
@@ -142,14 +143,15 @@ class Jobs:
                 status, output, last_line = self._do(number, job)
                 self._under_way.pop(number)
                 ended = Ended(job, status, output, last_line, time.monotonic() - begun)
-                self._news.put(lambda ended=ended: self._on_end(ended))  # type: ignore[misc]
+                self._news.put(partial(self._on_end, ended))
         finally:
             self._end_worker(number)
             self._news.put(None)
 
     def _do(self, number: int, job: Job) -> tuple[int, str, str]:
         worker = self._worker(number)
-        assert worker.stdin and worker.stdout  # noqa: S101, PT018  # they are pipes
+        assert worker.stdin is not None  # noqa: S101  # Popen was asked for a pipe
+        assert worker.stdout is not None  # noqa: S101  # and for this one
         last_line = ""
         with suppress(OSError):  # it has ended at a signal, as its output will say
             worker.stdin.write(json.dumps(job.arguments) + "\n")
@@ -161,7 +163,7 @@ class Jobs:
                     self._end_worker(number)
                 return event["status"], event["output"], last_line
             last_line = event["line"]
-            self._news.put(lambda said=last_line: self._on_line(job, said))  # type: ignore[misc]
+            self._news.put(partial(self._on_line, job, last_line))
         self._end_worker(number)
         if self.signal is not None:
             return 128 + self.signal, "", last_line

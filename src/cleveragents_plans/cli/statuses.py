@@ -10,7 +10,8 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.domain.errors import InvalidArgument
 from cleveragents_plans.evolution.errors import causes, sqlstate
-from cleveragents_plans.evolution.postgresql.locks import LOCK_CONFLICTS, LockNotObtained
+from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
+from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.runner.connection_errors import (
     ConnectionFailed,
     LoginRefused,

@@ -20,9 +20,9 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import listed, sqlstate
 from cleveragents_plans.evolution.postgresql.blockers import Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
+from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.locks import (
     ANY_LOCK,
-    LOCK_CONFLICTS,
     READ_CONFLICTS,
     retry,
 )

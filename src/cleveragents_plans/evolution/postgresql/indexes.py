@@ -35,9 +35,9 @@ from cleveragents_plans.evolution.postgresql.index_names import (
     find_index,
 )
 from cleveragents_plans.evolution.postgresql.index_progress import IndexProgress
+from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.locks import (
     ANY_LOCK,
-    LOCK_CONFLICTS,
     run_with_retries,
 )
 from cleveragents_plans.evolution.postgresql.search_path import path_for_ddl

@@ -1,14 +1,12 @@
 """
 An exclusive lock on a table in use, for a moment, without blocking other sessions.
 
-A session that waits for ACCESS EXCLUSIVE blocks every later one, so it is requested with short
-timeouts, and never for longer than clients can wait.
+How it is requested stands in `lock_requests`.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +29,13 @@ from cleveragents_plans.evolution.postgresql.connection import (
     set_parameters,
     transaction,
     write_sql,
+)
+from cleveragents_plans.evolution.postgresql.lock_requests import (
+    LOCK_CONFLICTS,
+    gate_timeout,
+    pause,
+    set_lock_timeout,
+    take_lock,
 )
 from cleveragents_plans.evolution.postgresql.pipeline import run_in_pipeline
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
@@ -64,9 +69,6 @@ class LockNotObtained(EvolutionError):
         self.blockers: Final = tuple(blockers)
 
 
-#: Lock timeout, deadlock, serialization failure: a conflict with another session.
-LOCK_CONFLICTS = frozenset({"55P03", "40P01", "40001"})
-
 _GATE_CONFLICTS = ("ShareUpdateExclusiveLock", "ShareLock", "ShareRowExclusiveLock",
                    "ExclusiveLock", "AccessExclusiveLock")  # fmt: skip
 #: What a statement conflicts with that only reads.
@@ -75,13 +77,6 @@ READ_CONFLICTS = ("AccessExclusiveLock",)
 ANY_LOCK = ("AccessShareLock", "RowShareLock", "RowExclusiveLock", *_GATE_CONFLICTS)
 _WRITING = ("RowExclusiveLock", *_GATE_CONFLICTS)
 
-# No session queues behind NOWAIT, so it is tried first; among overlapping transactions it
-# starves, and only a request that queues is granted. The length of that queue is how long
-# clients wait. After a minute of starving, one longer request per round is worth it.
-_POLL_SECONDS = 0.5
-_POLL_PAUSE = 0.005
-_RUNGS_MS = (10, 10, 20, 20)
-_LONG_RUNG_MS, _LONG_RUNG_AFTER = 50, 60.0
 _WAITING = "waiting for a lock on %s for %.0f s; blocked by: %s"
 
 
@@ -167,7 +162,7 @@ def run_under_lock(
     def attempt() -> None:
         with waiting.attempt(), transaction(connection):
             run(connection, as_table_owner(table))
-            _take(connection, ", ".join([table, *also]), mode, deadline)
+            take_lock(connection, ", ".join([table, *also]), mode, deadline)
             since = time.monotonic()
             # In one round trip: clients wait until the last statement is done.
             with waiting.statements():
@@ -202,11 +197,11 @@ def _run_with_version(
 
     def attempt() -> None:
         with connection.begin_nested():
-            _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=True)
+            set_lock_timeout(connection, gate_timeout(connection, deadline), local=True)
             run(connection, f"LOCK TABLE {versions} IN EXCLUSIVE MODE")
             set_parameters(connection, under_lock, local=True)
             run(connection, as_table_owner(table))
-            _take(connection, table, "ACCESS EXCLUSIVE", deadline)
+            take_lock(connection, table, "ACCESS EXCLUSIVE", deadline)
             since = time.monotonic()
             event.listen(connection, "commit", lambda _: record_lock(since), once=True)
             run_in_pipeline(connection, texts)
@@ -247,7 +242,7 @@ def retry(
             if deadline.report_due():
                 facts = {"event": "waiting", "blockers": [*map(str, seen)]}
                 log.warning(_WAITING, names, deadline.waited, listed(seen), extra=facts)
-            _pause(0.1, 0.3)
+            pause(0.1, 0.3)
 
 
 @contextmanager
@@ -266,7 +261,7 @@ def run_with_retries(
         path = path_statement(connection)
 
         def attempt() -> None:
-            _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=False)
+            set_lock_timeout(connection, gate_timeout(connection, deadline), local=False)
             if not path:
                 run(connection, statement)
                 return
@@ -277,55 +272,3 @@ def run_with_retries(
 
     with session(connection, lock_timeout="0", statement_timeout="0", transaction_timeout="0"):
         yield run_patiently
-
-
-def _take(connection: Connection, tables: str, mode: str, deadline: Deadline) -> None:
-    _set_lock_timeout(connection, _gate_timeout(connection, deadline), local=True)
-    run(connection, f"LOCK TABLE {tables} IN SHARE UPDATE EXCLUSIVE MODE")
-
-    # From here on other sessions cannot VACUUM the table, and the snapshot of this transaction
-    # holds their VACUUMs back elsewhere: so a round is about a second, and then it is rolled back.
-    _set_lock_timeout(connection, _RUNGS_MS[-1], local=True)
-    until = time.monotonic() + _POLL_SECONDS
-    while time.monotonic() < until:
-        if _try(connection, f"LOCK TABLE {tables} IN {mode} MODE NOWAIT"):
-            return
-        _pause(_POLL_PAUSE / 2, _POLL_PAUSE * 3 / 2)
-    long = (_LONG_RUNG_MS,) if deadline.waited > _LONG_RUNG_AFTER else ()
-    for milliseconds in (*_RUNGS_MS, *long):
-        _pause(milliseconds / 200, milliseconds / 66)
-        _set_lock_timeout(connection, milliseconds, local=True)
-        if _try(connection, f"LOCK TABLE {tables} IN {mode} MODE"):
-            return
-    run(connection, f"LOCK TABLE {tables} IN {mode} MODE NOWAIT")
-
-
-def _try(connection: Connection, statement: str) -> bool:
-    run(connection, "SAVEPOINT rung")
-    try:
-        run(connection, statement)
-    except DBAPIError as error:
-        if sqlstate(error) not in LOCK_CONFLICTS:
-            raise
-        run(connection, "ROLLBACK TO SAVEPOINT rung")
-        run(connection, "RELEASE SAVEPOINT rung")
-        return False
-    return True
-
-
-def _gate_timeout(connection: Connection, deadline: Deadline) -> float:
-    # An autovacuum is cancelled when a session has waited for it as long as deadlock_timeout,
-    # so a wait must be longer than that to be of use.
-    deadlock = run(
-        connection,
-        "SELECT extract(epoch FROM current_setting('deadlock_timeout')::interval)::float8",
-    ).scalar_one()
-    return 1000 * max(0.05, min(deadline.report_every + float(deadlock), deadline.left))
-
-
-def _set_lock_timeout(connection: Connection, milliseconds: float, *, local: bool) -> None:
-    run(connection, f"SET {'LOCAL' if local else 'SESSION'} lock_timeout = '{milliseconds:.0f}ms'")
-
-
-def _pause(minimum: float, maximum: float) -> None:
-    time.sleep(random.uniform(minimum, maximum))  # noqa: S311  # jitter, not a secret
