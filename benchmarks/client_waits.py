@@ -20,8 +20,8 @@ import psycopg
 from sqlalchemy import make_url
 
 CLIENTS = 8
-#: A wait of more milliseconds than this is one that a person may notice.
-LONG_MS = 30.0
+#: No client of a migration is to wait for more milliseconds than this.
+LONG_MS = 20.0
 
 _SAMPLE = 20_000
 _NOW = "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')"
