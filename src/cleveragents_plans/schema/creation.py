@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any, overload
 
 from alembic.runtime.migration import MigrationContext
@@ -10,7 +11,17 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, inspect
 
-from cleveragents_plans.persistence import Base, DatabaseUrlError, open_engine
+from cleveragents_plans.evolution.postgresql.products import (
+    refuse_distributed_tables,
+    refuse_unfit_server,
+)
+from cleveragents_plans.evolution.runner.connection_errors import report_connection_failed
+from cleveragents_plans.persistence import (
+    Base,
+    DatabaseUrlError,
+    open_engine,
+    without_password,
+)
 from cleveragents_plans.schema.chain import chain_config
 
 if TYPE_CHECKING:
@@ -41,8 +52,8 @@ def create_schema(
         version_table: Where Alembic keeps the version.
 
     Raises:
-        CommandError: There are tables of this package, of another revision; or the URL cannot
-            be used.
+        CommandError: There are tables of this package, of another revision; the URL cannot be
+            used, or the database cannot be reached; or the server is another product.
     """
     if isinstance(target, Connection):
         _create(target, version_table)
@@ -68,16 +79,26 @@ def create_schema(
 
 
 def _create_on(engine: Engine, version_table: str) -> None:
-    with engine.begin() as connection:
-        _create(connection, version_table)
+    with ExitStack() as stack:
+        with report_connection_failed(without_password(engine.url)):
+            connection = stack.enter_context(engine.connect())
+        with connection.begin():
+            _create(connection, version_table)
 
 
 async def _create_by(engine: AsyncEngine, version_table: str) -> None:
-    async with engine.begin() as connection:
-        await connection.run_sync(_create, version_table)
+    async with AsyncExitStack() as stack:
+        with report_connection_failed(without_password(engine.url)):
+            connection = await stack.enter_async_context(engine.connect())
+        async with connection.begin():
+            await connection.run_sync(_create, version_table)
 
 
 def _create(connection: Connection, version_table: str) -> None:
+    if connection.dialect.name == "postgresql":
+        shown = without_password(connection.engine.url)
+        refuse_unfit_server(connection, shown)
+        refuse_distributed_tables(connection, [*Base.metadata.tables], None, shown)
     script = ScriptDirectory.from_config(chain_config())
     context = MigrationContext.configure(connection, opts={"version_table": version_table})
     inspector = inspect(connection)

@@ -18,12 +18,16 @@ from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import parameters, set_parameters
+from cleveragents_plans.evolution.postgresql.products import (
+    refuse_distributed_tables,
+    refuse_unfit_server,
+)
 from cleveragents_plans.evolution.postgresql.search_path import (
     find_schema,
     searched_schemas,
     use_schema,
 )
-from cleveragents_plans.evolution.postgresql.server import refuse_read_only, refuse_unfit_server
+from cleveragents_plans.evolution.postgresql.server import refuse_read_only
 from cleveragents_plans.evolution.reporting import console_logging, tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
@@ -237,6 +241,7 @@ def _begin_postgresql(
     refuse_unfit_server(connection, shown)
     tables, version_table = [*Base.metadata.tables], [options.version_table]
     schema = use_schema(connection, options.schema, tables, version_table, local=True)
+    refuse_distributed_tables(connection, tables, schema, shown)
     version_schema = options.schema or find_schema(connection, version_table, tables)
     wanted = {**_SESSION, "application_name": f"cleveragents-plans {purpose}"}
     known = parameters(connection, wanted)

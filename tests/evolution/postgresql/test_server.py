@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import subprocess
 import sys
 import uuid
@@ -16,16 +15,13 @@ from sqlalchemy import NullPool, create_engine, make_url
 
 from cleveragents_plans.evolution.postgresql.server import (
     RightsMissing,
-    ServerNotSupported,
     ServerReadOnly,
     configure_session,
-    refuse_other_server,
 )
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from support import postgres
 from support.databases import SERVERS, empty_database, migrate
 from support.online import client
-from support.proxy import tcp_proxy
 from support.revisions import M4_003
 
 
@@ -50,36 +46,6 @@ def refused(url: str, kind: type[CommandError], revision: str = "head") -> str:
     assert "\n" not in told
     assert told.endswith("; nothing was changed")
     return told
-
-
-@pytest.mark.parametrize(
-    ("version", "words"),
-    [
-        ("PostgreSQL 13.22 on x86_64-pc-linux-gnu", "is PostgreSQL 13.22; expected PostgreSQL 14"),
-        ("CockroachDB CCL v23.1.14 (x86_64)", "is CockroachDB; expected PostgreSQL 14 or newer"),
-        ("PostgreSQL 15.2-YB-2.25.1.0-b0 on x86_64", "is YugabyteDB; "),
-        ("PostgreSQL 8.0.2 on i686, Redshift 1.0.77", "is Amazon Redshift; "),
-        ("PostgreSQL 12.12 (Greenplum Database 7.0)", "is Greenplum; "),
-        ("CrateDB 5.6.0 (built 1a2b3c)", "is CrateDB; "),
-        ("Unheard-of 3.1", "is 'Unheard-of 3.1"),
-    ],
-)
-def test_other_servers_are_refused(url: str, version: str, words: str):
-    def replaced(data: bytes) -> bytes:
-        return re.sub(
-            rb"PostgreSQL 18[^\0]*-bit", lambda found: version.encode().ljust(len(found[0])), data
-        )
-
-    with tcp_proxy(url, replaced) as proxy:
-        assert words in refused(proxy.url, ServerNotSupported)
-
-    assert tables(url) == []
-
-
-def test_derivative_that_is_postgresql_is_accepted():
-    refuse_other_server("PostgreSQL 15.2 (EnterpriseDB Advanced Server 15.2.0)", "shop")
-    refuse_other_server("EnterpriseDB 16.1.0 on x86_64", "shop")
-    refuse_other_server("PostgreSQL 19devel on x86_64", "shop")
 
 
 def test_standby_is_refused(server: postgres.PostgresServer):

@@ -17,13 +17,14 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.products import is_aurora
 
 # As many seconds are remembered; a replica that is further behind is behind by at least that.
 _REMEMBERED = 3600
 
 
 class ReplicaLagHidden(EvolutionError):
-    """The role may not see how far replicas are behind."""
+    """It cannot be seen how far replicas are behind."""
 
 
 class ReplicaLag:
@@ -71,11 +72,18 @@ class ReplicaLag:
 
 def require_visible_lag(connection: Connection) -> None:
     """
-    Refuse a role that may not see how far replicas are behind.
+    Refuse a server or a role to which it is not visible how far replicas are behind.
 
     Raises:
-        ReplicaLagHidden: It is not a member of pg_read_all_stats, and no superuser.
+        ReplicaLagHidden: It is Amazon Aurora, whose readers are not in pg_stat_replication; or
+            the role is not a member of pg_read_all_stats, and no superuser.
     """
+    if is_aurora(connection):
+        raise ReplicaLagHidden(
+            "max-replica-lag: Amazon Aurora does not show its readers in pg_stat_replication; "
+            "leave it out, watch aurora_replica_status() and use rows-per-second; nothing was "
+            "changed"
+        )
     role, visible = run(connection, _VISIBLE).one()
     if not visible:
         raise ReplicaLagHidden(

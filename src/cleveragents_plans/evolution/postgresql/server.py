@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
-
-# The first version with CREATE OR REPLACE TRIGGER.
-_MIN_VERSION = 14
-
-# Other products speak PostgreSQL's protocol and lack row triggers, transactional DDL, lock_timeout
-# or pg_locks. Most begin version() with PostgreSQL; this is in it, too.
-_OTHER_PRODUCTS = {
-    "-YB-": "YugabyteDB",
-    "CockroachDB": "CockroachDB",
-    "CrateDB": "CrateDB",
-    "Cloudberry": "Apache Cloudberry",
-    "GaussDB": "GaussDB",
-    "Greenplum": "Greenplum",
-    "Materialize": "Materialize",
-    "QuestDB": "QuestDB",
-    "Redshift": "Amazon Redshift",
-    "RisingWave": "RisingWave",
-    "openGauss": "openGauss",
-}
 
 # A timeout would end the run at the same statement each time. A snapshot that is older than a
 # lock would show rows as they were before it. Rows that a policy hides would be taken for rows
@@ -48,24 +28,6 @@ _SESSION = {
     "tcp_keepalives_count": "3",
     "client_connection_check_interval": "10s",
 }
-
-
-class ServerNotSupported(EvolutionError):
-    """
-    The server is none that the chain's statements are for.
-
-    Attributes:
-        target: What the database is called.
-        product: What it is.
-    """
-
-    def __init__(self, target: str, product: str, remedy: str) -> None:
-        super().__init__(
-            f"{target} is {product}; expected PostgreSQL {_MIN_VERSION} or newer: {remedy}; "
-            "nothing was changed"
-        )
-        self.target = target
-        self.product = product
 
 
 class ServerReadOnly(EvolutionError):
@@ -96,37 +58,6 @@ class RightsMissing(EvolutionError):
         super().__init__(f"{target}: the role {role} {lacks}; {remedy}; nothing was changed")
         self.target = target
         self.role = role
-
-
-def refuse_other_server(version: str, target: str) -> None:
-    """
-    Refuse a server that calls itself *version* (of its function ``version()``).
-
-    *target* is what to call the database in messages.
-
-    Raises:
-        ServerNotSupported: It is another product, or PostgreSQL before 14.
-    """
-    for mark, product in _OTHER_PRODUCTS.items():
-        if mark in version:
-            raise ServerNotSupported(
-                target, product, "its triggers, locks or transactions differ, so use another server"
-            )
-    found = re.match(r"(?:PostgreSQL|EnterpriseDB) (\d+)[\d.]*", version)
-    if found is None:
-        raise ServerNotSupported(target, f"{version[:60]!r}", "use another server")
-    if int(found[1]) < _MIN_VERSION:
-        raise ServerNotSupported(target, found[0], "upgrade the server first")
-
-
-def refuse_unfit_server(connection: Connection, target: str) -> None:
-    """
-    Refuse a server that the chain's statements are not for; see `refuse_other_server`.
-
-    Raises:
-        ServerNotSupported: It is another product, or PostgreSQL before 14.
-    """
-    refuse_other_server(run(connection, "SELECT pg_catalog.version()").scalar_one(), target)
 
 
 def refuse_read_only(connection: Connection, target: str) -> None:

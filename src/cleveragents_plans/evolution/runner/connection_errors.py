@@ -10,7 +10,7 @@ from typing import Self
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
-from cleveragents_plans.evolution.postgresql.server import refuse_other_server
+from cleveragents_plans.evolution.postgresql.products import refuse_other_server
 
 
 class ConnectionFailed(EvolutionError):

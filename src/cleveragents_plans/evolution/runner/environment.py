@@ -20,6 +20,10 @@ from cleveragents_plans.evolution.errors import naming_revisions
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
+from cleveragents_plans.evolution.postgresql.products import (
+    refuse_distributed_tables,
+    refuse_unfit_server,
+)
 from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
 from cleveragents_plans.evolution.postgresql.search_path import (
     event_triggers_served,
@@ -29,11 +33,7 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     search_schema,
     use_schema,
 )
-from cleveragents_plans.evolution.postgresql.server import (
-    refuse_missing_rights,
-    refuse_read_only,
-    refuse_unfit_server,
-)
+from cleveragents_plans.evolution.postgresql.server import refuse_missing_rights, refuse_read_only
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from cleveragents_plans.evolution.reporting import DETAILED, console_logging, heartbeat, tell
 from cleveragents_plans.evolution.run_figures import RunFigures, measured
@@ -248,6 +248,8 @@ class _Run:
         migration = context.get_context()
         if not external:
             wait_for_locks(migration)
+        if not self.target.is_sqlite:
+            refuse_distributed_tables(connection, self.tables, self.schema, self.target.shown)
         # Under the migration lock, and before the version table is read.
         require_tables(connection, self.tables, self.schema)
         require_tables(connection, [self.options.version_table], self.schema_of_versions)
