@@ -9,9 +9,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import PlanRepository, open_engine
+from cleveragents_plans.evolution.postgresql.server import RightsMissing
 from cleveragents_plans.schema import chain_config
 from cleveragents_plans.schema.database import read_database
 from cleveragents_plans.verification import Kind, Verification, verify
@@ -180,6 +182,45 @@ def test_operators_of_another_role_are_not_called(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_settings_of_a_database_change_nothing_that_is_compared(tmp_path: Path):
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        write_former_release(url, plans=40)
+        with psycopg.connect(libpq(url), autocommit=True) as client:
+            (name,) = client.execute("SELECT current_database()").fetchone() or ("",)
+            for setting in (
+                "quote_all_identifiers = on",
+                "DateStyle = 'SQL, DMY'",
+                "bytea_output = escape",
+                "extra_float_digits = -15",
+                "array_nulls = off",
+                "transform_null_equals = on",
+                "backslash_quote = off",
+            ):
+                client.execute(f'ALTER DATABASE "{name}" SET {setting}')
+
+        migrate(url, "head")
+
+        assert looked_at(url).findings == ()
+        with read_database(chain_config(url), "preflight") as database:
+            assert database.position.misfit is None
+
+
+def test_role_that_may_not_read_a_table_is_refused_with_what_grants_it(tmp_path: Path):
+    with database_at(HEAD, "postgresql-18", tmp_path) as url:
+        reader = make_url(url).set(username="reader").render_as_string()
+        with psycopg.connect(libpq(url), autocommit=True) as client:
+            client.execute("CREATE ROLE reader LOGIN")
+            try:
+                for table in ("plan_arguments", "alembic_version"):
+                    client.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+                    client.execute(f"REVOKE SELECT ON {table} FROM reader")
+                    with pytest.raises(RightsMissing, match=f"GRANT SELECT ON public.{table}"):
+                        looked_at(reader)
+            finally:
+                client.execute("DROP OWNED BY reader")
+                client.execute("DROP ROLE reader")
+
+
 def test_standby_is_verified_as_the_primary_is(tmp_path: Path):
     server = postgres.PostgresServer(postgres.binaries()["postgresql-18"])
     url = server.url("postgres")

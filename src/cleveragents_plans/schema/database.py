@@ -17,7 +17,7 @@ from alembic.util import to_tuple
 from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.operations.names import require_tables
-from cleveragents_plans.evolution.postgresql.connection import parameters, set_parameters
+from cleveragents_plans.evolution.postgresql.connection import parameters, run, set_parameters
 from cleveragents_plans.evolution.postgresql.products import (
     refuse_distributed_tables,
     refuse_unfit_server,
@@ -27,7 +27,10 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     searched_schemas,
     use_schema,
 )
-from cleveragents_plans.evolution.postgresql.server import refuse_read_only
+from cleveragents_plans.evolution.postgresql.server import (
+    refuse_read_only,
+    refuse_unreadable_tables,
+)
 from cleveragents_plans.evolution.reporting import console_logging, tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
@@ -239,6 +242,8 @@ def _begin_postgresql(
 ) -> tuple[str, str]:
     """Begin the transaction; give the schemas of the tables and of the version table."""
     refuse_unfit_server(connection, shown)
+    # A limit for clients ends no lookup of a schema; SET runs no function that others may own.
+    run(connection, "SET LOCAL statement_timeout = 0")
     tables, version_table = [*Base.metadata.tables], [options.version_table]
     schema = use_schema(connection, options.schema, tables, version_table, local=True)
     refuse_distributed_tables(connection, tables, schema, shown)
@@ -246,6 +251,8 @@ def _begin_postgresql(
     wanted = {**_SESSION, "application_name": f"cleveragents-plans {purpose}"}
     known = parameters(connection, wanted)
     set_parameters(connection, {name: wanted[name] for name in known}, local=True)
+    refuse_unreadable_tables(connection, tables, schema, shown)
+    refuse_unreadable_tables(connection, version_table, version_schema, shown)
     connection.execution_options(schema_translate_map={None: schema})
     return schema, version_schema
 
@@ -311,4 +318,5 @@ _SESSION = {
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "10s",
     "row_security": "off",
+    "quote_all_identifiers": "off",
 }

@@ -11,7 +11,8 @@ from cleveragents_plans.evolution.postgresql.connection import run
 
 # A timeout would end the run at the same statement each time. A snapshot that is older than a
 # lock would show rows as they were before it. Rows that a policy hides would be taken for rows
-# that do not exist: the server raises an error instead. A host that failed must not hold the
+# that do not exist: the server raises an error instead. Types and definitions are compared as the
+# server writes them without needless quotes. A host that failed must not hold the
 # migration lock for the two hours that TCP waits by default, nor while a statement runs.
 _SESSION = {
     "statement_timeout": "0",
@@ -23,6 +24,7 @@ _SESSION = {
     "default_transaction_deferrable": "off",
     "row_security": "off",
     "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -138,6 +140,31 @@ def refuse_missing_rights(
             )
 
 
+def refuse_unreadable_tables(
+    connection: Connection, tables: Collection[str], schema: str, target: str
+) -> None:
+    """
+    Refuse a role that may not read *tables*.
+
+    Args:
+        connection: The connection that reads; catalogs are read.
+        tables: Names of tables, without a schema; those that do not exist are left out.
+        schema: Their schema.
+        target: What to call the database in messages.
+
+    Raises:
+        RightsMissing: It may not read one of them.
+    """
+    names = {"tables": list(tables), "schema": schema}
+    for table, role, owner in run(connection, _UNREADABLE, names):
+        raise RightsMissing(
+            target,
+            role,
+            f"may not read {table}",
+            f"run it as {owner}, or GRANT SELECT ON {table} TO {role} first",
+        )
+
+
 def configure_session(connection: Connection) -> None:
     """
     Override settings of the role and the database, for the session.
@@ -175,6 +202,16 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
   JOIN pg_roles o ON o.oid = c.relowner
  WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(CAST(%(tables)s AS text[]))
    AND n.nspname = coalesce(%(schema)s, current_schema())
+ ORDER BY c.relname"""
+
+_UNREADABLE = """\
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(current_user),
+       quote_ident(o.rolname)
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_roles o ON o.oid = c.relowner
+ WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(CAST(%(tables)s AS text[]))
+   AND n.nspname = %(schema)s AND NOT has_table_privilege(c.oid, 'SELECT')
  ORDER BY c.relname"""
 
 _CREATES = """\
