@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade quick test check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository docs screens wheel
+.PHONY: help upgrade quick test slow scenarios robot-sqlite robot-postgresql features-sqlite features-postgresql covered check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository docs screens wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -35,18 +35,43 @@ upgrade: $(VENV)/run.installed  ## bring the database (DATABASE_URL, else sqlite
 	@$(BIN)/alembic upgrade head
 
 quick: $(VENV)/dev.installed  ## unit tests and SQLite only, in less than a minute
-	@TEST_ENGINES=sqlite $(BIN)/pytest -q -n 2 -rfE --ignore=tests/faults --ignore=tests/fuzz -m "not fault and not slow"
-	@echo "left out: PostgreSQL, tests/faults, tests/fuzz, the tests marked slow, features, Robot; make test runs them"
+	@TEST_ENGINES=sqlite $(BIN)/pytest -q -n 2 -rfE --ignore=tests/faults --ignore=tests/fuzz
+	@echo "left out: PostgreSQL, tests/faults, tests/fuzz, features, Robot (make test); tests marked slow (make slow)"
 
-test: $(VENV)/dev.installed  ## every test, on SQLite and on real PostgreSQL servers
-	@$(BIN)/coverage erase
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=
-	@$(BIN)/behave --format progress
-	@$(BIN)/behave --format progress -D engine=postgresql-18
+# A file of tests is one process's, so that a module's databases are made once.
+PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+test: $(VENV)/dev.installed  ## the ordinary suite: all but the tests marked slow, on SQLite and real PostgreSQL servers
+	@$(PYTEST)
+	@$(MAKE) --no-print-directory scenarios
+
+slow: $(VENV)/dev.installed  ## the tests marked slow: many processes, thousands of rows, whole suites
+	@$(PYTEST) -m "slow and not fault"
+
+# Two at a time: each waits for one process after the other.
+scenarios: $(VENV)/dev.installed  ## features and Robot, on SQLite and on PostgreSQL
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 \
+	  robot-sqlite robot-postgresql features-sqlite features-postgresql
+
+robot-sqlite:
 	@$(BIN)/robot --console dotted --outputdir build/robot/sqlite robot
+
+robot-postgresql:
 	@$(BIN)/robot --console dotted --outputdir build/robot/postgresql --exclude any-engine --variable ENGINE:postgresql-18 robot
 
-check: format lint types imports docs test unit-lowest  ## everything that must hold before a commit
+features-sqlite:
+	@$(BIN)/behave --format progress
+
+features-postgresql:
+	@$(BIN)/behave --format progress -D engine=postgresql-18
+
+# The ordinary suite and the slow tests in one run, each test once.
+covered: $(VENV)/dev.installed
+	@$(BIN)/coverage erase
+	@$(PYTEST) -m "not fault" --cov --cov-report=
+	@$(MAKE) --no-print-directory scenarios
+
+check: format lint types imports docs covered unit-lowest  ## everything that must hold before a commit, with coverage: what CI runs
 	@$(BIN)/coverage report --skip-covered
 
 format: $(VENV)/dev.installed  ## fail where the formatter would change something
@@ -64,11 +89,13 @@ imports: $(VENV)/dev.installed  ## who may import whom
 
 # What calls a dependency: plans, the repository, commands, operations, and the chain on each engine.
 unit-lowest: $(VENV)-lowest/lowest.installed  ## what calls a dependency, on the lowest versions admitted
-	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "not fault and not slow" \
+	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE \
 	  tests/domain tests/persistence tests/cli tests/evolution/operations tests/evolution/recipes \
 	  tests/evolution/test_autogenerate.py tests/evolution/runner/test_alembic_internals.py \
 	  tests/evolution/runner/test_commands.py
-	@TEST_ENGINES=postgresql-18 $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "not fault and not slow" \
+	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "slow and not fault" \
+	  tests/cli/test_fleet.py tests/cli/test_throttle.py
+	@TEST_ENGINES=postgresql-18 $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE \
 	  tests/chain/test_chain.py tests/persistence/test_round_trip.py \
 	  tests/evolution/operations/test_every_operation.py
 

@@ -106,7 +106,6 @@ def test_archive_passes_its_own_tests(archive: Path):
     kept = {name: value for name, value in os.environ.items() if "COVERAGE" not in name}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         "-m", "not slow and not fault",
          "tests/domain/test_lifecycle.py", "tests/persistence/test_mapping.py",
          "tests/schema/test_creation.py", "tests/docs/test_readme.py"],
         cwd=archive, capture_output=True, text=True, check=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from mypy import api
 
 USE = """
@@ -34,6 +35,7 @@ async def use_async(plans: AsyncPlanRepository) -> None:
 """
 
 
+@pytest.mark.slow
 def test_an_unknown_field_and_another_type_are_errors_for_a_type_checker(tmp_path: Path):
     file = tmp_path / "use.py"
     file.write_text(USE)

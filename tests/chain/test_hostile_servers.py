@@ -47,6 +47,7 @@ def clerk(url: str) -> Iterator[str]:
     run(url, f"DROP OWNED BY {ROLE} CASCADE", f"DROP ROLE {ROLE}")
 
 
+@pytest.mark.slow
 def test_limits_set_for_the_database_do_not_break_a_run(url: str):
     migrate(url, M4_003)
     rows = ", ".join(f"('{n:06}', 'a', '', '')" for n in range(20))

@@ -183,6 +183,7 @@ def test_one_line_for_each_and_a_table_are_for_people(
     assert f"2 of 3: {missing}: there is no file at" in caplog.text
 
 
+@pytest.mark.slow
 def test_relative_revision_and_settings_are_passed_on(
     two_files: list[str], capfd: pytest.CaptureFixture[str]
 ):
@@ -211,6 +212,7 @@ def test_verify_looks_at_each(two_files: list[str], capfd: pytest.CaptureFixture
     assert report["members"][1]["result"].startswith("1 fault")
 
 
+@pytest.mark.slow
 def test_password_is_in_no_list_of_processes_and_not_shown(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -263,6 +265,7 @@ def test_names_and_options_that_do_not_fit_are_refused_before_anything(
     assert [*tmp_path.iterdir()] == []
 
 
+@pytest.mark.slow
 def test_pattern_that_matches_nothing_is_refused_with_the_nearest(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -350,6 +353,7 @@ def blocked_tenants(folder: Path, number: int) -> Iterator[tuple[str, psycopg.Co
 EACH = ("--each-schema", "tenant%", "--report-every", "0.2")
 
 
+@pytest.mark.slow
 def test_signal_ends_what_is_under_way_and_says_what_is_left(tmp_path: Path):
     with blocked_tenants(tmp_path, 3) as (url, _):
         run = started("upgrade", "--json", "--jobs", "2", *EACH, DATABASE_URL=url)
@@ -369,6 +373,7 @@ def test_signal_ends_what_is_under_way_and_says_what_is_left(tmp_path: Path):
     assert sessions == 0
 
 
+@pytest.mark.slow
 def test_second_signal_kills_a_process_that_does_not_end(tmp_path: Path):
     with blocked_tenants(tmp_path, 1) as (url, _):
         run = started("upgrade", *EACH, DATABASE_URL=url)
@@ -385,6 +390,7 @@ def test_second_signal_kills_a_process_that_does_not_end(tmp_path: Path):
     require_ended(worker)
 
 
+@pytest.mark.slow
 def test_database_under_way_is_finished_when_the_parent_is_killed(tmp_path: Path):
     with blocked_tenants(tmp_path, 2) as (url, blocker):
         run = started("upgrade", *EACH, DATABASE_URL=url)
@@ -402,6 +408,7 @@ def test_database_under_way_is_finished_when_the_parent_is_killed(tmp_path: Path
     assert (first, second) == (HEAD, M4_003)
 
 
+@pytest.mark.slow
 def test_process_that_is_killed_ends_its_job_and_no_other(tmp_path: Path):
     with blocked_tenants(tmp_path, 2) as (url, blocker):
         run = started("upgrade", "--json", *EACH, DATABASE_URL=url)

@@ -77,6 +77,7 @@ def in_backfill(watcher: psycopg.Connection[dict[str, Any]]) -> dict[str, Any]:
     return found if 0 < (found.get("done") or 0) < (found.get("total") or 0) else {}
 
 
+@pytest.mark.slow
 def test_run_is_paused_throttled_and_resumed_from_another_process(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -125,6 +126,7 @@ def test_run_is_paused_throttled_and_resumed_from_another_process(
     assert report["runs"][0]["outcome"] == "done"
 
 
+@pytest.mark.slow
 def test_run_that_is_paused_ends_at_sigterm_and_is_interrupted(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -145,6 +147,7 @@ def test_run_that_is_paused_ends_at_sigterm_and_is_interrupted(
     assert f"upgrade, interrupted at {M8_001}, by postgres@" in shown
 
 
+@pytest.mark.slow
 def test_status_follows_a_run_to_its_end_and_the_waiting_one_says_how_far_it_is(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

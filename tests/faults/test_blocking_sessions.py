@@ -19,6 +19,8 @@ from support.faults import Migration, State, models, one_clear_line
 from support.online import Probe, client
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow
+
 PLANS = 3_000
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 ROW = "WHERE plan_id = (SELECT max(plan_id) FROM v3_plans)"

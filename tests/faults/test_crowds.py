@@ -14,6 +14,8 @@ from support.faults import Ended, Migration, State, models
 from support.online import client
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow
+
 PLANS = 3_000
 NAMES = {M8_001: "new", M4_003: "former"}
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]

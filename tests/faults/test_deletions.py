@@ -14,6 +14,8 @@ from support.faults import Migration
 from support.online import client, meanwhile
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow
+
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 ROW = (
     "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"

@@ -20,6 +20,8 @@ from support.databases import migrate, roll_back
 from support.faults import Ended, Migration, State, models, one_clear_line
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow
+
 PLANS = 3_000
 WAYS = [
     pytest.param("gaps", M8_001, "new", id="up"),

@@ -26,6 +26,8 @@ from support.faults import (
 from support.online import client
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow
+
 PLANS = 3_000
 MANY_PLANS = 9_000  # so many that the table is vacuumed on the way
 

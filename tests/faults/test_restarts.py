@@ -16,6 +16,8 @@ from support.former_release import write_former_release
 from support.online import client
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow
+
 PLANS = 3_000
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 # The rows that are done, in each direction.

@@ -16,6 +16,8 @@ from support.databases import migrate
 from support.revisions import M4_003, M8_001
 from support.rows import database_hash, schema_dump
 
+pytestmark = pytest.mark.slow
+
 PLANS = 30_000
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

@@ -11,6 +11,8 @@ from support.faults import Migration, models
 from support.online import client
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow
+
 PLANS = 3_000
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 INSERT = (

@@ -16,6 +16,8 @@ from support.former_release import write_former_release
 from support.online import client, meanwhile
 from support.revisions import M4_003, M8_001
 
+pytestmark = pytest.mark.slow
+
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 DEFAULT = "SELECT count(*) FROM v3_plans WHERE automation_profile = 'balanced'"
 ASLEEP = (

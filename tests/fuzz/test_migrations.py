@@ -11,6 +11,7 @@ from support.databases import ENGINES
 _SECONDS = 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_random_migrations_kills_and_writes_leave_what_the_oracle_expects(engine: str):
     done = fuzz(engine, _SECONDS, seed=1)

@@ -30,6 +30,8 @@ from cleveragents_plans import (
 )
 from support.databases import ENGINES, empty_database, migrate
 
+pytestmark = pytest.mark.slow
+
 _STEPS = ("begin", "complete", "advance", "revert", "cancel")
 
 

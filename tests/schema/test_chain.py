@@ -62,6 +62,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_package_in_a_zip_runs_its_chain(archive: Path, tmp_path: Path):
     upgrade = run(archive, tmp_path, "upgrade")
     current = run(archive, tmp_path, "current", "--check-heads")

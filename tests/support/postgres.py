@@ -129,7 +129,10 @@ class PostgresServer:
     def create_database(self, template: str | None = None) -> str:
         """Create a database (a copy of *template*, if given) and return its URL."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        self.execute(f'CREATE DATABASE "{name}"' + (f' TEMPLATE "{template}"' if template else ""))
+        copied = f' TEMPLATE "{template}"' if template else ""
+        # A copy of files takes two thirds of what a copy through the WAL does.
+        strategy = " STRATEGY file_copy" if self.major >= 15 else ""
+        self.execute(f'CREATE DATABASE "{name}"{copied}{strategy}')
         return self.url(name)
 
     def drop_database(self, url: str) -> None:

@@ -124,6 +124,7 @@ def test_pooler_that_a_client_cannot_tell_from_the_server_is_refused(url: str):
         migrate(via, M8_001)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 20])
 def test_pooler_in_session_mode_serves_a_run(tmp_path: Path, size: int):
     model = models("postgresql-18", 200)
@@ -139,6 +140,7 @@ def test_pooler_in_session_mode_serves_a_run(tmp_path: Path, size: int):
         assert all(found == usual for found in sessions_of_the_pool(via, 1))
 
 
+@pytest.mark.slow
 def test_run_that_is_killed_leaves_nothing_in_the_pool(tmp_path: Path):
     with (
         models("postgresql-18", 200).copy("gaps", tmp_path) as url,
@@ -154,6 +156,7 @@ def test_run_that_is_killed_leaves_nothing_in_the_pool(tmp_path: Path):
             assert done.status == 0, done.said
 
 
+@pytest.mark.slow
 def test_two_runs_through_a_pool_of_one_do_not_both_have_the_lock(url: str):
     with pgbouncer(url, "session", default_pool_size=1) as via:
         runs = [Migration(via, M8_001) for _ in range(2)]

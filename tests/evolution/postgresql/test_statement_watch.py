@@ -146,6 +146,7 @@ def lost(proxy: Proxy, stop: Callable[[], object], patience: float) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_proxy_that_stops_without_closing_ends_the_run(url: str):
     # It goes on to acknowledge what it is sent, so that keepalives do not notice.
     with tcp_proxy(url) as proxy, client(url, autocommit=False) as other:
@@ -154,6 +155,7 @@ def test_proxy_that_stops_without_closing_ends_the_run(url: str):
         assert "gets no answer" in lost(proxy, proxy.passes.clear, 1)
 
 
+@pytest.mark.slow
 def test_answer_that_does_not_arrive_ends_the_run(url: str):
     # The way of one connection is stopped, and others are open: as a NAT forgets one.
     with tcp_proxy(url) as proxy, client(url, autocommit=False) as other:

@@ -48,6 +48,7 @@ KEEPALIVES = "?keepalives_idle=1&keepalives_interval=1&keepalives_count=2&tcp_us
 
 
 # What TCP does depends on no version of the server.
+@pytest.mark.slow
 @pytest.mark.parametrize("postgresql_url", SERVERS[:1], indirect=True)
 def test_network_that_falls_silent_ends_the_run_in_one_line(postgresql_url: str):
     migrate(postgresql_url, M4_003)
