@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -13,6 +15,7 @@ from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.domain import (
     BUILT_IN_PROFILES,
     ChangeNotAllowed,
+    InvalidFields,
     InvalidType,
     InvalidValue,
     Phase,
@@ -138,10 +141,12 @@ def test_children_that_did_not_change_are_not_written_again(repository, session)
 
     sent = sent_by(session, lambda: repository.save(read.begin()))
 
-    assert [each.split()[0] for each in sent] == ["SELECT", "UPDATE"]
-    # Only what differs is sent.
-    assert "processing_state" in sent[1]
-    assert "effective_profile_snapshot" not in sent[1]
+    assert [each.split()[0] for each in sent] == ["UPDATE"]
+    # Only what differs is set.
+    columns, condition = sent[0].split("WHERE", 1)
+    assert "processing_state" in columns
+    assert "effective_profile_snapshot" not in columns
+    assert "effective_profile_snapshot" in condition
 
 
 @pytest.mark.parametrize(
@@ -158,8 +163,90 @@ def test_only_the_child_table_that_changed_is_written(repository, session, edit,
     sent = sent_by(session, lambda: repository.save(read.edit(**edit)))
 
     verbs = [each.split()[0] for each in sent]
-    assert verbs == ["SELECT", "SAVEPOINT", "UPDATE", "DELETE", "INSERT", "RELEASE"]
-    assert all(table in each for each in sent[3:5])
+    assert verbs == ["SAVEPOINT", "UPDATE", "DELETE", "INSERT", "RELEASE"]
+    assert all(table in each for each in sent[2:4])
+
+
+READ = {
+    "get": lambda repository: repository.get(ulid(1)),
+    "list": lambda repository: repository.list()[0],
+    "stream": lambda repository: next(repository.stream()),
+    "tree": lambda repository: repository.tree(ulid(1))[0],
+    "claim": lambda repository: repository.claim()[0].fail("no").retry(),
+    "save": lambda repository: repository.save(repository.get(ulid(1)).edit(tags=["new"])),
+    "touch": lambda repository: repository.touch(repository.get(ulid(1))),
+    "touch of an edit": lambda repository: repository.touch(repository.get(ulid(1)).edit(tags=[])),
+    "change": lambda repository: repository.change(ulid(1), lambda it: it.edit(tags=["new"])),
+}
+
+
+@pytest.mark.parametrize("read", READ.values(), ids=READ)
+def test_a_plan_that_was_read_is_saved_by_one_statement(repository, session, read):
+    repository.add(a_root(arguments={"a": 1}, project_links=["p"], invariants=["x"], tags=["t"]))
+    plan = read(repository)
+
+    sent = sent_by(session, lambda: repository.save(plan.begin()))
+
+    assert [each.split()[0] for each in sent] == ["UPDATE"]
+    saved = repository.get(ulid(1))
+    assert saved == plan.begin().model_copy(update={"updated_at": saved.updated_at})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE v3_plans SET tags_json = '[\"by hand\"]'",
+        "UPDATE plan_arguments SET value_json = '2'",
+        "DELETE FROM plan_projects",
+    ],
+)
+def test_a_save_replaces_what_was_changed_by_hand_without_a_new_version(
+    repository, session, change
+):
+    read = repository.add(a_root(arguments={"a": 1}, project_links=["p"], tags=["t"]))
+    session.execute(text(change))
+
+    sent = sent_by(session, lambda: repository.save(read.begin()))
+
+    # As it was: the plan that is saved replaces all that is stored of this version.
+    assert [each.split()[0] for each in sent][:2] == ["UPDATE", "SELECT"]
+    saved = repository.get(ulid(1))
+    assert saved == read.begin().model_copy(update={"updated_at": saved.updated_at})
+
+
+def test_a_plan_that_was_read_elsewhere_is_saved_as_a_whole(repository, session, engine):
+    read = repository.add(a_root(arguments={"a": 1}, tags=["t"]))
+    session.rollback()
+    repository.add(a_root(arguments={"b": 2}, description="other", updated_at=read.updated_at))
+
+    saved = repository.save(read.begin())
+
+    assert repository.get(ulid(1)) == saved
+    assert saved == read.begin().model_copy(update={"updated_at": saved.updated_at})
+
+
+def test_a_part_that_was_never_checked_is_checked_though_its_plan_was_read(repository):
+    read = repository.add(a_root(project_links=["p"]))
+    wrong = ProjectLink.model_construct(project_name=5, alias=None, read_only=False)
+
+    with pytest.raises(InvalidFields, match="project_links"):
+        repository.save(read.edit(project_links=[wrong]))
+    with pytest.raises(InvalidFields, match="project_links"):
+        repository.touch(read.begin().edit(project_links=[wrong]).complete())
+
+    assert repository.get(ulid(1)) == read
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_a_copy_of_a_plan_is_saved_like_the_plan(repository, copied):
+    read = repository.add(a_root(arguments={"a": 1}))
+
+    saved = repository.save(copied(copied(read).begin()))
+
+    assert repository.get(ulid(1)) == saved
+    assert saved.processing_state is ProcessingState.PROCESSING
 
 
 def test_a_plan_that_did_not_change_gets_a_later_version(repository):

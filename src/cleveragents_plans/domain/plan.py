@@ -43,6 +43,10 @@ class Plan(PlanRecord):
     the repository moves it with each write, as the version of an optimistic lock.
     """
 
+    # No part of the plan: neither compared nor copied, pickled or serialised. The plan that verbs
+    # and edits began with, and the row that a repository read it from.
+    __slots__ = ("_origin", "_row")
+
     @classmethod
     def create(
         cls,
@@ -272,6 +276,17 @@ class Plan(PlanRecord):
         if refused:
             raise NotEditable(tuple(sorted(refused)))
         return self._with(**changes)
+
+    @property
+    def _first(self) -> Plan:
+        """The plan that verbs and edits began with; itself if there were none."""
+        first: Plan = getattr(self, "_origin", self)
+        return first
+
+    def _with(self, **changes: Any) -> Self:
+        changed = super()._with(**changes)
+        object.__setattr__(changed, "_origin", self._first)
+        return changed
 
     def _after(self, verb: str) -> Standing:
         at, step = self.standing, STEPS[verb]

@@ -207,7 +207,7 @@ def _take(
                 continue
             plan = step(stored)
             if plan is not None:
-                taken.append(write(session, row, stored, plan))
+                taken.append(write(session, stored, plan))
             if len(taken) == limit:
                 break
     return taken

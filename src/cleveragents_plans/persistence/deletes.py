@@ -25,7 +25,8 @@ from cleveragents_plans.persistence.sessions import (
     execute,
     on_postgresql,
 )
-from cleveragents_plans.persistence.updates import AS_READ, as_read, report_conflict, stored_version
+from cleveragents_plans.persistence.stored_rows import AS_READ, as_read
+from cleveragents_plans.persistence.updates import report_conflict, stored_version
 
 
 def delete_plan(session: Session, plan: Plan) -> None:

@@ -7,14 +7,13 @@ The ORM is not asked: what the mapping lays out goes straight to the driver.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
-from operator import itemgetter
 from typing import Any, Final, Literal, NamedTuple
 
-from sqlalchemy import Dialect, bindparam, insert, null, select
+from sqlalchemy import Insert, bindparam, insert, null, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -31,9 +30,9 @@ from cleveragents_plans.persistence.sessions import (
     PLANS,
     among,
     check_foreign_keys,
-    connection_of,
     execute,
     on_postgresql,
+    send,
 )
 
 #: What to do with a plan whose id is stored already.
@@ -205,13 +204,7 @@ def insert_rows(session: Session, table: Any, rows: Sequence[Row]) -> None:
     if not rows:
         return
     names = _written_columns(table, tuple(rows[0]))
-    connection = connection_of(session)
-    if connection.get_execution_options().get("schema_translate_map"):
-        connection.execute(insert(table), rows)
-        return
-    # The values are plain; looking each of them over again would take as long as storing it.
-    statement, in_order = _insert_statement(table, names, connection.dialect, _all_null(rows))
-    connection.exec_driver_sql(statement, list(map(in_order, rows) if in_order else rows))
+    send(session, _insert_statement(table, names, _all_null(rows)), list(rows))
 
 
 def _all_null(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -244,12 +237,9 @@ def _written_columns(table: Any, names: tuple[str, ...]) -> tuple[str, ...]:
 
 # A driver takes as long for a NULL as for a text, so what is NULL throughout is in the statement.
 @lru_cache(maxsize=256)
-def _insert_statement(
-    table: Any, names: tuple[str, ...], dialect: Dialect, nulls: tuple[str, ...]
-) -> tuple[str, Callable[[Row], tuple[Any, ...]] | None]:
+def _insert_statement(table: Any, names: tuple[str, ...], nulls: tuple[str, ...]) -> Insert:
     values = {name: null() if name in nulls else bindparam(name) for name in names}
-    compiled: Any = insert(table).values(values).compile(dialect=dialect)
-    return str(compiled), compiled.positiontup and itemgetter(*compiled.positiontup)
+    return insert(table).values(values)
 
 
 def _parents_first(batch: Sequence[_New]) -> Sequence[Row]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from operator import is_
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel
@@ -67,15 +68,28 @@ def plan_of(value: Any) -> Plan:
     """
     Check that *value* is a plan.
 
-    One that was built without validation is checked once more, with all that it consists of.
+    One that was built without validation is checked once more, with all that it consists of. What
+    the repository read, and its verbs and edits, were checked on the way.
 
     Raises:
         InvalidFields: It is not valid.
     """
     if not isinstance(value, Plan):
         raise InvalidType("plan", shown(value), "a Plan")
+    first = value._first
+    if hasattr(first, "_row") and _has_parts_of(value, first):
+        return value
     with report_invalid_fields():
-        return type(value).model_validate(_fields(value))
+        checked = type(value).model_validate(_fields(value))
+    if first is not value:
+        object.__setattr__(checked, "_origin", first)
+    return checked
+
+
+def _has_parts_of(plan: Plan, first: Plan) -> bool:
+    # An edit takes links and invariants as they are, even those that were built without validation.
+    pairs = ((plan.project_links, first.project_links), (plan.invariants, first.invariants))
+    return all(len(new) == len(old) and all(map(is_, new, old)) for new, old in pairs)
 
 
 def _fields(value: Any) -> Any:

@@ -94,7 +94,7 @@ def plans_query(session: Session) -> Select[Any]:
 def child_columns(plans: FromClause, *, postgresql: bool) -> list[Label[Any]]:
     """Select the child rows of *plans*, as a JSON text for each child table; NULL or [] if none."""
     return [
-        _rows_as_json(plans, table.alias(), names._fields, postgresql=postgresql).label(label)
+        _rows_as_json(plans, table.alias("held"), names._fields, postgresql=postgresql).label(label)
         for table, names, label in zip(CHILDREN, _ROWS, ChildRows._fields, strict=True)
     ]
 
@@ -206,7 +206,10 @@ def plan_in(row: Any) -> Plan:
     Raises:
         CorruptPlanRow: It cannot be read.
     """
-    return read_plan(row, *children_in(row))
+    plan = read_plan(row, *children_in(row))
+    # So that a save knows what is stored, and need not ask.
+    object.__setattr__(plan, "_row", row)
+    return plan
 
 
 def children_in(row: Any) -> list[list[Any]]:

@@ -8,10 +8,24 @@ about: here it always is that of the plans.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Result, Table, Text, any_, bindparam, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Dialect,
+    Result,
+    Table,
+    Text,
+    any_,
+    bindparam,
+    func,
+    select,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.sql import Executable
@@ -48,6 +62,30 @@ def session_of(value: Any) -> Session:
 def execute(session: Session, statement: Executable, **parameters: Any) -> Result[Any]:
     """Send *statement* to the database of the plans."""
     return session.execute(statement, parameters, bind_arguments=_ABOUT_PLANS)
+
+
+def send(session: Session, statement: Executable, values: Any) -> CursorResult[Any]:
+    """
+    Send *statement*, which returns no rows, with plain values: those of one row, or of a list.
+
+    It is put together once for each statement object: to look it up in SQLAlchemy's cache, and its
+    values over again, takes longer than running it.
+    """
+    connection = connection_of(session)
+    schemas = connection.get_execution_options().get("schema_translate_map") or {}
+    sql, in_order = _compiled(statement, connection.dialect, tuple(schemas.items()))
+    if in_order:
+        values = list(map(in_order, values)) if isinstance(values, list) else in_order(values)
+    return connection.exec_driver_sql(sql, values)
+
+
+@lru_cache(maxsize=512)
+def _compiled(
+    statement: Any, dialect: Dialect, schemas: tuple[Any, ...]
+) -> tuple[str, Callable[[Any], tuple[Any, ...]] | None]:
+    options = {"schema_translate_map": dict(schemas), "render_schema_translate": True}
+    compiled = statement.compile(dialect=dialect, **(options if schemas else {}))
+    return str(compiled), compiled.positiontup and itemgetter(*compiled.positiontup)
 
 
 def connection_of(session: Session) -> Connection:

@@ -6,13 +6,11 @@ The optimistic lock is `updated_at`: an UPDATE names the value that was read, an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import datetime
 from typing import Any, Final
 
-from pydantic import BaseModel
-from sqlalchemy import CursorResult, Text, and_, bindparam, delete, select, update
+from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -20,43 +18,52 @@ from cleveragents_plans.domain import Plan, SnapshotIsFrozen
 from cleveragents_plans.domain.errors import ChangeNotAllowed, InvalidType, InvalidValue, shown
 from cleveragents_plans.domain.lifecycle import change_refused
 from cleveragents_plans.persistence.columns import parsed_time, time_text
-from cleveragents_plans.persistence.errors import PlanConflict, PlanNotFound, PlanNotStored
+from cleveragents_plans.persistence.errors import PlanConflict, PlanNotStored
 from cleveragents_plans.persistence.identity_map import refresh_plans
 from cleveragents_plans.persistence.inserts import insert_rows
-from cleveragents_plans.persistence.mapping import Row, child_rows, next_version, plan_row
-from cleveragents_plans.persistence.queries import CHILDREN, children_in, plan_in, row_of, rows_of
+from cleveragents_plans.persistence.mapping import (
+    ChildRows,
+    Row,
+    child_rows,
+    next_version,
+    plan_row,
+)
+from cleveragents_plans.persistence.queries import CHILDREN, one, plan_in, row_of, rows_of
 from cleveragents_plans.persistence.sessions import (
     PLANS,
     execute,
     on_postgresql,
     sees_one_state,
+    send,
+)
+from cleveragents_plans.persistence.stored_rows import (
+    as_read,
+    as_stored,
+    as_touched,
+    as_written,
+    row_behind,
+    update_of,
 )
 
 _NOT_SERIALIZABLE = "40001"
 
-#: The row of a plan is as it was read.
-AS_READ: Final = and_(
-    PLANS.c.plan_id == bindparam("read_plan_id", type_=PLANS.c.plan_id.type),
-    PLANS.c.updated_at == bindparam("read_version", type_=Text),
-    # A plan whose parent was deleted is another one, though its version did not move.
-    PLANS.c.parent_plan_id.is_not_distinct_from(
-        bindparam("read_parent", type_=PLANS.c.parent_plan_id.type)
-    ),
-    # Written so that PostgreSQL does not go through the whole tree by the index of the roots.
-    PLANS.c.root_plan_id.is_not_distinct_from(
-        bindparam("read_root", type_=PLANS.c.root_plan_id.type)
-    ),
+#: What a plan keeps in each child table.
+_CHILDREN_OF: Final[dict[str, tuple[Any, str]]] = dict(
+    zip(
+        ("project_links", "arguments", "invariants"),
+        zip(CHILDREN, ChildRows._fields, strict=True),
+        strict=True,
+    )
 )
-#: It sets the columns that there are parameters for.
-_UPDATE: Final = update(PLANS).where(AS_READ)
 
 
 def save_plan(session: Session, plan: Plan, *, unchecked: bool = False) -> Plan:
     """
     Store *plan*, which was read before; give it as it is stored.
 
-    It sends a SELECT and an UPDATE; where child rows change, or where a transaction sees one state
-    of the database, a savepoint besides, and a DELETE and an INSERT for each changed child table.
+    It sends an UPDATE; where child rows change, or where a transaction sees one state of the
+    database, a savepoint besides, and a DELETE and an INSERT for each changed child table. A plan
+    that was not read here, as one out of a request, is read first; so is one whose row is another.
 
     Raises:
         PlanConflict: Another writer changed or deleted it since it was read.
@@ -68,8 +75,17 @@ def save_plan(session: Session, plan: Plan, *, unchecked: bool = False) -> Plan:
     """
     # What the session has not sent yet is a write as well: it is not dropped, but counts.
     session.flush()
-    row = _checked(plan, row_of(session, plan.plan_id))
-    return write(session, row, plan_in(row), plan, unchecked=unchecked)
+    row = row_behind(plan)
+    if row and not change_refused(plan._first, plan):
+        saved = _write(session, row, plan._first, plan)
+        if saved is not None:
+            return saved
+    return write(
+        session,
+        plan_in(_checked(plan, row_of(session, plan.plan_id))),
+        plan,
+        unchecked=unchecked,
+    )
 
 
 def change_plan(
@@ -87,13 +103,10 @@ def change_plan(
     session.flush()
     while True:
         attempts -= 1
-        row = row_of(session, plan_id)
-        if row is None:
-            raise PlanNotFound(plan_id)
-        stored = plan_in(row)
+        stored = one(session, plan_id)
         plan = _same_plan(stored, step(stored))
         try:
-            return write(session, row, stored, plan)
+            return write(session, stored, plan)
         except PlanConflict:
             # What sees one state of the database would only see the same again.
             if not attempts or sees_one_state(session):
@@ -130,17 +143,18 @@ def touch_plan(session: Session, plan: Plan) -> Plan:
     later = next_version(plan.plan_id, time_text(plan.updated_at))
     values, read = {"updated_at": time_text(later)}, time_text(plan.updated_at)
     with _savepoint(session, sees_one_state(session)), report_conflict(plan):
-        if not _update(session, plan, read, values):
+        if not _update(session, values, as_read(plan, read)):
             # It may be the same time in another spelling.
             found = stored_version(session, plan)
-            if found == read or not _update(session, plan, found, values):
+            if found == read or not _update(session, values, as_read(plan, found)):
                 raise PlanConflict(plan.plan_id, read)
-    return _stored(session, plan, later)
+    refresh_plans(session, [plan.plan_id])
+    return as_touched(plan, later)
 
 
-def write(session: Session, row: Any, stored: Plan, plan: Plan, *, unchecked: bool = False) -> Plan:
+def write(session: Session, stored: Plan, plan: Plan, *, unchecked: bool = False) -> Plan:
     """
-    Store *plan* in place of the plan that is *stored*, as *row* holds it; raise as `save_plan`.
+    Store *plan* in place of the plan that was just read as *stored*; raise as `save_plan`.
 
     Only what differs is sent.
     """
@@ -149,50 +163,40 @@ def write(session: Session, row: Any, stored: Plan, plan: Plan, *, unchecked: bo
     reason = None if unchecked else change_refused(stored, plan)
     if reason:
         raise ChangeNotAllowed(plan.plan_id, reason)
-    later = next_version(plan.plan_id, row.updated_at)
+    row = row_behind(stored) or {}
+    saved = _write(session, row, stored, plan)
+    if saved is None:
+        stored_version(session, plan)
+        raise PlanConflict(plan.plan_id, row["updated_at"])
+    return saved
+
+
+def _write(session: Session, row: Row, stored: Plan, plan: Plan) -> Plan | None:
+    """Store *plan* where *row*, read as *stored*, is what is there; None if it is not."""
+    later = next_version(plan.plan_id, row["updated_at"])
     wanted = plan_row(plan) | {"updated_at": time_text(later)}
-    values = {name: value for name, value in wanted.items() if getattr(row, name) != value}
-    children = list(_changed_children(row, plan))
+    values = {name: value for name, value in wanted.items() if row[name] != value}
+    changed = [name for name in _CHILDREN_OF if getattr(stored, name) != getattr(plan, name)]
     with (
-        _savepoint(session, bool(children) or sees_one_state(session)),
+        _savepoint(session, bool(changed) or sees_one_state(session)),
         report_conflict(plan),
     ):
-        if not _update(session, plan, row.updated_at, values):
-            stored_version(session, plan)
-            raise PlanConflict(plan.plan_id, row.updated_at)
-        for table, rows in children:
+        if not _update(session, values, as_stored(row), whole=True):
+            return None
+        rows = child_rows(plan)._asdict() if changed else {}
+        for name in changed:
+            # Replaced as a whole: aliases and names may change places.
+            table, label = _CHILDREN_OF[name]
             execute(session, delete(table).where(table.c.plan_id == plan.plan_id))
-            insert_rows(session, table, rows)
-    return _stored(session, plan, later)
-
-
-def _update(session: Session, plan: Plan, version: str, values: Row) -> bool:
-    """Say whether the plan was as *plan* was read, and was updated."""
-    result = execute(session, _UPDATE, **as_read(plan, version), **values)
-    return isinstance(result, CursorResult) and result.rowcount == 1
-
-
-def _changed_children(row: Any, plan: Plan) -> Iterator[tuple[Any, Sequence[Row]]]:
-    for table, found, rows in zip(CHILDREN, children_in(row), child_rows(plan), strict=True):
-        # Replaced as a whole: aliases and names may change places.
-        if [tuple(each) for each in found] != [tuple(each.values())[1:] for each in rows]:
-            yield table, rows
-
-
-def _stored(session: Session, plan: Plan, updated_at: datetime) -> Plan:
+            insert_rows(session, table, rows[label])
     refresh_plans(session, [plan.plan_id])
-    # It is valid but for this time, which is: validating it again would take as long as reading.
-    return BaseModel.model_copy(plan, update={"updated_at": updated_at})
+    return as_written(plan, later, None if changed else row | values)
 
 
-def as_read(plan: Plan, version: str) -> dict[str, str | None]:
-    """Give the parameters of `AS_READ`: those of *plan*, its version being spelled so."""
-    return {
-        "read_plan_id": plan.plan_id,
-        "read_version": version,
-        "read_parent": plan.parent_plan_id,
-        "read_root": plan.root_plan_id,
-    }
+def _update(session: Session, values: Row, read: Row, *, whole: bool = False) -> bool:
+    """Say whether the row was as it was *read*, and was updated."""
+    statement = update_of(tuple(values), whole=whole, postgresql=on_postgresql(session))
+    return send(session, statement, values | read).rowcount == 1
 
 
 def stored_version(session: Session, plan: Plan) -> str:
