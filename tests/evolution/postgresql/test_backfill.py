@@ -94,6 +94,19 @@ def test_every_row_that_needs_it_is_written_once(url):
     assert one_value(url, "SELECT min(word) FROM public.toy WHERE writes = 1") == '{"a": "100%"}'
 
 
+def test_plan_of_a_batch_is_made_once_for_all_keys(url):
+    with recorded() as statements, revision(url) as op:
+        fill(op)
+        batches = "SELECT generic_plans, custom_plans FROM pg_prepared_statements" + (
+            " WHERE statement LIKE 'WITH b AS MATERIALIZED%'"
+        )
+        plans = op.get_bind().exec_driver_sql(batches.replace("%", "%%")).all()
+
+    assert sum(statement.startswith("WITH b AS") for statement in statements) > 6
+    assert plans
+    assert all(generic and not custom for generic, custom in plans)
+
+
 def test_a_second_run_writes_nothing(url):
     with revision(url) as op:
         fill(op)

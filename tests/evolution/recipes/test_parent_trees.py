@@ -10,6 +10,7 @@ from cleveragents_plans.evolution import (
     ColumnDefault,
     ParentTree,
     archive_column,
+    check_parent_tree,
     drop_if_empty,
     drop_trigger_sql,
     fill_roots,
@@ -20,6 +21,7 @@ from cleveragents_plans.evolution import (
     with_exclusive_lock,
 )
 from support.online import client, revision, script
+from support.statements import recorded
 
 NODES = ParentTree("node", key="id", parent="up", root="top")
 WORDS = ColumnArchive("node_words", table="node", key="id", column="word", empty_value="''")
@@ -62,6 +64,25 @@ def test_every_row_gets_the_root_of_its_tree_in_one_update_with_what_else_it_lac
     ]
     with revision(url) as op:
         assert fill_roots(op, NODES, also=WORD) == 0
+
+
+def test_links_that_the_check_has_followed_are_not_followed_again_for_the_roots(url):
+    with recorded() as statements, revision(url) as op:
+        check_parent_tree(op, NODES)
+        assert fill_roots(op, NODES, also=WORD) == 102
+
+    assert sum("RECURSIVE link" in statement for statement in statements) == 1
+    assert rows(url, ROOTS) == [(1, 100, 1, 100), (1000, 2, 101, 1000)]
+
+
+def test_links_are_followed_again_when_roots_are_filled_in_a_second_time(url):
+    with recorded() as statements, revision(url) as op:
+        check_parent_tree(op, NODES)
+        fill_roots(op, NODES)
+        op.get_bind().exec_driver_sql("UPDATE public.node SET top = NULL WHERE id >= 101")
+        assert fill_roots(op, NODES) == 2
+
+    assert sum("RECURSIVE link" in statement for statement in statements) == 2
 
 
 def test_offline_the_script_finds_the_same_roots(url):

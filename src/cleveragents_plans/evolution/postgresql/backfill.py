@@ -148,6 +148,9 @@ class BatchRun:
         missed = SkippedRanges()
         for among in ranges:
             for rest, keys in self._looks(among, progress):
+                if keys and rest.low is None:
+                    # Of a range with one end, a plan without its values expects too much.
+                    rest = rest._replace(low=keys[0], with_low=True)
                 while keys:
                     size = min(self.throttle.fitting(self.batch.size), len(keys))
                     # The end of what was looked at is as good as the last row in it, and

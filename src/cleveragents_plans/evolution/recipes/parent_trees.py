@@ -18,6 +18,8 @@ from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
 
+# What is remembered of a connection for each table: the keys for `rows_to_fill_first`.
+_ORDERED = "evolution.ancestors_first"
 #: So many of many rows are named.
 MAX_LISTED = 10
 
@@ -81,9 +83,10 @@ def check_parent_tree(op: Op, tree: ParentTree) -> None:
     if not run(connection, "SELECT to_regclass(%(name)s) IS NOT NULL", {"name": name}).scalar_one():
         return
     with heartbeat(f"looking for cycles in {name}", settings.report_every):
-        _, cycles = ancestors_first(links_out_of_order(connection, tree, name))
+        ordered, cycles = ancestors_first(_links_out_of_order(connection, tree, name))
     if cycles:
         raise CycleFound(tree.table, tree.parent, cycles)
+    connection.info[_ORDERED, name] = ordered
     with heartbeat(f"looking for missing parents in {name}", settings.report_every):
         dangling = run(connection, _DANGLING.format(**asdict(tree), name=name)).all()
     if dangling:
@@ -101,7 +104,26 @@ def warn_of_missing_parents(tree: ParentTree, total: int, first: Sequence[Sequen
     )
 
 
-def links_out_of_order(connection: Connection, tree: ParentTree, name: str) -> dict[Any, Any]:
+def rows_to_fill_first(connection: Connection, tree: ParentTree, name: str) -> list[Any]:
+    """
+    Give the keys of rows that get their root before all others, each after its ancestors.
+
+    They are those that `check_parent_tree` found in this run, so that the table is not read
+    again; where it was not called, they are looked for. Roots are found without them, too, but
+    below many ancestors that are younger the time is no longer linear in the rows.
+
+    Args:
+        connection: The connection that migrates.
+        tree: The table and its columns.
+        name: The table as in SQL, with its schema.
+    """
+    found: list[Any] | None = connection.info.pop((_ORDERED, name), None)
+    if found is None:
+        found, _ = ancestors_first(_links_out_of_order(connection, tree, name))
+    return found
+
+
+def _links_out_of_order(connection: Connection, tree: ParentTree, name: str) -> dict[Any, Any]:
     """
     Give, on PostgreSQL, the ancestors without a root of rows that are older than their parent.
 

@@ -23,8 +23,7 @@ from cleveragents_plans.evolution.postgresql.ranges import base_type
 from cleveragents_plans.evolution.postgresql.triggers import RowExpression, Trigger
 from cleveragents_plans.evolution.recipes.parent_trees import (
     ParentTree,
-    ancestors_first,
-    links_out_of_order,
+    rows_to_fill_first,
 )
 
 #: A walk ends there, which is in a cycle; or else the rows above get their root first.
@@ -81,7 +80,7 @@ def fill_roots(
     connection, table = op.get_bind(), qualified(context, tree.table)
     needs, update = _statements(connection, table, tree, also)
     with online(op) as connection:
-        first, _ = ancestors_first(links_out_of_order(connection, tree, table))
+        first = rows_to_fill_first(connection, tree, table)
         return run_in_batches(
             op, tree.table, key=tree.key, needs=needs, update=update, first=first, label=label
         )
