@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain import BUILT_IN_PROFILES
-from support.broken import A, B, C, D, E, break_database, store_family
-from support.databases import ONE_OF_EACH, database_at, database_with
+from support.broken import A, B, C, D, E, break_database, libpq, store_family
+from support.databases import ONE_OF_EACH, database_at, database_with, empty_database
 from support.json_output import validated
 from support.plans import ulid
 from support.revision_database import RevisionDatabase
@@ -268,3 +269,37 @@ def test_profiles_are_those_that_are_built_in(capfd: pytest.CaptureFixture[str])
 
     assert main(["profiles", "magic"]) == ExitStatus.REFUSED
     assert "magic" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("schema", ["a%b", "a%(b)s", "a:b", 'a%%b "c" ü'])
+def test_every_command_runs_in_a_schema_whatever_its_name(schema: str, tmp_path: Path, typed: Any):
+    quoted = schema.replace('"', '""')
+    insert = (
+        "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
+        " VALUES (%s, %s, 'local/lint', %s, %s)"
+    )
+    with (
+        empty_database("postgresql-18", tmp_path) as url,
+        psycopg.connect(libpq(url), autocommit=True) as client,
+    ):
+        client.execute(f'CREATE SCHEMA "{quoted}"'.encode())
+
+        def go(*words: str) -> str:
+            return str(typed(url, *words, "--schema", schema))
+
+        go("upgrade", M4_003)
+        client.execute(f'SET search_path = "{quoted}"'.encode())
+        for plan_id, parent in ((A, None), (B, A), (C, B)):
+            client.execute(insert, (plan_id, parent, *["2026-03-14T00:05:32+00:00"] * 2))
+
+        assert "ready" in go("preflight")
+        go("upgrade")
+        assert "3, 2 with a parent" in go("status")
+        assert "sound" in go("verify")
+        assert A in go("plans")
+        assert B in go("tree", C)
+        assert C in go("show", C)
+        assert "m8_002" in go("history")
+        go("spec")
+        go("downgrade", M4_003)
+        go("downgrade", "base", "-x", "drop-plans=yes")

@@ -74,7 +74,7 @@ def _stored(database: Database, plan_id: str) -> tuple[RowsOfTable, ...]:
         if table not in database.position.tables:
             continue
         order = "plan_id" if table == PLANS.name else "position"
-        query = text(f"SELECT * FROM {database.table(table)} WHERE {of} ORDER BY {order}")
+        query = text(f"SELECT * FROM {database.table_in_text(table)} WHERE {of} ORDER BY {order}")
         rows = database.connection.execute(query, named).mappings().all()
         if table == PLANS.name and not rows:
             raise PlanNotFound(plan_id)

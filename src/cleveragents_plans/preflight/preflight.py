@@ -19,6 +19,7 @@ from cleveragents_plans.evolution.foreseen import (
     Rebuild,
     gathering,
 )
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
@@ -128,7 +129,7 @@ def _rows(database: Database, writes: Sequence[Write]) -> int:
     for write in writes:
         if write.table == table and write.rows is not None:
             return write.of
-    found: int = database.connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
+    found: int = run(database.connection, f"SELECT count(*) FROM {table}").scalar_one()
     return found
 
 

@@ -114,9 +114,14 @@ class Database:
         return RunsTable(self.options.version_table, self.migration.version_table_schema)
 
     def table(self, name: str) -> str:
-        """Write the name of a table for SQL."""
+        """Write the name of a table for SQL, as the database reads it."""
         quote = self.connection.dialect.identifier_preparer.quote
-        return f"{quote(self.schema)}.{quote(name)}" if self.schema else quote(name)
+        found = f"{quote(self.schema)}.{quote(name)}" if self.schema else quote(name)
+        return found.replace("%%", "%")  # which SQLAlchemy doubles for drivers with %-parameters
+
+    def table_in_text(self, name: str) -> str:
+        """Write the name of a table for `sqlalchemy.text`, to which a colon means a parameter."""
+        return self.table(name).replace(":", "\\:")
 
     def columns(self, table: str) -> frozenset[str]:
         """Name the columns that *table* has; none if it is not there."""

@@ -77,7 +77,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
     for table in CHILD_TABLES:
         if table not in database.position.tables:
             continue
-        for (plan_id,) in _query(database, _ORPHANS, child=database.table(table)):
+        for (plan_id,) in _query(database, _ORPHANS, child=database.table_in_text(table)):
             found.add(
                 Kind.PLAN_NOT_STORED,
                 table,
@@ -104,7 +104,7 @@ def _query(
     database: Database, query: str, values: Mapping[str, object] | None = None, **names: str
 ) -> Iterator[tuple[Any, ...]]:
     """Run *query* in a stream."""
-    sql = text(query.format(plans=database.table(PLANS), **names))
+    sql = text(query.format(plans=database.table_in_text(PLANS), **names))
     options = {"yield_per": 1000}
     with database.connection.execute(sql, values or {}, execution_options=options) as found:
         yield from found
@@ -125,7 +125,7 @@ def _cycles(database: Database) -> Iterator[list[Any]]:
         while at not in seen:
             seen.add(at)
             cycle.append(at)
-            at = _parent_of(connection, database.table(PLANS), at)
+            at = _parent_of(connection, database.table_in_text(PLANS), at)
         if cycle:
             yield cycle
 

@@ -71,7 +71,7 @@ def check_drop_tables(
     if connection.dialect.name != "sqlite":
         for child in others:
             run(connection, raise_if_foreign_relation(child, name))
-    rows = connection.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
+    rows = run(connection, f"SELECT count(*) FROM {name}").scalar_one()
     if rows and not _is_confirmed(op, confirm_option):
         raise TableNotEmpty(table, rows, confirm_option)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from alembic.config import Config
 
 from cleveragents_plans.evolution.settings import given_options
@@ -25,7 +27,8 @@ def typed(config: Config, command: str, **options: str) -> str:
         value = config.attributes.get(name.replace("-", "_")) or given.get(name)
         if value:
             options.setdefault(name.replace("-", "_"), value)
-    extra = "".join(f" -x {name.replace('_', '-')}={value}" for name, value in options.items())
+    given = {name.replace("_", "-"): value for name, value in options.items()}
+    extra = "".join(f" -x {shlex.quote(f'{name}={value}')}" for name, value in given.items())
     program = config.attributes.get("program", "alembic")
     if program == "alembic":  # which takes them before the command
         return f"`alembic{extra} {command}`"
