@@ -19,6 +19,7 @@ from cleveragents_plans.evolution import (
     check_new_names,
     columns_of,
     drop_tables,
+    missing_parts,
 )
 
 revision = "a5_004_spec_aligned_plans"
@@ -50,8 +51,15 @@ REAL_NUMBER: sa.types.TypeEngine[float] = sa.Double().with_variant(sa.REAL(), "s
 
 def upgrade() -> None:
     """Create the four tables as the first release had them."""
-    op.create_table(
-        "v3_plans",
+    for name, parts in _tables().items():
+        op.create_table(name, *parts)
+        if name == "v3_plans":
+            op.create_index(op.f("ix_v3_plans_root_plan_id"), name, ["root_plan_id"])
+            op.create_index(op.f("ix_v3_plans_action_name"), name, ["action_name"])
+
+
+def _tables() -> dict[str, list[sa.schema.SchemaItem]]:
+    plans: list[sa.schema.SchemaItem] = [
         sa.Column("plan_id", sa.String(26), nullable=False),
         sa.Column("parent_plan_id", sa.String(26)),
         sa.Column("root_plan_id", sa.String(26)),
@@ -128,23 +136,21 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "last_completed_step >= -1", name=op.f("ck_v3_plans_last_completed_step")
         ),
-    )
-    op.create_index(op.f("ix_v3_plans_root_plan_id"), "v3_plans", ["root_plan_id"])
-    op.create_index(op.f("ix_v3_plans_action_name"), "v3_plans", ["action_name"])
-    _create_child_table(
+    ]
+    projects = _child_table(
         "plan_projects",
         sa.Column("project_name", sa.String(255), nullable=False),
         sa.Column("alias", sa.String(255)),
         sa.Column("read_only", sa.Boolean(), nullable=False, server_default=sa.false()),
         sa.UniqueConstraint("plan_id", "alias", name=op.f("uq_plan_projects_plan_id_alias")),
     )
-    _create_child_table(
+    arguments = _child_table(
         "plan_arguments",
         sa.Column("name", sa.String(255), nullable=False),
         sa.Column("value_json", sa.Text(), nullable=False),
         sa.UniqueConstraint("plan_id", "name", name=op.f("uq_plan_arguments_plan_id_name")),
     )
-    _create_child_table(
+    invariants = _child_table(
         "plan_invariants",
         sa.Column("text", sa.Text(), nullable=False),
         sa.Column("source", sa.String(20), nullable=False),
@@ -153,11 +159,31 @@ def upgrade() -> None:
             name=op.f("ck_plan_invariants_source"),
         ),
     )
+    return {
+        "v3_plans": plans,
+        "plan_projects": projects,
+        "plan_arguments": arguments,
+        "plan_invariants": invariants,
+    }
 
 
 def is_applied() -> bool:
     """Tell whether the tables look as if this revision had been run."""
     return bool(columns_of(op, "v3_plans"))
+
+
+def missing() -> list[str]:
+    """Name the tables and columns of this revision that are not there."""
+    # The chain of an older application has a table of plans of its own, and no child tables.
+    if not any(columns_of(op, name) for name in CHILDREN[:3]):
+        return []
+    return missing_parts(
+        op,
+        {
+            name: [part.name for part in parts if isinstance(part, sa.Column)]
+            for name, parts in _tables().items()
+        },
+    )
 
 
 def check_upgrade() -> None:
@@ -175,9 +201,8 @@ def downgrade() -> None:
     drop_tables(op, "v3_plans", children=CHILDREN, confirm_option="drop-plans")
 
 
-def _create_child_table(name: str, *parts: sa.schema.SchemaItem) -> None:
-    op.create_table(
-        name,
+def _child_table(name: str, *parts: sa.schema.SchemaItem) -> list[sa.schema.SchemaItem]:
+    return [
         sa.Column("plan_id", sa.String(26), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         *parts,
@@ -189,4 +214,4 @@ def _create_child_table(name: str, *parts: sa.schema.SchemaItem) -> None:
             ondelete="CASCADE",
         ),
         sa.CheckConstraint("position >= 0", name=op.f(f"ck_{name}_position")),
-    )
+    ]

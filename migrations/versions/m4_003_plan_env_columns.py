@@ -12,7 +12,12 @@ Revision: m4_003_plan_env_columns, after a5_004_spec_aligned_plans
 
 from alembic import op
 
-from cleveragents_plans.evolution import columns_of, validate_constraint, with_exclusive_lock
+from cleveragents_plans.evolution import (
+    columns_of,
+    missing_parts,
+    validate_constraint,
+    with_exclusive_lock,
+)
 
 revision = "m4_003_plan_env_columns"
 down_revision = "a5_004_spec_aligned_plans"
@@ -32,6 +37,13 @@ def is_applied() -> bool | None:
     """Tell whether the tables look as if this revision had been run; None if they do not tell."""
     # The chain of an older application has this revision without these columns.
     return True if "execution_environment" in columns_of(op, "v3_plans") else None
+
+
+def missing() -> list[str]:
+    """Name the columns of this revision that are not there."""
+    if not columns_of(op, "plan_projects"):  # that application has no such table
+        return []
+    return missing_parts(op, {"v3_plans": ["execution_environment", "execution_env_priority"]})
 
 
 def upgrade() -> None:

@@ -92,6 +92,29 @@ def test_version_that_does_not_fit_says_what_mends_it(
 
 
 @pytest.mark.parametrize("engine", ONE_OF_EACH)
+@pytest.mark.parametrize("version", ["z9_999_tomorrow", f"{HEAD}'), ('z9_999_tomorrow"])
+def test_revision_that_is_not_known_is_named_and_nothing_is_said_to_be_pending(
+    version: str, engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(HEAD, engine, tmp_path) as url:
+        break_database(
+            url,
+            ["DELETE FROM alembic_version", f"INSERT INTO alembic_version VALUES ('{version}')"],
+        )
+        code, out = status(url, capfd)
+        report = validated(status(url, capfd, "--json")[1])
+        assert main(["preflight", "--url", url, "-q"]) == ExitStatus.REFUSED
+        foreseen = capfd.readouterr().out
+
+    assert code == ExitStatus.FOUND
+    assert "; this release does not know z9_999_tomorrow\n" in out
+    assert "behind" not in out
+    assert "install the release that migrated it" in out or "newer release's, install that" in out
+    assert (report["database"]["unknown"], report["pending"]) == (["z9_999_tomorrow"], [])
+    assert "upgrade   not known, see BLOCKS" in foreseen
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
 def test_tables_that_lack_a_part_lead_to_verify_which_names_it(
     engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

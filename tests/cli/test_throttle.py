@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -256,7 +257,7 @@ def test_run_pauses_while_a_replica_is_behind_and_names_it():
         with (
             server.replica() as standby,
             psycopg.connect(libpq(url), autocommit=True, row_factory=dict_row) as watcher,
-            slow_run(url, "--max-replica-lag", "2s") as process,
+            slow_run(url, "--max-replica-lag", "2s", "--log", "json") as process,
         ):
             wait_until(lambda: in_backfill(watcher))
             standby.execute("SELECT pg_wal_replay_pause()")
@@ -275,6 +276,8 @@ def test_run_pauses_while_a_replica_is_behind_and_names_it():
 
     assert process.returncode == 0
     assert still["done"] == paused["done"]
-    assert "PAUSED: the replica walreceiver is " in said
-    assert "s behind (max-replica-lag=2)" in said
+    pauses = [each for each in map(json.loads, said.splitlines()) if each["event"] == "paused"]
+    assert "PAUSED: the replica walreceiver is " in pauses[0]["message"]
+    assert "s behind (max-replica-lag=2)" in pauses[0]["message"]
+    assert all(each["lag_s"] > 2 for each in pauses)
     assert last["outcome"] == "done"

@@ -14,7 +14,7 @@ import pytest
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
-from support.broken import A, B, break_database, store_family
+from support.broken import A, B, C, break_database, store_family
 from support.databases import ONE_OF_EACH, database_with
 from support.json_output import validated
 from support.revisions import HEAD
@@ -34,7 +34,7 @@ def test_sound_database_is_status_0_and_says_what_was_looked_at(
     lines = out.splitlines()
     assert (status, err) == (ExitStatus.DONE, "")
     assert re.match(rf"database  {re.escape(url[:6])}.*, (SQLite 3|PostgreSQL 18)\.\d+", lines[0])
-    assert lines[1:] == [f"revision  {HEAD} (head)", "plans     5; each was read", "", "sound"]
+    assert lines[1:] == [f"revision  {HEAD} (head)", "plans     5; each can be read", "", "sound"]
 
 
 @pytest.mark.parametrize("engine", ONE_OF_EACH)
@@ -52,6 +52,25 @@ def test_fault_is_status_3_and_names_plans_and_remedy(
     assert "to mend it: cleveragents-plans verify --repair roots" in out
     assert "note   index-extra  v3_plans.mine" in out
     assert out.endswith("\n2 faults, 1 note\n")  # the child's root is another than that of B now
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_plans_that_cannot_be_read_are_counted(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_with(store_family, engine, tmp_path) as url:
+        break_database(
+            url,
+            [f"UPDATE v3_plans SET tags_json = '[1]' WHERE plan_id IN ('{A}', '{B}')",
+             f"UPDATE v3_plans SET effective_profile_snapshot = '[1]' WHERE plan_id = '{C}'"],
+        )  # fmt: skip
+        assert main(["verify", "--url", url, "-q"]) == ExitStatus.FOUND
+        whole = capfd.readouterr().out
+        assert main(["verify", "--quick", "--url", url, "-q"]) == ExitStatus.DONE
+        quick = capfd.readouterr().out
+
+    assert "\nplans     5; 3 of them cannot be read\n" in whole
+    assert "\nplans     5; none was read\n" in quick
 
 
 @pytest.mark.parametrize("engine", ONE_OF_EACH)

@@ -22,6 +22,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from cleveragents_plans import __version__
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
 from support.databases import ROOT
@@ -81,6 +82,14 @@ def test_statuses_of_a_run_are_either_final_or_tried_again():
 def test_manifest_is_valid_for_the_schemas_of_kubernetes(file: Path, version: str):
     for each in documents(file):
         kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_images_are_those_of_the_version_of_the_package():
+    release = re.match(r"[\d.]+\d", __version__)
+    assert release is not None
+    images = {each["image"] for file in MANIFESTS for each in containers(file)}
+
+    assert images == {f"registry.example/plans:{release[0]}"}
 
 
 def test_schemas_of_kubernetes_refuse_a_misspelt_field():

@@ -60,6 +60,16 @@ BOTH = {
     "an unknown version": (
         ["UPDATE alembic_version SET version_num = 'zzz'"], "which this release does not know",
     ),
+    "a table that was dropped": (
+        ["DROP TABLE plan_arguments"], "the tables lack the table plan_arguments; restore",
+    ),
+    "columns that were dropped": (
+        ["ALTER TABLE v3_plans DROP COLUMN tags_json",
+         "ALTER TABLE v3_plans DROP COLUMN execution_environment",
+         "ALTER TABLE plan_projects DROP COLUMN read_only"],
+        "the tables lack the column v3_plans.tags_json, the column plan_projects.read_only, "
+        "the column v3_plans.execution_environment; restore",
+    ),
     "an archive of another shape": (
         ["CREATE TABLE v3_plans_snapshot_archive (mine INTEGER)"], "v3_plans_snapshot_archive",
     ),

@@ -247,6 +247,20 @@ def test_memory_does_not_grow_with_the_plans_and_a_good_database_is_sound(
     assert many < few * 1.5 + 1_000_000
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_nothing_is_found_in_100_000_good_plans_before_and_after_an_upgrade(
+    engine: str, tmp_path: Path
+):
+    with database_at(M4_003, engine, tmp_path) as url:
+        write_former_release(url, plans=100_000, pure=True)
+        before = looked_at(url)
+        migrate(url, "head")
+        after = looked_at(url)
+
+    assert before == after == Verification(100_000, (), None, True)
+
+
 def store(url: str, number: int, first: int) -> None:
     engine = open_engine(url)
     plans = []

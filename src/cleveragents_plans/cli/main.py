@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cleveragents_plans.evolution.reporting import tell
+from cleveragents_plans.evolution.runner.interruption import end_soon
 from cleveragents_plans.evolution.runner.standard_streams import have_standard_streams
 
 _EXTRA = ("click", "rich")
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: A signal arrived; the code is 128 + its number.
     """
     have_standard_streams()
+    end_soon()
     try:
         from cleveragents_plans.cli.program import run
     except ModuleNotFoundError as missing:

@@ -56,7 +56,8 @@ def preflight_command(down: str | None, json: bool, **given: Any) -> ExitStatus:
 def _show(report: PreflightReport) -> None:
     found = report.found
     lines: list[tuple[str, str | Text]] = [*report.database.lines()]
-    lines.append((found.direction, ", ".join(found.steps) or "nothing to do"))
+    nothing = "nothing to do" if found.ready else "not known, see BLOCKS"
+    lines.append((found.direction, ", ".join(found.steps) or nothing))
     lines += [("writes", _written(each)) for each in found.writes]
     if found.depth:
         lines.append(("depth", f"{found.depth} plans, in a sample"))

@@ -31,6 +31,9 @@ class DatabaseFacts(Part):
     role: str | None = Field(description="The role that is connected; null on SQLite.")
     standby: bool = Field(description="Whether it is a standby, which only reads.")
     revisions: tuple[str, ...] = Field(description="What the version table holds.")
+    unknown: tuple[str, ...] = Field(
+        description="Of these, the revisions that this release does not know."
+    )
     pending: tuple[str, ...] = Field(description="The revisions that were not run, in order.")
     unfinished: str | None = Field(
         description="The revision that was interrupted; null if none was."
@@ -55,6 +58,7 @@ class DatabaseFacts(Part):
             role=role,
             standby=standby,
             revisions=position.stored,
+            unknown=position.unknown,
             pending=position.pending,
             unfinished=unfinished.revision if unfinished else None,
             direction=unfinished.direction if unfinished else None,
@@ -72,6 +76,8 @@ class DatabaseFacts(Part):
         at = ", ".join(self.revisions) or "none"
         if self.unfinished:
             at += f"; the {self.direction} of {self.unfinished} is unfinished"
+        elif self.unknown:
+            at += f"; this release does not know {', '.join(self.unknown)}"
         elif not self.pending:
             at += " (head)"
         else:

@@ -23,7 +23,7 @@ from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.reporting import Progress, console_logging, tell
 from cleveragents_plans.schema.database import read_database
-from cleveragents_plans.verification import Finding, repair_roots, verify
+from cleveragents_plans.verification import Finding, Kind, repair_roots, verify
 from cleveragents_plans.verification.trees import ROOTS
 
 
@@ -120,8 +120,7 @@ def _repair(config: Config, level: int) -> int:
 def _show(report: VerifyReport) -> None:
     lines = report.database.lines()
     if report.plans is not None:
-        read = "each was read" if report.read_plans else "none was read"
-        lines.append(("plans", f"{report.plans:,}; {read}"))
+        lines.append(("plans", f"{report.plans:,}; {_read(report)}"))
     if report.repaired is not None:
         lines.append(("repaired", counted(report.repaired, "root")))
     if report.fingerprint is not None:
@@ -130,6 +129,15 @@ def _show(report: VerifyReport) -> None:
     if report.findings:
         show("", _listed(report.findings))
     show("", _verdict(report))
+
+
+def _read(report: VerifyReport) -> str:
+    """Say how many plans could be read; each of the others is found once."""
+    if not report.read_plans:
+        return "none was read"
+    kinds = (Kind.UNREADABLE, Kind.SNAPSHOT_UNREADABLE)
+    unreadable = sum(each.total for each in report.findings if each.kind in kinds)
+    return f"{unreadable:,} of them cannot be read" if unreadable else "each can be read"
 
 
 def _listed(findings: tuple[Finding, ...]) -> Table:

@@ -6,7 +6,12 @@ Operations are plain functions whose first argument is Alembic's ``op``.
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.expressions import Sql, json_integer, json_text
-from cleveragents_plans.evolution.lookups import columns_of, indexes_of, qualified_name
+from cleveragents_plans.evolution.lookups import (
+    columns_of,
+    indexes_of,
+    missing_parts,
+    qualified_name,
+)
 from cleveragents_plans.evolution.operations.backfill import backfill
 from cleveragents_plans.evolution.operations.columns import (
     add_column,
@@ -87,6 +92,7 @@ __all__ = [
     "indexes_of",
     "json_integer",
     "json_text",
+    "missing_parts",
     "qualified_name",
     "rebuild_table",
     "rename_column",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import StringIO
 from typing import Any, Final, Literal
@@ -140,6 +140,18 @@ def columns_of(op: Op, table: str) -> dict[str, ReflectedColumn]:
     if not found.has_table(table, schema=schema):
         return {}
     return {column["name"]: column for column in found.get_columns(table, schema=schema)}
+
+
+def missing_parts(op: Op, expected: Mapping[str, Iterable[str]]) -> list[str]:
+    """Name what is not there of the tables that are *expected*, with their columns."""
+    found = []
+    for table, columns in expected.items():
+        present = columns_of(op, table)
+        if not present:
+            found.append(f"the table {table}")
+            continue
+        found += [f"the column {table}.{name}" for name in columns if name not in present]
+    return found
 
 
 def indexes_of(op: Op, table: str) -> dict[str, ReflectedIndex]:

@@ -61,11 +61,12 @@ def heartbeat(what: str, every: float) -> Iterator[None]:
             thread.join(_PATIENCE)  # it may be asking for the reason
 
 
-def report_pause(reason: str, seconds: float, *, first: bool) -> None:
+def report_pause(reason: str, seconds: float, *, first: bool, lag: float | None = None) -> None:
     """
     Show that the run has paused for *seconds*, and why: in the bar, and in the log.
 
-    On a terminal only the *first* report is a line of its own.
+    On a terminal only the *first* report is a line of its own. *lag* is that of a replica that is
+    waited for, in seconds.
     """
     terminal = _console is not None and _console.is_terminal
     if first or not terminal:
@@ -74,7 +75,7 @@ def report_pause(reason: str, seconds: float, *, first: bool) -> None:
             "PAUSED: %s%s",
             reason,
             "" if first else f" ({_clock(seconds)} gone)",
-            extra={"event": "paused", "seconds": seconds},
+            extra={"event": "paused", "seconds": seconds, "lag_s": lag},
         )
     if terminal and _console is not None and not _console.behind:
         line = f"PAUSED {_clock(seconds)}: {reason}"[: _console.columns - 1]

@@ -58,7 +58,10 @@ class Position:
 
     #: What the version table holds.
     stored: tuple[str, ...]
-    #: The revisions that were run, and those that were not, in the order of the chain.
+    #: Of these, the revisions that the chain does not have.
+    unknown: tuple[str, ...]
+    #: The revisions that were run, and those that were not, in the order of the chain. Beside an
+    #: unknown revision none is said to be pending: it may come after all of them.
     applied: tuple[str, ...]
     pending: tuple[str, ...]
     #: What each revision of the chain says of itself in its first line.
@@ -305,8 +308,9 @@ def _position(
     chain = [each.revision for each in revisions]
     return Position(
         stored=tuple(map(str, migration.get_current_heads())),
+        unknown=tuple(state.unknown),
         applied=tuple(each for each in chain if each in done),
-        pending=tuple(each for each in chain if each not in done),
+        pending=tuple(each for each in chain if each not in done and not state.unknown),
         titles={each.revision: each.doc for each in revisions},
         below={each.revision: to_tuple(each.down_revision, ("base",))[0] for each in revisions},
         unfinished=unfinished,

@@ -27,7 +27,7 @@ def expected_tables(revision: str) -> dict[str, Table]:
         with _unlogged():
             upgrade(engine, revision)
         with engine.connect() as connection:
-            return sqlite_tables(connection, Base.metadata.tables)
+            return sqlite_tables(connection, Base.metadata.tables, {})
     finally:
         engine.dispose()
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import SAWarning
 
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable
+from cleveragents_plans.evolution.sqlite.items import DdlNotUnderstood
 from cleveragents_plans.evolution.sqlite.tokens import quote
 from cleveragents_plans.verification.expressions import canonical
 from cleveragents_plans.verification.tables import (
@@ -24,16 +25,25 @@ from cleveragents_plans.verification.tables import (
 )
 
 
-def sqlite_tables(connection: Connection, names: Collection[str]) -> dict[str, Table]:
-    """Describe the tables *names*, as far as they are there."""
+def sqlite_tables(
+    connection: Connection, names: Collection[str], unreadable: dict[str, str]
+) -> dict[str, Table]:
+    """
+    Describe the tables *names*, as far as they are there.
+
+    *unreadable* gets those whose definition cannot be read, and why.
+    """
     found = {}
     for name in sorted({*names} & {*inspect(connection).get_table_names()}):
-        found[name] = Table(
-            name,
-            _columns(connection, name),
-            tuple(_constraints(connection, name)),
-            tuple(_indexes(connection, name)),
-        )
+        try:
+            found[name] = Table(
+                name,
+                _columns(connection, name),
+                tuple(_constraints(connection, name)),
+                tuple(_indexes(connection, name)),
+            )
+        except DdlNotUnderstood as error:
+            unreadable[name] = str(error)
     return found
 
 

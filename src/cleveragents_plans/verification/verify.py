@@ -10,7 +10,6 @@ from sqlalchemy import func, select
 from cleveragents_plans.evolution.reporting import Progress
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.version_state import TablesIncomplete
-from cleveragents_plans.evolution.sqlite.items import DdlNotUnderstood
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.persistence.sessions import PLANS as PLANS_TABLE
 from cleveragents_plans.schema.database import Database
@@ -112,23 +111,25 @@ def _check_schema(database: Database) -> Iterator[Finding]:
     unfit = position.misfit is not None and not isinstance(position.misfit, TablesIncomplete)
     if position.unfinished is not None or unfit or not position.applied:
         return
-    names = Base.metadata.tables
-    try:
-        if database.schema is not None:
-            found = postgresql_tables(database.connection, database.schema, names)
-        else:
-            found = sqlite_tables(database.connection, names)
-    except DdlNotUnderstood as error:
+    names, unreadable = Base.metadata.tables, dict[str, str]()
+    if database.schema is not None:
+        found = postgresql_tables(database.connection, database.schema, names)
+    else:
+        found = sqlite_tables(database.connection, names, unreadable)
+    for table, reason in unreadable.items():
         yield fault(
             Kind.TABLE_UNREADABLE,
-            PLANS,
-            f"the definition of a table cannot be read ({error})",
+            table,
+            f"the definition of the table cannot be read ({reason})",
             "compare it with docs/specification.md",
         )
-        return
     stamped = position.applied[-1]
-    differences = [*_differences(database, stamped, found)]
-    other = _made_by(database, found) if differences else stamped
+    differences = [
+        each
+        for each in _differences(database, stamped, found)
+        if each.subject not in unreadable  # which is not missing
+    ]
+    other = _made_by(database, found) if differences and not unreadable else stamped
     if other not in (None, stamped):
         yield fault(
             Kind.VERSION,

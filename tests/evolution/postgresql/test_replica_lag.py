@@ -40,8 +40,11 @@ def test_replica_that_stands_still_is_behind_and_no_more_when_it_has_caught_up()
             standby.execute("SELECT pg_wal_replay_pause()")
             server.execute("CREATE TABLE toy ()")
             found = wait_until(lambda: lag.reason(connection))
+            assert lag.seconds is not None
+            assert lag.seconds > 1
             standby.execute("SELECT pg_wal_replay_resume()")
             wait_until(lambda: lag.reason(connection) == "")
+            assert lag.seconds is None
 
             standby.execute("SELECT pg_wal_replay_pause()")
             server.execute("CREATE TABLE toy2 ()")

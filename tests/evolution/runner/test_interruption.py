@@ -286,6 +286,35 @@ def test_run_in_another_thread_installs_nothing():
     assert found == before
 
 
+AT_THE_END = """\
+import atexit, gc, sys
+from cleveragents_plans.cli import main
+from cleveragents_plans.schema import upgrade
+
+atexit.register(lambda: print(gc.get_freeze_count(), "objects are kept out of the last collection"))
+{action}
+"""
+
+
+@pytest.mark.parametrize(
+    ("action", "frozen"),
+    [("main(['status', '--url', sys.argv[1]])", True), ("upgrade(sys.argv[1])", False)],
+    ids=["program", "library"],
+)
+def test_process_that_does_nothing_else_ends_without_collecting_garbage(
+    action: str, frozen: bool, tmp_path: Path
+):
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_END.format(action=action), f"sqlite:///{tmp_path}/plans.db"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    count = int(done.stdout.splitlines()[-1].split()[0])
+    assert (count > 100_000) is frozen
+
+
 def test_signal_that_a_callback_swallowed_ends_the_run():
     def swallow() -> None:
         # As SQLite does in a function of SQL, and Python in a destructor.

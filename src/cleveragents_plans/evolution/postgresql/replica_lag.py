@@ -39,6 +39,8 @@ class ReplicaLag:
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
+        #: Seconds of the replica that was furthest behind at the last look; None within the limit.
+        self.seconds: float | None = None
         self._samples: deque[tuple[float, int]] = deque(maxlen=_REMEMBERED)
 
     def reason(self, connection: Connection) -> str:
@@ -59,10 +61,11 @@ class ReplicaLag:
             # A replica that has caught up says so when it gets something new, or every ten
             # seconds (wal_receiver_status_interval).
             run(connection, _SOMETHING_NEW)
+        behind = [(name, lag) for name, lag in behind if lag > self._limit]
+        self.seconds = max((lag for _, lag in behind), default=None)
         return ", ".join(
             f"the replica {name} is {lag:.0f} s behind (max-replica-lag={self._limit:g})"
             for name, lag in behind
-            if lag > self._limit
         )
 
     def _lag(self, now: float, replayed: int, reported: float) -> float:

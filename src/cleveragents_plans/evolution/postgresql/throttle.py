@@ -37,6 +37,8 @@ class Limits:
         #: Rows per second that an operator chose for the run under way; 0 is no limit, and None
         #: what the run was started with.
         self.rows_per_second: float | None = None
+        #: Seconds by which the replica is behind that is waited for; None if none is.
+        self.lag: float | None = None
         self._reasons: dict[str, str] = {}
 
     @classmethod
@@ -142,7 +144,7 @@ class Throttle:
                 gone = time.monotonic() - begun
                 say(f"PAUSED: {reason}")
                 if gone - said >= self._report_every:
-                    report_pause(reason, gone, first=said < 0)
+                    report_pause(reason, gone, first=said < 0, lag=self._limits.lag)
                     said = gone
                 time.sleep(_LOOK_EVERY)
         gone = time.monotonic() - begun

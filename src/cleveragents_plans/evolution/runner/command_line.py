@@ -33,3 +33,11 @@ def typed(config: Config, command: str, **options: str) -> str:
     if program == "alembic":  # which takes them before the command
         return f"`alembic{extra} {command}`"
     return f"`{program} {command}{extra}`"
+
+
+def typed_verify(config: Config) -> str:
+    """Write the command that says all that is wrong: Alembic has none, the program has."""
+    return typed(config, "verify") if "program" in config.attributes else _VERIFY
+
+
+_VERIFY = "`cleveragents-plans verify`"

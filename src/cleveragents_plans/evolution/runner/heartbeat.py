@@ -178,7 +178,9 @@ class _Heartbeat:
     def _look_at_replicas(self, connection: Connection) -> None:
         if self._lag is None:
             return
-        if reason := self._lag.reason(connection):
+        reason = self._lag.reason(connection)
+        self._limits.lag = self._lag.seconds
+        if reason:
             self._limits.pause("replicas", reason)
         else:
             self._limits.resume("replicas")

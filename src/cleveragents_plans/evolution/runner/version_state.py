@@ -3,7 +3,8 @@ What the version table says, compared with the chain and with the tables that ar
 
 A version that does not fit is refused, with the command that mends it. What the tables look
 like is asked of the revisions: ``is_applied()`` of one tells, from the catalog, whether they
-look as if it had been run: True, False, or None if that does not show.
+look as if it had been run: True, False, or None if that does not show. ``missing()`` of one that
+was run names the tables and columns of its own that are not there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
-from typing import Final
+from typing import Any, Final
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
@@ -21,11 +22,14 @@ from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.op import schema_of
 from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
-from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.runner.command_line import typed, typed_verify
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
 from cleveragents_plans.evolution.settings import BadSetting, Options
 
 log: Final = logging.getLogger("alembic.evolution")
+
+
+_MAX_SHOWN = 5
 
 
 class VersionRefused(EvolutionError):
@@ -243,13 +247,33 @@ class VersionState:
                 raise TablesIncomplete(
                     f"{self._options.version_table} says {' and '.join(self.known)}, and the "
                     "tables lack a part of what the revisions before it make",
-                    f"run {typed(self._config, 'verify')}, which says what is missing",
+                    f"run {typed_verify(self._config)}, which says what is missing",
                 )
             raise VersionRefused(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
                 "are not as that revision makes them",
                 self._stamp(),
             )
+        if missing := self._missing():
+            raise TablesIncomplete(
+                f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
+                f"lack {', '.join(missing[:_MAX_SHOWN])}"
+                + f" and {len(missing) - _MAX_SHOWN} more"
+                * (len(missing) > _MAX_SHOWN),
+                "restore what is missing from a backup, or create it as docs/specification.md has "
+                f"it; {typed_verify(self._config)} says what else differs",
+            )
+
+    def _missing(self) -> list[str]:
+        """Name what the revisions that were run have made, and what is not there."""
+        done = applied(self._script, self.known)
+        with Operations.context(self._migration):
+            return [
+                each
+                for revision in reversed(self._chain)
+                if revision in done and (hook := self._hook(revision, "missing"))
+                for each in hook()
+            ]
 
     def _stamp(self) -> str:
         looks = self._looks_like() or "base"
@@ -276,9 +300,10 @@ class VersionState:
         with Operations.context(self._migration):
             return [hook() for r in revisions if (hook := self._hook(r))]
 
-    def _hook(self, revision: str) -> Callable[[], bool | None] | None:
-        module = self._script.get_revision(revision).module
-        hook: Callable[[], bool | None] | None = getattr(module, "is_applied", None)
+    def _hook(self, revision: str, name: str = "is_applied") -> Callable[[], Any] | None:
+        hook: Callable[[], Any] | None = getattr(
+            self._script.get_revision(revision).module, name, None
+        )
         return hook
 
     def _has_tables(self) -> bool:
