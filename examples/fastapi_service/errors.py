@@ -1,4 +1,4 @@
-"""Which HTTP status each error of the library means, and what a client is told."""
+"""What a client is told when something goes wrong."""
 
 from __future__ import annotations
 
@@ -13,33 +13,6 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 import cleveragents_plans as plans
-
-#: An error that is not named here is a fault of the service: 500.
-STATUS: dict[type[plans.PlansError], int] = {
-    plans.InvalidArgument: 422,
-    plans.UnknownFilter: 422,
-    plans.InvalidFields: 422,
-    plans.NotJson: 422,
-    plans.NotEditable: 422,
-    plans.UnknownProfile: 422,
-    plans.ProfileNameTaken: 422,
-    plans.BadProfileFile: 422,
-    plans.PlanCycle: 422,
-    plans.EncodingMismatch: 422,
-    plans.PlanNotFound: 404,
-    plans.PlanNotStored: 404,
-    plans.StepNotAllowed: 409,
-    plans.ChangeNotAllowed: 409,
-    plans.SnapshotIsFrozen: 409,
-    plans.SnapshotUnreadable: 409,
-    plans.PlanConflict: 409,
-    plans.QueueConflict: 409,
-    plans.PlanAlreadyStored: 409,
-    plans.RelatedPlanMissing: 409,
-    plans.RootInUse: 409,
-    plans.NotARoot: 409,
-    plans.SchemaMissing: 503,
-}
 
 _LOG = logging.getLogger(__name__)
 
@@ -64,7 +37,7 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(plans.PlansError)
     async def _(request: Request, error: plans.PlansError) -> JSONResponse:
-        status = status_of(type(error))
+        status = error.http_status
         if status < 500:
             return _problem(status, type(error).__name__, str(error))
         # What is the matter with the database is not the client's business.
@@ -81,11 +54,6 @@ def handle_errors(app: FastAPI) -> None:
         answer = _problem(error.status_code, HTTPStatus(error.status_code).phrase, error.detail)
         answer.headers.update(error.headers or {})  # as Allow
         return answer
-
-
-def status_of(error: type[BaseException]) -> int:
-    """Give the HTTP status that *error* means."""
-    return next((STATUS[each] for each in error.__mro__ if each in STATUS), 500)
 
 
 def _problem(status: int, error: str, detail: str) -> JSONResponse:

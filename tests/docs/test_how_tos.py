@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, inspect, update
+from sqlalchemy import Engine, MetaData, inspect, select, update
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
@@ -121,10 +121,28 @@ def test_page_on_two_chains_keeps_the_version_of_the_plans_in_a_table_of_its_own
     engine.dispose()
 
 
+def test_page_on_two_chains_refers_to_plans_by_a_foreign_key_that_lets_them_be_deleted(
+    engine: Engine,
+):
+    metadata = MetaData()
+    (block,) = (each for each in blocks("two-chains.md") if "tickets" in each)
+    exec(block, {"metadata": metadata})
+    tickets = metadata.tables["tickets"]
+    LifecyclePlanModel.__table__.to_metadata(metadata)
+    tickets.create(engine)
+    with Session(engine) as session, session.begin():
+        plan = PlanRepository(session).add(Plan.create("local/x"))
+        session.execute(tickets.insert().values(plan_id=plan.plan_id))
+        PlanRepository(session).delete(plan)
+
+        assert session.execute(select(tickets)).all() == [(None,)]
+
+
 def test_page_on_two_chains_shows_files_that_its_tests_use():
     tested = pages.page("tests/schema/test_two_chains.py")
     shown = [line for block in blocks("two-chains.md")[1:] for line in block.splitlines()]
-    calls = [line for line in shown if line.startswith(("from cleveragents", "run_environment"))]
+    starts = ("from cleveragents_plans.schema", "run_environment")
+    calls = [line for line in shown if line.startswith(starts)]
 
     assert len(calls) == 3
     assert [line for line in calls if line not in tested] == []

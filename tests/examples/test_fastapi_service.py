@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -20,13 +19,11 @@ import pytest
 import uvicorn
 from sqlalchemy import create_engine, text
 
-import cleveragents_plans
-from cleveragents_plans import Plan, PlansError, PlanView, new_ulid
+from cleveragents_plans import Plan, PlanView, new_ulid
 from cleveragents_plans.persistence import PlanFilters
 from fastapi_service.app import create_app
 from fastapi_service.bodies import Query
-from fastapi_service.errors import status_of
-from support.databases import ONE_OF_EACH, ROOT, database_at, empty_database
+from support.databases import ONE_OF_EACH, database_at, empty_database
 from support.plans import ulid
 
 
@@ -364,17 +361,6 @@ def test_openapi_document_is_valid_and_names_every_answer(served: Served):
         assert problem == {"$ref": "#/components/schemas/Problem"}
     asked = {each["name"] for each in operations["get /plans"]["parameters"]}
     assert {"phase", "after", "limit", "order"} < asked
-
-
-def test_statuses_are_those_of_the_page_on_errors():
-    page = (ROOT / "docs" / "errors.md").read_text()
-    rows = re.findall(r"^\| (`.*) \| .* \| (\d{3}) \|$", page, re.MULTILINE)
-    expected = {name: int(it) for cell, it in rows for name in re.findall(r"`(\w+)`", cell)}
-
-    public = [getattr(cleveragents_plans, name) for name in cleveragents_plans.__all__]
-    errors = [it for it in public if isinstance(it, type) and issubclass(it, PlansError)]
-
-    assert {it.__name__: status_of(it) for it in errors if it is not PlansError} == expected
 
 
 def test_plan_view_in_json_is_the_plan(client: httpx.Client):

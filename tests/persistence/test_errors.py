@@ -13,6 +13,7 @@ from cleveragents_plans.persistence import (
     PlanConflict,
     PlanNotFound,
     PlanNotStored,
+    PlanReferenced,
     RelatedPlanMissing,
     RootInUse,
 )
@@ -24,6 +25,7 @@ ERRORS = [
     (PlanNotStored("A", "then"), "add() it"),
     (NoLaterVersion("A", "then"), "correct updated_at"),
     (RootInUse("A", 2), "delete_tree"),
+    (PlanReferenced("A", "tickets", None), "ON DELETE"),
     (CorruptPlanRow("A", "v3_plans.phase", "x", "a phase"), "repair the row"),
     (NotARoot("A", "B"), "name that one"),
     (RelatedPlanMissing("A", "B"), "add that one first"),

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from reprlib import Repr
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import ValidationError
 
@@ -49,6 +49,9 @@ class PlansError(Exception):
     raise pydantic's own error.
     """
 
+    #: What a web service answers with; from 500 on the message is for its operator.
+    http_status: ClassVar[int] = 500
+
     def __reduce__(self) -> tuple[Any, ...]:
         # Python's own way calls the class with `args`, which are not what it was made of.
         return _restored, (type(self), self.args, vars(self))
@@ -63,6 +66,8 @@ def _restored(kind: type[PlansError], args: tuple[Any, ...], facts: dict[str, An
 @dataclass(eq=False)
 class InvalidArgument(PlansError):
     """An argument cannot be used; it is an `InvalidType` or an `InvalidValue`."""
+
+    http_status: ClassVar[int] = 422
 
     #: What is wrong, as the caller knows it.
     name: str
@@ -85,6 +90,8 @@ class InvalidValue(InvalidArgument, ValueError):
 @dataclass(eq=False)
 class InvalidFields(PlansError, ValueError):
     """Fields do not make a valid plan, or another value of the domain."""
+
+    http_status: ClassVar[int] = 422
 
     #: What they do not make, as ``Plan``.
     model: str
@@ -138,6 +145,8 @@ def _part(part: int | str) -> str:
 class NotJson(PlansError, ValueError):
     """A value cannot be kept as JSON."""
 
+    http_status: ClassVar[int] = 422
+
     #: Where in it; `$` is the whole.
     path: str
     found: str
@@ -151,6 +160,8 @@ class NotJson(PlansError, ValueError):
 @dataclass(eq=False)
 class StepNotAllowed(PlansError):
     """A plan was asked for a step that it cannot take where it stands."""
+
+    http_status: ClassVar[int] = 409
 
     plan_id: str
     phase: Phase
@@ -171,6 +182,8 @@ class StepNotAllowed(PlansError):
 class ChangeNotAllowed(PlansError):
     """A plan was to be saved that no verbs and edits make out of the stored one."""
 
+    http_status: ClassVar[int] = 409
+
     plan_id: str
     reason: str
 
@@ -185,6 +198,8 @@ class ChangeNotAllowed(PlansError):
 class NotEditable(PlansError):
     """`edit` was given fields that only a verb changes, or that never change."""
 
+    http_status: ClassVar[int] = 422
+
     fields: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -198,6 +213,8 @@ class NotEditable(PlansError):
 class SnapshotIsFrozen(PlansError, AttributeError):
     """The profile that a plan was created under was to be changed."""
 
+    http_status: ClassVar[int] = 409
+
     plan_id: str
 
     def __str__(self) -> str:
@@ -210,6 +227,8 @@ class SnapshotIsFrozen(PlansError, AttributeError):
 @dataclass(eq=False)
 class SnapshotUnreadable(PlansError, ValueError):
     """A snapshot is text, but describes no profile."""
+
+    http_status: ClassVar[int] = 409
 
     snapshot: str
     reason: str
@@ -227,6 +246,8 @@ class SnapshotUnreadable(PlansError, ValueError):
 @dataclass(eq=False)
 class UnknownProfile(PlansError, LookupError):
     """A profile was named that is neither built in nor known besides."""
+
+    http_status: ClassVar[int] = 422
 
     name: str
     known: tuple[str, ...]
@@ -250,6 +271,8 @@ class UnknownProfile(PlansError, LookupError):
 class ProfileNameTaken(PlansError, ValueError):
     """A custom profile has the name of a built-in one."""
 
+    http_status: ClassVar[int] = 422
+
     name: str
 
     def __str__(self) -> str:
@@ -259,6 +282,8 @@ class ProfileNameTaken(PlansError, ValueError):
 @dataclass(eq=False)
 class BadProfileFile(PlansError, ValueError):
     """A file of profiles cannot be read."""
+
+    http_status: ClassVar[int] = 422
 
     path: str
     #: What to correct.

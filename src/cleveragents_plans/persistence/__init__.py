@@ -31,6 +31,7 @@ from cleveragents_plans.persistence.models import (
 )
 from cleveragents_plans.persistence.pages import Order, Page
 from cleveragents_plans.persistence.queries import OnCorrupt
+from cleveragents_plans.persistence.references import PlanReferenced
 from cleveragents_plans.persistence.repository import PlanRepository
 from cleveragents_plans.persistence.summaries import CountField, TreeSummary
 from cleveragents_plans.persistence.urls import database_url, without_password
@@ -60,6 +61,7 @@ __all__ = [
     "PlanNotFound",
     "PlanNotStored",
     "PlanProjectModel",
+    "PlanReferenced",
     "PlanRepository",
     "QueueConflict",
     "QueueFilters",

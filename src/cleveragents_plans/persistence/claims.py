@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import (
     ColumnElement,
@@ -66,6 +66,8 @@ class QueueConflict(PlansError):
 
     That happens in REPEATABLE READ and SERIALIZABLE, and aborts the transaction.
     """
+
+    http_status: ClassVar[int] = 409
 
     def __str__(self) -> str:
         return (

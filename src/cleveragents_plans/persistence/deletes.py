@@ -18,6 +18,7 @@ from cleveragents_plans.domain.lifecycle import FINAL_STATES
 from cleveragents_plans.persistence.errors import NotARoot, PlanConflict, RootInUse
 from cleveragents_plans.persistence.identity_map import follow_deletes
 from cleveragents_plans.persistence.queries import root_of
+from cleveragents_plans.persistence.references import refused_by, tree_is_referenced
 from cleveragents_plans.persistence.sessions import (
     PLANS,
     among,
@@ -35,6 +36,7 @@ def delete_plan(session: Session, plan: Plan) -> None:
 
     Raises:
         RootInUse: Other plans name it as their root.
+        PlanReferenced: A row of another table refers to it.
         PlanConflict: Another writer changed or deleted it since it was read.
         PlanNotStored: It never was stored, or was deleted.
     """
@@ -47,9 +49,8 @@ def delete_plan(session: Session, plan: Plan) -> None:
             if not _delete(session, AS_READ, **as_read(plan, version)):
                 stored_version(session, plan)
                 raise PlanConflict(plan.plan_id, version)
-    except IntegrityError:
-        # A plan was added under it since the count.
-        _refuse_root_in_use(session, plan.plan_id)
+    except IntegrityError as refusal:
+        _explain(session, refusal, plan.plan_id, PLANS.c.plan_id == plan.plan_id)
         raise
     follow_deletes(session)
 
@@ -62,6 +63,7 @@ def delete_tree(session: Session, root_plan_id: str) -> int:
         PlanNotFound: There is no such plan.
         NotARoot: The plan belongs to the tree of another root.
         RootInUse: A plan was added to the tree meanwhile.
+        PlanReferenced: A row of another table refers to a plan of the tree.
     """
     check_foreign_keys(session)
     session.flush()
@@ -70,18 +72,24 @@ def delete_tree(session: Session, root_plan_id: str) -> int:
         raise NotARoot(root_plan_id, found)
     try:
         deleted = _delete_trees(session, [root_plan_id])
-    except IntegrityError:
-        _refuse_root_in_use(session, root_plan_id)
+    except IntegrityError as refusal:
+        _explain(session, refusal, root_plan_id, PLANS.c.root_plan_id == root_plan_id)
         raise
     follow_deletes(session)
     return deleted
 
 
-def delete_trees(session: Session, completed_before: str, limit: int) -> int:
+def delete_trees(
+    session: Session, completed_before: str, limit: int, *, skip_referenced: bool = False
+) -> int:
     """
     Delete up to *limit* trees whose plans are all final since before *completed_before*.
 
     The roots are locked first, so that no plan can be added to their trees meanwhile.
+
+    Raises:
+        PlanReferenced: A row of another table refers to a plan of a tree; with *skip_referenced*
+            only if it was added meanwhile, as such trees are left out.
     """
     check_foreign_keys(session)
     session.flush()
@@ -89,12 +97,14 @@ def delete_trees(session: Session, completed_before: str, limit: int) -> int:
     unfinished = tree.c.processing_state.not_in(FINAL_STATES)
     later = tree.c.completed_at.is_(None) | (tree.c.completed_at >= completed_before)
     kept = select(tree.c.plan_id).where(tree.c.root_plan_id == PLANS.c.plan_id, unfinished | later)
-    ended = (
+    ended = [
         PLANS.c.completed_at < completed_before,
         PLANS.c.processing_state.in_(FINAL_STATES),
         PLANS.c.root_plan_id == PLANS.c.plan_id,
         ~kept.exists(),
-    )
+    ]
+    if skip_referenced:
+        ended += [~referenced for referenced in tree_is_referenced(session)]
     oldest = select(PLANS.c.plan_id).where(*ended).order_by(PLANS.c.completed_at).limit(limit)
     roots = {*execute(session, oldest.with_for_update(skip_locked=True, of=PLANS)).scalars()}
     if roots and on_postgresql(session):
@@ -103,7 +113,12 @@ def delete_trees(session: Session, completed_before: str, limit: int) -> int:
         roots = {*execute(session, again).scalars()}
     if not roots:
         return 0
-    deleted = _delete_trees(session, roots)
+    try:
+        deleted = _delete_trees(session, roots)
+    except IntegrityError as refusal:
+        among_roots = among(on_postgresql(session), PLANS.c.root_plan_id, roots)
+        _explain(session, refusal, None, among_roots)
+        raise
     follow_deletes(session)
     return deleted
 
@@ -119,6 +134,23 @@ def _delete_trees(session: Session, roots: Any) -> int:
 def _delete(session: Session, *conditions: ColumnElement[bool], **parameters: Any) -> int:
     result = execute(session, delete(PLANS).where(*conditions), **parameters)
     return result.rowcount if isinstance(result, CursorResult) else 0
+
+
+def _explain(
+    session: Session, refusal: IntegrityError, plan_id: str | None, deleted: ColumnElement[bool]
+) -> None:
+    """
+    Say why a DELETE was refused, if a row that refers to a plan is the reason.
+
+    Raises:
+        PlanReferenced: It is a row of another table.
+        RootInUse: It is a plan, which was added since the count.
+    """
+    referenced = refused_by(session, refusal, plan_id, deleted)
+    if referenced:
+        raise referenced from None
+    if plan_id:
+        _refuse_root_in_use(session, plan_id)
 
 
 def _refuse_root_in_use(session: Session, plan_id: str) -> None:

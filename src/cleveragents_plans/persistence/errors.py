@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from cleveragents_plans.domain.errors import PlansError, shown
 
@@ -26,6 +27,8 @@ class DatabaseUrlError(PlansError, ValueError):
 class SchemaMissing(PlansError):
     """The database lacks a table or a column that the chain makes."""
 
+    http_status: ClassVar[int] = 503
+
     #: What the database says, in one line.
     reason: str
     #: The URL of the database, without its password.
@@ -41,6 +44,8 @@ class SchemaMissing(PlansError):
 @dataclass(eq=False)
 class EncodingMismatch(PlansError, ValueError):
     """The encoding of a PostgreSQL database cannot hold a text, or is none (SQL_ASCII)."""
+
+    http_status: ClassVar[int] = 422
 
     #: What the database says, in one line.
     reason: str
@@ -81,6 +86,8 @@ class ChildrenNotLoaded(PlansError):
 class PlanNotFound(PlansError, LookupError):
     """No plan has this id."""
 
+    http_status: ClassVar[int] = 404
+
     plan_id: str
 
     def __str__(self) -> str:
@@ -90,6 +97,8 @@ class PlanNotFound(PlansError, LookupError):
 @dataclass(eq=False)
 class PlanAlreadyStored(PlansError):
     """A plan with this id is stored already, or comes twice among those to be added."""
+
+    http_status: ClassVar[int] = 409
 
     plan_id: str
 
@@ -108,6 +117,8 @@ class PlanConflict(PlansError):
     Nothing of this write was kept.
     """
 
+    http_status: ClassVar[int] = 409
+
     plan_id: str
     #: Its ``updated_at`` when it was read.
     read: object
@@ -121,6 +132,8 @@ class PlanConflict(PlansError):
 
 class PlanNotStored(PlanConflict):
     """A plan that was to be saved or deleted is not stored: it never was, or was deleted."""
+
+    http_status: ClassVar[int] = 404
 
     def __str__(self) -> str:
         return (
@@ -147,6 +160,8 @@ class NoLaterVersion(PlansError):
 @dataclass(eq=False)
 class RootInUse(PlansError):
     """A root cannot be deleted while other plans name it."""
+
+    http_status: ClassVar[int] = 409
 
     plan_id: str
     #: How many other plans name it.
@@ -182,6 +197,8 @@ class CorruptPlanRow(PlansError):
 class NotARoot(PlansError):
     """A whole tree was asked for by one of its branches."""
 
+    http_status: ClassVar[int] = 409
+
     plan_id: str
     #: The root of its tree.
     root_plan_id: str
@@ -197,6 +214,8 @@ class NotARoot(PlansError):
 class RelatedPlanMissing(PlansError):
     """A plan names a parent or a root that is not stored."""
 
+    http_status: ClassVar[int] = 409
+
     plan_id: str
     #: The id that is not stored.
     missing: str
@@ -211,6 +230,8 @@ class RelatedPlanMissing(PlansError):
 @dataclass(eq=False)
 class PlanCycle(PlansError):
     """Plans that are to be added are under one another."""
+
+    http_status: ClassVar[int] = 422
 
     #: The plans, each under the next, the last of them under the first.
     plan_ids: tuple[str, ...]

@@ -8,7 +8,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from functools import partial
 from inspect import cleandoc
-from typing import Any, Final, Literal, TypedDict, TypeVar
+from typing import Any, ClassVar, Final, Literal, TypedDict, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -103,6 +103,8 @@ class PlanFilters(QueueFilters, total=False):
 @dataclass(eq=False)
 class UnknownFilter(PlansError, TypeError):
     """A filter was given that does not exist, or not for this method."""
+
+    http_status: ClassVar[int] = 422
 
     name: str
     known: tuple[str, ...]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Unpack
+from typing import Literal, Unpack
 
 from cleveragents_plans.domain import Plan
 from cleveragents_plans.domain.errors import InvalidType, shown
@@ -220,6 +220,7 @@ class PlanRepository(PlanReader):
 
         Raises:
             RootInUse: Other plans name it as their root.
+            PlanReferenced: A row of another table refers to it.
             PlanConflict: Another writer changed or deleted it since it was read.
             PlanNotStored: It never was stored, or was deleted.
             InvalidFields: It was built without validation, and is not valid.
@@ -234,11 +235,18 @@ class PlanRepository(PlanReader):
             PlanNotFound: There is no such plan.
             NotARoot: The plan belongs to the tree of another root.
             RootInUse: A plan was added to the tree meanwhile.
+            PlanReferenced: A row of another table refers to a plan of the tree.
         """
         wanted = parameters.plan_id_of("root_plan_id", root_plan_id)
         return deletes.delete_tree(self._session, wanted)
 
-    def delete_trees(self, *, completed_before: datetime, limit: int = 100) -> int:
+    def delete_trees(
+        self,
+        *,
+        completed_before: datetime,
+        limit: int = 100,
+        referenced: Literal["raise", "skip"] = "raise",
+    ) -> int:
         """
         Delete trees that ended long ago; return how many plans, 0 if there are no more.
 
@@ -248,10 +256,18 @@ class PlanRepository(PlanReader):
         Args:
             completed_before: A time with a zone.
             limit: How many trees at most, from 1.
+            referenced: What to do with a tree to which a row of the application refers by a
+                foreign key without ON DELETE CASCADE or SET NULL: ``"raise"``, or ``"skip"`` it:
+                the other trees are deleted. To look for such rows takes the right to read their
+                table, and an index on the foreign key where that table is large.
 
         Raises:
+            PlanReferenced: A row of another table refers to a plan of a tree; nothing is deleted.
             InvalidType, InvalidValue: An argument cannot be used.
         """
         before = parameters.time_of("completed_before", completed_before)
         most = parameters.number_of("limit", limit)
-        return deletes.delete_trees(self._session, before, most)
+        parameters.choice_of("referenced", referenced, ("raise", "skip"))
+        return deletes.delete_trees(
+            self._session, before, most, skip_referenced=referenced == "skip"
+        )
