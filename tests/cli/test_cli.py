@@ -11,14 +11,44 @@ import sys
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 
 from cleveragents_plans import schema
 from cleveragents_plans.cli import main
+from cleveragents_plans.cli.program import program
 from support.broken import store_family
 from support.databases import ONE_OF_EACH, ROOT, database_with, migrate
 from support.revisions import CHAIN, HEAD, M4_003
 from support.rows import database_hash, schema_dump
+
+TEXT_PARAMETERS = [
+    (name, parameter)
+    for name, command in program.commands.items()
+    for parameter in command.params
+    if parameter.type is click.STRING
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"), TEXT_PARAMETERS, ids=lambda it: getattr(it, "name", it)
+)
+def test_argument_of_bytes_that_are_no_text_is_refused_in_one_line(
+    name: str, parameter: click.Parameter, capfd: pytest.CaptureFixture[str]
+):
+    text = "sqlite:///x\udcff.db" if parameter.name == "url" else "a\udcff"
+    needed = [
+        "pause" for each in program.commands[name].params if each.required and each is not parameter
+    ]
+    is_option = isinstance(parameter, click.Option)
+    arguments = [parameter.opts[0], text, *needed] if is_option else [text]
+
+    status = main([name, *arguments])
+
+    (line,) = [each for each in capfd.readouterr().err.splitlines() if "bytes that are" in each]
+    assert line.startswith("error: ")
+    assert status in (1, 2)
+
 
 SECRET = "s3cret%40word"
 

@@ -116,6 +116,28 @@ def run_options(*flags: str) -> Callable[[_Function], _Function]:
     return lambda function: _all(function, *switches, *settings)
 
 
+def refuse_bytes(command: click.Command) -> None:
+    """
+    Let *command* refuse arguments with bytes that are no text: Python gives them as surrogates.
+
+    The value is not repeated: it may hold a password. A URL is refused where it is read.
+    """
+    for parameter in command.params:
+        if parameter.type is click.STRING and parameter.name != "url":
+            parameter.callback = _as_text
+
+
+def _as_text(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    given = value if isinstance(value, tuple) else (value,)
+    if any("\ud800" <= each <= "\udfff" for text in given for each in text or ""):
+        raise click.BadParameter(
+            "it has bytes that are no text in the locale of this process; correct them, or set "
+            "PYTHONUTF8=1 where they are UTF-8",
+            context, parameter,
+        )  # fmt: skip
+    return value
+
+
 def config_of(given: Mapping[str, Any]) -> Config:
     """Configure Alembic as the options of a command say, of those that this module declares."""
     named = {name.replace("_", "-"): value for name, value in given.items()}
