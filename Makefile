@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade quick test slow scenarios robot-sqlite robot-postgresql features-sqlite features-postgresql covered check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository docs screens wheel
+.PHONY: help upgrade quick test slow scenarios robot-sqlite robot-postgresql features-sqlite features-postgresql covered check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository bench-scale bench-fleet docs screens wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -128,6 +128,12 @@ bench-mapping: $(VENV)/bench.installed  ## reading and writing plans against the
 
 bench-repository: $(VENV)/bench.installed  ## queue, listings, saves at 10,000 to 1,000,000 plans, beside others
 	@$(BIN)/python benchmarks/repository.py $(if $(SIZES),--sizes $(SIZES))
+
+bench-scale: $(VENV)/dev.installed  ## what grows with the number of plans; PLANS="1000000 10000000"
+	@$(BIN)/python benchmarks/scale.py --plans $(or $(PLANS),1000000)
+
+bench-fleet: $(VENV)/dev.installed  ## many schemas migrated by 1, 2 and 4 jobs; SCHEMAS=64 PLANS=20000
+	@$(BIN)/python benchmarks/fleet.py --schemas $(or $(SCHEMAS),64) --plans $(or $(PLANS),20000)
 
 wheel: $(VENV)/dev.installed  ## build the wheel, chain included
 	@$(BIN)/python -m build --wheel --outdir dist

@@ -24,7 +24,8 @@ def picture(engines: Mapping[str, Costs], limit: float) -> str:
     height = _TOP + len(engines) * (rows * _ROW + _GAP)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_LEFT + _WIDTH + 70}" height="{height}"'
-        f' role="img"><title>Cost of operations against the size of the table</title>',
+        f' viewBox="0 0 {_LEFT + _WIDTH + 70} {height}" role="img">'
+        "<title>Cost of operations against the size of the table</title>",
         f'<style>{_STYLE}</style><rect width="100%" height="{height}"/>',
     ]
     for number, (kind, size) in enumerate(zip("abc", sizes, strict=False)):

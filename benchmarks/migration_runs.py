@@ -87,6 +87,8 @@ class Run(NamedTuple):
     seconds: float
     memory: float
     said: str
+    #: Processor time of the process itself, in seconds.
+    cpu: float
 
 
 class Sizes(NamedTuple):
@@ -147,7 +149,7 @@ def alembic(url: str, *arguments: str) -> Run:
     if process.returncode:
         raise RuntimeError(f"alembic {' '.join(arguments)} failed:\n{said}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return Run(seconds, used.ru_maxrss * unit / 1e6, said)
+    return Run(seconds, used.ru_maxrss * unit / 1e6, said, used.ru_utime + used.ru_stime)
 
 
 def former_release(url: str, plans: int) -> None:

@@ -8,6 +8,7 @@ The pictures are kept, since the pages show them on GitHub too; a test compares 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from itertools import pairwise
@@ -25,6 +26,8 @@ from cleveragents_plans.domain.lifecycle import FINAL_STATES, STEPS, Standing
 from cleveragents_plans.schema import chain_location
 
 FOLDER: Final = Path(__file__).parents[1] / "pictures"
+#: The locks of an upgrade, as ``benchmarks/locks.py`` saw them.
+RECORD: Final = FOLDER / "locks.json"
 
 # A background of its own: the switch of the site's theme does not reach into a picture.
 _STYLE = """\
@@ -33,10 +36,12 @@ text{font:13px sans-serif;fill:#222}.t{font-weight:bold}.s{fill:#666;font-size:1
 .a{fill:none;stroke:#69c;stroke-width:1.4;marker-end:url(#h)}#h path{fill:#69c}
 .b{fill:#eef3f8;stroke:#9ab}
 .f{fill:none;stroke:#bbb;stroke-dasharray:4 3}.e{fill:#dde5ee;stroke:#567}
-.p{fill:#fff}
+.p{fill:#fff}.g{stroke:#ddd}
+.l4{fill:#c33}.l2{fill:#38a}.l1{fill:#999}
 @media(prefers-color-scheme:dark){text{fill:#ddd}.s{fill:#aaa}.v{fill:#9cf;stroke:#131416}
 .a{stroke:#58a}#h path{fill:#58a}.b{fill:#1d2630;stroke:#567}.f{stroke:#555}
-.e{fill:#2b3947;stroke:#9ab}.p{fill:#131416}}"""
+.e{fill:#2b3947;stroke:#9ab}.p{fill:#131416}.g{stroke:#333}
+.l4{fill:#f77}.l2{fill:#6be}.l1{fill:#777}}"""
 _HEAD = (
     '<defs><marker id="h" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7"'
     ' orient="auto"><path d="M0 0L8 4L0 8z"/></marker></defs>'
@@ -248,9 +253,47 @@ def chain() -> str:
     return _svg("The chain of revisions", 720, 15 + 85 * len(boxes) - 18, parts)
 
 
+_LANE, _LANES_AT, _TIME_FROM, _TIME_WIDTH = 34, 60, 410, 340
+_CLASSES: Final[Mapping[str, str]] = MappingProxyType(
+    {"ACCESS EXCLUSIVE": "l4", "SHARE UPDATE EXCLUSIVE": "l2", "ROW EXCLUSIVE": "l1"}
+)
+
+
+def locks() -> str:
+    """Draw which locks a recorded upgrade held on the table of plans, and when."""
+    record = json.loads(RECORD.read_text())
+    steps = record["steps"]
+    whole = max(end for step in steps for _, end in step["held"])
+    bottom = _LANES_AT + _LANE * len(steps)
+
+    def x(milliseconds: float) -> float:
+        part: float = milliseconds / whole
+        return _TIME_FROM + _TIME_WIDTH * part
+
+    title = f"Locks on v3_plans during an upgrade of {record['plans']:,} plans"
+    parts = [_text(20, 24, title, "t"), _text(20, 42, f"PostgreSQL {record['server']}", "s")]
+    for part in range(5):
+        at = whole * part / 4
+        parts.append(f'<path class="g" d="M{x(at):.1f} {_LANES_AT - 8}V{bottom}"/>')
+        parts.append(_text(x(at), bottom + 16, f"{at / 1000:.1f} s", "s", "middle"))
+    for number, step in enumerate(steps):
+        y = _LANES_AT + _LANE * number
+        parts += [_text(20, y + 10, step["what"]), _text(20, y + 24, step["mode"], "s")]
+        for start, end in step["held"]:
+            width = max(x(end) - x(start), 1.5)
+            parts.append(
+                f'<rect class="{_CLASSES[step["mode"]]}" x="{x(start):.1f}" y="{y}"'
+                f' width="{width:.1f}" height="16"/>'
+            )
+        times = f"{step['times']} times, " if step["times"] > 1 else ""
+        longest = f"{times}{'≤ ' if times else ''}{step['longest_ms']:,.1f} ms"
+        parts.append(_text(_TIME_FROM + _TIME_WIDTH + 12, y + 13, longest, "s"))
+    return _svg(title, _TIME_FROM + _TIME_WIDTH + 150, bottom + 28, parts)
+
+
 #: Every picture, by the name of its file.
 PICTURES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
-    {"entities.svg": entities, "lifecycle.svg": lifecycle, "chain.svg": chain}
+    {"entities.svg": entities, "lifecycle.svg": lifecycle, "chain.svg": chain, "locks.svg": locks}
 )
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ RUN_BY = {
     "deployment.md": "tests/docs/test_how_tos.py",
     "operations.md": "robot/runbook.robot",
     "retention-and-import.md": "tests/docs/test_how_tos.py",
+    "scaling.md": "tests/persistence/test_standby.py",
     "security.md": "tests/docs/test_security.py",
     "specification.md": "tests/chain/test_specification.py",
     "testing-an-application.md": "tests/docs/test_how_tos.py",

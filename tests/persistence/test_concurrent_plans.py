@@ -10,12 +10,12 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, event, select, text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
 from cleveragents_plans.persistence import (
+    DatabaseReadOnly,
     PlanAlreadyStored,
     PlanConflict,
     RootInUse,
@@ -328,7 +328,7 @@ def test_a_read_only_engine_sees_one_state_on_sqlite_and_writes_nothing(engine, 
             PlanRepository(writing).save(stored.begin())
         if engine.dialect.name == "sqlite":
             assert repository.get(ulid(1)) == before
-        with pytest.raises(DBAPIError, match=r"read-?only"):
+        with pytest.raises(DatabaseReadOnly, match=r"read-?only"):
             repository.add(root(2))
     # The connection goes back, and the next one to have it may write.
     with Session(engine) as writing, writing.begin():

@@ -16,12 +16,13 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import URL, create_engine, make_url, select, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, PlansError
 from cleveragents_plans.persistence import (
+    DatabaseReadOnly,
     DatabaseUrlError,
     EncodingMismatch,
     SchemaMissing,
@@ -344,7 +345,7 @@ def test_a_file_that_can_only_be_read_is_read(file):
     engine = open_engine(url)
     with Session(read_only(engine)) as session:
         assert len(PlanRepository(session).list()) == 1
-    with Session(engine) as session, pytest.raises(OperationalError, match="readonly"):
+    with Session(engine) as session, pytest.raises(DatabaseReadOnly, match="readonly"):
         PlanRepository(session).add(Plan.create("b"))
     engine.dispose()
 

@@ -7,6 +7,7 @@ from cleveragents_plans.persistence.engine import open_async_engine, open_engine
 from cleveragents_plans.persistence.errors import (
     ChildrenNotLoaded,
     CorruptPlanRow,
+    DatabaseReadOnly,
     DatabaseUrlError,
     EncodingMismatch,
     ForeignKeysOff,
@@ -42,6 +43,7 @@ __all__ = [
     "ChildrenNotLoaded",
     "CorruptPlanRow",
     "CountField",
+    "DatabaseReadOnly",
     "DatabaseUrlError",
     "EncodingMismatch",
     "Existing",

@@ -23,6 +23,7 @@ from sqlalchemy.pool import NullPool
 from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.persistence.base import Base
 from cleveragents_plans.persistence.errors import (
+    DatabaseReadOnly,
     DatabaseUrlError,
     EncodingMismatch,
     SchemaMissing,
@@ -75,7 +76,8 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
     transaction mode, ``?prepare_threshold=none`` in the URL switches off prepared statements, which
     belong to a session of the server (https://www.psycopg.org/psycopg3/docs/advanced/prepare.html).
 
-    A statement raises `SchemaMissing` where the database lacks a table or a column, and
+    A statement raises `SchemaMissing` where the database lacks a table or a column,
+    `DatabaseReadOnly` where it writes, or locks rows, and nothing can be written, and
     `EncodingMismatch` where its encoding cannot hold a text.
 
     Args:
@@ -246,6 +248,9 @@ def _begin(connection: Connection) -> None:
 _MISSING = ("42P01", "42703")
 _MISSING_ON_SQLITE = ("no such table: ", "no such column: ", "table ")
 _ENCODING = ("22P05", "22021")
+# read_only_sql_transaction, which a standby says, too
+_READ_ONLY = "25006"
+_READ_ONLY_ON_SQLITE = "attempt to write a readonly database"
 
 
 def _explained(context: ExceptionContext) -> Exception | None:
@@ -255,11 +260,16 @@ def _explained(context: ExceptionContext) -> Exception | None:
     reason = " ".join(str(error.diag.message_primary if sqlstate else error).split())
     if sqlstate in _ENCODING:
         return EncodingMismatch(reason)
+    if sqlstate == _READ_ONLY or reason == _READ_ONLY_ON_SQLITE:
+        return DatabaseReadOnly(reason, _shown_url(context))
     if sqlstate in _MISSING or reason.startswith(_MISSING_ON_SQLITE):
         words = set(re.findall(r"\w+", reason))
         for table in Base.metadata.tables.values():
             # A column that no release has is the caller's.
             if table.name in words and ("column" not in words or words & {*table.columns.keys()}):
-                url = context.engine.url if context.engine else ""
-                return SchemaMissing(reason, without_password(make_url(url)))
+                return SchemaMissing(reason, _shown_url(context))
     return None
+
+
+def _shown_url(context: ExceptionContext) -> str:
+    return without_password(make_url(context.engine.url if context.engine else ""))

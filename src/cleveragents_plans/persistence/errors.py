@@ -42,6 +42,23 @@ class SchemaMissing(PlansError):
 
 
 @dataclass(eq=False)
+class DatabaseReadOnly(PlansError):
+    """Nothing can be written: to a standby, in a read-only transaction, to a read-only file."""
+
+    http_status: ClassVar[int] = 503
+    #: What the database says, in one line.
+    reason: str
+    #: The URL of the database, without its password.
+    url: str
+
+    def __str__(self) -> str:
+        return (
+            f"nothing can be written to {self.url} ({self.reason}); only the methods that read can "
+            "be used: write to the primary of a standby, or make the file writable"
+        )
+
+
+@dataclass(eq=False)
 class EncodingMismatch(PlansError, ValueError):
     """The encoding of a PostgreSQL database cannot hold a text, or is none (SQL_ASCII)."""
 
