@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
@@ -180,6 +180,16 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+#: The `sqlstate` of a name of a column that is not there.
+UNDEFINED_COLUMN: Final = "42703"
+
+
 def sqlstate(error: DBAPIError) -> str | None:
     """Give the five characters by which PostgreSQL tells errors apart."""
     return getattr(error.orig, "sqlstate", None)
+
+
+def message_of(error: DBAPIError) -> str:
+    """Give what the database said, on one line and without the details, which may quote rows."""
+    said = getattr(getattr(error.orig, "diag", None), "message_primary", None)
+    return " ".join(str(said or error.orig).split())

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from io import StringIO
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Inspector, inspect
+from sqlalchemy import Inspector, inspect
 from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedIndex
-from sqlalchemy.exc import DBAPIError, SAWarning
+from sqlalchemy.exc import SAWarning
 from sqlalchemy.sql.elements import ClauseElement
 
-from cleveragents_plans.evolution.errors import OperationRefused, running_revision, sqlstate
+from cleveragents_plans.evolution.errors import OperationRefused, running_revision
 from cleveragents_plans.evolution.expressions import Sql
-from cleveragents_plans.evolution.misspellings import column_in, is_misspelt, suggestion
+from cleveragents_plans.evolution.misspellings import is_misspelt, suggestion
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 
 log: Final = logging.getLogger("alembic.evolution")
 
 #: What an operation can drop of a table.
 Kind = Literal["column", "index", "constraint", "trigger"]
-
-_SYNTAX_ERROR = "42601"
-UNDEFINED_COLUMN = "42703"
 
 
 def on_sqlite(op: Op) -> bool:
@@ -61,68 +56,6 @@ def ddl(op: Op, element: ClauseElement) -> str:
     make_dialect: Any = type(op.get_context().dialect)
     dialect = make_dialect(paramstyle="named")
     return str(element.compile(dialect=dialect)).strip()
-
-
-class Rehearsal:
-    """
-    A run of a revision whose SQL goes nowhere, so that its operations look names up first.
-
-    What was written so far tells which names the revision itself may have created, dropped
-    or changed: of these nothing is known.
-    """
-
-    #: The key of `MigrationContext.opts`.
-    OPTION = "evolution_rehearsal"
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.written = StringIO()
-
-    def knows(self, *names: str) -> bool:
-        """Tell whether no statement so far mentions any of *names*."""
-        text = self.written.getvalue()
-        return not any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in names)
-
-    @classmethod
-    def of(cls, op: Op) -> Rehearsal | None:
-        """Give the rehearsal that *op* runs in, if it is one."""
-        found: Rehearsal | None = op.get_context().opts.get(cls.OPTION)
-        return found
-
-    @contextmanager
-    def trial(self) -> Iterator[Connection]:
-        """
-        Try something out on the database; all of it is rolled back.
-
-        What the database refuses is passed over where the revision itself may have made it right
-        by then.
-
-        Raises:
-            OperationRefused: It is a mistake of the revision, whatever it did before.
-        """
-        savepoint = self.connection.begin_nested()
-        try:
-            yield self.connection
-        except OperationRefused as error:
-            if not self._is_certain(error.__cause__):
-                return
-            raise
-        finally:
-            savepoint.rollback()
-
-    def _is_certain(self, cause: BaseException | None) -> bool:
-        if not isinstance(cause, DBAPIError):
-            return True
-        if sqlstate(cause) == UNDEFINED_COLUMN:
-            column = column_in(message_of(cause))
-            return column is not None and self.knows(column)
-        return sqlstate(cause) == _SYNTAX_ERROR
-
-
-def message_of(error: DBAPIError) -> str:
-    """Give what the database said, on one line and without the details, which may quote rows."""
-    said = getattr(getattr(error.orig, "diag", None), "message_primary", None)
-    return " ".join(str(said or error.orig).split())
 
 
 def _inspector(op: Op, *names: str) -> Inspector | None:

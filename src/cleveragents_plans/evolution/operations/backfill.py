@@ -8,7 +8,7 @@ from cleveragents_plans.evolution.expressions import Sql
 from cleveragents_plans.evolution.lookups import on_sqlite, require_key, require_table, sql_of
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
-from cleveragents_plans.evolution.postgresql.empty_copy import rehearse_expressions
+from cleveragents_plans.evolution.postgresql.empty_copy import rehearse_expressions, rehearse_update
 from cleveragents_plans.evolution.sqlite import backfill as sqlite
 
 
@@ -48,7 +48,8 @@ def backfill(
 
     Raises:
         OperationRefused: The table, a column or the key does not exist, several rows may have
-            the same key, or an expression is wrong. Nothing was changed.
+            the same key, or an expression is wrong or has a type that its column does not
+            take. Nothing was changed.
         BackfillNeverEnds: Rows need it however often they are written; if the first batch
             shows it, it was rolled back.
         BackfillStuck: Rows that need it could not be written for too long.
@@ -69,6 +70,7 @@ def backfill(
     given = [each for each in (*values.values(), needs) if isinstance(each, Sql)]
     setup = list(dict.fromkeys(each.setup for each in given if each.setup))
     rehearse_expressions(op, "backfill", table, written.values(), setup=setup, schema=schema)
+    rehearse_update(op, "backfill", table, written, condition, setup=setup, schema=schema)
     return run_in_batches(
         op,
         table,

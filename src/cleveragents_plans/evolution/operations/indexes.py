@@ -12,7 +12,6 @@ from sqlalchemy.schema import CreateIndex
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.lookups import (
-    Rehearsal,
     check_droppable_name,
     ddl,
     names_of,
@@ -23,6 +22,7 @@ from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import indexes as postgresql
 from cleveragents_plans.evolution.postgresql.connection import online, write_sql
 from cleveragents_plans.evolution.postgresql.index_names import check_names
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite import indexes as sqlite
 

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import running_revision, sqlstate
-from cleveragents_plans.evolution.foreseen import Backfill, foresee
-from cleveragents_plans.evolution.lookups import (
+from cleveragents_plans.evolution.errors import (
     UNDEFINED_COLUMN,
     message_of,
-    names_of,
-    require_key,
+    running_revision,
+    sqlstate,
 )
+from cleveragents_plans.evolution.foreseen import Backfill, foresee
+from cleveragents_plans.evolution.lookups import names_of, require_key
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.backfill import Batches, BatchRun
 from cleveragents_plans.evolution.postgresql.blockers import Deadline

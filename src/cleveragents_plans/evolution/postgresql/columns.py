@@ -8,13 +8,14 @@ from typing import Final
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import OperationRefused
-from cleveragents_plans.evolution.lookups import Rehearsal, names_of
+from cleveragents_plans.evolution.lookups import names_of
 from cleveragents_plans.evolution.misspellings import suggestion
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.checks import refuse_used_column
 from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy, refusing
 from cleveragents_plans.evolution.postgresql.locks import run_under_lock
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -48,6 +49,8 @@ def add(op: Op, table: str, column: str, definition: str, comment: str | None) -
                 wanted = _try_out(connection, table, quote(column), column, definition)
                 _refuse_other(table, column, found, wanted)
         write_sql(context, *statements)
+        if rehearsal:
+            rehearsal.add_column(table, column, definition)
         return
     with online(op) as connection:
         found = _type_of(connection, table, column)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import OperationRefused, sqlstate
-from cleveragents_plans.evolution.lookups import Rehearsal, names_of
+from cleveragents_plans.evolution.lookups import names_of
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import (
     online,
@@ -26,6 +26,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
 )
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy, refusing
 from cleveragents_plans.evolution.postgresql.locks import run_under_lock, run_with_retries
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 

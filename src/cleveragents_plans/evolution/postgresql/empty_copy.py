@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import OperationRefused, running_revision, sqlstate
-from cleveragents_plans.evolution.lookups import UNDEFINED_COLUMN, Rehearsal, message_of, names_of
+from cleveragents_plans.evolution.errors import (
+    UNDEFINED_COLUMN,
+    OperationRefused,
+    message_of,
+    running_revision,
+    sqlstate,
+)
+from cleveragents_plans.evolution.lookups import names_of
 from cleveragents_plans.evolution.misspellings import column_in, suggestion
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 
 _MAY_NOT = "42501"
 # Syntax error, feature not supported, data that a constant cannot have, and the like: what
@@ -101,3 +109,45 @@ def rehearse_expressions(
         with rehearsal.trial() as connection, refusing(operation, known):
             for statement in (*setup, query):
                 run(connection, statement)
+
+
+def rehearse_update(
+    op: Op,
+    operation: str,
+    table: str,
+    values: Mapping[str, str],
+    condition: str,
+    *,
+    setup: Sequence[str] = (),
+    schema: str | None = None,
+) -> None:
+    """
+    Let PostgreSQL plan an UPDATE of *table*, if *op* is that of a rehearsal, so that types fit.
+
+    It is planned over an empty copy, which has the columns that the revision has added by then;
+    the statements *setup* come first. It takes ACCESS SHARE on *table* for a moment.
+
+    Raises:
+        OperationRefused: An expression has a type that its column does not take, or compares
+            types that cannot be compared.
+    """
+    rehearsal, running = Rehearsal.of(op), running_revision.get()
+    if rehearsal is None or (running and running.resumed):
+        return
+    context = op.get_context()
+    name, known = qualified(context, table, schema), names_of(op, "column", table, schema)
+    added, quote = rehearsal.columns_added(name), context.dialect.identifier_preparer.quote
+    words = set(re.findall(r"\w+", " ".join([*values, *values.values(), condition])))
+    types_known = rehearsal.knows_types(name, words.intersection([*known, *added]))
+    with (
+        rehearsal.trial(types_known=types_known) as connection,
+        empty_copy(connection, operation, name, known) as copy,
+    ):
+        for column, definition in added.items():
+            run(connection, f"ALTER TABLE {copy} DROP COLUMN IF EXISTS {quote(column)}")
+            run(connection, f"ALTER TABLE {copy} ADD COLUMN {definition}")
+        for statement in setup:
+            run(connection, statement)
+        sets = [f"SET {quote(column)} = ({value})" for column, value in values.items()]
+        for change in [*sets, f"{sets[0]} WHERE {condition}"]:
+            run(connection, f"EXPLAIN UPDATE {copy} t {in_schema(context, change, schema)}")

@@ -24,7 +24,6 @@ from cleveragents_plans.evolution.errors import (
     sqlstate,
 )
 from cleveragents_plans.evolution.foreseen import IndexBuild, foresee
-from cleveragents_plans.evolution.lookups import Rehearsal
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, session
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy
@@ -41,6 +40,7 @@ from cleveragents_plans.evolution.postgresql.locks import (
     run_with_retries,
 )
 from cleveragents_plans.evolution.postgresql.search_path import path_for_ddl
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")

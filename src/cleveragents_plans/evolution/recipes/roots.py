@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.foreseen import Backfill, foresee
-from cleveragents_plans.evolution.lookups import Rehearsal, names_of
+from cleveragents_plans.evolution.lookups import names_of
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
@@ -25,6 +25,7 @@ from cleveragents_plans.evolution.recipes.parent_trees import (
     ParentTree,
     rows_to_fill_first,
 )
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 
 #: A walk ends there, which is in a cycle; or else the rows above get their root first.
 _MAX_STEPS = 100_000

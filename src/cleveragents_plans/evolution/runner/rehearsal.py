@@ -7,8 +7,8 @@ import logging
 from alembic.runtime.migration import MigrationContext, RevisionStep
 
 from cleveragents_plans.evolution.errors import OperationRefused
-from cleveragents_plans.evolution.lookups import Rehearsal
 from cleveragents_plans.evolution.op import schema_of
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.runner.alembic_internals import operations_of
 
 log = logging.getLogger("alembic.evolution")

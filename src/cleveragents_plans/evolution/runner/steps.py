@@ -18,9 +18,9 @@ from cleveragents_plans.evolution.errors import (
     running_revision,
 )
 from cleveragents_plans.evolution.foreseen import Foreseen
-from cleveragents_plans.evolution.lookups import Rehearsal
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.session_name import name_session
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.runner.alembic_internals import (
     Command,
     FindSteps,
