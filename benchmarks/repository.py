@@ -40,6 +40,7 @@ PACKAGES = ("sqlalchemy", "psycopg", "procrastinate", "sqlmodel", "advanced-alch
 MOST_GROWTH = 1.3
 #: Claims a second of four workers that list and save, on SQLite, before there were claims.
 NAIVE_BEFORE = 30.0
+_ALONE = "postgresql: claim, save, AUTOCOMMIT"
 
 
 def say(line: str) -> None:
@@ -139,6 +140,8 @@ def queues(sqlite: str, ours: str, theirs: str, jobs: int, rounds: int) -> Itera
     for _ in range(rounds):
         repository_queue.fill(ours, jobs)
         drained("postgresql: claim, save", ours, repository_queue.claiming, jobs)
+        repository_queue.fill(ours, jobs)
+        drained(_ALONE, ours, repository_queue.claiming_alone, jobs)
         repository_queue.defer(theirs, jobs)
         drained("postgresql: procrastinate", theirs, repository_queue.fetching, jobs)
     migrate(sqlite, "head")
@@ -150,6 +153,7 @@ def queues(sqlite: str, ours: str, theirs: str, jobs: int, rounds: int) -> Itera
     rates = {name: found.per_second for name, found in best.items()}
     goals = {
         "postgresql: claim, save": (1.0, rates["postgresql: procrastinate"]),
+        _ALONE: (1.0, rates["postgresql: procrastinate"]),
         "sqlite: claim, save": (5.0, NAIVE_BEFORE),
     }
     for name, found in best.items():

@@ -66,8 +66,16 @@ def _settle(engine: Engine) -> None:
 
 
 def claiming(url: str, start: Any, results: Any) -> None:
-    """Take plans by `claim`, and `save` them complete."""
-    engine = open_engine(url)
+    """Take plans by `claim`, and `save` them complete, each in a transaction of the caller."""
+    _claim(open_engine(url), start, results)
+
+
+def claiming_alone(url: str, start: Any, results: Any) -> None:
+    """Do as `claiming`; each statement is a transaction by itself, as procrastinate's are."""
+    _claim(open_engine(url, isolation_level="AUTOCOMMIT"), start, results)
+
+
+def _claim(engine: Engine, start: Any, results: Any) -> None:
     taken: list[str] = []
     with Session(engine) as session:
         plans = PlanRepository(session)

@@ -411,6 +411,33 @@ def test_a_plan_that_is_saved_while_it_is_claimed_is_claimed_in_one_piece(engine
 
 
 @postgresql_only
+def test_a_claim_is_lasting_at_once_where_each_statement_is_a_transaction(
+    engine, session, queue, corrupt
+):
+    corrupt(0)
+    session.execute(
+        text("UPDATE v3_plans SET updated_at = '2999-01-01' WHERE plan_id = :it"), {"it": ulid(3)}
+    )
+    session.execute(
+        text("UPDATE v3_plans SET updated_at = :at WHERE plan_id = :it"),
+        {"it": ulid(6), "at": "2999-01-01T00:00:00.000000+00:00"},
+    )
+    session.commit()
+    told: list[CorruptPlanRow] = []
+
+    with another(engine, isolation_level="AUTOCOMMIT") as alone, another(engine) as reading:
+        taken = alone.claim(phase="action", limit=3, on_corrupt=told.append)
+        assert numbers(taken) == [6]
+        assert {each.plan_id for each in told} == {ulid(0), ulid(3)}
+        assert reading.get(ulid(6)) == taken[0]
+        sent = sent_by(
+            alone._session, lambda: alone.save(alone.claim(phase="execute")[0].complete())
+        )
+        assert [each.split()[0] for each in sent] == ["WITH", "UPDATE"]
+        assert reading.count_by("processing_state") == {"queued": 7, "processing": 1, "complete": 1}
+
+
+@postgresql_only
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_a_stricter_transaction_is_told_that_another_one_was_faster(engine, queue, level):
     with another(engine, isolation_level=level) as strict:

@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 
 from cleveragents_plans import Base, Plan, PlanRepository
 from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
-from cleveragents_plans.persistence import ForeignKeysOff
+from cleveragents_plans.persistence import ForeignKeysOff, PlanAlreadyStored
 from support.databases import ENGINES
 from support.plans import a_plan, ulid
+from support.statements import dying_at
 
 TABLES = ("v3_plans", "plan_projects", "plan_arguments", "plan_invariants")
 
@@ -131,3 +132,50 @@ def test_an_engine_that_was_opened_otherwise_neither_adds_nor_deletes(engine):
 
     with Session(engine) as session:
         assert PlanRepository(session).tree(plan.plan_id) == (plan,)
+
+
+# Each statement a transaction by itself
+
+
+@pytest.fixture
+def alone(engine: Engine) -> Iterator[Session]:
+    """A session whose statements are transactions by themselves."""
+    with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        yield session
+
+
+@pytest.mark.parametrize(
+    "migrated_engine",
+    [name for name in ENGINES if name != "sqlite"],
+    indirect=True,
+    scope="session",
+)
+def test_everything_works_where_each_statement_is_a_transaction(engine, alone):
+    use_everything(PlanRepository(alone))
+
+    with Session(engine) as session:
+        assert PlanRepository(session).count() == 0
+
+
+@pytest.mark.parametrize(
+    "migrated_engine",
+    [name for name in ENGINES if name != "sqlite"],
+    indirect=True,
+    scope="session",
+)
+def test_what_is_more_than_a_statement_is_done_as_a_whole_where_each_is_a_transaction(
+    engine, alone
+):
+    repository = PlanRepository(alone)
+    stored = repository.add(root(1))
+
+    with pytest.raises(PlanAlreadyStored):
+        repository.add_all([root(2), root(1)])
+    with dying_at("INSERT INTO plan_arguments"):
+        repository.save(stored.edit(arguments={"b": 2}, project_links=[]))
+
+    with Session(engine) as session:
+        assert [*PlanRepository(session).stream()] == [stored]
+    assert repository.save(stored.begin()).processing_state == "processing"
+    with Session(engine) as session:
+        assert PlanRepository(session).get(ulid(1)).processing_state == "processing"

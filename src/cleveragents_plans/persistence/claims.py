@@ -49,6 +49,7 @@ from cleveragents_plans.persistence.queries import (
 )
 from cleveragents_plans.persistence.sessions import (
     PLANS,
+    atomic,
     execute,
     on_postgresql,
     without_index,
@@ -167,7 +168,7 @@ def _claim_on_postgresql(session: Session, statement: Executable) -> list[Plan] 
     rows = execute(session, statement, now=now).all()
     plans = _read_begun(rows) if all(row.whole for row in rows) else None
     if plans is None:
-        _queue_again(session, rows)
+        _queue_again(session, rows, now)
     return plans
 
 
@@ -179,7 +180,7 @@ def _read_begun(rows: Sequence[Row[Any]]) -> list[Plan] | None:
         return None
 
 
-def _queue_again(session: Session, rows: Sequence[Row[Any]]) -> None:
+def _queue_again(session: Session, rows: Sequence[Row[Any]], now: str) -> None:
     """Undo what `_claim_on_postgresql` did; a savepoint would cost each claim two round trips."""
     ids, versions = ([getattr(row, name) for row in rows] for name in ("claimed", "former"))
     held = func.unnest(literal(ids, ARRAY(Text)), literal(versions, ARRAY(Text)))
@@ -187,7 +188,10 @@ def _queue_again(session: Session, rows: Sequence[Row[Any]]) -> None:
     back = {"processing_state": literal_column("'queued'"), "updated_at": former.c.updated_at}
     execute(
         session,
-        update(PLANS).where(PLANS.c.plan_id == former.c.plan_id, PROCESSING).values(back),
+        # Where a claim is a transaction by itself, the plan may be another worker's by now.
+        update(PLANS)
+        .where(PLANS.c.plan_id == former.c.plan_id, PROCESSING, PLANS.c.updated_at == now)
+        .values(back),
     )
 
 
@@ -200,7 +204,7 @@ def _take(
 ) -> list[Plan]:
     """Lock, read, change (or leave) and save plans that are *wanted*, the oldest first."""
     taken: list[Plan] = []
-    with session.begin_nested():
+    with atomic(session):
         for row in _locked(session, wanted, limit):
             try:
                 stored = plan_in(row)

@@ -22,6 +22,7 @@ from cleveragents_plans.persistence.references import refused_by, tree_is_refere
 from cleveragents_plans.persistence.sessions import (
     PLANS,
     among,
+    atomic,
     check_foreign_keys,
     execute,
     on_postgresql,
@@ -45,7 +46,7 @@ def delete_plan(session: Session, plan: Plan) -> None:
     version = stored_version(session, plan)
     _refuse_root_in_use(session, plan.plan_id)
     try:
-        with session.begin_nested(), report_conflict(plan):
+        with atomic(session), report_conflict(plan):
             if not _delete(session, AS_READ, **as_read(plan, version)):
                 stored_version(session, plan)
                 raise PlanConflict(plan.plan_id, version)
@@ -71,7 +72,8 @@ def delete_tree(session: Session, root_plan_id: str) -> int:
     if found != root_plan_id:
         raise NotARoot(root_plan_id, found)
     try:
-        deleted = _delete_trees(session, [root_plan_id])
+        with atomic(session):
+            deleted = _delete_trees(session, [root_plan_id])
     except IntegrityError as refusal:
         _explain(session, refusal, root_plan_id, PLANS.c.root_plan_id == root_plan_id)
         raise
@@ -106,29 +108,30 @@ def delete_trees(
     if skip_referenced:
         ended += [~referenced for referenced in tree_is_referenced(session)]
     oldest = select(PLANS.c.plan_id).where(*ended).order_by(PLANS.c.completed_at).limit(limit)
-    roots = {*execute(session, oldest.with_for_update(skip_locked=True, of=PLANS)).scalars()}
-    if roots and on_postgresql(session):
-        # A statement sees what was committed before it began, the locks came later.
-        again = select(PLANS.c.plan_id).where(among(True, PLANS.c.plan_id, roots), *ended)
-        roots = {*execute(session, again).scalars()}
-    if not roots:
-        return 0
+    roots: set[str] = set()
     try:
-        deleted = _delete_trees(session, roots)
+        with atomic(session):
+            locked = oldest.with_for_update(skip_locked=True, of=PLANS)
+            roots = {*execute(session, locked).scalars()}
+            if roots and on_postgresql(session):
+                # A statement sees what was committed before it began, the locks came later.
+                again = select(PLANS.c.plan_id).where(among(True, PLANS.c.plan_id, roots), *ended)
+                roots = {*execute(session, again).scalars()}
+            deleted = _delete_trees(session, roots) if roots else 0
     except IntegrityError as refusal:
         among_roots = among(on_postgresql(session), PLANS.c.root_plan_id, roots)
         _explain(session, refusal, None, among_roots)
         raise
-    follow_deletes(session)
+    if deleted:
+        follow_deletes(session)
     return deleted
 
 
 def _delete_trees(session: Session, roots: Any) -> int:
     named = among(on_postgresql(session), PLANS.c.root_plan_id, roots)
     themselves = PLANS.c.root_plan_id == PLANS.c.plan_id
-    with session.begin_nested():
-        # SQLite refuses to delete a root in one statement with those that name it.
-        return _delete(session, named, ~themselves) + _delete(session, named)
+    # SQLite refuses to delete a root in one statement with those that name it.
+    return _delete(session, named, ~themselves) + _delete(session, named)
 
 
 def _delete(session: Session, *conditions: ColumnElement[bool], **parameters: Any) -> int:

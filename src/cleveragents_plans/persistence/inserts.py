@@ -29,6 +29,7 @@ from cleveragents_plans.persistence.queries import CHILDREN
 from cleveragents_plans.persistence.sessions import (
     PLANS,
     among,
+    atomic,
     check_foreign_keys,
     execute,
     on_postgresql,
@@ -73,7 +74,7 @@ def insert_plans(session: Session, plans: Iterable[Plan], existing: Existing = "
     check_foreign_keys(session)
     inserted, waiting = 0, _Waiting()
     remaining = map(_new, plans)
-    with session.begin_nested():
+    with atomic(session):
         while batch := list(islice(remaining, _BATCH)):
             inserted += _insert_batch(session, waiting.released_by(batch), existing, waiting)
         waiting.check_empty()
@@ -123,7 +124,7 @@ def _insert_batch(
         if existing == "skip":
             batch = _not_stored(session, batch)
         try:
-            with session.begin_nested():
+            with atomic(session):
                 _insert_all(session, batch)
         except IntegrityError as refusal:
             pending = _explained(session, batch, existing, waiting)

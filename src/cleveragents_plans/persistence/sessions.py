@@ -8,7 +8,8 @@ about: here it always is that of the plans.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final
@@ -96,6 +97,34 @@ def connection_of(session: Session) -> Connection:
 def on_postgresql(session: Session) -> bool:
     """Say whether the plans are on PostgreSQL; nothing is connected for it."""
     return session.get_bind(**_ABOUT_PLANS).dialect.name == "postgresql"
+
+
+@contextmanager
+def atomic(session: Session) -> Iterator[None]:
+    """
+    Keep all that the block sends, or nothing: in a savepoint.
+
+    Where each statement is a transaction by itself (AUTOCOMMIT, on PostgreSQL) there can be none:
+    then the block is a transaction, and what it did is lasting at its end.
+    """
+    connection = connection_of(session)
+    driver: Any = connection.connection.driver_connection
+    if not on_postgresql(session) or not driver.autocommit or _in_transaction(driver):
+        with session.begin_nested():
+            yield
+        return
+    session.flush()
+    connection.exec_driver_sql("BEGIN")
+    try:
+        yield
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
+    connection.exec_driver_sql("COMMIT")
+
+
+def _in_transaction(driver: Any) -> bool:
+    return bool(driver.info.transaction_status.name != "IDLE")
 
 
 def sees_one_state(session: Session) -> bool:

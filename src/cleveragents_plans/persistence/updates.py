@@ -31,6 +31,7 @@ from cleveragents_plans.persistence.mapping import (
 from cleveragents_plans.persistence.queries import CHILDREN, one, plan_in, row_of, rows_of
 from cleveragents_plans.persistence.sessions import (
     PLANS,
+    atomic,
     execute,
     on_postgresql,
     sees_one_state,
@@ -227,7 +228,7 @@ def _checked(plan: Plan, row: Any) -> Any:
 
 def _savepoint(session: Session, wanted: bool) -> Any:
     # A single statement leaves nothing behind by itself.
-    return session.begin_nested() if wanted else nullcontext()
+    return atomic(session) if wanted else nullcontext()
 
 
 @contextmanager
