@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.foreseen import Backfill, IndexBuild
-from cleveragents_plans.evolution.postgresql.backfill import batch_statement
+from cleveragents_plans.evolution.postgresql.batch_queue import batch_statement
 from cleveragents_plans.evolution.postgresql.batches import BATCH_SESSION
 from cleveragents_plans.evolution.postgresql.connection import parameters, run
 from cleveragents_plans.evolution.postgresql.ranges import base_type
@@ -73,10 +73,12 @@ def try_batches(connection: Connection, backfill: Backfill) -> BatchTrial | None
                     looks.append(seconds)
                     if keys:
                         condition = f"{key} = ANY(CAST(%(keys)s AS {kind}[]))"
-                        sql, path = batch_statement(connection, backfill.update, condition)
+                        sql, values = batch_statement(
+                            connection, backfill.update, condition, {"keys": keys}
+                        )
                         before = run(connection, _WAL).scalar_one()
                         begun = time.perf_counter()
-                        done = run(connection, sql, {"keys": keys, **path}).rowcount
+                        done = run(connection, sql, values).rowcount
                         seconds = time.perf_counter() - begun
                         after = run(connection, _WAL).scalar_one()
                         if done > 0:

@@ -11,6 +11,7 @@ import itertools
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +19,11 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import listed, sqlstate
+from cleveragents_plans.evolution.postgresql.batch_queue import (
+    BatchQueue,
+    batch_statement,
+    literally,
+)
 from cleveragents_plans.evolution.postgresql.blockers import Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
@@ -27,10 +33,8 @@ from cleveragents_plans.evolution.postgresql.locks import (
     retry,
 )
 from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges, base_type
-from cleveragents_plans.evolution.postgresql.search_path import (
-    SYSTEM_SCHEMAS,
-    as_triggers_expect,
-)
+from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
+from cleveragents_plans.evolution.postgresql.second_session import SecondSession
 from cleveragents_plans.evolution.postgresql.stuck_backfills import (
     BackfillStuck,
     Convergence,
@@ -55,6 +59,8 @@ _LOOK_MS = 20.0
 # Every batch has a cost of its own, so batches are longer while no client can wait for one. A
 # client that comes meanwhile waits for one of them at most.
 _ALONE = 4
+# So many rows repay the handing over to a second session.
+_WORTH_A_SESSION = 1_000
 # Without the exclusive lock that truncating empty pages takes, and without workers, which
 # would take the processors from clients.
 _VACUUM = "TRUNCATE OFF, INDEX_CLEANUP ON, SKIP_LOCKED, PARALLEL 0"
@@ -73,6 +79,8 @@ class Batches:
     first: Sequence[Any]
     label: str
     vacuum: str
+    #: Whether two sessions may run batches at the same time.
+    by_two: bool
 
 
 class BatchRun:
@@ -83,7 +91,7 @@ class BatchRun:
         self.wanted = wanted
         self.settings = settings
         self.table: str = wanted.table
-        self.table_in_query: str = _literally(wanted.table)
+        self.table_in_query: str = literally(wanted.table)
         self.written_to: str = wanted.vacuum
         self.key: str = f"t.{connection.dialect.identifier_preparer.quote(wanted.key)}"
         self.throttle: Final = Throttle(connection, settings)
@@ -95,6 +103,8 @@ class BatchRun:
         self.next_vacuum: int = 0
         self.refused: str = ""
         self.unlocked: int = 0
+        self.second: Final = SecondSession(connection)
+        self.conflict: bool = False
 
     def to_the_end(self) -> int:
         """
@@ -110,7 +120,8 @@ class BatchRun:
         self.next_vacuum = self.vacuum_after
         deadline = Deadline.for_locks(self.settings)
         convergence = Convergence(self.connection, self.table, left)
-        with Progress(self.wanted.label, left, rows=self.rows) as progress:
+        shown = Progress(self.wanted.label, left, rows=self.rows)
+        with closing(self.second), shown as progress:
             self._do_first(progress)
             while left:
                 missed = self._pass([KeyRange()], progress)
@@ -151,20 +162,41 @@ class BatchRun:
                 if keys and rest.low is None:
                     # Of a range with one end, a plan without its values expects too much.
                     rest = rest._replace(low=keys[0], with_low=True)
-                while keys:
-                    size = min(self.throttle.fitting(self.batch.size), len(keys))
-                    # The end of what was looked at is as good as the last row in it, and
-                    # leaves no gap that is read twice.
-                    high = keys[size - 1] if size < len(keys) else rest.high
-                    batch = rest._replace(high=high)
-                    done = self._batch(batch.condition(self.key), batch.parameters)
-                    if done < size:
-                        missed.add(keys[:size], size - done)
-                    self.written += done
-                    progress.tick(done)
-                    rest, keys = KeyRange(high, rest.high), keys[size:]
-                    self._vacuum_when_due()
+                queue = BatchQueue(rest, keys)
+                with self._second_session_on(queue, len(keys)):
+                    while batch := queue.take(self.throttle.fitting(self.batch.size)):
+                        condition = batch.among.condition(self.key)
+                        queue.done(batch, self._batch(condition, batch.among.parameters))
+                        self._count(queue, progress)
+                        self._vacuum_when_due()
+                self._count(queue, progress)
+                queue.add_missed(missed)
         return missed
+
+    def _count(self, queue: BatchQueue, progress: Progress) -> None:
+        rows = queue.newly_written()
+        self.written += rows
+        progress.tick(rows)
+
+    def _second_session_on(self, queue: BatchQueue, rows: int) -> AbstractContextManager[None]:
+        # The first batch has shown its effect before there are two at once.
+        by_two = self.wanted.by_two and self.written and self.throttle.unhindered
+        if not by_two or rows < _WORTH_A_SESSION:
+            return nullcontext()
+        return self.second.beside(queue, self._write_beside)
+
+    def _write_beside(self, connection: Connection, queue: BatchQueue) -> None:
+        while not self.conflict and self.throttle.unhindered:
+            batch = queue.take(self.batch.size)
+            if batch is None:
+                return
+            among, update = batch.among, self.wanted.update
+            condition = among.condition(self.key)
+            sql, values = batch_statement(self.connection, update, condition, among.parameters)
+            done = self._try(sql, values, connection)
+            # A trigger may write a row that both sessions need: then one of them is quicker.
+            self.conflict = done is None
+            queue.done(batch, done or 0)
 
     def _looks(self, among: KeyRange, progress: Progress) -> Iterator[tuple[KeyRange, list[Any]]]:
         # Each look goes on where the last one ended, over a bounded number of rows: the
@@ -173,7 +205,7 @@ class BatchRun:
             size = self.look.size
             query = f"""\
 WITH w AS MATERIALIZED (
-  SELECT {self.key} AS k, ({_literally(self.wanted.needs)}) AS n FROM {self.table_in_query} t
+  SELECT {self.key} AS k, ({literally(self.wanted.needs)}) AS n FROM {self.table_in_query} t
    WHERE {among.condition(self.key)} ORDER BY {self.key} LIMIT {size})
 (SELECT k, NULL FROM w WHERE n ORDER BY k)
 UNION ALL
@@ -192,8 +224,8 @@ UNION ALL
             among = KeyRange(last, among.high)
 
     def _batch(self, condition: str, parameters: Mapping[str, Any]) -> int:
-        sql, path = batch_statement(self.connection, self.wanted.update, condition)
-        values = {**parameters, **path}
+        update = self.wanted.update
+        sql, values = batch_statement(self.connection, update, condition, parameters)
         for _ in range(_TRIES):
             begun = time.monotonic()
             if self.written:
@@ -209,9 +241,14 @@ UNION ALL
             time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  # jitter, not a secret
         return 0  # a later pass takes it
 
-    def _try(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int | None:
+    def _try(
+        self,
+        sql: str,
+        parameters: Mapping[str, Any] | None = None,
+        connection: Connection | None = None,
+    ) -> int | None:
         try:
-            return run(self.connection, sql, parameters).rowcount
+            return run(connection or self.connection, sql, parameters).rowcount
         except DBAPIError as error:
             self._refused(error)
             return None
@@ -225,7 +262,7 @@ UNION ALL
 
     def _try_first(self, condition: str, sql: str, parameters: Mapping[str, Any]) -> int | None:
         """Run a batch that must show that rows which are done need it no more."""
-        needs = _literally(self.wanted.needs)
+        needs = literally(self.wanted.needs)
         query = f"SELECT count(*) FROM {self.table_in_query} t WHERE ({condition}) AND ({needs})"
         try:
             # What others write meanwhile is not seen, and cannot be mistaken.
@@ -291,16 +328,3 @@ UNION ALL
     def _some_keys(self, missed: SkippedRanges, progress: Progress) -> list[Any]:
         looks = (look for among in missed.ranges for look in self._looks(among, progress))
         return list(itertools.islice((key for _, keys in looks for key in keys), 3))
-
-
-def batch_statement(
-    connection: Connection, update: str, condition: str
-) -> tuple[str, dict[str, str]]:
-    """Give the statement of one batch of *update*, and those parameters that it has of its own."""
-    expected, path = as_triggers_expect(connection)
-    return _literally(update).replace("{batch}", f"({condition} AND {expected})"), path
-
-
-def _literally(sql: str) -> str:
-    # The caller's text is not a format; only what is put into it has parameters.
-    return sql.replace("%", "%%")

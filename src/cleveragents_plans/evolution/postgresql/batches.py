@@ -69,7 +69,8 @@ def run_in_batches(
 
     Idempotent and resumable: interrupted at any point and run again, it does the rest; a column
     that an interrupted run of the revision dropped afterwards was read before. No
-    statement waits for longer than 20 ms. VACUUM runs after every tenth of the table.
+    statement waits for longer than 20 ms. VACUUM runs after every tenth of the table. While no
+    other client is at work, a second session writes batches, too, unless there is a *setup*.
 
     Args:
         op: Alembic's ``op``.
@@ -117,6 +118,7 @@ def run_in_batches(
         first=first,
         label=label or f"filling {table}",
         vacuum=qualified(context, vacuum or table, schema),
+        by_two=not setup,  # which another session has not
     )
     settings = Settings.of(context.environment_context)
     with online(op) as connection, session(connection, **BATCH_SESSION):

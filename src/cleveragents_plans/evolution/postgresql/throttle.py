@@ -130,6 +130,11 @@ class Throttle:
         """Whether no other client was active on the server lately."""
         return time.monotonic() - self._seen >= _REMEMBER
 
+    @property
+    def unhindered(self) -> bool:
+        """Whether the run has the server to itself, at any rate, and is not to pause."""
+        return self.alone and not self.rows_per_second and not self._limits.reason
+
     def _due(self, share: float, seconds: float, rows: int) -> float:
         rate = self.rows_per_second
         return max(share, rows / rate - seconds) if rate else share
@@ -169,7 +174,8 @@ SELECT EXISTS (SELECT FROM pg_stat_activity
  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
    AND (state IS NULL OR state = 'active'
         OR state_change > clock_timestamp() - interval '1 second')
-   AND application_name NOT IN ('cleveragents-plans heartbeat', 'cleveragents-plans status')
+   AND application_name NOT IN ('cleveragents-plans heartbeat', 'cleveragents-plans status',
+                                'cleveragents-plans second session')
    AND query NOT LIKE '%%pg_try_advisory_lock%%' AND query NOT LIKE '%%evolution_runs%%'),
        set_config('application_name',
                   coalesce(CAST(%(name)s AS text), current_setting('application_name')), false)"""
