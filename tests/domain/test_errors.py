@@ -1,10 +1,11 @@
-from datetime import datetime
+from datetime import UTC, datetime
 from inspect import signature
 
 import pytest
 
 from cleveragents_plans.domain import (
     AutomationProfile,
+    InvalidValue,
     JsonObject,
     Level,
     NotJson,
@@ -124,3 +125,39 @@ def test_whatever_was_found_is_shown_in_one_short_line(found):
     for error in (SnapshotUnreadable(found, "why"), NotJson("$", shown(found), "text")):
         assert len(str(error)) < 260
         assert str(error).isprintable()
+
+
+class Unwritable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (ValueError("no such branch"), "ValueError: no such branch"),
+        (KeyError(), "KeyError"),
+        (OSError(" \n"), "OSError"),
+        (ValueError("a\0b"), r"ValueError: a\x00b"),
+        (ValueError("\udcff"), r"ValueError: \udcff"),
+        (Unwritable(), "Unwritable"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (ValueError("x" * 10**6), f"ValueError: {'x' * 10_000}…"),
+    ],
+)
+def test_exception_is_what_a_plan_fails_with_whatever_it_says(error, kept):
+    plan = PLAN.model_copy(update={"phase": Phase.APPLY})
+
+    assert PLAN.fail(error).error_message == kept
+    assert plan.constrain(error, {"by": 1}).error_message == kept
+
+
+def test_plan_ends_after_it_was_created():
+    plan = Plan.create("a", created_at=datetime(2026, 3, 14, tzinfo=UTC))
+    early = datetime(2026, 3, 13, tzinfo=UTC)
+
+    for end in (plan.cancel, plan.begin().model_copy(update={"phase": Phase.APPLY}).apply):
+        with pytest.raises(InvalidValue, match=r"at is 2026-03-13 .*a time from 2026-03-14 "):
+            end(early)
+        assert end(plan.created_at).completed_at == plan.created_at
+    assert Plan.create("a", created_at=datetime.max.replace(tzinfo=UTC)).cancel().is_final

@@ -53,7 +53,9 @@ def test_plans_are_added_claimed_saved_listed_and_deleted(engine):
         assert await plans.add_all([a_child(3, a_child(2, top)), a_child(2, top)]) == 2
         (claimed,) = await plans.claim(phase="action")
         assert claimed == await plans.get(ulid(1))
-        claimed = await plans.touch(claimed)
+        released = await plans.release(await plans.touch(claimed))
+        assert (released.processing_state, released.attempt) == ("queued", 1)
+        (claimed,) = await plans.claim(phase="action")
         saved = await plans.save(claimed.complete())
         with pytest.raises(PlanConflict):
             await plans.save(claimed)

@@ -526,3 +526,37 @@ def test_a_version_whose_text_is_less_is_not_stalled(repository, session):
 
     assert repository.requeue_stalled(not_touched_for=timedelta(hours=1)) == ()
     assert len(repository.requeue_stalled(not_touched_for=timedelta(0))) == 1
+
+
+# release
+
+
+def test_a_released_plan_is_queued_again_in_the_same_attempt(repository):
+    repository.add(a_root())
+    (plan,) = repository.claim()
+
+    released = repository.release(plan.edit(last_checkpoint_id="c1", arguments={"done": 1}))
+
+    assert released == repository.get(plan.plan_id)
+    assert (released.processing_state, released.attempt) == (ProcessingState.QUEUED, 1)
+    assert (released.last_checkpoint_id, released.arguments["done"]) == ("c1", 1)
+    assert repository.claim() == (repository.get(plan.plan_id),)
+    with pytest.raises(PlanConflict):
+        repository.save(plan.complete())
+
+
+def test_a_plan_is_not_released_that_is_not_processing_or_was_given_up(repository):
+    plan = repository.add(a_root())
+    with pytest.raises(StepNotAllowed, match="queued in the action phase cannot be released"):
+        repository.release(plan)
+    (taken,) = repository.claim()
+    (again,) = repository.requeue_stalled(not_touched_for=timedelta(0))
+    with pytest.raises(PlanConflict):
+        repository.release(taken)
+    repository.save(again.cancel())
+
+    with pytest.raises(PlanConflict):
+        repository.release(again.begin())
+    again = {"processing_state": ProcessingState.PROCESSING, "completed_at": None}
+    with pytest.raises(ChangeNotAllowed):
+        repository.release(repository.get(ulid(1)).model_copy(update=again))

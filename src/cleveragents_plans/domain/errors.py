@@ -291,3 +291,37 @@ class BadProfileFile(PlansError, ValueError):
 
     def __str__(self) -> str:
         return f"cannot read automation profiles from {_bare(self.path)}: {self.reason}"
+
+
+#: What is kept of the text of an exception; libraries write whole requests into theirs.
+_MAX_TEXT = 10_000
+
+
+def text_of_problem(problem: str | BaseException) -> str:
+    """
+    Check text that says what is wrong, or write an exception as one.
+
+    An exception can say anything: what cannot be stored is escaped, and what is long is cut.
+
+    Raises:
+        InvalidType: It is neither text nor an exception.
+        InvalidValue: It is blank.
+    """
+    expected = "text that says what is wrong, or an exception"
+    if isinstance(problem, BaseException):
+        return _text_of(problem)
+    if not isinstance(problem, str):
+        raise InvalidType("message", shown(problem), expected)
+    if not problem.strip():
+        raise InvalidValue("message", shown(problem), expected)
+    return problem
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        said = str(error).strip()
+    except Exception:
+        said = ""
+    said = said if len(said) <= _MAX_TEXT else f"{said[:_MAX_TEXT]}…"
+    text = ": ".join(filter(None, (type(error).__name__, said)))
+    return text.encode(errors="backslashreplace").decode().replace("\0", r"\x00")

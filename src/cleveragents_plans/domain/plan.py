@@ -8,12 +8,11 @@ from typing import Any, Self, Unpack
 
 from cleveragents_plans.domain.enums import EnvironmentPriority
 from cleveragents_plans.domain.errors import (
-    InvalidType,
     InvalidValue,
     NotEditable,
     StepNotAllowed,
     UnknownProfile,
-    shown,
+    text_of_problem,
 )
 from cleveragents_plans.domain.fields import PlanRecord
 from cleveragents_plans.domain.inputs import EditableFields
@@ -79,8 +78,7 @@ class Plan(PlanRecord):
             namespaced_name: `[[server:]namespace/]name`; the namespace is `local` if not given.
             action_name: The action that the plan carries out; the plan's own name if not given.
             profile: A built-in profile's name, a profile, or what `resolve_profile` found; the
-                default
-                if none is given.
+                default if none is given.
             project_links: Links, or just the names of projects.
             arguments: Any JSON values; their order is kept.
             invariants: Invariants, or just the texts of the plan's own.
@@ -214,13 +212,18 @@ class Plan(PlanRecord):
         """Finish the work of the phase."""
         return self._take("complete")
 
-    def fail(self, message: str, details: Mapping[str, Any] | None = None) -> Self:
+    def fail(self, message: str | BaseException, details: Mapping[str, Any] | None = None) -> Self:
         """
         Record that this attempt went wrong, and how.
 
+        Args:
+            message: What is wrong, in words; or the exception that was caught: its class and
+                text, whatever they are, what cannot be stored being escaped.
+            details: More about it, as JSON.
+
         Raises:
             StepNotAllowed: The plan is neither queued nor processing.
-            InvalidType: *message* is no text.
+            InvalidType: *message* is neither text nor an exception.
             InvalidValue: *message* is blank.
             InvalidFields: *details* are no JSON.
         """
@@ -238,15 +241,15 @@ class Plan(PlanRecord):
         """Go back to strategize, and queue there; a plan may do so three times."""
         return self._requeue("revert")
 
-    def constrain(self, message: str, details: Mapping[str, Any] | None = None) -> Self:
+    def constrain(
+        self, message: str | BaseException, details: Mapping[str, Any] | None = None
+    ) -> Self:
         """
         Hold the plan back from being applied, by the rule that *message* names.
 
         Raises:
             StepNotAllowed: The plan is not processing in the apply phase.
-            InvalidType: *message* is no text.
-            InvalidValue: *message* is blank.
-            InvalidFields: *details* are no JSON.
+            As `fail` besides.
         """
         return self._stop("constrain", message, details)
 
@@ -255,11 +258,11 @@ class Plan(PlanRecord):
         return self._requeue("resume")
 
     def apply(self, at: datetime | None = None) -> Self:
-        """Make the result count, for good."""
+        """Make the result count, for good; *at* is not before the plan was created."""
         return self._finish("apply", at)
 
     def cancel(self, at: datetime | None = None) -> Self:
-        """Give the plan up, for good."""
+        """Give the plan up, for good; *at* is not before the plan was created."""
         return self._finish("cancel", at)
 
     def edit(self, **changes: Unpack[EditableFields]) -> Self:
@@ -306,14 +309,13 @@ class Plan(PlanRecord):
         return self._take(verb, error_message=None, error_details=None)
 
     def _finish(self, verb: str, at: datetime | None) -> Self:
+        # Now can be earlier, by the clock of another machine; what is given is checked.
+        if isinstance(at, datetime) and at.utcoffset() is not None and at < self.created_at:
+            raise InvalidValue("at", str(at), f"a time from {self.created_at}, its created_at, on")
         return self._take(verb, completed_at=datetime.now(UTC) if at is None else at)
 
-    def _stop(self, verb: str, message: str, details: Mapping[str, Any] | None) -> Self:
-        if not isinstance(message, str):
-            raise InvalidType("message", shown(message), "text that says what is wrong")
-        if not message.strip():
-            raise InvalidValue("message", shown(message), "text that says what is wrong")
-        return self._take(verb, error_message=message, error_details=details)
+    def _stop(self, verb: str, message: Any, details: Mapping[str, Any] | None) -> Self:
+        return self._take(verb, error_message=text_of_problem(message), error_details=details)
 
     def _profile_for_a_child(self) -> ResolvedProfile:
         # What an earlier release froze is written out in full by this one, in its own schema.

@@ -64,6 +64,7 @@ class AsyncPlanRepository:
     save: Final = _awaited(PlanRepository.save)
     change: Final = _awaited(PlanRepository.change)
     touch: Final = _awaited(PlanRepository.touch)
+    release: Final = _awaited(PlanRepository.release)
     claim: Final = _awaited(PlanRepository.claim)
     requeue_stalled: Final = _awaited(PlanRepository.requeue_stalled)
     delete: Final = _awaited(PlanRepository.delete)
@@ -91,6 +92,11 @@ class AsyncPlanRepository:
     ) -> AsyncIterator[Plan]:
         """
         Go through plans by ``async for``, as `PlanRepository.stream` does: in constant memory.
+
+        Args:
+            order: ``"oldest"`` or ``"newest"`` first.
+            on_corrupt: What to do with a row that cannot be read, as `list` says.
+            filters: See below.
 
         Raises:
             InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used; at

@@ -48,15 +48,18 @@ ProcessingStateName = Literal[
 
 class QueueFilters(TypedDict, total=False):
     """
-    Filters for plans of one processing state, as `claim` takes them.
+    Filters for plans, those that `claim` and `requeue_stalled` take.
 
     A plan passes if it passes all that are given. Where one value is expected, a list, tuple or
     set of several may be given: then a plan passes that has one of them; none at all passes an
-    empty one. A filter that is None is not applied.
+    empty one. A filter that is None is not applied, and so passes every plan: where a value that
+    is missing must not do that, give a list (``created_by=[user]``), which None is refused in.
 
     phase: The phase, as a `Phase` or its name.
-    namespace: The namespace, without its server.
-    action: The action's name; without a namespace it is that of ``local``.
+    namespace: The namespace, without its server. A child has no name, and so none: only roots
+        pass. Children are found by their root, action, tag or project.
+    action: The action's name; without a namespace it is that of ``local``. A child has its
+        parent's, if it was given no other.
     project: The name of a project that the plan works on.
     parent: The id of the plan's parent.
     root: The id of the root of the plan's tree.
@@ -82,7 +85,7 @@ class QueueFilters(TypedDict, total=False):
 
 class PlanFilters(QueueFilters, total=False):
     """
-    Filters for plans.
+    Filters for plans: those of `QueueFilters`, and more.
 
     processing_state: The processing state, as a `ProcessingState` or its name.
     is_final: Whether the plan is applied or cancelled.
@@ -152,8 +155,9 @@ def documents_filters(known: type) -> Callable[[_Method], _Method]:
 
     def documented(method: _Method) -> _Method:
         if method.__doc__:  # there is none with `python -OO`
-            said = "\n\n".join(cleandoc(each.__doc__ or "") for each in filters)
-            method.__doc__ = f"{cleandoc(method.__doc__)}\n\n{said}"
+            # Their first lines are about the class.
+            said = [cleandoc(each.__doc__ or "").partition("\n\n")[2] for each in filters]
+            method.__doc__ = "\n\n".join((cleandoc(method.__doc__), "The filters:", *said))
         return method
 
     return documented

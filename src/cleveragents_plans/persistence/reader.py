@@ -82,6 +82,10 @@ class PlanReader:
         """
         Say whether there is a plan with this id, or any plan, that passes the filters.
 
+        Args:
+            plan_id: The plan; None: any. So ``exists(None)`` says whether there are plans.
+            filters: See below.
+
         Raises:
             InvalidType, InvalidValue, UnknownFilter: A filter cannot be used.
         """
@@ -181,7 +185,8 @@ class PlanReader:
             order: ``"oldest"`` or ``"newest"`` first.
             after: The ``next_cursor`` of the page before.
             limit: How many plans at most, from 1.
-            on_corrupt: What to do with a row that cannot be read; see `PlanReader`.
+            on_corrupt: What to do with a row that cannot be read: ``"raise"`` its `CorruptPlanRow`,
+                ``"skip"`` it, ``"log"`` the error and skip it, or call a function with the error.
             filters: See below.
 
         Raises:
@@ -209,6 +214,11 @@ class PlanReader:
         """
         Go through plans as `list` does, a thousand at a time, in constant memory.
 
+        Args:
+            order: ``"oldest"`` or ``"newest"`` first.
+            on_corrupt: What to do with a row that cannot be read, as `list` says.
+            filters: See below.
+
         Raises:
             InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used; at
                 once.
@@ -231,7 +241,10 @@ class PlanReader:
     @documents_filters(PlanFilters)
     def count(self, **filters: Unpack[PlanFilters]) -> int:
         """
-        Count plans, those included whose rows cannot be read.
+        Count plans, those included whose rows cannot be read: it reads none of them.
+
+        Args:
+            filters: See below.
 
         Raises:
             InvalidType, InvalidValue, UnknownFilter: A filter cannot be used.

@@ -139,6 +139,20 @@ class PlanRepository(PlanReader):
         """
         return updates.touch_plan(self._session, parameters.plan_of(plan))
 
+    def release(self, plan: Plan) -> Plan:
+        """
+        Give a claimed plan back, as when its worker is told to end; return it as stored.
+
+        It is queued again in the same attempt, and the next `claim` may take it. What was edited
+        since it was claimed is stored.
+
+        Raises:
+            StepNotAllowed: It is not processing.
+            PlanConflict: Another writer changed or deleted it since it was read: it was given up.
+            As `save`.
+        """
+        return updates.release_plan(self._session, parameters.plan_of(plan))
+
     @documents_filters(QueueFilters)
     def claim(
         self,
@@ -156,7 +170,7 @@ class PlanRepository(PlanReader):
 
         Args:
             limit: How many plans at most, from 1.
-            on_corrupt: What to do with a row that cannot be read; see `PlanReader`.
+            on_corrupt: What to do with a row that cannot be read, as `list` says.
             filters: See below.
 
         Returns:
@@ -194,7 +208,7 @@ class PlanRepository(PlanReader):
             limit: How many plans at most, from 1.
             max_attempts: A plan that had so many fails instead (errored), so that a plan that
                 kills its workers does not go on for ever; None: there is no limit.
-            on_corrupt: What to do with a row that cannot be read; see `PlanReader`.
+            on_corrupt: What to do with a row that cannot be read, as `list` says.
             filters: See below.
 
         Returns:

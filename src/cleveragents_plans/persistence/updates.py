@@ -14,7 +14,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from cleveragents_plans.domain import Plan, SnapshotIsFrozen
+from cleveragents_plans.domain import Plan, ProcessingState, SnapshotIsFrozen, StepNotAllowed
 from cleveragents_plans.domain.errors import ChangeNotAllowed, InvalidType, InvalidValue, shown
 from cleveragents_plans.domain.lifecycle import change_refused
 from cleveragents_plans.persistence.columns import parsed_time, time_text
@@ -151,6 +151,24 @@ def touch_plan(session: Session, plan: Plan) -> Plan:
                 raise PlanConflict(plan.plan_id, read)
     refresh_plans(session, [plan.plan_id])
     return as_touched(plan, later)
+
+
+def release_plan(session: Session, plan: Plan) -> Plan:
+    """
+    Store *plan*, which is processing, as queued again in the same attempt; give it as stored.
+
+    Raises:
+        StepNotAllowed: It is not processing.
+        As `save_plan`.
+    """
+    state = plan.processing_state
+    if state is not ProcessingState.PROCESSING:
+        raise StepNotAllowed(plan.plan_id, plan.phase, state, "be released", plan.allowed_steps)
+    with session.begin_nested():
+        # What the worker made of it is checked as in any save; no verb leads back to queued.
+        saved = save_plan(session, plan)
+        queued = saved.model_copy(update={"processing_state": ProcessingState.QUEUED})
+        return save_plan(session, queued, unchecked=True)
 
 
 def write(session: Session, stored: Plan, plan: Plan, *, unchecked: bool = False) -> Plan:
