@@ -4,7 +4,8 @@ A pool of worker processes: each claims plans, works on them with a heartbeat, a
     python examples/workers.py sqlite:///plans.db --workers 4
     python examples/workers.py postgresql://user:password@host/database --phase execute
 
-A worker that is killed loses nothing: its plan is queued again once its heartbeats are missing.
+A worker that is killed loses nothing: its plan is queued again once its heartbeats are missing. On
+SIGTERM the workers give their plans back, in the same attempt, and the pool ends.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import time
 from datetime import timedelta
+from threading import Event
 
 from sqlalchemy.orm import Session
 
@@ -23,21 +26,32 @@ HEARTBEAT = 0.2  # seconds
 GIVEN_UP_AFTER = timedelta(seconds=2)
 
 
-def work(plans: PlanRepository, session: Session, plan: Plan, seconds: float) -> Plan:
-    """Do the work of a plan: here it only takes time. Each heartbeat is a transaction."""
+def work(plans: PlanRepository, session: Session, plan: Plan, seconds: float, stop: Event) -> Plan:
+    """
+    Do the work of a plan, and store it; give the plan as it is stored.
+
+    Here it only takes time. Each heartbeat is a transaction.
+    """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        time.sleep(min(HEARTBEAT, seconds))
+        if stop.wait(min(HEARTBEAT, seconds)):
+            return plans.release(plan)
         plan = plans.touch(plan)
         session.commit()
-    return plan.edit(execution_environment=f"worker {os.getpid()}").complete()
+    try:
+        done = plan.edit(execution_environment=f"worker {os.getpid()}").complete()
+    except Exception as error:
+        done = plan.fail(error)
+    return plans.save(done)
 
 
 def run(url: str, phase: Phase, seconds: float) -> None:
-    """Take plans until there is nothing left to do."""
+    """Take plans until there is nothing left to do, or SIGTERM arrives."""
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     engine = open_engine(url)
     idle = 0
-    while idle < 5:
+    while idle < 5 and not stop.is_set():
         with Session(engine) as session:
             plans = PlanRepository(session)
             # Any worker may recover the plans of lost ones; SKIP LOCKED keeps them apart.
@@ -48,13 +62,13 @@ def run(url: str, phase: Phase, seconds: float) -> None:
             session.rollback()
             for plan in taken:
                 try:
-                    plans.save(work(plans, session, plan, seconds))
+                    work(plans, session, plan, seconds, stop)
                     session.commit()
                 except PlanConflict:
                     session.rollback()  # it was given up, and may be another worker's
         idle = 0 if taken or left else idle + 1
         if not taken:
-            time.sleep(0.1)
+            stop.wait(0.1)
     engine.dispose()
 
 
@@ -74,12 +88,17 @@ def main() -> None:
         print(f"worker {process.pid}", flush=True)
         return process
 
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     workers = [start() for _ in range(options.workers)]
-    while workers:
-        time.sleep(0.05)
+    while workers and not stop.wait(0.05):
         ended = [each for each in workers if each.exitcode is not None]
         workers = [each for each in workers if each.exitcode is None]
         workers += [start() for each in ended if each.exitcode]
+    for each in workers:
+        each.terminate()  # SIGTERM
+    for each in workers:
+        each.join()
 
 
 if __name__ == "__main__":

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -68,11 +71,106 @@ def test_page_on_workers_takes_the_oldest_plan_and_saves_what_became_of_it(engin
 
     def work(plan: Plan) -> Plan:
         seen.append(plan.namespaced_name)
-        return plan.complete()
+        return plan
 
     assert [take_one(engine, work) for _ in range(3)] == [True, True, False]
     assert seen == ["local/first", "local/second"]
     assert {each.processing_state for each in stored(engine)} == {"complete"}
+
+
+def claimed(engine: Engine) -> Plan:
+    """Store a plan, and claim it."""
+    with Session(engine) as session, session.begin():
+        plans = PlanRepository(session)
+        plan = plans.add(Plan.create("local/x"))
+        for _ in range(2):
+            plan = plans.save(plan.begin().complete().advance())
+        (plan,) = plans.claim(phase="execute")
+        return plan
+
+
+def test_page_on_workers_tries_work_that_fails_three_times_and_keeps_the_reason(engine: Engine):
+    with Session(engine) as session, session.begin():
+        PlanRepository(session).release(claimed(engine))
+    take_one = names_of("workers.md")["take_one"]
+
+    def work(plan: Plan) -> Plan:
+        raise ValueError(f"attempt {plan.attempt}\0")
+
+    seen = []
+    while take_one(engine, work):
+        (plan,) = stored(engine)
+        seen.append((plan.processing_state, plan.attempt, plan.error_message))
+    assert seen == [
+        ("queued", 2, r"ValueError: attempt 1\x00"),
+        ("queued", 3, r"ValueError: attempt 2\x00"),
+        ("errored", 3, r"ValueError: attempt 3\x00"),
+    ]
+
+
+def wait_for(holds: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_page_on_workers_saves_the_version_that_the_last_heartbeat_made(engine: Engine):
+    work_on = names_of("workers.md", 1)["work_on"]
+    plan = claimed(engine)
+
+    def work(plan: Plan) -> dict[str, Any]:
+        for _ in range(2):
+            seen = stored(engine)[0].updated_at
+            wait_for(lambda: stored(engine)[0].updated_at > seen)  # noqa: B023
+        return {"cost_actual_usd": 0.5}
+
+    done = work_on(engine, plan, work, seconds=0.01)
+
+    assert [done] == stored(engine)
+    assert (done.processing_state, done.cost_actual_usd) == ("complete", 0.5)
+
+
+def test_page_on_workers_saves_no_work_on_a_plan_that_was_given_up(engine: Engine):
+    names = names_of("workers.md", 1)
+    plan = claimed(engine)
+
+    def work(_: Plan) -> dict[str, Any]:
+        with Session(engine) as session, session.begin():
+            found = PlanRepository(session).get(plan.plan_id)
+            PlanRepository(session).save(found.cancel())
+        wait_for(lambda: not any(each.daemon for each in threading.enumerate()))
+        return {}
+
+    assert names["work_on"](engine, plan, work, seconds=0.01) is None
+    assert [each.processing_state for each in stored(engine)] == ["cancelled"]
+
+
+def test_page_on_workers_fails_a_plan_whose_work_raised_beside_heartbeats(engine: Engine):
+    work_on, plan = names_of("workers.md", 1)["work_on"], claimed(engine)
+
+    def work(_: Plan) -> dict[str, Any]:
+        wait_for(lambda: stored(engine)[0].updated_at > plan.updated_at)
+        raise KeyError
+
+    assert work_on(engine, plan, work, seconds=0.01).error_message == "KeyError"
+
+
+def test_page_on_workers_gives_its_plan_back_on_sigterm(engine: Engine):
+    with Session(engine) as session, session.begin():
+        PlanRepository(session).release(claimed(engine))
+    taken: list[Plan] = []
+    former = signal.getsignal(signal.SIGTERM)
+
+    try:
+        names_of("workers.md", 2)["run_until_sigterm"](
+            engine, [taken.append, lambda _: os.kill(os.getpid(), signal.SIGTERM), taken.append]
+        )
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+    (plan,) = stored(engine)
+    assert (len(taken), plan.processing_state, plan.attempt) == (1, "queued", 1)
 
 
 def test_page_on_retention_deletes_old_trees_and_no_others(engine: Engine):
