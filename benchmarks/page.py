@@ -42,6 +42,11 @@ def machine(packages: Sequence[str]) -> str:
     )
 
 
+def load() -> str:
+    """Say how busy the machine is before anything is measured."""
+    return f"Before it the machine had a load average of {os.getloadavg()[1]:.1f}."
+
+
 def met(holds: bool) -> str:
     """Say in a cell whether a goal was met."""
     return "yes" if holds else "**no**"

@@ -288,9 +288,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for engine in options.engines:
         found: dict[int, Column] = {}
         for plans in options.plans:
+            load = page.load()
             _say(f"{engine}, {plans:,} plans")
             found[plans] = MEASURED[engine](plans, _say)
-            text = f"{page.machine(PACKAGES)}.\n\n{table(found)}"
+            text = f"{page.machine(PACKAGES)}. {load}\n\n{table(found)}"
             print(text, flush=True)
             page.write(options.out, f"scale-{engine}", text, PAGE)
 
