@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cleveragents_plans.evolution.foreseen import Foreseen
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
-from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
+from cleveragents_plans.evolution.postgresql.replication import check_replication
 from cleveragents_plans.evolution.postgresql.server import refuse_missing_rights, refuse_read_only
 from cleveragents_plans.evolution.runner.alembic_internals import Command
 from cleveragents_plans.evolution.runner.steps import gather_ahead, starting_point
@@ -62,5 +62,5 @@ def look_ahead(database: Database, command: Command, found: Foreseen) -> Ahead:
     steps = gather_ahead(command, migration, start, note, found)
     if steps and database.schema is not None:
         with found.looking("replication"):
-            warn_of_replication(connection, tables, database.schema)
+            check_replication(connection, tables, database.schema)
     return Ahead(found, [step.revision.revision for step in steps])

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import make_url
 
-from cleveragents_plans.evolution.postgresql.replication import RowsArePublished
+from cleveragents_plans.evolution.postgresql.replication import (
+    RowsArePublished,
+    UpdatesNotReplicable,
+)
 from support import postgres
 from support.databases import SERVERS, migrate, roll_back
 from support.online import client
@@ -182,6 +185,42 @@ def plans(url: str, columns: str = "root_plan_id, automation_profile") -> list[t
     with client(url) as connection:
         query = f"SELECT plan_id, {columns} FROM v3_plans ORDER BY 1"
         return connection.execute(query.encode()).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("prepared", "said", "remedy"),
+    [
+        (
+            "ALTER TABLE v3_plans REPLICA IDENTITY NOTHING",
+            "does not have a replica identity",
+            "ALTER TABLE public.v3_plans REPLICA IDENTITY DEFAULT",
+        ),
+        (
+            "CREATE PUBLICATION few FOR TABLE v3_plans WHERE (phase <> 'x')",
+            "WHERE expression",
+            "out of the row filter",
+        ),
+    ],
+    ids=["no identity", "row filter"],
+)
+def test_published_rows_that_cannot_be_updated_are_refused_before_a_change(
+    server: postgres.PostgresServer, prepared: str, said: str, remedy: str
+):
+    url = server.create_database()
+    migrate(url, M4_003)
+    with client(url) as connection:
+        connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        connection.execute(prepared.encode())
+
+    with pytest.raises(UpdatesNotReplicable, match=said) as refused:
+        migrate(url, M8_001)
+
+    assert remedy in str(refused.value)
+    with client(url) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [
+            (M4_003,)
+        ]
+        connection.execute("DROP PUBLICATION everything")
 
 
 def test_subscriber_is_migrated_first_and_rolled_back_last(server: postgres.PostgresServer):

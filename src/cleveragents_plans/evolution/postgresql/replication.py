@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.errors import EvolutionError, sqlstate
 from cleveragents_plans.evolution.postgresql.connection import run
 
 log = logging.getLogger("alembic.evolution")
@@ -64,21 +66,63 @@ def refuse_published_rows(
         raise RowsArePublished(table, publications, slots)
 
 
-def warn_of_replication(
-    connection: Connection, tables: Collection[str], schema: str | None
-) -> None:
+class UpdatesNotReplicable(EvolutionError):
+    """
+    The server refuses UPDATE of a table that publications send, because rows have no identity.
+
+    See https://www.postgresql.org/docs/current/logical-replication-publication.html
+
+    Attributes:
+        table: The table.
+        reason: What the server says.
+    """
+
+    def __init__(self, table: str, reason: str, publications: Sequence[str], remedy: str) -> None:
+        super().__init__(
+            f"rows of {table} cannot be updated while it is published ({', '.join(publications)}): "
+            f"{reason}; {remedy}, then run the same command again; nothing was changed"
+        )
+        self.table = table
+        self.reason = reason
+
+
+def check_replication(connection: Connection, tables: Collection[str], schema: str | None) -> None:
     """
     Log what a migration of *tables* means where they are replicated, if they are.
+
+    Tables that are published in a way in which the server accepts no UPDATE of them are refused:
+    it is asked by EXPLAIN, which runs nothing, and knows what the identity of rows, row filters and
+    column lists allow.
+
+    Locks: ROW EXCLUSIVE on tables that are published, until the transaction ends.
 
     Args:
         connection: The connection that migrates; catalogs are read.
         tables: Names of tables, without a schema.
         schema: Their schema; None is the first of the search path.
+
+    Raises:
+        UpdatesNotReplicable: The server accepts no UPDATE of one of them.
     """
     names = {"tables": list(tables), "schema": schema}
+    _refuse_unidentified_rows(connection, names)
     _warn_of_replicas(connection)
     _warn_of_publications(connection, names)
     _warn_of_subscriptions(connection, names)
+
+
+def _refuse_unidentified_rows(connection: Connection, names: Mapping[str, object]) -> None:
+    for table, column, publications in run(connection, _PUBLISHED, names).all():
+        try:
+            with connection.begin_nested():
+                run(connection, f"EXPLAIN UPDATE {table} SET {column} = {column} WHERE false")
+        except DBAPIError as error:
+            if sqlstate(error) not in _NO_IDENTITY:
+                raise
+            said: Any = getattr(error.orig, "diag", None)
+            reason = "; ".join(filter(None, (said.message_primary, said.message_detail)))
+            remedy = _NO_IDENTITY[sqlstate(error) or ""].format(table=table)
+            raise UpdatesNotReplicable(table, reason, publications, remedy) from error
 
 
 def _warn_of_replicas(connection: Connection) -> None:
@@ -138,6 +182,27 @@ SELECT p.pubname || CASE WHEN p.puballtables THEN ' FOR ALL TABLES' ELSE '' END
           WHERE t.pubname = p.pubname AND t.tablename = ANY(CAST(%(tables)s AS text[]))
             AND t.schemaname = coalesce(%(schema)s, current_schema()))
  ORDER BY p.pubname"""
+
+_PUBLISHED = """\
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname),
+       (SELECT quote_ident(a.attname) FROM pg_attribute a
+         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+         ORDER BY a.attnum LIMIT 1),
+       array_agg(DISTINCT p.pubname::text)
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_publication_tables t ON t.schemaname = n.nspname AND t.tablename = c.relname
+  JOIN pg_publication p ON p.pubname = t.pubname AND p.pubupdate
+ WHERE c.relname = ANY(CAST(%(tables)s AS text[]))
+   AND n.nspname = coalesce(%(schema)s, current_schema())
+ GROUP BY c.oid, n.nspname, c.relname
+ ORDER BY c.relname"""
+
+# object_not_in_prerequisite_state, and invalid_column_reference for row filters and column lists.
+_NO_IDENTITY = {
+    "55000": "run ALTER TABLE {table} REPLICA IDENTITY DEFAULT, or USING INDEX with a unique index",
+    "42P10": "take those columns out of the row filter and into the column list of the publication",
+}
 
 _WOULD_PUBLISH = """\
 SELECT p.pubname || CASE WHEN p.puballtables THEN ' FOR ALL TABLES' ELSE '' END

@@ -21,6 +21,7 @@ from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import HeadMaintainer, MigrationContext, RevisionStep, StampStep
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
 from cleveragents_plans.evolution.runner.process_lock import ConcurrentRuns, process_lock
 
@@ -43,6 +44,14 @@ _ONLY_READS = (
     "nothing",
     "display_version",
 )
+
+
+_VERSION_CHANGED = "Online migration expected to match one row"
+
+
+def is_version_changed(error: CommandError) -> bool:
+    """Tell whether a step found another version than its own, when it wanted to store the next."""
+    return str(error).startswith(_VERSION_CHANGED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from cleveragents_plans.evolution.postgresql.products import (
     refuse_distributed_tables,
     refuse_unfit_server,
 )
-from cleveragents_plans.evolution.postgresql.replication import warn_of_replication
+from cleveragents_plans.evolution.postgresql.replication import check_replication
 from cleveragents_plans.evolution.postgresql.search_path import (
     event_triggers_served,
     find_schema,
@@ -268,7 +268,7 @@ class _Run:
                 require_sound_file(connection, Settings.of(context).report_every)
         elif not external:
             if changes:
-                warn_of_replication(connection, self.tables, self.schema)
+                check_replication(connection, self.tables, self.schema)
             connection.rollback()  # Alembic must own every transaction from here on.
         if over:
             set_start(migration, over)

@@ -12,6 +12,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
+from cleveragents_plans.evolution.runner.alembic_internals import is_version_changed
 from cleveragents_plans.evolution.runner.connection_errors import (
     NotADatabase,
     report_connection_lost,
@@ -29,6 +30,17 @@ class OutOfMemory(EvolutionError):
         )
 
 
+class VersionChanged(EvolutionError):
+    """Another session stored a version while a revision ran."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(
+            f"{target}: another session changed the stored version while a revision ran, so the "
+            "last step was rolled back; a logical subscription does so if its publication has the "
+            f"version table (FOR ALL TABLES): leave that table out of it, and {AGAIN}"
+        )
+
+
 @contextmanager
 def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[None]:
     """
@@ -43,6 +55,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
         NotADatabase: The file is none.
         OutOfMemory: The process got no more memory.
         StatementFailed: The database refused a statement.
+        VersionChanged: Another session stored a version meanwhile.
         EvolutionError: The chain has no such revision.
     """
     with report_connection_lost(target):
@@ -57,6 +70,8 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
         except MemoryError as error:
             raise OutOfMemory(target) from error
         except CommandError as error:
+            if is_version_changed(error):
+                raise VersionChanged(target) from error
             if not isinstance(error.__cause__, ResolutionError):
                 raise
             known = ", ".join(each.revision for each in (script or context.script).walk_revisions())

@@ -1,0 +1,40 @@
+"""What a run raises says what was found and what to do, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, event
+
+from cleveragents_plans.evolution.runner.error_lines import VersionChanged
+from support.broken import libpq
+from support.databases import database_at, migrate
+from support.revisions import HEAD, M4_003, M8_001
+
+
+def test_version_that_another_session_stored_meanwhile_is_said_and_the_run_can_be_repeated(
+    tmp_path: Path,
+):
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        stored: list[str] = []
+
+        def store_first(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            # As a logical subscription does to a subscriber that is being migrated.
+            if statement.startswith("UPDATE") and "version_num" in statement and not stored:
+                stored.append(M8_001)
+                with psycopg.connect(libpq(url), autocommit=True) as other:
+                    other.execute("UPDATE alembic_version SET version_num = %s", stored)
+
+        event.listen(Engine, "before_cursor_execute", store_first)
+        try:
+            with pytest.raises(VersionChanged, match=r"another session .*FOR ALL TABLES.* again"):
+                migrate(url, M8_001)
+        finally:
+            event.remove(Engine, "before_cursor_execute", store_first)
+
+        migrate(url, "head")
+        with psycopg.connect(libpq(url)) as client:
+            assert client.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
