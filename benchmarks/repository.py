@@ -16,8 +16,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 from sqlalchemy import Engine
@@ -114,6 +115,19 @@ def beside_peers(engines: Mapping[int, Engine], rounds: int) -> Iterator[str]:
     )
 
 
+def shares(engines: Mapping[int, Engine]) -> Iterator[str]:
+    """Measure the parts of a change on the largest table: processor time of this process."""
+    size = max(engines)
+    for name, task in repository_peers.shares(engines[size], size - OPEN // 2).items():
+        least = inf
+        for _ in range(50):
+            began = process_time()
+            for _ in range(20):
+                task()
+            least = min(least, (process_time() - began) / 20)
+        yield f"| {engines[size].dialect.name} | {name} | {least * 1e6:.0f} µs |"
+
+
 def reading(url: str, rounds: int) -> Iterator[str]:
     """Read 10,000 plans, beside the floor of `mapping`."""
     migrate(url, "head")
@@ -189,6 +203,7 @@ def main() -> None:
     server = PostgresServer(binaries()["postgresql-18"], SERVER)
     costs: dict[str, repository_growth.Costs] = {}
     peers: list[str] = []
+    parts: list[str] = []
     said = [f"{page.machine(PACKAGES)}."]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         databases = {
@@ -200,10 +215,14 @@ def main() -> None:
             costs[name] = repository_growth.measure(engines, options.rounds, say)
             said.append(growth_table(name, costs[name]))
             peers += beside_peers(engines, options.rounds)
+            parts += shares(engines)
         for url in (f"sqlite:///{folder}/reading.db", server.create_database()):
             peers += reading(url, 5)
         head = "| | | fastest | x the first | goal |\n|---|---|---|---|---|"
         said.append("\n".join([head, *peers]))
+        say(said[-1])
+        head = "| | part of a change | processor |\n|---|---|---|"
+        said.append("\n".join([head, *parts]))
         say(said[-1])
         queued = queues(
             f"sqlite:///{folder}/queue.db",

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session, selectinload
 
 import mapping_rivals
 from cleveragents_plans import LifecyclePlanModel, PlanRepository
+from cleveragents_plans.persistence import queries
 from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.queries import plans_query
 from support.plan_tables import plan_id
@@ -64,6 +65,30 @@ def saving(engine: Engine, number: int) -> dict[str, Task]:
         "repository": repository,
         "advanced-alchemy": alchemy,
         "SQLModel": sqlmodel,
+    }
+
+
+def shares(engine: Engine, number: int) -> dict[str, Task]:
+    """Name what the repository does for one such change, in parts, each within one transaction."""
+    wanted = plan_id(number)
+    session = Session(engine)
+    plans = PlanRepository(session)
+    read = {"plan": plans.get(wanted), "row": queries.row_of(session, wanted)}
+
+    def save() -> None:
+        read["plan"] = plans.save(read["plan"])
+
+    def nothing() -> None:
+        with Session(engine) as other, other.begin():
+            other.connection()
+
+    return {
+        "`get`: the statement": lambda: queries.row_of(session, wanted),
+        "`get`: reading and checking the plan": lambda: queries.plan_in(read["row"]),
+        "`edit`": lambda: read["plan"].edit(description="x"),
+        "`save`": save,
+        # Ends the session above, whose transaction would keep others from writing.
+        "Session, BEGIN, and COMMIT of nothing": lambda: (session.close(), nothing()),
     }
 
 

@@ -124,6 +124,40 @@ def test_a_writer_takes_its_turn_at_the_beginning_and_a_reader_does_not(sqlite_u
     engine.dispose()
 
 
+def test_a_connection_writes_again_after_a_view_that_only_reads(sqlite_url):
+    engine = open_engine(sqlite_url, pool_size=1, max_overflow=0)
+    for view in (engine, read_only(engine), engine, read_only(engine)):
+        with view.connect() as connection:
+            writable = connection.scalar(text("PRAGMA query_only")) == 0
+            assert writable == (view is engine)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (a INTEGER)"))
+    engine.dispose()
+
+
+@pytest.mark.parametrize("migrated_engine", ["sqlite"], indirect=True, scope="session")
+def test_a_transaction_does_not_let_sqlite_compile_its_statements_anew(engine):
+    compiled: list[object] = []
+
+    def change(description: str) -> None:
+        with Session(engine) as session, session.begin():
+            repository = PlanRepository(session)
+            repository.save(repository.get(plan.plan_id).edit(description=description))
+
+    with Session(engine) as session, session.begin():
+        plan = PlanRepository(session).add(Plan.create("a"))
+        driver = session.connection().connection.driver_connection
+    # SQLite asks for permission for each table and column when it compiles a statement.
+    driver.set_authorizer(lambda *what: compiled.append(what) or sqlite3.SQLITE_OK)
+    change("first")
+    assert len(compiled) > 50
+    compiled.clear()
+    change("second")
+    driver.set_authorizer(None)
+
+    assert {what[0] for what in compiled} <= {sqlite3.SQLITE_TRANSACTION}
+
+
 # What a database lacks
 
 

@@ -239,8 +239,11 @@ def _send(driver_connection: Any, statement: str) -> None:
 
 def _begin(connection: Connection) -> None:
     read_only = connection.get_execution_options().get("read_only", False)
-    # Each time, since the connection may have come back from a view that only reads.
-    _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
+    # The connection may have come back from a view that only reads. Not each time: SQLite compiles
+    # all statements of a connection anew after a PRAGMA that sets something.
+    if connection.info.get("read_only", False) != read_only:
+        _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
+        connection.info["read_only"] = read_only
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
 
 

@@ -23,6 +23,7 @@ from cleveragents_plans.persistence.sessions import PLANS
 
 # A row with its child rows, as `plans_query` selects them.
 _PARTS: Final = (*PLANS.c.keys(), *ChildRows._fields)
+_READ: Final = tuple(f"read_{name}" for name in _PARTS)
 _parts_of: Final = attrgetter(*_PARTS)
 
 #: The row of a plan is as it was read, as far as its place and its version go.
@@ -73,7 +74,7 @@ def update_of(names: tuple[str, ...], *, whole: bool, postgresql: bool) -> Updat
 
 def as_stored(row: Row) -> Row:
     """Give the parameters of `update_of` for a *row* that is compared as a whole."""
-    return {f"read_{name}": value for name, value in row.items()}
+    return dict(zip(_READ, row.values(), strict=True))
 
 
 def row_behind(plan: Plan) -> Row | None:
