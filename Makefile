@@ -41,11 +41,11 @@ quick: $(VENV)/dev.installed  ## unit tests and SQLite only, in less than a minu
 # A file of tests is one process's, so that a module's databases are made once.
 PYTEST := $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-test: $(VENV)/dev.installed  ## the ordinary suite: all but the tests marked slow, on SQLite and real PostgreSQL servers
+test: $(VENV)/dev.installed  ## the ordinary suite: all but the tests marked slow, on SQLite and a real PostgreSQL
 	@$(PYTEST)
 	@$(MAKE) --no-print-directory scenarios
 
-slow: $(VENV)/dev.installed  ## the tests marked slow: many processes, thousands of rows, whole suites
+slow: $(VENV)/dev.installed  ## the tests marked slow: many processes, thousands of rows, whole suites, an older server
 	@$(PYTEST) -m "slow and not fault"
 
 # Two at a time: each waits for one process after the other.

@@ -26,12 +26,24 @@ settings.register_profile(
 settings.load_profile("busy machines")
 
 
+def _on_an_older_server(item: pytest.Item) -> bool:
+    return any(name in item.name for name in SERVERS[1:])
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are chosen
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what an older server repeats; only `evolution` asks for the version of one."""
+    for item in items:
+        if _on_an_older_server(item) and not item.nodeid.startswith("tests/evolution/"):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     """Measure no coverage of what an older server repeats: it takes half of the time again."""
     coverage = sys.modules.get("coverage")  # loaded where it is measured
     measuring = coverage and coverage.Coverage.current()
-    if measuring is None or not any(name in item.name for name in SERVERS[1:]):
+    if measuring is None or not _on_an_older_server(item):
         return (yield)
     of_processes = os.environ.pop(_COVERAGE_OF_PROCESSES, None)
     measuring.stop()

@@ -6,6 +6,7 @@ No database here, only tuples in the order of `COLUMNS`; equal seeds give equal 
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 from collections import Counter
@@ -106,8 +107,8 @@ def plans_of(
     With *pure*, only what the former release itself wrote. With *dangling*, some plans
     name a parent that does not exist, which only SQLite lets happen.
     """
-    roots = [_body(rng, pure, child=False) for _ in range(_BODIES)]
-    children = [_body(rng, pure, child=True) for _ in range(_BODIES)]
+    roots, children, state = _bodies(rng.getstate(), pure)
+    rng.setstate(state)
     written, tree, now = 0, 0, 0
     while written < plans:
         forgetful = not pure and rng.random() < FORGETFUL_TREES
@@ -144,6 +145,16 @@ def plans_of(
             ids.append(plan)
             written += 1
         tree += 1
+
+
+@functools.cache
+def _bodies(state: tuple[Any, ...], pure: bool) -> tuple[list[Body], list[Body], tuple[Any, ...]]:
+    """Make bodies of roots and of children from the *state* of a generator; give its next, too."""
+    rng = random.Random()
+    rng.setstate(state)
+    roots = [_body(rng, pure, child=False) for _ in range(_BODIES)]
+    children = [_body(rng, pure, child=True) for _ in range(_BODIES)]
+    return roots, children, rng.getstate()
 
 
 def _shape(rng: random.Random, tree: int) -> list[int | None]:
