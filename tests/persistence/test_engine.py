@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
+import shlex
 import socket
 import sqlite3
 import subprocess
@@ -15,13 +17,23 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from alembic.util import CommandError
 from sqlalchemy import URL, create_engine, make_url, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, PlansError
+from cleveragents_plans import (
+    AsyncPlanRepository,
+    LifecyclePlanModel,
+    Plan,
+    PlanRepository,
+    PlansError,
+)
+from cleveragents_plans.cli import main
 from cleveragents_plans.persistence import (
+    DatabaseLocked,
+    DatabaseMissing,
     DatabaseReadOnly,
     DatabaseUrlError,
     EncodingMismatch,
@@ -32,6 +44,7 @@ from cleveragents_plans.persistence import (
     read_only,
     without_password,
 )
+from cleveragents_plans.schema import create_schema
 from support.databases import database_at, migrate
 from support.pooler import transaction_pooler
 from support.proxy import tcp_proxy
@@ -118,7 +131,7 @@ def test_a_writer_takes_its_turn_at_the_beginning_and_a_reader_does_not(sqlite_u
     ):
         writer.execute(text("CREATE TABLE t (a INTEGER)"))
         assert reader.scalar(text("SELECT count(*) FROM sqlite_schema")) == 0
-        with pytest.raises(Exception, match="database is locked"):
+        with pytest.raises(DatabaseLocked, match=r"^database is locked: .* for 0 s, .*read_only"):
             late.execute(text("SELECT 1"))
         writer.commit()
     engine.dispose()
@@ -156,6 +169,85 @@ def test_a_transaction_does_not_let_sqlite_compile_its_statements_anew(engine):
     driver.set_authorizer(None)
 
     assert {what[0] for what in compiled} <= {sqlite3.SQLITE_TRANSACTION}
+
+
+def test_a_reader_behind_a_writer_is_told_how_to_read_without_waiting(tmp_path):
+    with database_at("head", "sqlite", tmp_path) as url:
+        engine = open_engine(url, connect_args={"timeout": 0.05})
+        other = open_async_engine(url, connect_args={"timeout": 0.05})
+
+        async def read() -> int:
+            async with AsyncSession(other) as session:
+                return await AsyncPlanRepository(session).count()
+
+        with Session(engine) as first, Session(engine) as second:
+            assert PlanRepository(first).count() == 0
+            with pytest.raises(DatabaseLocked) as caught:
+                PlanRepository(second).count()
+            with pytest.raises(DatabaseLocked):
+                asyncio.run(read())
+            with Session(read_only(engine)) as reader:
+                assert PlanRepository(reader).count() == 0
+        asyncio.run(other.dispose())
+        engine.dispose()
+
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(error, PlansError)
+    assert isinstance(error, OperationalError)
+    assert (error.waited, error.http_status) == (0.05, 503)
+    assert str(error) == str(caught.value)
+    assert str(error).isprintable()
+
+
+def test_a_file_that_is_not_there_is_told_and_not_created_to_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    engine = open_engine("sqlite:///typo.db")
+    other = open_async_engine("sqlite:///typo.db")
+
+    async def read() -> int:
+        async with AsyncSession(read_only(other)) as session:
+            return await AsyncPlanRepository(session).count()
+
+    with (
+        Session(read_only(engine)) as session,
+        pytest.raises(DatabaseMissing, match=r"no file at 'typo.db'.*--create --url") as caught,
+    ):
+        PlanRepository(session).count()
+    with pytest.raises(DatabaseMissing):
+        asyncio.run(read())
+    assert [*tmp_path.iterdir()] == []
+
+    # What the message says to type is what helps.
+    command = str(caught.value).partition(": cleveragents-plans ")[2]
+    assert main(shlex.split(command)) == 0
+    with Session(read_only(engine)) as session:
+        assert PlanRepository(session).count() == 0
+    assert asyncio.run(read()) == 0
+    asyncio.run(other.dispose())
+    engine.dispose()
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    engine = open_engine(f"sqlite:///{tmp_path / 'none' / 'plans.db'}")
+
+    for view in (engine, read_only(engine)):
+        with Session(view) as session, pytest.raises(DatabaseMissing, match="in a folder that"):
+            PlanRepository(session).count()
+    with pytest.raises(CommandError, match="cannot be opened"):
+        create_schema(engine)
+
+
+def test_the_command_of_a_missing_schema_makes_it(sqlite_url, capsys):
+    engine = open_engine(sqlite_url)
+    with Session(engine) as session, pytest.raises(SchemaMissing) as caught:
+        PlanRepository(session).count()
+    engine.dispose()
+
+    command = str(caught.value).partition("run: cleveragents-plans ")[2]
+    assert main(shlex.split(command)) == 0
+    with Session(engine) as session:
+        assert PlanRepository(session).count() == 0
+    engine.dispose()
 
 
 # What a database lacks

@@ -7,6 +7,8 @@ from cleveragents_plans.persistence.engine import open_async_engine, open_engine
 from cleveragents_plans.persistence.errors import (
     ChildrenNotLoaded,
     CorruptPlanRow,
+    DatabaseLocked,
+    DatabaseMissing,
     DatabaseReadOnly,
     DatabaseUrlError,
     EncodingMismatch,
@@ -43,6 +45,8 @@ __all__ = [
     "ChildrenNotLoaded",
     "CorruptPlanRow",
     "CountField",
+    "DatabaseLocked",
+    "DatabaseMissing",
     "DatabaseReadOnly",
     "DatabaseUrlError",
     "EncodingMismatch",

@@ -13,16 +13,19 @@ import sqlite3
 import time
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
 from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.persistence.base import Base
 from cleveragents_plans.persistence.errors import (
+    DatabaseLocked,
+    DatabaseMissing,
     DatabaseReadOnly,
     DatabaseUrlError,
     EncodingMismatch,
@@ -66,9 +69,11 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
     """
     Create an engine for *url*; nothing is connected yet.
 
-    On SQLite every transaction begins with ``BEGIN IMMEDIATE``: it waits up to
-    `BUSY_TIMEOUT` for its turn to write and then cannot fail half way with
-    "database is locked". Readers that write nothing use `read_only`, and never wait.
+    On SQLite every transaction, one that only reads too, begins with ``BEGIN IMMEDIATE``: it waits
+    up to 30 seconds for its turn to write (`DatabaseLocked` after that;
+    ``connect_args={"timeout": 5}`` sets another time), and then cannot fail half way with
+    "database is locked". Readers that write nothing use `read_only`, and never wait. The first
+    connection creates the file, but for `read_only`, in a folder that exists (`DatabaseMissing`).
     Foreign keys are on, and the journal is a write-ahead log, so that readers go on during
     a write (https://www.sqlite.org/wal.html). A file that can only be read keeps its journal.
 
@@ -194,9 +199,30 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
 
     On SQLite they begin without asking for the write lock, and see one state of the file
     while others write (``PRAGMA query_only``). On PostgreSQL they are READ ONLY. Whatever
-    writes is refused by the database, with SQLAlchemy's own error.
+    writes is refused by the database (`DatabaseReadOnly`).
+
+    A SQLite file that is not there is not created: to connect raises `DatabaseMissing`.
     """
-    return engine.execution_options(read_only=True, postgresql_readonly=True)
+    view = engine.execution_options(read_only=True, postgresql_readonly=True)
+    sync = view if isinstance(view, Engine) else view.sync_engine
+    if sync.dialect.name == "sqlite" and (path := _path_of(sync.url)):
+        connect = sync.raw_connection
+
+        def connect_to_file() -> PoolProxiedConnection:
+            if not Path(path).exists():
+                reason = sqlite3.OperationalError("unable to open database file")
+                raise DatabaseMissing(without_password(sync.url), path, reason)
+            return connect()
+
+        # SQLite creates the file as it connects, which no event of a view comes before.
+        sync.raw_connection = connect_to_file  # type: ignore[method-assign]
+    return view
+
+
+def _path_of(url: URL) -> str | None:
+    """Give the path of a SQLite file; None for a database in memory, and a URI of SQLite's own."""
+    path = url.database or ":memory:"
+    return None if path.startswith((":memory:", "file:")) else path
 
 
 def _connection(driver_connection: Any, _record: object) -> None:
@@ -265,6 +291,13 @@ def _explained(context: ExceptionContext) -> Exception | None:
         return EncodingMismatch(reason)
     if sqlstate == _READ_ONLY or reason == _READ_ONLY_ON_SQLITE:
         return DatabaseReadOnly(reason, _shown_url(context))
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_BUSY:
+        return DatabaseLocked(reason, _shown_url(context), _busy_timeout(context), error)
+    if code == sqlite3.SQLITE_CANTOPEN and context.engine:
+        path = _path_of(context.engine.url)
+        if path and not Path(path).exists():
+            return DatabaseMissing(_shown_url(context), path, error)
     if sqlstate in _MISSING or reason.startswith(_MISSING_ON_SQLITE):
         words = set(re.findall(r"\w+", reason))
         for table in Base.metadata.tables.values():
@@ -272,6 +305,19 @@ def _explained(context: ExceptionContext) -> Exception | None:
             if table.name in words and ("column" not in words or words & {*table.columns.keys()}):
                 return SchemaMissing(reason, _shown_url(context))
     return None
+
+
+def _busy_timeout(context: ExceptionContext) -> float | None:
+    """Give for how many seconds the connection waits for a lock."""
+    if context.connection is None:
+        return None
+    cursor = context.connection.connection.cursor()
+    try:
+        cursor.execute("PRAGMA busy_timeout")
+        (milliseconds,) = cursor.fetchone() or (None,)
+    finally:
+        cursor.close()
+    return None if milliseconds is None else milliseconds / 1000
 
 
 def _shown_url(context: ExceptionContext) -> str:

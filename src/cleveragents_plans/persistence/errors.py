@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from sqlalchemy.exc import OperationalError
+
 from cleveragents_plans.domain.errors import PlansError, shown
 
 
@@ -38,6 +40,47 @@ class SchemaMissing(PlansError):
         return (
             f"the database has no schema of this release ({self.reason}); "
             f"run: cleveragents-plans upgrade --url '{self.url}'"
+        )
+
+
+class DatabaseMissing(PlansError, OperationalError):
+    """There is no SQLite file where the URL says, and none is created."""
+
+    http_status: ClassVar[int] = 503
+
+    def __init__(self, url: str, path: str, orig: BaseException) -> None:
+        OperationalError.__init__(self, None, None, orig)
+        #: The URL of the database.
+        self.url = url
+        #: The path of the file.
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"there is no file at {shown(self.path)}; correct the URL, or create the database in a "
+            f"folder that exists: cleveragents-plans upgrade --create --url '{self.url}'"
+        )
+
+
+class DatabaseLocked(PlansError, OperationalError):
+    """Another connection had the SQLite file locked for as long as this one waits."""
+
+    http_status: ClassVar[int] = 503
+
+    def __init__(self, reason: str, url: str, waited: float | None, orig: BaseException) -> None:
+        OperationalError.__init__(self, None, None, orig)
+        #: What the database says, in one line.
+        self.reason = reason
+        #: The URL of the database.
+        self.url = url
+        #: For how many seconds the connection waits; None where it cannot be asked.
+        self.waited = waited
+
+    def __str__(self) -> str:
+        waited = "" if self.waited is None else f" for {self.waited:g} s, as long as this one waits"
+        return (
+            f"{self.reason}: another connection writes to {self.url}{waited}; try again, keep "
+            "transactions that write short, and read by read_only(engine), which waits for none"
         )
 
 
