@@ -28,7 +28,9 @@ role may create in the schema of the table. They fire for rows of logical replic
 leave a root that is very far up to the backfill. docs/security.md replaces them elsewhere.
 
 On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
-the file, nor collations, nor keys that are numbers or bytes, make a difference.
+the file, nor collations, nor keys that are numbers or bytes, make a difference. The copy tells the
+function that finds roots of each parent that is one, because the walk up to it took a third of its
+time.
 
 Revision: m8_001_align_plans_schema, after m4_003_plan_env_columns
 """

@@ -52,7 +52,7 @@ CREATE TABLE v3_plans (
 INSERT OR ABORT INTO main."v3_plans" (rowid, "plan_id", "parent_plan_id", "root_plan_id", "attempt", "namespaced_name", "namespace", "action_name", "description", "definition_of_done", "phase", "processing_state", "strategy_actor", "execution_actor", "estimation_actor", "invariant_actor", "automation_profile", "changeset_id", "decision_root_id", "sandbox_refs_json", "validation_summary_json", "error_message", "error_details_json", "cost_actual_usd", "token_count_input", "token_count_output", "reversion_count", "last_completed_step", "last_checkpoint_id", "reusable", "read_only", "tags_json", "created_by", "created_at", "updated_at", "completed_at", "execution_environment", "execution_env_priority", "effective_profile_snapshot") SELECT old.rowid, old."plan_id", old."parent_plan_id", (coalesce(old.root_plan_id, CASE WHEN old.parent_plan_id IS NULL THEN old.plan_id END, (
   SELECT coalesce(
     (SELECT r.plan_id FROM _rebuild_1 r WHERE r.plan_id = +p.root_plan_id),
-    CASE WHEN p.parent_plan_id IS NULL THEN p.plan_id END,
+    CASE WHEN p.parent_plan_id IS NULL THEN CASE WHEN tree_root(old.rowid, p.rowid, p.rowid) IS NOT NULL THEN p.plan_id END END,
     (SELECT r.plan_id FROM _rebuild_1 r WHERE r.rowid = tree_root(old.rowid, p.rowid)))
   FROM _rebuild_1 p WHERE p.plan_id = +old.parent_plan_id
 ), tree_root(NULL, NULL), old.plan_id)), old."attempt", old."namespaced_name", old."namespace", old."action_name", old."description", old."definition_of_done", old."phase", old."processing_state", old."strategy_actor", old."execution_actor", old."estimation_actor", old."invariant_actor", (CASE WHEN trim(coalesce(old.automation_profile, ''), char(32, 9, 10, 11, 12, 13)) = '' THEN 'balanced'

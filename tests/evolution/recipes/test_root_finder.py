@@ -82,6 +82,27 @@ def test_walk_ends_at_known_root_at_top_and_below_missing_parent(file, encoding,
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+def test_no_walk_is_needed_where_parents_come_before_their_children(file, monkeypatch, options):
+    def walk(_finder, row):
+        raise AssertionError(f"a walk from row {row}")
+
+    monkeypatch.setattr(root_finder.RootFinder, "_find", walk)
+    fill(
+        file,
+        ("a", None, None),
+        ("b", "a", None),
+        ("c", "b", None),
+        ("d", "b", None),
+        ("e", "c", None),
+        create=table(options=options),
+    )
+
+    fill_roots(file)
+
+    assert set(execute(file, "SELECT top FROM node")) == {("a",)}
+
+
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("length", [1, 2, 3, 7, 100])

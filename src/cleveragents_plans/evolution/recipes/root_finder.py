@@ -44,13 +44,16 @@ def root_in_copy(op: Op, tree: ParentTree) -> tuple[str, dict[str, MakeFunction]
     foresee(tree)
     numbers = _Numbers(rowid_name(op.get_bind(), tree.table), tree.key)
     table, key, parent, root = tree.table, tree.key, tree.parent, tree.root
-    is_root = numbers.equal("r", f"tree_root({numbers.of('old')}, {numbers.of('p')})")
+    row_and_parent = f"{numbers.of('old')}, {numbers.of('p')}"
+    is_root = numbers.equal("r", f"tree_root({row_and_parent})")
+    noted = f"tree_root({row_and_parent}, {numbers.of('p')})"
+    # A parent that is the root is known here; the function notes it for the children of the row.
     # The + leaves it to the column of the key what is equal, as foreign keys do.
     value = f"""\
 coalesce(old.{root}, CASE WHEN old.{parent} IS NULL THEN old.{key} END, (
   SELECT coalesce(
     (SELECT r.{key} FROM {table} r WHERE r.{key} = +p.{root}),
-    CASE WHEN p.{parent} IS NULL THEN p.{key} END,
+    CASE WHEN p.{parent} IS NULL THEN CASE WHEN {noted} IS NOT NULL THEN p.{key} END END,
     (SELECT r.{key} FROM {table} r WHERE {is_root}))
   FROM {table} p WHERE p.{key} = +old.{parent}
 ), tree_root(NULL, NULL), old.{key})"""
@@ -112,15 +115,16 @@ class RootFinder:
         """
         Give the number of the root of a row, by its own number and that of its parent.
 
-        Without a number of the parent, which then does not exist, it is None.
+        A third argument is the number of the root, where that is known. Without a number of the
+        parent, which then does not exist, it is None.
         """
-        row, parent = arguments
+        row, parent = arguments[:2]
         if parent is None:
             self._parent_missing = True
             return None
         if len(self._known) >= _CACHE_SIZE:
             self._known.clear()
-        root = self._known.get(parent)
+        root = arguments[2] if len(arguments) > 2 else self._known.get(parent)
         if root is None:
             root = self._known[parent] = self._find(parent)
         self._known[row] = root
