@@ -55,11 +55,12 @@ class QueueFilters(TypedDict, total=False):
     empty one. A filter that is None is not applied, and so passes every plan: where a value that
     is missing must not do that, give a list (``created_by=[user]``), which None is refused in.
 
+    A child has no name, and so no namespace: children are found by their root, action, tag or
+    project. Their action is that of their parent, unless they were given another.
+
     phase: The phase, as a `Phase` or its name.
-    namespace: The namespace, without its server. A child has no name, and so none: only roots
-        pass. Children are found by their root, action, tag or project.
-    action: The action's name; without a namespace it is that of ``local``. A child has its
-        parent's, if it was given no other.
+    namespace: The namespace, without its server; only roots have one.
+    action: The action's name; without a namespace it is that of ``local``.
     project: The name of a project that the plan works on.
     parent: The id of the plan's parent.
     root: The id of the root of the plan's tree.
