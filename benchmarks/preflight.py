@@ -3,17 +3,22 @@ Compare what `preflight` foresees with what an upgrade then takes, on databases 
 
     PYTHONPATH=tests python benchmarks/preflight.py --plans 100000
 
-A client writes meanwhile, in a second preflight, and its longest wait is printed.
+A client writes all the while, for some seconds before a second preflight and through it: its waits
+are printed for both, the median and the longest. Seconds of processor time are those of preflight
+itself and of the server, so that they can be compared where the machine has other work.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
+from itertools import cycle
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
@@ -24,6 +29,8 @@ from support.databases import empty_database, migrate
 from support.former_release import write_former_release
 from support.revisions import M4_003
 
+# Seconds for which the client is watched without a preflight.
+_BEFORE = 10.0
 _NUMBERED = (
     "SELECT plan_id, lag(plan_id) OVER (ORDER BY plan_id) AS previous,"
     " row_number() OVER (ORDER BY plan_id) AS number FROM v3_plans"
@@ -67,8 +74,8 @@ def main() -> None:
                 empty_database(engine, Path(folder)) as url,
             ):
                 _prepare(url, given.plans, number, statements)
-                found, took = _preflight(url)
-                wait = _longest_wait(url)
+                found, took, cpu = _preflight(url)
+                without, during = _waits(url)
                 estimate = found["found"]["estimate"]
                 seconds = _upgrade(url)
                 factor = seconds / estimate["seconds"]
@@ -77,7 +84,8 @@ def main() -> None:
                     f"{engine:13} {given.plans:>9,} plans  {shape:44}  foreseen"
                     f" {estimate['seconds']:5.1f} s ({estimate['least']:.1f} to"
                     f" {estimate['most']:.1f})  came {seconds:5.1f} s  factor {factor:4.2f}"
-                    f"  preflight {took:4.1f} s  client waited {1000 * wait:3.0f} ms",
+                    f"  preflight {took:4.1f} s ({cpu:.1f} s of processors)"
+                    f"  client waited {_shown(without)} without, {_shown(during)} during it",
                     flush=True,
                 )
     print(f"{good} of {runs} within a factor of 2")
@@ -104,14 +112,35 @@ def _prepare(url: str, plans: int, seed: int, statements: tuple[str, ...]) -> No
     engine.dispose()
 
 
-def _preflight(url: str) -> tuple[Any, float]:
-    begun = perf_counter()
-    done = subprocess.run(
+def _preflight(url: str) -> tuple[Any, float, float]:
+    """Give what it found, its seconds, and those of processors: its own and the server's."""
+    begun, before = perf_counter(), _server_seconds(url)
+    process = subprocess.Popen(
         [sys.executable, "-m", "cleveragents_plans", "preflight", "-q", "--json", "--url", url],
         stdout=subprocess.PIPE,
-        check=True,
     )
-    return json.loads(done.stdout), perf_counter() - begun
+    assert process.stdout is not None
+    found = json.loads(process.stdout.read())
+    _, _, used = os.wait4(process.pid, 0)
+    seconds = perf_counter() - begun
+    sleep(0.5)  # a backend is counted when it has ended
+    server = _server_seconds(url) - before
+    return found, seconds, used.ru_utime + used.ru_stime + server
+
+
+def _server_seconds(url: str) -> float:
+    """Give the processor time of a server of PostgreSQL on this machine, whose sessions ended."""
+    if url.startswith("sqlite"):
+        return 0.0
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.connect() as connection:
+        file = connection.exec_driver_sql("SHOW data_directory").scalar_one()
+    engine.dispose()
+    parent = int(Path(file, "postmaster.pid").read_text().split()[0])
+    # User and system time of its children that have ended:
+    # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+    fields = Path(f"/proc/{parent}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def _upgrade(url: str) -> float:
@@ -121,10 +150,10 @@ def _upgrade(url: str) -> float:
     return perf_counter() - begun
 
 
-def _longest_wait(url: str) -> float:
-    """Run a preflight while a client updates plans, one after the other."""
-    over = threading.Event()
-    waits: list[float] = []
+def _waits(url: str) -> tuple[list[float], list[float]]:
+    """Give how long updates of a client took before a preflight, and while it ran."""
+    ready, begun, over = threading.Event(), threading.Event(), threading.Event()
+    waits: dict[bool, list[float]] = {False: [], True: []}
 
     def client() -> None:
         engine = create_engine(url, poolclass=NullPool)
@@ -132,21 +161,24 @@ def _longest_wait(url: str) -> float:
             ids = connection.exec_driver_sql("SELECT plan_id FROM v3_plans ORDER BY 1").scalars()
             keys = ids.all()[::97]
             connection.rollback()
-            while not over.is_set():
-                for key in keys:
-                    begun = perf_counter()
-                    connection.exec_driver_sql(
-                        f"UPDATE v3_plans SET updated_at = updated_at WHERE plan_id = '{key}'"
-                    )
-                    connection.commit()
-                    waits.append(perf_counter() - begun)
-                    sleep(0.002)
-                    if over.is_set():
-                        break
+            ready.set()
+            for key in cycle(keys):
+                during, since = begun.is_set(), perf_counter()
+                connection.exec_driver_sql(
+                    f"UPDATE v3_plans SET updated_at = updated_at WHERE plan_id = '{key}'"
+                )
+                connection.commit()
+                waits[during].append(perf_counter() - since)
+                sleep(0.002)
+                if over.is_set():
+                    break
         engine.dispose()
 
     thread = threading.Thread(target=client)
     thread.start()
+    ready.wait()
+    sleep(_BEFORE)
+    begun.set()
     subprocess.run(
         [sys.executable, "-m", "cleveragents_plans", "preflight", "-q", "--json", "--url", url],
         stdout=subprocess.DEVNULL,
@@ -154,7 +186,11 @@ def _longest_wait(url: str) -> float:
     )
     over.set()
     thread.join()
-    return max(waits, default=0.0)
+    return waits[False], waits[True]
+
+
+def _shown(waits: list[float]) -> str:
+    return f"{1000 * statistics.median(waits):.0f} to {1000 * max(waits):.0f} ms"
 
 
 if __name__ == "__main__":

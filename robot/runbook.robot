@@ -75,6 +75,16 @@ Pods Wait Until A Job Has Migrated
     Command Should Succeed
     Messages Should Contain    ready    times=2
 
+Every Schema Is Upgraded And Proven
+    [Documentation]    Only PostgreSQL has schemas: on SQLite that is refused.
+    Start With A Sound Database
+    ${engine}    Engine Of The Database
+    ${statuses}    Create Dictionary    postgresql=${{[3, 0, 0]}}    sqlite=${{[1, 1, 1]}}
+    FOR    ${block}    ${status}    IN ENUMERATE    @{statuses}[${engine}]    start=1
+        Type From The Page    operations.md    Many databases, or many schemas    ${block}
+        Command Should End With    ${status}
+    END
+
 Backup Is Restored After An Upgrade
     Start With A Sound Database
     Back Up

@@ -4,8 +4,10 @@ Capture what the commands show on a terminal: real runs, on a small database, al
     python docs/screens/make_screens.py [FOLDER]     (`make screens`)
 
 Each command runs on a pseudo-terminal of 80 and of 140 columns in colour (an SVG), and of 80 with
-NO_COLOR (text). Only what differs between machines is replaced: the version of SQLite.
-tests/cli/test_screens.py compares the screens with what the commands show today.
+NO_COLOR (text). Only what differs between machines is replaced: the version of SQLite, and the
+folder. Of an upgrade the screen is the one in the middle of the copy.
+tests/cli/test_screens.py compares the screens with what the commands show today; where they measure
+something, without the figures.
 """
 
 from __future__ import annotations
@@ -33,10 +35,14 @@ ROOT = HERE.parents[1]
 #: The columns of a terminal, and whether it is in colour.
 TERMINALS = ((80, True), (140, True), (80, False))
 PLANS = 300
+#: Plans of an upgrade that takes long enough for a bar.
+MANY_PLANS = 30_000
 
 #: The name of a screen, and the command that it shows.
 SCREENS: Mapping[str, Sequence[str]] = {
     "status": ("status", "--url", "sqlite:///before.db"),
+    "preflight": ("preflight", "--url", "sqlite:///before.db"),
+    "upgrade": ("upgrade", "--report-every", "60", "--url", "sqlite:///many.db"),
     "verify": ("verify", "--url", "sqlite:///broken.db"),
     "plans": ("plans", "--limit", "8", "--url", "sqlite:///plans.db"),
     "tree": ("tree", "01JGFNTAS7K6P0V1QZGG000073", "--url", "sqlite:///plans.db"),
@@ -55,6 +61,9 @@ UPDATE evolution_runs SET host = 'job-7f9c', began_at = '2026-06-02T03:10:00.000
 """
 # What differs between machines.
 _VERSION = re.compile(r"SQLite \d+\.\d+\.\d+")
+# What a bar is drawn over.
+_OVER = "\r\x1b[K"
+_SHARE = re.compile(r"\b(\d+) %")
 
 
 def main(folder: Path = HERE) -> None:
@@ -68,12 +77,17 @@ def main(folder: Path = HERE) -> None:
 
 
 def make_databases(work: Path) -> None:
-    """Make `before.db` as the former release left it, `plans.db` upgraded, and `broken.db`."""
+    """
+    Make `before.db` as the former release left it, `plans.db` upgraded, and `broken.db`.
+
+    `many.db` is as `before.db`, with more plans.
+    """
     former = [sys.executable, str(ROOT / "tests" / "support" / "former_release.py"), "--pure"]
-    subprocess.run(
-        [*former, "--url", "sqlite:///before.db", "--plans", str(PLANS), "--seed", "1"],
-        cwd=work, check=True, capture_output=True,
-    )  # fmt: skip
+    for name, plans in (("before.db", PLANS), ("many.db", MANY_PLANS)):
+        subprocess.run(
+            [*former, "--url", f"sqlite:///{name}", "--plans", str(plans), "--seed", "1"],
+            cwd=work, check=True, capture_output=True,
+        )  # fmt: skip
     for name in ("plans.db", "broken.db"):
         (work / name).write_bytes((work / "before.db").read_bytes())
         subprocess.run(
@@ -93,7 +107,7 @@ def make_databases(work: Path) -> None:
 
 
 def capture(arguments: Sequence[str], work: Path, width: int, *, colour: bool) -> str:
-    """Give what the command writes to a terminal, as it is sent there."""
+    """Give what the command writes to a terminal, as it is sent there; events of a run, too."""
     ours, theirs = pty.openpty()
     environment = {
         name: value for name, value in os.environ.items() if not name.endswith(("COLOR", "_URL"))
@@ -103,7 +117,8 @@ def capture(arguments: Sequence[str], work: Path, width: int, *, colour: bool) -
         environment["NO_COLOR"] = "1"
     process = subprocess.Popen(
         _program(*arguments), cwd=work, env=environment,
-        stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL,
+        stdin=theirs, stdout=theirs,
+        stderr=theirs if arguments[0] == "upgrade" else subprocess.DEVNULL,
     )  # fmt: skip
     os.close(theirs)
     received = bytearray()
@@ -112,26 +127,54 @@ def capture(arguments: Sequence[str], work: Path, width: int, *, colour: bool) -
             received += part
     process.wait()
     os.close(ours)
-    text = received.decode().replace("\r\n", "\n")
+    text = received.decode().replace("\r\n", "\n").replace(str(work.resolve()), "/srv/agents/data")
     return _VERSION.sub("SQLite 3", text)
+
+
+def half_way(text: str) -> str:
+    """
+    Give what a terminal showed when a bar on it was first past a quarter.
+
+    Raises:
+        ValueError: No bar was.
+    """
+    before = ""
+    for drawn in text.split(_OVER):
+        share = _SHARE.search(drawn)
+        if share and 25 <= int(share[1]) < 90:
+            return before + drawn
+        before += drawn if "\n" in drawn else ""
+    raise ValueError(f"no bar was drawn past a quarter in {text!r}")
 
 
 def _draw(work: Path, name: str, terminal: tuple[int, bool]) -> tuple[str, str]:
     width, colour = terminal
-    shown = capture(SCREENS[name], work, width, colour=colour)
+    if name == "upgrade":
+        with TemporaryDirectory() as own:  # of each terminal
+            (Path(own) / "many.db").write_bytes((work / "many.db").read_bytes())
+            shown = half_way(capture(SCREENS[name], Path(own), width, colour=colour))
+    else:
+        shown = capture(SCREENS[name], work, width, colour=colour)
     if not colour:
         # Bold and dim are no colours, and stay.
-        return f"{name}-{width}.txt", Text.from_ansi(shown).plain
+        return f"{name}-{width}.txt", _wrapped(shown, width).plain
     return f"{name}-{width}.svg", as_svg(shown, SCREENS[name], width)
 
 
 def as_svg(text: str, arguments: Sequence[str], width: int) -> str:
     """Draw a terminal of *width* columns that shows *text*; no font is loaded from elsewhere."""
     console = Console(record=True, width=width, file=StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(text.rstrip("\n")), soft_wrap=True)
+    console.print(_wrapped(text.rstrip("\n"), width), soft_wrap=True)
     title = f"cleveragents-plans {' '.join(arguments)}"
     drawn = console.export_svg(title=title, theme=MONOKAI, unique_id="screen")
     return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
+
+
+def _wrapped(text: str, width: int) -> Text:
+    """Break lines that are longer than a terminal where it breaks them."""
+    lines = Text.from_ansi(text).split("\n", allow_blank=True)
+    parts = [part for line in lines for part in line.divide(range(width, len(line), width))]
+    return Text("\n").join(parts)
 
 
 def _program(*arguments: str) -> list[str]:

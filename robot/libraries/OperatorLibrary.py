@@ -121,7 +121,7 @@ class OperatorLibrary:
                 raise AssertionError(f"a traceback was shown:\n{errors}{output}")
             # Alembic writes its refusal to the standard output, ours goes to the error output.
             lines = [*errors.splitlines(), *output.splitlines()]
-            refusals = [line for line in lines if line.startswith(("FAILED: ", "error: "))]
+            refusals = [line for line in lines if re.match(r"FAILED: |error: |\S+Z error ", line)]
             if refusals != lines[-1:]:
                 raise AssertionError(f"expected one line at the end that says why:\n{lines}")
             for word in words:

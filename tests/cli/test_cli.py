@@ -71,7 +71,7 @@ each_bad_url = pytest.mark.parametrize(
 def test_url_that_cannot_be_used_is_refused_in_one_line_without_its_password(
     url: str, told: str, expected: int, capfd: pytest.CaptureFixture[str]
 ):
-    status = main(["upgrade", "--create", "--url", url])
+    status = main(["upgrade", "--create", "--log", "plain", "--url", url])
 
     out, err = capfd.readouterr()
     complaint = [line for line in err.splitlines() if not line.startswith("database: ")]
@@ -90,7 +90,7 @@ def test_password_is_not_shown_by_a_run_that_succeeds(
 
     out, err = capfd.readouterr()
     assert status == 0
-    assert err.startswith("database: postgresql+psycopg://postgres:***@")
+    assert " database: postgresql+psycopg://postgres:***@" in err.splitlines()[0]
     assert "s3cret" not in out + err
 
 
@@ -210,9 +210,9 @@ def test_run_ends_with_what_was_done_and_what_to_do_next(
     written = {"sqlite": 5, "postgresql-18": 10}[engine]
     for lines, change in ((down, f"{HEAD} -> {M4_003}"), (up, f"{M4_003} -> {HEAD}")):
         assert lines[-2].endswith(change)
-        assert re.fullmatch(
+        assert re.search(
             rf"{written} rows written, longest exclusive lock (\d+ ms|\d\.\d s); to check the "
-            "result, run `cleveragents-plans verify`",
+            "result, run `cleveragents-plans verify`$",
             lines[-1],
         )
     assert "already at" in again[-1]
@@ -237,7 +237,7 @@ def test_default_database_is_in_the_current_folder_and_marked(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATABASE_URL", raising=False)
 
-    main(["upgrade"])
+    main(["upgrade", "--log", "plain"])
 
     assert capfd.readouterr().err.startswith("database: sqlite:///plans.db (the default, in ")
     assert (tmp_path / "plans.db").exists()
@@ -383,7 +383,7 @@ def test_quiet_run_prints_nothing_but_errors(empty_url: str, capfd: pytest.Captu
     assert main(["downgrade", "-q", "--url", empty_url, "m4_003_plan_env_columns"]) == 0
     assert "".join(capfd.readouterr()) == ""
 
-    assert main(["upgrade", "-q", "--url", empty_url, "no_such"]) == 1
+    assert main(["upgrade", "-q", "--log", "plain", "--url", empty_url, "no_such"]) == 1
     assert capfd.readouterr().err.startswith("error: ")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -71,11 +73,41 @@ def test_wait_for_a_lock_names_the_blockers(tmp_path: Path):
     assert waits[0]["blockers"][0].startswith(f"pid {pid} ")
 
 
-def test_lines_begin_with_time_and_level(tmp_path: Path):
-    with database_at(M4_003, "sqlite", tmp_path) as url:
-        lines = said("upgrade", "--url", url, "--log", "lines")
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z "
 
-    assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z (info|warning) ", line) for line in lines)
+
+@pytest.mark.parametrize("options", [(), ("--log", "lines")], ids=["default", "lines"])
+def test_lines_of_a_file_begin_with_time_and_level(options: tuple[str, ...], tmp_path: Path):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        lines = said("upgrade", "--url", url, *options)
+    (refused,) = said("status", "--url", f"sqlite:///{tmp_path}/none.db", *options, status=1)
+
+    assert len(lines) > 3
+    assert all(re.match(STAMP + "(info|warning) ", line) for line in lines)
+    assert re.match(STAMP + "error   there is no file", refused)
+
+
+def test_plain_lines_have_neither(tmp_path: Path):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        lines = said("upgrade", "--url", url, "--log", "plain")
+
+    assert not any(re.match(STAMP, line) for line in lines)
+    assert any(line.startswith("Running upgrade") for line in lines)
+
+
+def test_lines_on_a_terminal_have_neither(tmp_path: Path):
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "cleveragents_plans", "status", "--url", f"sqlite:///{tmp_path}/no"],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = os.read(ours, 1000)
+        assert process.wait() == ExitStatus.REFUSED
+    os.close(ours)
+
+    assert shown.startswith(b"error: there is no file")
 
 
 def test_verbose_run_has_what_alembic_logs_and_a_quiet_one_nothing(tmp_path: Path):
@@ -97,7 +129,7 @@ def test_format_is_that_of_one_call(tmp_path: Path, capfd: pytest.CaptureFixture
     url = f"sqlite:///{tmp_path}/none.db"
 
     main(["upgrade", "--log", "json", "--url", url])
-    main(["upgrade", "--url", url])
+    main(["upgrade", "--log", "plain", "--url", url])
 
     lines = capfd.readouterr().err.splitlines()
     assert json.loads(lines[1])["level"] == "error"

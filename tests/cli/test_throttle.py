@@ -206,7 +206,7 @@ def test_throttle_without_a_run_is_refused_in_one_line(
 ):
     with database_with(store_family, engine, tmp_path) as url:
         capfd.readouterr()
-        code = main(["throttle", "pause", "--url", url])
+        code = main(["throttle", "pause", "--log", "plain", "--url", url])
         err = capfd.readouterr().err
 
     assert code == ExitStatus.REFUSED

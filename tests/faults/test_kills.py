@@ -166,7 +166,7 @@ def test_check_heads_fails_between_two_versions(
 
         assert main(["current", "--check-heads", "--url", url]) == 1
         told = capfd.readouterr()
-        assert f"error: the downgrade of {M8_001} was interrupted" in told.err
+        assert f" error   the downgrade of {M8_001} was interrupted" in told.err
         assert told.out == ""
         assert main(["current", "--url", url]) == 0
         assert f"the downgrade of {M8_001} was interrupted" in caplog.text

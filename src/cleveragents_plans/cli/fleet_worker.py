@@ -67,7 +67,8 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        return run(arguments)
+        # The parent writes the events of all, in the format that was asked for.
+        return run([arguments[0], "--log", "plain", *arguments[1:]])
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else ExitStatus.REFUSED
     except Exception as error:  # of one database, and the others are to go on

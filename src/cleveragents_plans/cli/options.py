@@ -71,9 +71,10 @@ _DATABASE = (
     click.option("-q", "--quiet", is_flag=True, help="Print the result and warnings only."),
     click.option("-v", "--verbose", is_flag=True, help="Print what Alembic itself logs, too."),
     click.option(
-        "--log", type=click.Choice(LOG_FORMATS), default="plain", show_default=True,
-        expose_value=False, callback=lambda _context, _option, name: use_log_format(name),
-        help="Write events to standard error as plain lines, with time and level, or as JSON.",
+        "--log", type=click.Choice(LOG_FORMATS), expose_value=False,
+        callback=lambda _context, _option, name: use_log_format(name),
+        help="Write events to standard error as plain lines (default on a terminal), with time and "
+        "level (elsewhere), or as JSON.",
     ),
 )  # fmt: skip
 

@@ -66,7 +66,7 @@ def _show(report: PreflightReport) -> None:
     if found.estimate is not None:
         times = [clock(each) for each in (found.estimate.least, found.estimate.most)]
         about = f"about {clock(found.estimate.seconds)}, {' to '.join(times)}"
-        lines.append(("time", f"{about}, if the server stays as it is now"))
+        lines.append(("time", f"{about}, if the load stays as it is now"))
     if found.disk is not None:
         lines.append(("disk", _disk(found.disk)))
     for lock in found.locks:

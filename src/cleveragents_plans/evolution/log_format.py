@@ -1,7 +1,7 @@
 """
 How events are written to standard error: as plain lines, with time and level, or as JSON.
 
-An operator at a terminal reads plain lines; a log collector wants to know when, and how bad.
+An operator at a terminal reads plain lines; of a log file one wants to know when, and how bad.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -38,10 +39,11 @@ _format: LogFormat = "plain"
 _revision: str | None = None
 
 
-def use_log_format(name: LogFormat) -> None:
-    """Write events as *name* says from now on."""
+def use_log_format(name: LogFormat | None) -> None:
+    """Write events as *name* says from now on; None is plain on a terminal, lines elsewhere."""
     global _format, _revision
-    _format, _revision = name, None
+    terminal = name is None and getattr(sys.stderr, "isatty", lambda: False)()
+    _format, _revision = name or ("plain" if terminal else "lines"), None
 
 
 @contextmanager

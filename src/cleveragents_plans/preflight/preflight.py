@@ -168,7 +168,8 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
             with found.looking("cycles and parents"):
                 sqlite.report_tree(tree, scan)
         if PLANS.name in stored:
-            [rows] = sqlite.SlicedTable(database, PLANS.name).sums("1")
+            counted = next((each.of for each in writes if each.table == PLANS.name), None)
+            rows = counted if counted is not None else sqlite.count_rows(database, PLANS.name)
         if ahead.steps and not found.refusals:
             with gathering(), found.looking("sample of the rows"):
                 sample = run_on_sample(file, config, direction, goal, PLANS.name, _SAMPLED)

@@ -147,9 +147,9 @@ def _fraction(driver: sqlite3.Connection, table: str, rows: int) -> float:
 
 
 def _ends(driver: sqlite3.Connection, table: str) -> tuple[int, int]:
-    query = (
-        f"SELECT coalesce(min(rowid), 1) - 1, coalesce(max(rowid), 0) FROM source.{quote(table)}"
-    )
+    # Two at once would be a scan: https://www.sqlite.org/optoverview.html#the_min_max_optimization
+    least, most = (f"(SELECT {each}(rowid) FROM source.{quote(table)})" for each in ("min", "max"))
+    query = f"SELECT coalesce({least}, 1) - 1, coalesce({most}, 0)"
     first, last = driver.execute(query).fetchone()
     return first, last
 

@@ -74,21 +74,18 @@ class SlicedTable:
         self.run = driver.execute
 
     def slices(self, alias: str = "t") -> Iterator[str]:
-        """Give conditions over the *alias* that each hold for some thousand rows."""
+        """Give conditions over the *alias* that each hold for some thousand rows at most."""
         if self._rowid is None:
             yield "TRUE"
             return
         column = f"{alias}.{self._rowid}"
-        last = self.run(f"SELECT min({self._rowid}) - 1 FROM {self.name}").fetchone()[0]
-        while last is not None:
-            query = (
-                f"SELECT max(r) FROM (SELECT {self._rowid} AS r FROM {self.name}"
-                f" WHERE {self._rowid} > ? ORDER BY 1 LIMIT {_SLICE})"
-            )
-            following = self.run(query, (last,)).fetchone()[0]
-            if following is not None:
-                yield f"{column} > {last} AND {column} <= {following}"
-            last = following
+        # To count the rows of each slice would be to read the table once more; what is not there
+        # of a range of rowids is passed over.
+        query = f"SELECT min({self._rowid}) FROM {self.name} WHERE {self._rowid} > ?"
+        last = -(2**63)
+        while (first := self.run(query, (last,)).fetchone()[0]) is not None:
+            last = min(first + _SLICE - 1, 2**63 - 1)
+            yield f"{column} >= {first} AND {column} <= {last}"
 
     def sums(self, *expressions: str) -> list[int]:
         """Add up *expressions* over the alias ``old`` of all rows."""
@@ -113,6 +110,12 @@ def count_writes(database: Database, rebuild: Rebuild) -> Write:
         of=rows,
         columns=dict(zip(present, each, strict=True)),
     )
+
+
+def count_rows(database: Database, table: str) -> int:
+    """Count the rows of *table*."""
+    [rows] = SlicedTable(database, table).sums("1")
+    return rows
 
 
 def _changes(rebuild: Rebuild, column: str) -> str:

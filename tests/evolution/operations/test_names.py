@@ -24,7 +24,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def run(url: str, command: str, capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
     capfd.readouterr()
-    status = main([*command.split(), "--url", url])
+    status = main([*command.split(), "--log", "plain", "--url", url])
     # The first line names the database.
     return status, capfd.readouterr().err.splitlines()[-1]
 

@@ -21,7 +21,7 @@ from support.proxy import tcp_proxy
 
 
 def refusal(capfd: pytest.CaptureFixture[str], *typed: str) -> tuple[int, str]:
-    status = main(["upgrade", *typed])
+    status = main(["upgrade", "--log", "plain", *typed])
     err = capfd.readouterr().err
     (line,) = (each for each in err.splitlines() if each.startswith("error: "))
     return status, line
@@ -67,7 +67,8 @@ def test_server_that_does_not_come_is_waited_for_and_status_69(
 ):
     caplog.set_level("INFO")
     for url in (f"postgresql://me@127.0.0.1:{free_port()}/d", "postgresql://me@nowhere.invalid/d"):
-        status = main(["upgrade", "--url", url, "--wait-for-db", "0.6", "--report-every", "0.1"])
+        limits = ("--wait-for-db", "0.6", "--report-every", "0.1")
+        status = main(["upgrade", "--log", "plain", "--url", url, *limits])
 
         assert status == ExitStatus.UNREACHABLE
         assert (

@@ -44,7 +44,7 @@ def columns(url: str) -> set[str]:
 def refusal(capfd: pytest.CaptureFixture[str], *words: str) -> str:
     """Run the command line, which refuses; give its one line."""
     capfd.readouterr()
-    status = main([*words])
+    status = main([words[0], "--log", "plain", *words[1:]])
     out, err = capfd.readouterr()
     lines = [line for line in err.splitlines() if not line.startswith("database: ")]
     assert status == 1, err

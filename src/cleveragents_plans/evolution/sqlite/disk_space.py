@@ -47,7 +47,7 @@ def require_disk_space(connection: Connection, table: str) -> int:
     whole file is taken for it, and there is a warning only.
 
     Returns:
-        Bytes that are needed; 0 in memory.
+        Bytes that are needed at most; 0 in memory.
 
     Raises:
         DiskTooSmall: Less is free than `disk_space_needed`.
@@ -55,8 +55,13 @@ def require_disk_space(connection: Connection, table: str) -> int:
     file = file_of(connection)
     if not file.name:
         return 0
-    needed = disk_space_needed(connection, table)
     free = shutil.disk_usage(file.parent).free
+    # To add up its pages is to read them all, while a writer may have to wait. Where there is room
+    # for a copy of the whole file, nothing needs to be added up.
+    needed = disk_space_needed(connection, None)
+    if free >= needed:
+        return needed
+    needed = disk_space_needed(connection, table)
     if free >= needed:
         return needed
     if _size(connection, table) is not None:
@@ -72,9 +77,9 @@ def require_disk_space(connection: Connection, table: str) -> int:
     return needed
 
 
-def disk_space_needed(connection: Connection, table: str) -> int:
+def disk_space_needed(connection: Connection, table: str | None) -> int:
     """
-    Estimate how many bytes of disk space a copy of *table* needs at its peak.
+    Estimate how many bytes of disk space a copy of *table* needs at its peak; None is all tables.
 
     The file grows by the new table. A write-ahead log takes all that is written, and is copied
     into the file at the end. The old pages are freed; with ``secure_delete`` they are
@@ -83,7 +88,7 @@ def disk_space_needed(connection: Connection, table: str) -> int:
     """
     page = number(connection, "page_size")
     unused = number(connection, "freelist_count") * page
-    size = _size(connection, table)
+    size = _size(connection, table) if table is not None else None
     if size is None:
         size = number(connection, "page_count") * page - unused
     truncated = number(connection, "auto_vacuum") == 1
