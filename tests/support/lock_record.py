@@ -94,11 +94,13 @@ def _what(mode: str, statements: Sequence[str]) -> str | None:
         for statement in statements:
             if found := re.search(pattern, statement):
                 return what.format(*found.groups())
-    if mode == "ShareUpdateExclusiveLock" and statements[0].startswith(("LOCK TABLE", "SAVEPOINT")):
-        return None  # the gate, when what it leads to was not seen
-    raise ValueError(f"found {mode} in: {statements[0][:200]}; give it a step here")
+    other = next((each for each in statements if _CHANGES.match(each)), None)
+    if other is None:
+        return None  # it takes the lock, and what it does then was too short to be seen
+    raise ValueError(f"found {mode} in: {other[:200]}; give it a step here")
 
 
+_CHANGES = re.compile("ALTER|CREATE|DROP|UPDATE|INSERT|DELETE|WITH|ANALYZE|REINDEX|COMMENT|DO ")
 _STRENGTH = (
     *("AccessShareLock", "RowShareLock", "RowExclusiveLock", "ShareUpdateExclusiveLock"),
     *("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"),
@@ -115,7 +117,9 @@ _STEPS = {
     "ExclusiveLock": {},
     "AccessExclusiveLock": {
         r"ADD (?:CONSTRAINT \w+ )?NOT NULL \w+ NOT VALID": "NOT NULL … NOT VALID",
-        r"": "ADD COLUMN, SET DEFAULT, CREATE TRIGGER",
+        r"snapshot_archive|ADD COLUMN|SET DEFAULT|TRIGGER|FUNCTION": (
+            "ADD COLUMN, SET DEFAULT, CREATE TRIGGER"
+        ),
     },
 }
 
@@ -124,8 +128,10 @@ def _spelled(mode: str) -> str:
     return " ".join(re.findall("[A-Z][a-z]+", mode.removesuffix("Lock"))).upper()
 
 
+# A transaction that has just ended has the number 0, as each before it.
 _LOCKS: Any = """\
 SELECT l.virtualtransaction, l.mode, a.query
   FROM pg_locks l JOIN pg_stat_activity a USING (pid)
  WHERE l.relation = 'v3_plans'::regclass AND l.locktype = 'relation' AND l.granted
+   AND l.virtualtransaction NOT LIKE '%%/0'
    AND a.backend_type = 'client backend' AND l.pid <> %s"""
