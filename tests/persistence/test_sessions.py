@@ -176,6 +176,9 @@ def test_what_is_more_than_a_statement_is_done_as_a_whole_where_each_is_a_transa
 
     with Session(engine) as session:
         assert [*PlanRepository(session).stream()] == [stored]
-    assert repository.save(stored.begin()).processing_state == "processing"
+    begun = repository.save(stored.begin())
     with Session(engine) as session:
-        assert PlanRepository(session).get(ulid(1)).processing_state == "processing"
+        assert PlanRepository(session).get(ulid(1)) == begun
+    released = repository.release(begun)
+    with Session(engine) as session:
+        assert PlanRepository(session).get(ulid(1)) == released

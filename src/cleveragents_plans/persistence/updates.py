@@ -164,7 +164,7 @@ def release_plan(session: Session, plan: Plan) -> Plan:
     state = plan.processing_state
     if state is not ProcessingState.PROCESSING:
         raise StepNotAllowed(plan.plan_id, plan.phase, state, "be released", plan.allowed_steps)
-    with session.begin_nested():
+    with atomic(session):
         # What the worker made of it is checked as in any save; no verb leads back to queued.
         saved = save_plan(session, plan)
         queued = saved.model_copy(update={"processing_state": ProcessingState.QUEUED})
