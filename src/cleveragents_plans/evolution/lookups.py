@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, Literal
 
-from sqlalchemy import Inspector, inspect
+from sqlalchemy import Connection, Inspector, inspect
 from sqlalchemy.engine.interfaces import ReflectedColumn, ReflectedIndex
 from sqlalchemy.exc import SAWarning
 from sqlalchemy.sql.elements import ClauseElement
@@ -19,6 +21,8 @@ from cleveragents_plans.evolution.op import Op, qualified, schema_of
 from cleveragents_plans.evolution.rehearsal import Rehearsal
 
 log: Final = logging.getLogger("alembic.evolution")
+
+_inspectors: ContextVar[dict[Connection, Inspector] | None] = ContextVar("inspectors", default=None)
 
 #: What an operation can drop of a table.
 Kind = Literal["column", "index", "constraint", "trigger"]
@@ -67,9 +71,26 @@ def _inspector(op: Op, *names: str) -> Inspector | None:
     return None if context.as_sql else inspect(op.get_bind())
 
 
+@contextmanager
+def each_table_once() -> Iterator[None]:
+    """Let `columns_of` and `indexes_of` ask once for each table, because nothing changes it."""
+    token = _inspectors.set({})
+    try:
+        yield
+    finally:
+        _inspectors.reset(token)
+
+
+def _reflected(op: Op) -> Inspector:
+    connection, known = op.get_bind(), _inspectors.get()
+    return (
+        inspect(connection) if known is None else known.setdefault(connection, inspect(connection))
+    )
+
+
 def columns_of(op: Op, table: str) -> dict[str, ReflectedColumn]:
     """Give the columns of *table* by their names, as SQLAlchemy reflects them; none, no table."""
-    found, schema = inspect(op.get_bind()), schema_of(op.get_context())
+    found, schema = _reflected(op), schema_of(op.get_context())
     if not found.has_table(table, schema=schema):
         return {}
     return {column["name"]: column for column in found.get_columns(table, schema=schema)}
@@ -89,7 +110,7 @@ def missing_parts(op: Op, expected: Mapping[str, Iterable[str]]) -> list[str]:
 
 def indexes_of(op: Op, table: str) -> dict[str, ReflectedIndex]:
     """Give the indexes of *table* by their names, as SQLAlchemy reflects them; none, no table."""
-    found, schema = inspect(op.get_bind()), schema_of(op.get_context())
+    found, schema = _reflected(op), schema_of(op.get_context())
     if not found.has_table(table, schema=schema):
         return {}
     return {str(index["name"]): index for index in _indexes(found, table, schema)}

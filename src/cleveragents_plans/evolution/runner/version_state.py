@@ -19,6 +19,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.lookups import each_table_once
 from cleveragents_plans.evolution.op import schema_of
 from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
@@ -225,6 +226,7 @@ class VersionState:
                     self._stamp(),
                 )
 
+    @each_table_once()
     def _refuse_unfit_tables(self) -> None:
         looks = self._looks_like()
         if looks is None:
