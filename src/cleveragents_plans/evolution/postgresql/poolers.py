@@ -98,9 +98,11 @@ def refuse_pooler(connection: Connection, target: str) -> None:
         )
 
 
-def second_connection(connection: Connection) -> psycopg.Connection:
+def second_connection(connection: Connection, name: str | None = None) -> psycopg.Connection:
     """
     Connect once more to the server that *connection* is connected to, in autocommit.
+
+    The session has the *name*, from its first moment on, in ``pg_stat_activity``.
 
     Raises:
         psycopg.Error: That is not possible.
@@ -111,6 +113,8 @@ def second_connection(connection: Connection) -> psycopg.Connection:
     # Of several hosts, the one that answered.
     there = {"host": driver.info.host, "port": driver.info.port, "hostaddr": None}
     parameters: dict[str, Any] = driver.info.get_parameters() | there
+    if name:
+        parameters["application_name"] = name
     return psycopg.connect(
         **parameters,
         password=driver.info.password or None,

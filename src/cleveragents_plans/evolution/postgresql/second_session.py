@@ -22,7 +22,7 @@ from cleveragents_plans.evolution.postgresql.statement_watch import second_engin
 
 log: Final = logging.getLogger("alembic.evolution")
 
-#: What the session is called in ``pg_stat_activity``.
+#: What the session is called in ``pg_stat_activity``, so that it is not taken for a client.
 SECOND_SESSION = "cleveragents-plans second session"
 
 
@@ -71,7 +71,7 @@ class SecondSession:
 
     def _connect(self, settings: Mapping[str, str]) -> Connection:
         try:
-            connection = second_engine(self._first).connect()
+            connection = second_engine(self._first, SECOND_SESSION).connect()
             set_parameters(connection, settings)
         except SQLAlchemyError as error:
             log.debug("batches are written by one session: %s", error)
@@ -85,10 +85,9 @@ def _disconnect(connected: Future[Connection]) -> None:
 
 
 # Whatever this session was set to, the role last: it may not be allowed to set the rest.
-_SETTINGS = f"""\
+_SETTINGS = """\
 SELECT name, current_setting(name) FROM pg_settings
  WHERE source = 'session' AND context IN ('user', 'superuser')
    AND name NOT IN ('application_name', 'role', 'session_authorization',
                     'transaction_isolation', 'transaction_read_only', 'transaction_deferrable')
-UNION ALL SELECT 'application_name', '{SECOND_SESSION}'
 UNION ALL SELECT 'role', current_setting('role')"""

@@ -138,11 +138,11 @@ class StatementWatch:
                 same.shutdown(socket.SHUT_RDWR)
 
 
-def second_engine(connection: Connection) -> Engine:
-    """Make an engine that connects to the server of *connection*, in autocommit."""
+def second_engine(connection: Connection, name: str | None = None) -> Engine:
+    """Make an engine that connects to the server of *connection*, in autocommit, under *name*."""
     return create_engine(
         "postgresql+psycopg://",
-        creator=lambda: searching_system_schemas(second_connection(connection)),
+        creator=lambda: searching_system_schemas(second_connection(connection, name)),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
     )
