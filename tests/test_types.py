@@ -11,7 +11,7 @@ from mypy import api
 USE = """
 from collections.abc import AsyncIterator
 from cleveragents_plans import AsyncPlanRepository, Plan, PlanRepository, PlanView
-from cleveragents_plans import LifecyclePlanModel
+from cleveragents_plans import LifecyclePlanModel, Phase, ProcessingState
 from sqlalchemy import select
 
 def use(plan: Plan, plans: PlanRepository) -> None:
@@ -21,6 +21,14 @@ def use(plan: Plan, plans: PlanRepository) -> None:
     select(LifecyclePlanModel).options(*LifecyclePlanModel.with_children())
     for each in plans.list(phase="action"):
         each.begin()
+    phases: dict[Phase, int] = plans.count_by("phase", namespace="local")
+    states: dict[ProcessingState, int] = plans.count_by("processing_state")
+    authors: dict[str | None, int] = plans.count_by("created_by")
+    both: dict[tuple[Phase, ProcessingState], int] = plans.count_by("phase", "processing_state")
+    two: dict[tuple[str | None, str | None], int] = plans.count_by("phase", "action")
+    plans.count_by("colour")  # wrong
+    texts: dict[str | None, int] = plans.count_by("phase")  # wrong
+    plan.fail(ValueError())
     plan.edit(colour="red")  # wrong
     plan.edit(description=5)  # wrong
     plan.edit(phase="apply")  # wrong

@@ -5,6 +5,7 @@ import pytest
 
 from cleveragents_plans.domain import (
     AutomationProfile,
+    InvalidFields,
     InvalidValue,
     JsonObject,
     Level,
@@ -125,6 +126,22 @@ def test_whatever_was_found_is_shown_in_one_short_line(found):
     for error in (SnapshotUnreadable(found, "why"), NotJson("$", shown(found), "text")):
         assert len(str(error)) < 260
         assert str(error).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        (lambda: Plan.create("a\0b"), "namespaced_name"),
+        (lambda: Plan.create("a", action_name="a b"), "action_name"),
+        (lambda: Plan.create("a", plan_id="x"), "identity.plan_id"),
+        (lambda: Plan.create("a").spawn(plan_id="x"), "identity.plan_id"),
+    ],
+)
+def test_field_that_is_wrong_is_the_only_one_that_is_told(wrong, field):
+    with pytest.raises(InvalidFields) as caught:
+        wrong()
+
+    assert [".".join(each["loc"]) for each in caught.value.errors] == [field]
 
 
 class Unwritable(Exception):

@@ -1,6 +1,9 @@
 import copy
+import inspect
 import json
 import pickle
+import pydoc
+import re
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -720,3 +723,28 @@ def test_a_snapshot_is_stored_as_the_json_of_the_whole_profile():
     recorded = json.loads(Plan.create("a", profile="auto").effective_profile_snapshot)
 
     assert recorded == BUILT_IN_PROFILES["auto"].model_dump(mode="json")
+
+
+def test_help_of_a_plan_says_what_its_fields_take():
+    shown = pydoc.render_doc(Plan, renderer=pydoc.plaintext)
+
+    assert "<text of up to 255 characters>" in shown
+    assert "<a ULID: 26 characters of Crockford base 32, the first of them 0 to 7>" in repr(
+        inspect.signature(PlanIdentity)
+    )
+    assert "_TextSchema" not in shown
+    documented = set(re.findall(r"\w+", inspect.getdoc(EditableFields) or ""))
+    assert set(EditableFields.__annotations__) <= documented
+
+
+def test_standing_reads_as_words():
+    assert str(Plan.create("a").begin().standing) == "processing in action (attempt 1)"
+
+
+def test_arguments_come_back_frozen_and_are_thawed_by_model_dump():
+    given = {"paths": ["a", {"b": [1, None]}]}
+    plan = Plan.create("a", arguments=given)
+
+    assert plan.arguments == given
+    assert isinstance(plan.arguments["paths"], tuple)
+    assert json.loads(json.dumps(plan.model_dump()["arguments"])) == given

@@ -19,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from cleveragents_plans import Plan, PlanRepository, open_async_engine, open_engine
 from cleveragents_plans.persistence import database_url
-from cleveragents_plans.schema import current, downgrade, upgrade
+from cleveragents_plans.schema import create_schema, current, downgrade, upgrade
 from support.databases import ENGINES, empty_database
 from support.online import client
 from support.revisions import HEAD, M4_003
@@ -278,3 +278,24 @@ def test_signatures_say_what_can_be_chosen():
         assert names[0] == "target"
         assert {"version_table", "schema"} <= set(names)
     assert make_url("sqlite://")  # a URL is a target, too
+
+
+@pytest.mark.parametrize("wrong", [5, "", "a\0b", "\udcff"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda url, wrong: upgrade(url, version_table=wrong),
+        lambda url, wrong: upgrade(url, schema=wrong),
+        lambda url, wrong: downgrade(url, "base", version_table=wrong),
+        lambda url, wrong: current(url, version_table=wrong),
+        lambda url, wrong: create_schema(url, version_table=wrong),
+    ],
+)
+def test_name_that_no_table_can_have_is_refused_in_one_line(tmp_path, call, wrong):
+    file = tmp_path / "plans.db"
+
+    with pytest.raises(CommandError, match=r"(version_table|schema) is .*; expected a name") as it:
+        call(f"sqlite:///{file}", wrong)
+
+    assert str(it.value).isprintable()
+    assert not file.exists()

@@ -123,8 +123,11 @@ def report_invalid_fields() -> Iterator[None]:
 
 def problems_of(error: ValidationError) -> list[dict[str, Any]]:
     """List what pydantic says, without the values."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return [dict(each) for each in found]
+    found = [dict(it) for it in error.errors(include_url=False, include_context=False)]
+    inputs = {each["loc"]: each.pop("input") for each in found}
+    # The action has the plan's own name where none was given.
+    same = inputs.get(("action_name",)) is inputs.get(("namespaced_name",), inputs)
+    return [each for each in found if not (same and each["loc"] == ("action_name",))]
 
 
 def in_one_line(problems: list[dict[str, Any]]) -> str:

@@ -129,7 +129,11 @@ class PlanRecord(Value):
     project_links: ProjectLinks = ()
     """The projects that the plan works on, in their order."""
     arguments: Arguments = Arguments()
-    """JSON values by name, in their order."""
+    """
+    JSON values by name, in their order. They are frozen: lists are read as tuples and objects as
+    mappings, which `json.dumps` does not take; `plan.model_dump()["arguments"]` has
+    lists and dicts.
+    """
     invariants: Invariants = ()
     """What must stay true whatever the plan does, in its order."""
 

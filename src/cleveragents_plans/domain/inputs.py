@@ -10,7 +10,16 @@ from cleveragents_plans.domain.types import Invariant, ProjectLink
 
 
 class EditableFields(TypedDict, total=False):
-    """The fields that `Plan.edit` takes, in the short forms of `Plan.create`."""
+    """
+    The fields that `Plan.edit` takes, in the short forms of `Plan.create`.
+
+    About the work: description, definition_of_done, tags, project_links, arguments, invariants,
+    reusable, read_only, execution_environment, execution_env_priority.
+    Actors: strategy_actor, execution_actor, estimation_actor, invariant_actor.
+    What became of it: changeset_id, decision_root_id, sandbox_refs, validation_summary,
+    error_message, error_details, last_completed_step, last_checkpoint_id.
+    What it took: cost_actual_usd, token_count_input, token_count_output.
+    """
 
     description: str
     definition_of_done: str | None

@@ -42,6 +42,9 @@ class Standing(NamedTuple):
     attempt: int
     reversion_count: int
 
+    def __str__(self) -> str:
+        return _in_words(self)
+
 
 @dataclass(frozen=True)
 class Step:

@@ -80,7 +80,8 @@ class Plan(PlanRecord):
             profile: A built-in profile's name, a profile, or what `resolve_profile` found; the
                 default if none is given.
             project_links: Links, or just the names of projects.
-            arguments: Any JSON values; their order is kept.
+            arguments: Any JSON values; their order is kept. The plan has them frozen, lists as
+                tuples; ``plan.model_dump()["arguments"]`` gives lists and dicts again.
             invariants: Invariants, or just the texts of the plan's own.
             created_at: Now if not given.
             plan_id: A new ULID if not given.

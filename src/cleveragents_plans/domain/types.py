@@ -95,6 +95,13 @@ class _TextSchema:
             )
             self._last = core_schema.chain_schema([self._last, shaped])
 
+    def __repr__(self) -> str:
+        # As `help` shows it, in the signatures of models.
+        known = self._published
+        least, most = known.get("minLength"), known.get("maxLength")
+        length = f" of up to {most} characters" if most else " that is not empty" if least else ""
+        return f"<{known.get('description') or f'text{length}'}>"
+
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
@@ -236,7 +243,8 @@ class PlanIdentity(Value):
             return root
         if info.data.get("parent_plan_id") is not None:
             raise ValueError("a child plan needs the root of its tree; only a root is its own")
-        return info.data.get("plan_id")
+        # Of a plan id that is refused, just that is said.
+        return info.data.get("plan_id", "0" * 26)
 
 
 class ProjectLink(Value):

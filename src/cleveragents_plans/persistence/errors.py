@@ -186,7 +186,7 @@ class PlanConflict(PlansError):
     def __str__(self) -> str:
         return (
             f"plan {self.plan_id} was changed or deleted by another writer since {self.read}; "
-            "read it again and repeat the step"
+            "read it again and repeat the step; so, too, if your own transaction was rolled back"
         )
 
 

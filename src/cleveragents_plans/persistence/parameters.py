@@ -46,7 +46,9 @@ def plan_id_of(name: str, value: Any) -> str:
     """Check the id of a plan that may be stored; lower case is accepted, upper case kept."""
     if not isinstance(value, str):
         raise InvalidType(name, shown(value), "the id of a plan, as text")
-    return text_of(name, value).upper()
+    text = text_of(name, value)
+    # What is no id is shown as it was given.
+    return text.upper() if _ULID.fullmatch(text.upper()) else text
 
 
 def ulid_of(name: str, value: Any) -> str:

@@ -199,6 +199,37 @@ def root_of(session: Session, plan_id: str) -> str:
     raise PlanNotFound(plan_id)
 
 
+def rows_above(session: Session, wanted: str, query: Select[Any]) -> Sequence[Any]:
+    """
+    Read the rows of a plan's ancestors by *query*, its parent first.
+
+    Raises:
+        PlanNotFound: There is no such plan.
+    """
+    up = (
+        select(PLANS.c.plan_id, PLANS.c.parent_plan_id)
+        .where(PLANS.c.plan_id == wanted)
+        .cte("up", recursive=True)
+    )
+    above = PLANS.alias("above")
+    # UNION drops what it has seen: rows that are their own ancestors, which only foreign
+    # SQL can write, end here, and are listed once below.
+    up = up.union(
+        select(above.c.plan_id, above.c.parent_plan_id).where(
+            above.c.plan_id == up.c.parent_plan_id
+        )
+    )
+    found = rows_of(session, query.join(up, PLANS.c.plan_id == up.c.plan_id))
+    by_id = {row.plan_id: row for row in found}
+    at = by_id.pop(wanted, None)
+    if at is None:
+        raise PlanNotFound(wanted)
+    rows = []
+    while at := by_id.pop(at.parent_plan_id, None):
+        rows.append(at)
+    return rows
+
+
 def plan_in(row: Any) -> Plan:
     """
     Read a row that `plans_query` selects.

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Unpack, overload
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, Unpack, overload
 
-from sqlalchemy import ColumnElement, Select, func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
 
-from cleveragents_plans.domain import Plan
+from cleveragents_plans.domain import Phase, Plan, ProcessingState
 from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
 from cleveragents_plans.persistence import parameters, queries, summaries
-from cleveragents_plans.persistence.errors import NotARoot, PlanNotFound
+from cleveragents_plans.persistence.errors import NotARoot
 from cleveragents_plans.persistence.filters import PlanFilters, conditions, documents_filters
 from cleveragents_plans.persistence.pages import ORDERS, Order, Page, beyond, cursor_of, in_order
 from cleveragents_plans.persistence.queries import OnCorrupt
 from cleveragents_plans.persistence.sessions import PLANS, on_postgresql, session_of
-from cleveragents_plans.persistence.summaries import COUNT_FIELDS, CountField, TreeSummary
+from cleveragents_plans.persistence.summaries import (
+    COUNT_FIELDS,
+    CountField,
+    CountTextField,
+    TreeSummary,
+)
 
 #: How many plans `stream` reads at once.
 BATCH = 1000
@@ -151,8 +156,9 @@ class PlanReader:
             PlanNotFound: There is no such plan.
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
+        wanted = parameters.plan_id_of("plan_id", plan_id)
         parameters.check_on_corrupt(on_corrupt)
-        rows = self._above(plan_id, queries.plans_query(self._session))
+        rows = queries.rows_above(self._session, wanted, queries.plans_query(self._session))
         return tuple(queries.plans(rows, on_corrupt))
 
     def depth(self, plan_id: str) -> int:
@@ -162,7 +168,9 @@ class PlanReader:
         Raises:
             PlanNotFound: There is no such plan.
         """
-        return len(self._above(plan_id, select(PLANS.c.plan_id, PLANS.c.parent_plan_id)))
+        wanted = parameters.plan_id_of("plan_id", plan_id)
+        links = select(PLANS.c.plan_id, PLANS.c.parent_plan_id)
+        return len(queries.rows_above(self._session, wanted, links))
 
     @documents_filters(PlanFilters)
     def list(
@@ -256,18 +264,30 @@ class PlanReader:
 
     @overload
     def count_by(
-        self, field: CountField, /, **filters: Unpack[PlanFilters]
+        self, field: Literal["phase"], /, **filters: Unpack[PlanFilters]
+    ) -> dict[Phase, int]: ...
+    @overload
+    def count_by(
+        self, field: Literal["processing_state"], /, **filters: Unpack[PlanFilters]
+    ) -> dict[ProcessingState, int]: ...
+    @overload
+    def count_by(
+        self, field: CountTextField, /, **filters: Unpack[PlanFilters]
     ) -> dict[str | None, int]: ...
-
     @overload
     def count_by(
         self,
-        field: CountField,
-        other: CountField,
+        field: Literal["phase"],
+        other: Literal["processing_state"],
         /,
-        *others: CountField,
         **filters: Unpack[PlanFilters],
-    ) -> dict[tuple[str | None, ...], int]: ...
+    ) -> dict[tuple[Phase, ProcessingState], int]: ...
+    @overload
+    def count_by(
+        self, field: CountField, other: CountField, /, **filters: Unpack[PlanFilters]
+    ) -> dict[tuple[str | None, str | None], int]: ...
+    @overload
+    def count_by(self, *fields: CountField, **filters: Unpack[PlanFilters]) -> dict[Any, int]: ...
 
     @documents_filters(PlanFilters)
     def count_by(self, *fields: CountField, **filters: Unpack[PlanFilters]) -> dict[Any, int]:
@@ -291,28 +311,3 @@ class PlanReader:
             parameters.choice_of("fields", field, COUNT_FIELDS)
         wanted = conditions(on_postgresql(self._session), filters)
         return summaries.count_by(self._session, fields, wanted)
-
-    def _above(self, plan_id: str, query: Select[Any]) -> Sequence[Any]:
-        wanted = parameters.plan_id_of("plan_id", plan_id)
-        up = (
-            select(PLANS.c.plan_id, PLANS.c.parent_plan_id)
-            .where(PLANS.c.plan_id == wanted)
-            .cte("up", recursive=True)
-        )
-        above = aliased(PLANS, name="above")
-        # UNION drops what it has seen: rows that are their own ancestors, which only foreign
-        # SQL can write, end here, and are listed once below.
-        up = up.union(
-            select(above.c.plan_id, above.c.parent_plan_id).where(
-                above.c.plan_id == up.c.parent_plan_id
-            )
-        )
-        found = queries.rows_of(self._session, query.join(up, PLANS.c.plan_id == up.c.plan_id))
-        by_id = {row.plan_id: row for row in found}
-        at = by_id.pop(wanted, None)
-        if at is None:
-            raise PlanNotFound(wanted)
-        rows = []
-        while at := by_id.pop(at.parent_plan_id, None):
-            rows.append(at)
-        return rows

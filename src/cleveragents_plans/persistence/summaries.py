@@ -20,6 +20,9 @@ CountField = Literal[
     "phase", "processing_state", "namespace", "action", "created_by", "parent", "root"
 ]
 
+#: Of these the values are text, or None.
+CountTextField = Literal["namespace", "action", "created_by", "parent", "root"]
+
 #: The column of each, and how its value is given.
 _FIELDS: Final[dict[str, tuple[ColumnElement[Any], Callable[[Any], Any]]]] = {
     "phase": (PLANS.c.phase, Phase),

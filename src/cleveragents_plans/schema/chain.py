@@ -19,6 +19,7 @@ from alembic.util import CommandError
 from sqlalchemy import MetaData, Table
 from sqlalchemy.schema import SchemaItem
 
+from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.evolution.runner import environment
 from cleveragents_plans.evolution.runner.runs import RUNS
 from cleveragents_plans.evolution.runner.target import Application
@@ -113,6 +114,21 @@ def chain_location() -> Path:
     atexit.register(folder.cleanup)
     _copy(found, Path(folder.name) / "migrations")
     return Path(folder.name) / "migrations"
+
+
+def check_names(**names: object) -> None:
+    """
+    Refuse names of tables and schemas that no database can have.
+
+    Raises:
+        CommandError: One is no text, is empty, or has NUL or a lone surrogate in it.
+    """
+    for what, name in names.items():
+        if name is None:
+            continue
+        text = name if isinstance(name, str) else ""
+        if not text.strip() or any(each == "\0" or "\ud800" <= each <= "\udfff" for each in text):
+            raise CommandError(f"{what} is {shown(name)}; expected a name; nothing was changed")
 
 
 def include_object(

@@ -22,7 +22,7 @@ from cleveragents_plans.persistence import (
     open_engine,
     without_password,
 )
-from cleveragents_plans.schema.chain import chain_config
+from cleveragents_plans.schema.chain import chain_config, check_names
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,6 +55,7 @@ def create_schema(
         CommandError: There are tables of this package, of another revision; the URL cannot be
             used, or the database cannot be reached; or the server is another product.
     """
+    check_names(version_table=version_table)
     if isinstance(target, Connection):
         _create(target, version_table)
         return None

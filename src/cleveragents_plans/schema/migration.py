@@ -15,7 +15,7 @@ from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine
 
 from cleveragents_plans.evolution.runner.process_lock import process_lock
-from cleveragents_plans.schema.chain import chain_config
+from cleveragents_plans.schema.chain import chain_config, check_names
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -215,6 +215,7 @@ def _configured(
                 f"the target is of the type {type(target).__name__}; expected a URL, an Engine, a "
                 "Connection or an AsyncEngine; nothing was changed"
             )
+        check_names(version_table=version_table, schema=schema)
         config = chain_config(extra=extra, level=None)
         config.stdout = StringIO()
         names = "url" if isinstance(target, str | URL) else "connection"

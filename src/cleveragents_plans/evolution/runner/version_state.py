@@ -190,11 +190,11 @@ class VersionState:
         if own := self._own_version_table():
             raise VersionRefused(
                 f"{table} holds {found}, of another chain, and {own} the version of this one",
-                f"give -x version-table={own}",
+                _give(own),
             )
         looks = self._looks_like()
         stamp = typed(self._config, f"stamp {looks or 'base'}", version_table=self._own_table)
-        then = f"give -x version-table={self._own_table} from then on"
+        then = f"{_give(self._own_table)} from then on"
         if self.known:
             ours = " and ".join(map(repr, self.known))
             raise VersionRefused(
@@ -238,7 +238,7 @@ class VersionState:
                 raise VersionRefused(
                     f"{self._options.version_table} holds no version, and {own} the one of this "
                     "chain",
-                    f"give -x version-table={own}",
+                    _give(own),
                 )
             raise VersionRefused(
                 f"the tables are there, and {self._options.version_table} holds no version",
@@ -327,3 +327,7 @@ class VersionState:
 
 def _quoted(version: object) -> str:
     return printable(repr(version), 160)
+
+
+def _give(table: str) -> str:
+    return f"give -x version-table={table} (from Python version_table={table!r})"
