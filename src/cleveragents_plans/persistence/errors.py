@@ -185,8 +185,8 @@ class PlanConflict(PlansError):
 
     def __str__(self) -> str:
         return (
-            f"plan {self.plan_id} was changed or deleted by another writer since {self.read}; "
-            "read it again and repeat the step; so, too, if your own transaction was rolled back"
+            f"plan {self.plan_id} was changed or deleted by another writer since {self.read}, or "
+            "your own write of that time was rolled back; read it again and repeat the step"
         )
 
 
