@@ -206,6 +206,7 @@ def test_database_without_tables_is_no_service_yet(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     with empty_database("sqlite", tmp_path) as url:
+        (tmp_path / "plans.db").touch()  # one that is not there is `DatabaseMissing`
         served = Served(url)
         try:
             answer = served.client.get("/plans")
