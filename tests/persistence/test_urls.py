@@ -242,3 +242,10 @@ def test_relative_path_below_a_deleted_folder_is_refused_in_one_line(
         database_url("sqlite:///plans.db")
     assert database_url("sqlite:////srv/plans.db").database == "/srv/plans.db"
     assert database_url("sqlite://").database in (None, "", ":memory:")
+
+
+def test_folder_of_a_socket_is_shown_once():
+    url = database_url("postgresql://u:secret@%2Fvar%2Frun/plans")
+
+    assert (url.host, url.query["host"]) == (None, "/var/run")
+    assert without_password(url) == "postgresql+psycopg://u:***@/plans?host=%2Fvar%2Frun"

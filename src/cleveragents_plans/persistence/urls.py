@@ -64,7 +64,8 @@ def database_url(text: str | URL) -> URL:
         )
     url = url.set(drivername=driver)
     if url.host and url.host.lower().startswith("%2f"):  # the folder of a socket
-        url = url.set(host=None).update_query_dict({"host": unquote(url.host)})
+        # `set` leaves out what is None.
+        url = url._replace(host=None).update_query_dict({"host": unquote(url.host)})
     if wrong := _wrong_part(url):
         raise DatabaseUrlError(f"the database URL has a {wrong}; expected {FORMS} {_ENCODED}")
     _refuse_path(url)
