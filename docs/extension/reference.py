@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import platform
+import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from inspect import isclass, isroutine
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -25,7 +29,9 @@ from cleveragents_plans import (
     domain,
     evolution,
     persistence,
+    preflight,
     schema,
+    verification,
 )
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain.fields import PlanRecord
@@ -33,6 +39,9 @@ from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.settings import Settings
 from extension.licences import licences
 
+_ROOT: Final = Path(__file__).parents[2]
+#: The extras that are for users.
+_EXTRAS: Final = ("cli", "postgresql", "yaml", "asyncio")
 #: The classes whose fields are kept in columns.
 _STORED: Final = (PlanRecord, PlanIdentity, ProjectLink, Invariant)
 
@@ -104,12 +113,46 @@ def _tables() -> str:
     return "\n".join(_table_of(each, classes[each]) for each in Base.metadata.sorted_tables)
 
 
+def _requirements() -> str:
+    """List the versions that the package admits, and those that it is tested with."""
+    project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
+    pinned = (_ROOT / "constraints.txt").read_text().lower()
+    extras = project["optional-dependencies"]
+    wanted = [("the package", each) for each in project["dependencies"]]
+    wanted += [(f"the extra `{e}`", each) for e in _EXTRAS for each in extras[e]]
+    rows = [("Python", project["requires-python"], platform.python_version(), "")]
+    for comes_with, each in wanted:
+        name, admitted = re.fullmatch(r"([\w-]+)(?:\[.*\])?(.*)", each).groups()  # type: ignore[union-attr]
+        [tested] = re.findall(rf"^{re.escape(name)}==(.+)$", pinned, re.MULTILINE)
+        rows.append((f"`{name}`", admitted.replace(",", ", "), tested, comes_with))
+    return _table(("", "admitted", "tested with", "comes with"), rows)
+
+
+def _public_modules() -> str:
+    """List the modules whose names are promised."""
+    modules = (cleveragents_plans, schema, evolution, preflight, verification)
+    return _table(
+        ("module", "what"),
+        ((f"`{each.__name__}`", str(each.__doc__).strip().splitlines()[0]) for each in modules),
+    )
+
+
+def _contributing() -> str:
+    """Give CONTRIBUTING.md without its title, with its links as from a page of the site."""
+    text = (_ROOT / "CONTRIBUTING.md").read_text().partition("\n")[2]
+    text = text.replace("](docs/decisions)", "](decisions/README.md)").replace("](docs/", "](")
+    return re.sub(r"\[([^]]+)\]\([A-Z]+\.md\)", r"\1", text)
+
+
 #: Every part of a page that is generated, by its name.
 PARTS: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
         "plans": lambda: _names(domain.__all__, "cleveragents_plans"),
         "repository": lambda: _names(persistence.__all__, "cleveragents_plans"),
         "schema": lambda: _names(schema.__all__, "cleveragents_plans.schema"),
+        "contributing": _contributing,
+        "public-modules": _public_modules,
+        "requirements": _requirements,
         "evolution": lambda: _names(evolution.__all__, "cleveragents_plans.evolution"),
         "errors": _errors,
         "errors-of-a-run": _errors_of_a_run,

@@ -124,6 +124,9 @@ class PlanReader:
         """
         List every plan that names *root_plan_id* as its root, itself included, by their ids.
 
+        It is one SELECT, with the child rows. A branch is refused: its plans do not name it, and
+        a second SELECT finds the root for the message.
+
         Raises:
             PlanNotFound: There is no such plan.
             NotARoot: The plan belongs to the tree of another root.
