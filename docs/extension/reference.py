@@ -33,10 +33,12 @@ from cleveragents_plans import (
     schema,
     verification,
 )
+from cleveragents_plans.cli.history import RunFacts
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain.fields import PlanRecord
 from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.verification import Kind
 from extension.licences import licences
 
 _ROOT: Final = Path(__file__).parents[2]
@@ -113,6 +115,18 @@ def _tables() -> str:
     return "\n".join(_table_of(each, classes[each]) for each in Base.metadata.sorted_tables)
 
 
+def _findings() -> str:
+    """List what ``verify`` can find, with the comments that stand beside it."""
+    meanings = _comments(Kind)
+    return _table(("name", "meaning"), ((f"`{each}`", meanings[each.name]) for each in Kind))
+
+
+def _runs() -> str:
+    """List the columns of the table of runs, as ``history --json`` describes them."""
+    described = RunFacts.model_fields.items()
+    return _table(("column", "meaning"), ((f"`{n}`", str(f.description)) for n, f in described))
+
+
 def _requirements() -> str:
     """List the versions that the package admits, and those that it is tested with."""
     project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
@@ -151,6 +165,8 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
         "repository": lambda: _names(persistence.__all__, "cleveragents_plans"),
         "schema": lambda: _names(schema.__all__, "cleveragents_plans.schema"),
         "contributing": _contributing,
+        "findings": _findings,
+        "runs": _runs,
         "public-modules": _public_modules,
         "requirements": _requirements,
         "evolution": lambda: _names(evolution.__all__, "cleveragents_plans.evolution"),
@@ -177,7 +193,9 @@ def _autodoc(name: str, value: object) -> str:
     elif isroutine(value):
         lines = [f".. autofunction:: {name}"]
     else:
-        lines = [f".. py:data:: {name}", "", f"   {_comment(name.rpartition('.')[2])}"]
+        lines = [f".. py:data:: {name}"]
+        lines += [f"   :value: {value!r}"] if isinstance(value, str | int | float) else []
+        lines += ["", f"   {_comment(name.rpartition('.')[2])}"]
     return "\n".join(("```{eval-rst}", *lines, "```", ""))
 
 

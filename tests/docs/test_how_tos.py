@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
@@ -9,16 +10,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from sqlalchemy import Engine, MetaData, inspect, select, update
+from fastapi import Depends, FastAPI
+from httpx import ASGITransport, AsyncClient
+from sqlalchemy import Column, Engine, MetaData, String, Table, inspect, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
+from cleveragents_plans import (
+    AsyncPlanRepository,
+    LifecyclePlanModel,
+    Plan,
+    PlanRepository,
+    open_async_engine,
+    open_engine,
+)
 from cleveragents_plans.schema import create_schema
 from support import pages
 from support.databases import ROOT, SERVERS
@@ -250,11 +261,50 @@ def test_page_on_web_services_quotes_the_example():
     example = "".join(
         file.read_text() for file in sorted((ROOT / "examples" / "fastapi_service").glob("*.py"))
     )
-    quoted = blocks("web-service.md")
+    quoted = [block for block in blocks("web-service.md") if "tickets" not in block]
 
     assert len(quoted) >= 4
     for block in quoted:
         assert block in example
+
+
+def test_page_on_web_services_stores_a_row_of_the_application_with_its_plan_or_neither(
+    tmp_path: Path,
+):
+    url = f"sqlite:///{tmp_path / 'plans.db'}"
+    engine = open_engine(url)
+    create_schema(engine)
+    tickets = Table(
+        "tickets", MetaData(), Column("title", String, unique=True), Column("plan_id", String)
+    )
+    tickets.create(engine)
+    opened = open_async_engine(url)
+
+    async def writing_session() -> AsyncIterator[AsyncSession]:
+        async with AsyncSession(opened) as session, session.begin():
+            yield session
+
+    (block,) = (each for each in blocks("web-service.md") if "tickets" in each)
+    names: dict[str, Any] = {
+        "router": FastAPI(), "writing_session": writing_session, "tickets": tickets,
+        "Annotated": Annotated, "AsyncSession": AsyncSession, "Depends": Depends,
+        "AsyncPlanRepository": AsyncPlanRepository, "Plan": Plan,
+    }  # fmt: skip
+    exec(block, names)
+
+    async def answers_of_two_requests() -> list[int]:
+        transport = ASGITransport(names["router"], raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url="http://service") as client:
+            found = [await client.post("/tickets", params={"title": "one"}) for _ in range(2)]
+        await opened.dispose()
+        return [each.status_code for each in found]
+
+    answers = asyncio.run(answers_of_two_requests())
+
+    assert answers == [201, 500]  # the second title is taken
+    plan_ids = [each.plan_id for each in stored(engine)]
+    with engine.connect() as connection:
+        assert [row.plan_id for row in connection.execute(select(tickets))] == plan_ids
 
 
 IN_MEMORY = """\

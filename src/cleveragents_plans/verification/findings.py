@@ -16,52 +16,87 @@ from cleveragents_plans.persistence import LifecyclePlanModel
 class Kind(StrEnum):
     """The kinds of findings."""
 
-    # The version, and the schema as a whole.
+    #: The version table does not fit the tables, or there are no tables.
     VERSION = "version"
+    #: A revision was interrupted.
     UNFINISHED = "unfinished"
+    #: Another schema of the database has tables of plans, too.
     SECOND_SCHEMA = "second-schema"
+    #: A table is not there.
     TABLE_MISSING = "table-missing"
+    #: The definition of a table cannot be read.
     TABLE_UNREADABLE = "table-unreadable"
+    #: A table belongs to another role than `v3_plans`.
     OWNER = "owner"
-    # Columns.
+    #: A column is not there.
     COLUMN_MISSING = "column-missing"
+    #: A column that no revision made.
     COLUMN_EXTRA = "column-extra"
+    #: The type of a column differs.
     COLUMN_TYPE = "column-type"
+    #: A column may be NULL and should not, or the reverse.
     COLUMN_NULL = "column-null"
+    #: The default of a column differs.
     COLUMN_DEFAULT = "column-default"
-    # Constraints.
+    #: A CHECK is not there.
     CHECK_MISSING = "check-missing"
+    #: An equal CHECK has another name.
     CHECK_RENAMED = "check-renamed"
+    #: A CHECK has another text.
     CHECK_CHANGED = "check-changed"
+    #: A CHECK that no revision made.
     CHECK_EXTRA = "check-extra"
+    #: A key, foreign key or UNIQUE is not there.
     CONSTRAINT_MISSING = "constraint-missing"
+    #: An equal one has another name.
     CONSTRAINT_RENAMED = "constraint-renamed"
+    #: One of that name is defined otherwise.
     CONSTRAINT_CHANGED = "constraint-changed"
+    #: One that no revision made.
     CONSTRAINT_EXTRA = "constraint-extra"
+    #: A constraint is NOT VALID: rows may break it.
     NOT_VALID = "not-valid"
-    # Indexes.
+    #: An index is not there.
     INDEX_MISSING = "index-missing"
+    #: An equal index has another name.
     INDEX_RENAMED = "index-renamed"
+    #: An index of that name is on something else.
     INDEX_CHANGED = "index-changed"
+    #: An index that no revision made.
     INDEX_EXTRA = "index-extra"
+    #: An index was not built to its end.
     INDEX_INVALID = "index-invalid"
-    # Triggers and their functions.
+    #: The trigger `v3_plans_fill` is not there.
     TRIGGER_MISSING = "trigger-missing"
+    #: It is defined otherwise.
     TRIGGER_CHANGED = "trigger-changed"
+    #: It does not fire always.
     TRIGGER_DISABLED = "trigger-disabled"
+    #: A trigger that no revision made, or one of a downgrade that is over.
     TRIGGER_EXTRA = "trigger-extra"
+    #: The function of the trigger has another body.
     FUNCTION_CHANGED = "function-changed"
+    #: It has other rights or settings than the chain gives it.
     FUNCTION_RIGHTS = "function-rights"
-    # Plans and their trees.
+    #: A plan has no root.
     ROOT_NULL = "root-null"
+    #: A plan with a parent names itself as its root.
     ROOT_OWN = "root-own"
+    #: The root of a plan is not that of its parent.
     ROOT_OF_ANOTHER_TREE = "root-of-another-tree"
+    #: A detached plan names a root that has another root.
     ROOT_IS_NO_ROOT = "root-is-no-root"
+    #: The root of a plan is not stored.
     ROOT_NOT_STORED = "root-not-stored"
+    #: The parent of a plan is not stored.
     PARENT_NOT_STORED = "parent-not-stored"
+    #: Plans are their own ancestors.
     CYCLE = "cycle"
+    #: A row of a child table belongs to a plan that is not stored.
     PLAN_NOT_STORED = "plan-not-stored"
+    #: A row holds what no plan can hold.
     UNREADABLE = "unreadable"
+    #: A snapshot describes no profile.
     SNAPSHOT_UNREADABLE = "snapshot-unreadable"
 
 
