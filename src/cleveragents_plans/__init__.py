@@ -4,5 +4,5 @@ from cleveragents_plans import domain, persistence
 from cleveragents_plans.domain import *  # noqa: F403  the domain's public names are the package's
 from cleveragents_plans.persistence import *  # noqa: F403  and so are those of persistence
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 __all__ = [*domain.__all__, *persistence.__all__, "__version__"]
