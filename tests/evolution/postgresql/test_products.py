@@ -144,7 +144,7 @@ def test_every_command_refuses_another_product(
     out, err = capfd.readouterr()
     assert status == 1
     assert out == ""
-    assert re.fullmatch(r"error: .* is CockroachDB; expected PostgreSQL 14 or newer: .*\n", err)
+    assert re.fullmatch(r".*error:? .* is CockroachDB; expected PostgreSQL 14 or newer: .*\n", err)
     assert tables(url) == []
 
 
