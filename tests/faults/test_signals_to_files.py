@@ -23,9 +23,12 @@ STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 #: Sends a signal to itself soon after a statement with certain words was begun.
 PROGRAM = """\
-import os, runpy, signal, sys, threading, time
+import os, runpy, shutil, signal, sys, threading, time
 from sqlalchemy import Engine, event
 words, number, url, *command = sys.argv[1:]
+if words == "dbstat":  # is asked for only where a copy of the whole file would not fit
+    usage = shutil.disk_usage
+    shutil.disk_usage = lambda path: usage(path)._replace(free=0)
 
 def end(_connection, _cursor, statement, *_):
     global words
