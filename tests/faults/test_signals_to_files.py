@@ -33,8 +33,9 @@ if words == "dbstat":  # is asked for only where a copy of the whole file would 
 def end(_connection, _cursor, statement, *_):
     global words
     if words and words in statement:
+        soon = 0.001 if words == "dbstat" else 0.01
         words = None
-        threading.Timer(0.01, send).start()
+        threading.Timer(soon, send).start()
 
 def send():
     print("sent at", time.time(), file=sys.stderr, flush=True)

@@ -85,6 +85,7 @@ WRITES: dict[str, Callable[[PlanRepository], Any]] = {
     "delete_tree": lambda it: it.delete_tree(ROOT.plan_id),
     "delete_trees": lambda it: it.delete_trees(completed_before=ROOT.created_at),
     "claim": lambda it: it.claim(),
+    "release": lambda it: it.release(it.get(ROOT.plan_id).begin()),
     "requeue_stalled": lambda it: it.requeue_stalled(not_touched_for=timedelta(0)),
 }
 
