@@ -180,7 +180,7 @@ def test_command_says_what_it_will_do_and_looks_again(
     break_database(family, set_roots(b=B, c=C))
     capfd.readouterr()
 
-    status = main(["verify", "--repair", "roots", "--url", family])
+    status = main(["verify", "--repair", "roots", "--log", "plain", "--url", family])
 
     out, err = capfd.readouterr()
     assert status == ExitStatus.DONE
@@ -191,7 +191,8 @@ def test_command_says_what_it_will_do_and_looks_again(
     assert "repaired  2 roots\n" in out
     assert out.endswith("\nsound\n")
 
-    assert main(["verify", "--repair", "roots", "--url", family, "--json"]) == ExitStatus.DONE
+    words = ["verify", "--repair", "roots", "--log", "plain", "--url", family, "--json"]
+    assert main(words) == ExitStatus.DONE
     out, err = capfd.readouterr()
     assert err.startswith("no root is to be repaired\n")
     assert validated(out)["repaired"] == 0
