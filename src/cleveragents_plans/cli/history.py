@@ -78,8 +78,11 @@ class RunFacts(Part):
         """How long it took; empty while it is not known."""
         if self.ended_at is None:
             return ""
-        ended, began = map(datetime.fromisoformat, (self.ended_at, self.began_at))
-        return f"{(ended - began).total_seconds():,.1f} s"
+        try:
+            ended, began = map(datetime.fromisoformat, (self.ended_at, self.began_at))
+            return f"{(ended - began).total_seconds():,.1f} s"
+        except (TypeError, ValueError):  # a row that was written by hand
+            return ""
 
 
 class HistoryReport(Report):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from uuid import uuid4
 
 import pytest
 from alembic import command
@@ -328,6 +329,31 @@ def test_version_table_with_row_level_security_is_not_read_beside_ours(postgresq
         )
 
     with create_engine(postgresql_url, poolclass=NullPool).connect() as connection:
-        found = version_tables(connection, ["public"])
+        found = version_tables(connection, ["public"], [])
 
     assert [table.name for table in found] == ["open"]
+
+
+def test_version_table_of_a_role_that_is_not_trusted_is_not_read(postgresql_url: str):
+    # Its owner could put a view in its place while this session waits for a lock on it.
+    role = f"role_{uuid4().hex[:8]}"
+    execute(
+        postgresql_url,
+        f"CREATE ROLE {role}",
+        f"GRANT CREATE ON SCHEMA public TO {role}",
+        f"SET ROLE {role}",
+        "CREATE TABLE planted (version_num varchar(32))",
+        f"INSERT INTO planted VALUES ('{M8_001}')",
+        "GRANT SELECT ON planted TO public",
+        "RESET ROLE",
+        "CREATE TABLE trusted (version_num text)",
+        "INSERT INTO trusted VALUES (repeat('x', 100000))",
+    )
+    try:
+        with create_engine(postgresql_url, poolclass=NullPool).connect() as connection:
+            found = {each.name: each for each in version_tables(connection, ["public"], [])}
+    finally:
+        execute(postgresql_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+    assert "planted" not in found
+    assert [len(revision) for revision in found["trusted"].revisions] == [200]

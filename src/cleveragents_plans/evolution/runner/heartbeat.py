@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from math import isfinite
 from typing import Any, Final
 
 from alembic.runtime.migration import MigrationContext
@@ -226,7 +227,9 @@ class _Heartbeat:
                 "run_id": self._run_id,
             },
         ).first()
-        self._limits.rows_per_second = chosen and chosen.rows_per_second
+        rate = chosen and chosen.rows_per_second
+        # What may be written to the table by others is not trusted to be a rate.
+        self._limits.rows_per_second = rate if rate and isfinite(rate) and rate > 0 else None
         if chosen and chosen.paused:
             self._limits.pause("throttle", "by `cleveragents-plans throttle pause`")
         else:

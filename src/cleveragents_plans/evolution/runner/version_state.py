@@ -155,7 +155,7 @@ class VersionState:
             return
         hidden = {
             each.schema: each.name
-            for each in version_tables(self._connection, self._schemas)
+            for each in version_tables(self._connection, self._schemas, self._tables)
             if each.schema and each.revisions.intersection(self._chain) and not each.is_used
         }
         current = self._schemas[0]
@@ -316,7 +316,7 @@ class VersionState:
         return next(
             (
                 each.name
-                for each in version_tables(self._connection, self._schemas)
+                for each in version_tables(self._connection, self._schemas, self._tables)
                 if each.is_used
                 and each.name != self._options.version_table
                 and each.revisions.intersection(self._chain)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Result, column, select
+from sqlalchemy import Connection, Result, column, func, select
 from sqlalchemy import table as sql_table
 
 from cleveragents_plans.evolution.postgresql.connection import run
@@ -24,21 +24,33 @@ class VersionTable:
     revisions: frozenset[str]
 
 
-def version_tables(connection: Connection, schemas: Collection[str | None]) -> list[VersionTable]:
+def version_tables(
+    connection: Connection, schemas: Collection[str | None], tables: Collection[str]
+) -> list[VersionTable]:
     """
     Find the version tables that may be read: those with a column ``version_num``.
+
+    On PostgreSQL a table must belong to a role that is trusted: one that is not could put a view
+    of its own in the place of its table while this session waits for a lock on it.
 
     Locks: ACCESS SHARE for a moment on each.
 
     Args:
         connection: The connection that migrates.
         schemas: The schemas that the run uses; on SQLite it is None.
+        tables: Names of the tables of the chain, whose owners are trusted.
     """
     found: list[VersionTable] = []
-    query = _POSTGRESQL if connection.dialect.name == "postgresql" else _SQLITE
-    for schema, name in run(connection, query).all():
+    on_postgresql = connection.dialect.name == "postgresql"
+    found_tables = (
+        run(connection, _POSTGRESQL, {"tables": list(tables)})
+        if on_postgresql
+        else run(connection, _SQLITE)
+    ).all()
+    for schema, name in found_tables:
+        start = func.substr(column("version_num"), 1, _MAX_LENGTH)
         rows: Result[Any] = connection.execute(
-            select(column("version_num")).select_from(sql_table(name, schema=schema)).limit(100)
+            select(start).select_from(sql_table(name, schema=schema)).limit(100)
         )
         revisions = frozenset(str(revision) for revision in rows.scalars())
         found.append(VersionTable(name, schema, schema in schemas, revisions))
@@ -51,6 +63,9 @@ def schemas_with(connection: Connection, tables: Collection[str], schema: str | 
     return list(run(connection, _OTHER_SCHEMAS, parameters).scalars())
 
 
+# No revision has a longer name; others may store what fills the memory of this process.
+_MAX_LENGTH = 200
+
 _SQLITE = """\
 SELECT NULL, m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c
  WHERE m.type = 'table' AND c.name = 'version_num' ORDER BY m.name"""
@@ -59,7 +74,13 @@ _POSTGRESQL = """\
 SELECT n.nspname, c.relname
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
- WHERE a.attname = 'version_num' AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
+  JOIN pg_roles o ON o.oid = c.relowner
+ WHERE a.atttypid = ANY(ARRAY['text', 'varchar', 'bpchar']::regtype[])
+   AND (o.rolsuper OR o.rolname = current_user OR c.relowner = n.nspowner
+        OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())
+        OR c.relowner IN (SELECT t.relowner FROM pg_class t
+                           WHERE t.relname = ANY(%(tables)s::text[])))
+   AND a.attname = 'version_num' AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
    -- A policy of another role's table would run its functions.
    AND NOT c.relrowsecurity
    AND n.nspname !~ '^pg_(temp|toast)' AND has_schema_privilege(n.oid, 'USAGE')
