@@ -341,11 +341,10 @@ def test_version_table_of_a_role_that_is_not_trusted_is_not_read(postgresql_url:
         postgresql_url,
         f"CREATE ROLE {role}",
         f"GRANT CREATE ON SCHEMA public TO {role}",
-        f"SET ROLE {role}",
         "CREATE TABLE planted (version_num varchar(32))",
         f"INSERT INTO planted VALUES ('{M8_001}')",
         "GRANT SELECT ON planted TO public",
-        "RESET ROLE",
+        f"ALTER TABLE planted OWNER TO {role}",
         "CREATE TABLE trusted (version_num text)",
         "INSERT INTO trusted VALUES (repeat('x', 100000))",
     )
