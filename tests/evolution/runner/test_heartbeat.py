@@ -119,6 +119,23 @@ def test_heartbeat_goes_on_while_a_statement_runs(tmp_path: Path):
     assert beats[0] > run.began_at
 
 
+@pytest.mark.parametrize("rate", ["NaN", "Infinity", "-5"])
+def test_rate_that_is_none_is_not_taken_from_the_row(rate: str, tmp_path: Path):
+    def stop(_op: object) -> None:
+        with psycopg.connect(libpq(url), autocommit=True) as other:
+            wait_until(lambda: runs(url))
+            other.execute("UPDATE evolution_runs SET rows_per_second = %s", [rate])
+        written = runs(url)[0].updated_at
+        first = wait_until(lambda: runs(url)[0].updated_at != written and runs(url)[0].updated_at)
+        wait_until(lambda: runs(url)[0].updated_at != first)
+
+    with empty_database("postgresql-18", tmp_path) as url:
+        command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
+        [run] = runs(url)
+
+    assert (run.outcome, run.revision_after) == ("done", LAST)
+
+
 def test_heartbeat_whose_connection_is_ended_connects_again_with_one_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

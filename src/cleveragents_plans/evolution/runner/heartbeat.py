@@ -229,7 +229,8 @@ class _Heartbeat:
         ).first()
         rate = chosen and chosen.rows_per_second
         # What may be written to the table by others is not trusted to be a rate.
-        self._limits.rows_per_second = rate if rate and isfinite(rate) and rate > 0 else None
+        usable = rate is not None and isfinite(rate) and rate >= 0
+        self._limits.rows_per_second = rate if usable else None
         if chosen and chosen.paused:
             self._limits.pause("throttle", "by `cleveragents-plans throttle pause`")
         else:
