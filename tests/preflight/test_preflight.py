@@ -371,3 +371,30 @@ def test_pooler_that_a_run_cannot_use_is_refused_in_the_same_words(tmp_path: Pat
     assert not found.ready
     assert "a pooler that gives each transaction another one" in found.blocks[0].found
     assert found.blocks[0].found == str(refused.value)
+
+
+def test_trigger_of_tables_that_the_role_may_not_migrate_is_not_run_by_a_trial(tmp_path: Path):
+    with (
+        at(M4_003, "postgresql-18", tmp_path) as url,
+        psycopg.connect(libpq(url), autocommit=True) as client,
+    ):
+        client.execute("CREATE SEQUENCE fired")
+        client.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO public")
+        client.execute("GRANT ALL ON SEQUENCE fired TO public")
+        client.execute(
+            "CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN PERFORM nextval('public.fired'); RETURN NEW; END$$"
+        )
+        client.execute(
+            "CREATE TRIGGER fire BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION fire()"
+        )
+        client.execute("CREATE ROLE guest LOGIN")
+        try:
+            found = look(make_url(url).set(username="guest").render_as_string())
+        finally:
+            client.execute("DROP OWNED BY guest")
+            client.execute("DROP ROLE guest")
+        (called,) = client.execute("SELECT is_called FROM fired").fetchone() or (None,)
+
+    assert any("cannot become" in block.found for block in found.blocks)
+    assert called is False
