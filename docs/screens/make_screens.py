@@ -141,7 +141,7 @@ def half_way(text: str) -> str:
     before = ""
     for drawn in text.split(_OVER):
         share = _SHARE.search(drawn)
-        if share and 25 <= int(share[1]) < 90:
+        if share and int(share[1]) >= 25:
             return before + drawn
         before += drawn if "\n" in drawn else ""
     raise ValueError(f"no bar was drawn past a quarter in {text!r}")

@@ -37,7 +37,9 @@ def compared(file: Path) -> str:
     if file.suffix == ".svg":
         text = " ".join(re.findall(r">([^<>]+)</text>", text)).replace("&#160;", " ")
     text = re.sub(r"[\d,.:]*\d", "0", re.sub(r"\[[#.]+\]", "[bar]", text))
-    return re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+", " ", text)
+    # How a bar that is in progress ends depends on how fast the machine is.
+    return re.sub(r"(?<=copied ).*", "", text) if file.name.startswith("upgrade") else text
 
 
 @pytest.mark.parametrize("width", [80])
