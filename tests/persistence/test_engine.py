@@ -153,20 +153,21 @@ def test_a_transaction_does_not_let_sqlite_compile_its_statements_anew(engine):
     compiled: list[object] = []
 
     def change(description: str) -> None:
-        with Session(engine) as session, session.begin():
+        with Session(connection) as session, session.begin():
             repository = PlanRepository(session)
             repository.save(repository.get(plan.plan_id).edit(description=description))
 
-    with Session(engine) as session, session.begin():
-        plan = PlanRepository(session).add(Plan.create("a"))
-        driver = session.connection().connection.driver_connection
-    # SQLite asks for permission for each table and column when it compiles a statement.
-    driver.set_authorizer(lambda *what: compiled.append(what) or sqlite3.SQLITE_OK)
-    change("first")
-    assert len(compiled) > 50
-    compiled.clear()
-    change("second")
-    driver.set_authorizer(None)
+    with engine.connect() as connection:  # a pool may give another one each time
+        with Session(connection) as session, session.begin():
+            plan = PlanRepository(session).add(Plan.create("a"))
+        driver = connection.connection.driver_connection
+        # SQLite asks for permission for each table and column when it compiles a statement.
+        driver.set_authorizer(lambda *what: compiled.append(what) or sqlite3.SQLITE_OK)
+        change("first")
+        assert len(compiled) > 50
+        compiled.clear()
+        change("second")
+        driver.set_authorizer(None)
 
     assert {what[0] for what in compiled} <= {sqlite3.SQLITE_TRANSACTION}
 
