@@ -54,8 +54,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # of whatever a library prints
     for line in sys.stdin:
         output, events = StringIO(), _Events(file)
-        # The types ask for all of a text file; standard error is only written to.
-        with redirect_stdout(output), redirect_stderr(events):  # type: ignore[type-var]
+        with redirect_stdout(output), redirect_stderr(events):  # type: ignore[type-var]  # just writes
             status = _run(json.loads(line))
         try:
             events.send({"status": status, "output": output.getvalue()})

@@ -323,7 +323,7 @@ def text_of_problem(problem: str | BaseException) -> str:
 def _text_of(error: BaseException) -> str:
     try:
         said = str(error).strip()
-    except Exception:
+    except Exception:  # of its own __str__; the class is known all the same
         said = ""
     said = said if len(said) <= _MAX_TEXT else f"{said[:_MAX_TEXT]}…"
     text = ": ".join(filter(None, (type(error).__name__, said)))

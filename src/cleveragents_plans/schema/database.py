@@ -16,6 +16,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
 from sqlalchemy import Connection, inspect
 
+from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import parameters, run, set_parameters
 from cleveragents_plans.evolution.postgresql.products import (
@@ -118,9 +119,7 @@ class Database:
 
     def table(self, name: str) -> str:
         """Write the name of a table for SQL, as the database reads it."""
-        quote = self.connection.dialect.identifier_preparer.quote
-        found = f"{quote(self.schema)}.{quote(name)}" if self.schema else quote(name)
-        return found.replace("%%", "%")  # which SQLAlchemy doubles for drivers with %-parameters
+        return qualified(self.migration, name)
 
     def table_in_text(self, name: str) -> str:
         """Write the name of a table for `sqlalchemy.text`, to which a colon means a parameter."""

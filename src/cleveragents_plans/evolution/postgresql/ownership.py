@@ -180,7 +180,8 @@ def refuse_foreign_table(
         raise NameTaken(name, found, remedy)
 
 
-_TRUSTED = """\
+#: Whether the owner *o* of the relation *c* in the schema *n* is trusted.
+TRUSTED_OWNER = """\
 (o.rolsuper OR o.rolname = current_user OR c.relowner = n.nspowner
  OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
 
@@ -189,7 +190,7 @@ _TRUSTED = """\
 _TABLES = f"""\
 WITH ours AS (
   SELECT c.oid, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
-         quote_ident(o.rolname) AS owner, o.oid AS owned_by, {_TRUSTED} AS trusted,
+         quote_ident(o.rolname) AS owner, o.oid AS owned_by, {TRUSTED_OWNER} AS trusted,
          c.relname = %(version_table)s AS has_version
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace

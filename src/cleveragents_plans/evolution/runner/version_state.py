@@ -29,7 +29,6 @@ from cleveragents_plans.evolution.settings import BadSetting, Options
 
 log: Final = logging.getLogger("alembic.evolution")
 
-
 _MAX_SHOWN = 5
 
 
@@ -257,11 +256,10 @@ class VersionState:
                 self._stamp(),
             )
         if missing := self._missing():
+            more = f" and {len(missing) - _MAX_SHOWN} more" if len(missing) > _MAX_SHOWN else ""
             raise TablesIncomplete(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
-                f"lack {', '.join(missing[:_MAX_SHOWN])}"
-                + f" and {len(missing) - _MAX_SHOWN} more"
-                * (len(missing) > _MAX_SHOWN),
+                f"lack {', '.join(missing[:_MAX_SHOWN])}{more}",
                 "restore what is missing from a backup, or create it as docs/specification.md has "
                 f"it; {typed_verify(self._config)} says what else differs",
             )
@@ -303,9 +301,8 @@ class VersionState:
             return [hook() for r in revisions if (hook := self._hook(r))]
 
     def _hook(self, revision: str, name: str = "is_applied") -> Callable[[], Any] | None:
-        hook: Callable[[], Any] | None = getattr(
-            self._script.get_revision(revision).module, name, None
-        )
+        module = self._script.get_revision(revision).module
+        hook: Callable[[], Any] | None = getattr(module, name, None)
         return hook
 
     def _has_tables(self) -> bool:

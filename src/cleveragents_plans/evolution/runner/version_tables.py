@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Result, column, func, select
 from sqlalchemy import table as sql_table
 
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.ownership import TRUSTED_OWNER
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +71,13 @@ _SQLITE = """\
 SELECT NULL, m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c
  WHERE m.type = 'table' AND c.name = 'version_num' ORDER BY m.name"""
 
-_POSTGRESQL = """\
+_POSTGRESQL = f"""\
 SELECT n.nspname, c.relname
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_roles o ON o.oid = c.relowner
  WHERE a.atttypid = ANY(ARRAY['text', 'varchar', 'bpchar']::regtype[])
-   AND (o.rolsuper OR o.rolname = current_user OR c.relowner = n.nspowner
-        OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())
+   AND ({TRUSTED_OWNER}
         OR c.relowner IN (SELECT t.relowner FROM pg_class t
                            WHERE t.relname = ANY(%(tables)s::text[])))
    AND a.attname = 'version_num' AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
