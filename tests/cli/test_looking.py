@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from sqlalchemy import NullPool, create_engine
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
@@ -303,3 +304,14 @@ def test_every_command_runs_in_a_schema_whatever_its_name(schema: str, tmp_path:
         go("spec")
         go("downgrade", M4_003)
         go("downgrade", "base", "-x", "drop-plans=yes")
+
+
+@pytest.mark.parametrize("ended", ["", "soon", "2026-11-27T00:00:00"])
+def test_history_lists_a_run_whose_end_is_no_time(ended: str, tmp_path: Path, typed: Any):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        with create_engine(url, poolclass=NullPool).begin() as connection:
+            connection.exec_driver_sql("UPDATE evolution_runs SET ended_at = ?", (ended,))
+
+        for command in ("history", "status"):
+            status = ExitStatus.DONE if command == "history" else ExitStatus.FOUND
+            assert M4_003 in typed(url, command, status=status)
