@@ -41,6 +41,11 @@ SETTINGS = {
 }
 
 
+# A worker of autovacuum that comes to a table just then holds a lock on it: VACUUM (SKIP_LOCKED)
+# passes it by, and a test would see another run than the one before. Tests of it turn it on.
+BY_HAND = {"autovacuum": "off"}
+
+
 #: How the reason begins for which a test is skipped whose engine is left out.
 LEFT_OUT = "TEST_ENGINES leaves out"
 
@@ -214,12 +219,13 @@ def server(name: str = "postgresql-18") -> PostgresServer:
     Give the one server of that name, started when it is first asked for.
 
     Its files are kept in memory where there is enough of it: creating a database writes
-    8 MB, and a suite that waits for the disk takes several times as long.
+    8 MB, and a suite that waits for the disk takes several times as long. Tables are
+    vacuumed and analysed by tests only.
     """
     skip_if_left_out(name)
     folder = binaries()[name]
     if folder not in _running:
-        _running[folder] = PostgresServer(folder, within=memory_folder())
+        _running[folder] = PostgresServer(folder, BY_HAND, memory_folder())
     return _running[folder]
 
 

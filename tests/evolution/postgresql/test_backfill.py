@@ -234,7 +234,7 @@ def test_a_long_vacuum_is_told(url, caplog):
             "INSERT INTO toy SELECT lpad(g::text, 9, '0') FROM generate_series(10001, 17000) g"
         )
         connection.execute(f'ALTER DATABASE "{name}" SET vacuum_cost_delay = 10'.encode())
-        connection.execute(f'ALTER DATABASE "{name}" SET vacuum_cost_limit = 1'.encode())
+        connection.execute(f'ALTER DATABASE "{name}" SET vacuum_cost_limit = 3'.encode())
 
     with caplog.at_level(logging.INFO), revision(url, report_every=0.1) as op:
         fill(op)

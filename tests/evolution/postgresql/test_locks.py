@@ -291,6 +291,7 @@ def test_an_autovacuum_gives_way(url):
                            " autovacuum_vacuum_scale_factor = 0)")  # fmt: skip
         connection.execute("INSERT INTO big SELECT generate_series(1, 200000)")
         connection.execute("DELETE FROM big")
+        connection.execute("ALTER SYSTEM SET autovacuum = on")
         connection.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
         connection.execute("SELECT pg_reload_conf()")
         try:
@@ -307,6 +308,7 @@ def test_an_autovacuum_gives_way(url):
             with revision(url, lock_wait=60) as op:
                 with_exclusive_lock(op, "big", "ALTER TABLE {schema}.big ADD a int")
         finally:
+            connection.execute("ALTER SYSTEM RESET autovacuum")
             connection.execute("ALTER SYSTEM RESET autovacuum_naptime")
             connection.execute("SELECT pg_reload_conf()")
 
