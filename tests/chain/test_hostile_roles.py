@@ -260,6 +260,26 @@ def test_tables_of_the_chain_that_another_role_owns_are_refused(url: str, table:
     assert schema_dump(url) == before
 
 
+def test_superuser_is_told_whose_rights_triggers_of_an_owner_have(
+    url: str, caplog: pytest.LogCaptureFixture
+):
+    for table in ("alembic_version", *Base.metadata.tables):
+        execute(url, f"ALTER TABLE {table} OWNER TO {CLERK}")
+    execute(
+        of_role(url, CLERK),
+        "CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN RETURN new; END$$",
+        "CREATE TRIGGER touch BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION touch()",
+    )
+
+    migrate(of_role(url, CLERK), M8_001)
+    assert "rights of this superuser" not in caplog.text
+    roll_back(url, M4_003)
+
+    told = f"is written, with the rights of this superuser (to avoid that, run as {CLERK}): touch;"
+    assert told in caplog.text
+
+
 DOWN, UP = (roll_back, M4_003), (migrate, M8_001)
 RACES = {
     "the archive": (DOWN, SQUATTED["the archive with a trigger"]),
@@ -307,6 +327,12 @@ CREATED = {
         "CREATE INDEX pk_plan_arguments ON public.other (a)",
     ],
     "a type for the archive": [f"CREATE TYPE public.{ARCHIVE} AS ENUM ('a')"],
+    "a domain over an array": ["CREATE DOMAIN public.v3_plans AS pg_catalog.int4[]"],
+    "a type for the version table": ["CREATE TYPE public.alembic_version AS ENUM ('a')"],
+    "a table for the index of the version table": [
+        "CREATE TABLE public.alembic_version_pkc (a pg_catalog.int4)"
+    ],
+    "a sequence for the index of the version table": ["CREATE SEQUENCE alembic_version_pkc"],
     **{name: planted for name, planted in SQUATTED.items() if "trigger" not in name},
     "a function": SQUATTED["the function of a trigger"],
 }
@@ -317,7 +343,7 @@ def test_names_that_another_role_has_taken_are_refused_before_the_first_table_is
     url: str, planted: list[str]
 ):
     roll_back(url, "base", "drop-plans=yes")
-    execute(url, "DROP TABLE alembic_version")
+    execute(url, "DROP TABLE alembic_version, evolution_runs")
     execute(of_role(url, CLERK), *planted)
     before = schema_dump(url)
 
@@ -325,6 +351,38 @@ def test_names_that_another_role_has_taken_are_refused_before_the_first_table_is
         migrate(url, HEAD)
 
     assert "\n" not in str(refused.value)
+    assert schema_dump(url) == before
+    assert execute(url, "SELECT to_regclass('evolution_runs')") == [(None,)]
+
+
+def test_names_that_postgresql_chooses_itself_hinder_no_run(url: str):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(url, "DROP TABLE alembic_version, evolution_runs")
+    execute(
+        of_role(url, CLERK),
+        "CREATE TYPE public._v3_plans AS ENUM ('a')",
+        "CREATE SEQUENCE public.evolution_runs_pkey",
+    )
+
+    migrate(url, HEAD)
+
+    assert execute(url, "SELECT outcome FROM evolution_runs") == [("done",)]
+
+
+NO_TRIGGER_FUNCTION = {
+    "function": "CREATE FUNCTION v3_plans_fill() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "procedure": "CREATE PROCEDURE v3_plans_keep() LANGUAGE sql AS 'SELECT 1'",
+}
+
+
+@pytest.mark.parametrize("planted", NO_TRIGGER_FUNCTION.values(), ids=NO_TRIGGER_FUNCTION)
+def test_function_of_the_owner_that_is_none_of_a_trigger_is_refused(url: str, planted: str):
+    execute(url, planted)
+    before = schema_dump(url)
+
+    with pytest.raises(EvolutionError, match="is no function of a trigger; rename or drop it"):
+        migrate(url, HEAD)
+
     assert schema_dump(url) == before
 
 

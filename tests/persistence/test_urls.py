@@ -13,6 +13,7 @@ from sqlalchemy import NullPool, make_url
 from sqlalchemy.engine import URL
 
 from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.persistence import (
     DatabaseUrlError,
     database_url,
@@ -71,6 +72,7 @@ WRONG = [
     "postgresql://app:correct@horse battery@host/plans",
     "postgresql://app:correct@horse?battery@host/plans",
     "postgresql://app:correct@horse#battery@host/plans",
+    "postgresql://app:correct@horse?a=battery@host/plans",
     "postgresql://app:correct@horse,battery@h1:5432,h2:5433/plans",
     "sqlite://app:correct@horse@host/plans.db",
     "sqlite://app:correct@horse/plans.db",
@@ -107,10 +109,77 @@ def test_url_that_looks_wrong_is_shown_as_its_engine_only(url: str):
         "pwd=hunter2",
         "passwd=hunter2",
         "options=-c%20my.password%3Dhunter2",
+        "options=-c%20search_path%3Dhunter2",
+        "keepalives=hunter2",
+        "user=u:hunter2",
+        "user=:hunter2",
+        "sslmode=hunter2",
+        "target_session_attrs=hunter2",
+        "port=hunter2",
+        "host=h1&host=h2%40hunter2",
+        "dbname=password%3Dhunter2",
+        "anything=hunter2",
+        "hunter2=anything",
     ],
 )
 def test_secret_in_a_parameter_is_not_shown(parameter: str):
-    assert "hunter2" not in without_password(database_url(f"postgresql://u@h/d?{parameter}"))
+    shown = without_password(database_url(f"postgresql://u@h/d?{parameter}"))
+
+    assert "hunter2" not in shown
+    assert "***" in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u%3Ahunter2@h/d",
+        "postgresql://u;hunter2@h/d",
+        "postgresql://u%2Fhunter2:p@h/d",
+        URL.create("postgresql", username="u=hunter2", host="h", database="d"),
+    ],
+)
+def test_password_that_is_encoded_with_the_user_is_not_shown(url: str | URL):
+    assert without_password(database_url(url)) == "postgresql+psycopg://u:***@h/d"
+
+
+def test_user_that_begins_with_a_separator_is_not_shown():
+    assert without_password(database_url("postgresql://%3Ahunter2@h/d")) == (
+        "postgresql+psycopg://h/d"
+    )
+
+
+@pytest.mark.parametrize("parameter", ["key=hunter2", "password=hunter2", "mode=hunter2"])
+def test_secret_in_a_url_of_sqlite_is_not_shown(parameter: str):
+    assert "hunter2" not in without_password(database_url(f"sqlite:///plans.db?{parameter}"))
+    uri = URL.create("sqlite", database=f"file:plans.db?{parameter}")
+    assert make_url(without_password(uri)).database == "file:plans.db?***"
+
+
+def test_what_tells_which_database_it_is_is_shown():
+    query = "host=h1&host=%2Frun%2Fpg&port=1,2&service=plans.of-today&sslmode=verify-full"
+
+    for url in (
+        f"postgresql+psycopg://u@/d?{query}&target_session_attrs=primary&user=me",
+        "sqlite:///file:plans.db?mode=ro&uri=true",
+    ):
+        assert make_url(without_password(make_url(url))) == make_url(url)
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["u@/d?sslmode=xhunter2", "u@/d?keepalives=hunter2", "u@/d?hunter_two=hunter2",
+     "u%3Ahunter2@/d?", "/d?user=u:hunter2", "u@/d?connect_timeout=hunter2",
+     "u@/d?prepare_threshold=hunter2", "u@/d?sslrootcert=/hunter2&sslmode=verify-full"],
+)  # fmt: skip
+def test_what_a_driver_says_of_a_url_has_no_part_that_is_hidden(
+    part: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    status = main(["current", "--url", f"postgresql://{part}&host={tmp_path}"])
+
+    out, err = capfd.readouterr()
+    assert status in (ExitStatus.REFUSED, ExitStatus.UNREACHABLE)
+    assert "hunter2" not in out + err
+    assert len(err.splitlines()) <= 2
 
 
 def test_name_of_a_database_that_libpq_takes_for_a_connection_string_is_refused():

@@ -182,6 +182,8 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 #: The `sqlstate` of a name of a column that is not there.
 UNDEFINED_COLUMN: Final = "42703"
+#: The `sqlstate` of a lock that was not obtained in time.
+LOCK_TIMEOUT: Final = "55P03"
 
 
 def sqlstate(error: DBAPIError) -> str | None:

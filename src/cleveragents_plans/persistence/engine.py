@@ -21,7 +21,6 @@ from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
-from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.persistence.base import Base
 from cleveragents_plans.persistence.errors import (
     DatabaseLocked,
@@ -177,7 +176,7 @@ def _threshold(text: str | tuple[str, ...]) -> int | None:
     if isinstance(text, str) and text.isdecimal() and len(text) < 10:
         return int(text)
     raise DatabaseUrlError(
-        f"prepare_threshold in the database URL is {shown(text)}; expected none, or how often a "
+        "prepare_threshold in the database URL is no such number; expected none, or how often a "
         "statement is sent before it is prepared, from 0"
     )
 

@@ -18,13 +18,14 @@ from cleveragents_plans.domain.errors import PlansError
 from cleveragents_plans.persistence.sessions import PLANS, execute, on_postgresql
 
 # Foreign keys onto plans without an action of ON DELETE; the plans' own and child tables aside.
+# The search path is the application's: with types that are equal the operators are PostgreSQL's.
 _ON_POSTGRESQL: Final = text("""
     SELECT n.nspname, c.relname, a.attname, f.conname
     FROM pg_constraint f
     JOIN pg_class c ON c.oid = f.conrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
-    WHERE f.contype = 'f' AND f.confrelid = to_regclass('v3_plans')
+    WHERE f.contype = 'f' AND f.confrelid = CAST(to_regclass('v3_plans') AS oid)
       AND f.conrelid <> f.confrelid AND f.confdeltype IN ('a', 'r') AND f.conparentid = 0
     ORDER BY 1, 2, 4
 """)

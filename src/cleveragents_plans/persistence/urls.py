@@ -36,6 +36,29 @@ _HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]*))?")
 _HOSTS = re.compile(r"[\w.:%,-]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
+_BETWEEN_USER_AND_PASSWORD = re.compile(r"[:;,/=|]")
+# What tells which database a URL means, in the forms that it has. All other parameters are hidden:
+# libpq has some for secrets and gets more, and people misspell them.
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+_VISIBLE = {
+    name: re.compile(form)
+    for name, form in {
+        "host": r"@?[\w.:%,/ ~+-]*",
+        "hostaddr": r"[0-9a-fA-F.:%,]*",
+        "port": r"[0-9,]*",
+        "dbname": r"[\w -]*",
+        "service": r"[\w.-]*",
+        "sslmode": r"disable|allow|prefer|require|verify-ca|verify-full",
+        "target_session_attrs": r"any|read-write|read-only|primary|standby|prefer-standby",
+        # https://www.sqlite.org/uri.html
+        "mode": r"ro|rw|rwc|memory",
+        "cache": r"shared|private",
+        "uri": r"true|false|1|0",
+    }.items()
+}
+_NAME = re.compile(r"[a-z]+(_[a-z]+)*")
+_QUERY_OF_FILE = re.compile(r"([?#]).*", re.DOTALL)
+
 
 def database_url(text: str | URL) -> URL:
     """
@@ -93,30 +116,52 @@ def _refuse_path(url: URL) -> None:
 
 def without_password(url: URL) -> str:
     """
-    Write *url* for people to read: whatever in it is secret is shown as ``***``.
+    Write *url* for people to read: whatever in it may be secret is shown as ``***``.
+
+    Of the query only those values are shown that tell which database it is, and only where they
+    look like it. A user name is shown up to a character that stands between a user and a
+    password, because both may have been encoded as one.
 
     Of a URL in which a part cannot be what it stands for, only the engine is shown: a
     password that was not encoded may be in any part.
     """
     if _wrong_part(url):
         return f"{url.drivername}://***"
-    secret = [name for name, value in url.query.items() if _is_secret(name, str(value))]
-    text = url.difference_update_query(secret).render_as_string(hide_password=True)
+    user, behind = _user(url.username)
+    shown = url._replace(username=user, password=url.password if behind is None else behind)
+    if url.get_backend_name() == "sqlite" and (url.database or "").startswith("file:"):
+        shown = shown.set(database=_QUERY_OF_FILE.sub(r"\1***", shown.database or ""))
+    query = {name: _visible(name, value) for name, value in url.query.items()}
+    secret = [name for name, value in query.items() if value is None]
+    shown = shown.set(query={name: value for name, value in query.items() if value is not None})
+    text = shown.render_as_string(hide_password=True)
     return text + "".join(
-        f"{'&' if '?' in text or place else '?'}{name}=***" for place, name in enumerate(secret)
+        f"{'&' if '?' in text or place else '?'}{name if _NAME.fullmatch(name) else '***'}=***"
+        for place, name in enumerate(secret)
     )
 
 
-def _is_secret(name: str, value: str) -> bool:
-    # As libpq 18 names them, and as people misspell them; and a setting in `options`.
-    words = ("pass", "pwd", "secret", "scram", "token")
-    return any(word in name.lower() for word in words) or "password" in value.lower()
+def _user(name: str | None) -> tuple[str | None, str | None]:
+    """Give the user of what was written as one, and the password that may stand behind it."""
+    user, *password = _BETWEEN_USER_AND_PASSWORD.split(name or "", maxsplit=1)
+    return user or None, password[0] if password else None
+
+
+def _visible(name: str, value: str | tuple[str, ...]) -> str | tuple[str, ...] | None:
+    """Give what can be shown of the *value* of a parameter; None is nothing."""
+    if name == "user" and isinstance(value, str):
+        user, behind = _user(value)
+        return user if behind is None else None
+    form = _VISIBLE.get(name)
+    values = (value,) if isinstance(value, str) else value
+    return value if form and all(form.fullmatch(each) for each in values) else None
 
 
 def _read(text: str) -> URL:
     # SQLAlchemy drops what is no name=value, such as the end of a password or of a file's name.
+    # An @ that is written as it is there would begin the host, and the password end before it.
     query = (text.split("@", 1)[-1]).partition("?")[2]
-    if query and not all("=" in part for part in query.split("&")):
+    if "@" in query or (query and not all("=" in part for part in query.split("&"))):
         raise ValueError
     several = _SEVERAL_HOSTS.fullmatch(text)
     if not several:

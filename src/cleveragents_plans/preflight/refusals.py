@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cleveragents_plans.evolution.foreseen import Foreseen
-from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
+from cleveragents_plans.evolution.operations.names import refuse_taken_names
 from cleveragents_plans.evolution.postgresql.replication import check_replication
 from cleveragents_plans.evolution.postgresql.server import refuse_missing_rights, refuse_read_only
 from cleveragents_plans.evolution.runner.alembic_internals import Command
@@ -48,9 +48,7 @@ def look_ahead(database: Database, command: Command, found: Foreseen) -> Ahead:
             names = [*tables, options.version_table]
             refuse_missing_rights(connection, names, database.schema, database.shown)
         with found.looking("owners"):
-            refuse_foreign_tables(
-                connection, tables, options.version_table, database.schema, versions
-            )
+            refuse_taken_names(connection, tables, options.version_table, database.schema, versions)
     migration, note = database.migration, database.note
     before = len(found.refusals)
     with found.looking("version"):

@@ -81,7 +81,7 @@ def create_schema(
 
 def _create_on(engine: Engine, version_table: str) -> None:
     with ExitStack() as stack:
-        with report_connection_failed(without_password(engine.url)):
+        with report_connection_failed(without_password(engine.url), engine.url):
             connection = stack.enter_context(engine.connect())
         with connection.begin():
             _create(connection, version_table)
@@ -89,7 +89,7 @@ def _create_on(engine: Engine, version_table: str) -> None:
 
 async def _create_by(engine: AsyncEngine, version_table: str) -> None:
     async with AsyncExitStack() as stack:
-        with report_connection_failed(without_password(engine.url)):
+        with report_connection_failed(without_password(engine.url), engine.url):
             connection = await stack.enter_async_context(engine.connect())
         async with connection.begin():
             await connection.run_sync(_create, version_table)

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, inspect
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import parameters, run, set_parameters
+from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
 from cleveragents_plans.evolution.postgresql.products import (
     refuse_distributed_tables,
     refuse_unfit_server,
@@ -43,8 +44,8 @@ from cleveragents_plans.evolution.runner.unfinished import Unfinished, Unfinishe
 from cleveragents_plans.evolution.runner.version_state import (
     VersionRefused,
     VersionState,
-    require_version_table,
 )
+from cleveragents_plans.evolution.runner.version_tables import require_version_table
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.schema.chain import APPLICATION
@@ -220,7 +221,7 @@ def _opened(
         else:
             _configure_postgresql(connection, writes or tries)
             schema, version_schema = _begin_postgresql(connection, options, target.shown, purpose)
-        with statements_interruptible(connection):
+        with statements_interruptible(connection), blockers_named(connection):
             migration = _migration(connection, config, options, schema, version_schema)
             note = UnfinishedNote(connection, options.version_table, version_schema)
             position = _position(migration, note, options, schema)
@@ -291,10 +292,8 @@ def _position(
     assert connection is not None  # noqa: S101  # it was configured with both
     assert script is not None  # noqa: S101
     tables = frozenset(inspect(connection).get_table_names(schema)) & Base.metadata.tables.keys()
-    versions = migration.version_table_schema
     require_tables(connection, Base.metadata.tables, schema)
-    require_tables(connection, [options.version_table], versions)
-    require_version_table(connection, options.version_table, versions)
+    require_version_table(connection, options.version_table, migration.version_table_schema)
     state = VersionState(migration, options, Base.metadata.tables, APPLICATION.version_table)
     unfinished = note.read()
     misfit = None

@@ -105,6 +105,31 @@ def test_heartbeat_tells_which_revision_runs_and_what_it_waits_for(tmp_path: Pat
     assert (last.outcome, last.revision_after) == ("done", LAST)
 
 
+def test_heartbeat_does_not_write_to_a_table_that_was_put_in_the_place_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    def stop(_op: object) -> None:
+        wait_until(lambda: runs(url)[0].revision == MIDDLE)
+        with psycopg.connect(libpq(url)) as other:
+            other.execute("CREATE SEQUENCE fired")
+            other.execute("CREATE TABLE planted (LIKE evolution_runs)")
+            other.execute(
+                "CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS"
+                " $$BEGIN PERFORM nextval('public.fired'); RETURN NULL; END$$"
+            )
+            other.execute(
+                "CREATE TRIGGER t BEFORE UPDATE ON planted EXECUTE FUNCTION public.fire()"
+            )
+            other.execute("DROP TABLE evolution_runs")
+            other.execute("ALTER TABLE planted RENAME TO evolution_runs")
+        wait_until(lambda: "has triggers" in caplog.text)
+
+    with empty_database("postgresql-18", tmp_path) as url:
+        command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
+        with psycopg.connect(libpq(url)) as client:
+            assert client.execute("SELECT is_called FROM fired").fetchone() == (False,)
+
+
 def test_heartbeat_goes_on_while_a_statement_runs(tmp_path: Path):
     def stop(op: Any) -> None:
         op.execute("SELECT pg_sleep(2.5)")

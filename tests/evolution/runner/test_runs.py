@@ -190,3 +190,36 @@ def test_autogenerate_leaves_the_table_alone(engine: str, tmp_path: Path):
         command.check(chain(url))
 
         assert "evolution_runs" in tables(url)
+
+
+@pytest.mark.parametrize("right", ["SELECT", "UPDATE"])
+def test_table_that_is_in_use_cannot_be_replaced(right: str, tmp_path: Path):
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        engine = open_engine(url, poolclass=NullPool)
+        table = RunsTable("alembic_version", "public")
+        with engine.connect() as connection, psycopg.connect(libpq(url), autocommit=True) as other:
+            assert table.usable(connection, right)
+            other.execute("SET lock_timeout = '10ms'")
+            for change in (
+                "RENAME TO former", "OWNER TO pg_database_owner", "ENABLE ROW LEVEL SECURITY"
+            ):  # fmt: skip
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    other.execute(f"ALTER TABLE evolution_runs {change}".encode())
+            connection.rollback()
+            other.execute("ALTER TABLE evolution_runs RENAME TO former")
+
+
+def test_table_that_was_replaced_after_the_snapshot_is_not_read(tmp_path: Path):
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        engine = open_engine(url, poolclass=NullPool, isolation_level="REPEATABLE READ")
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT 1")
+            break_database(
+                url,
+                ["ALTER TABLE evolution_runs RENAME TO former", "CREATE SEQUENCE fired",
+                 "CREATE VIEW evolution_runs AS SELECT nextval('fired')::text AS run_id"],
+            )  # fmt: skip
+            with pytest.raises(RunsNotUsable, match="was replaced just now"):
+                RunsTable("alembic_version", "public").read(connection)
+        with psycopg.connect(libpq(url)) as client:
+            assert client.execute("SELECT is_called FROM fired").fetchone() == (False,)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.op import Op, schema_of
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.ownership import NameTaken
+from cleveragents_plans.evolution.postgresql.ownership import NameTaken, refuse_foreign_tables
 
 
 def require_tables(connection: Connection, names: Collection[str], schema: str | None) -> None:
@@ -66,11 +66,43 @@ def check_new_names(op: Op, *names: str) -> None:
     context = op.get_context()
     if context.as_sql:
         return
-    on_sqlite = context.dialect.name == "sqlite"
+    _refuse_taken(op.get_bind(), names, schema_of(context))
+
+
+def refuse_taken_names(
+    connection: Connection,
+    tables: Collection[str],
+    version_table: str,
+    schema: str | None,
+    version_schema: str | None,
+) -> None:
+    """
+    Refuse tables of PostgreSQL that a run must not use; see `refuse_foreign_tables`.
+
+    Where the version table is not there yet, the names must be free that it needs: its own, and
+    that which Alembic gives the index of its primary key. Catalogs are read only.
+
+    Args:
+        connection: The connection that migrates.
+        tables: Names of tables, without a schema.
+        version_table: The table in which Alembic keeps the version.
+        schema: The schema of the tables; None is the first of the search path.
+        version_schema: The schema of the version table, likewise.
+
+    Raises:
+        NameTaken: A table is of another role, or a name is taken.
+    """
+    refuse_foreign_tables(connection, tables, version_table, schema, version_schema)
+    there = {"table": version_table, "schema": version_schema}
+    if not run(connection, _IS_TABLE, there).first():
+        _refuse_taken(connection, (version_table, f"{version_table}_pkc"), version_schema)
+
+
+def _refuse_taken(connection: Connection, names: Collection[str], schema: str | None) -> None:
+    on_sqlite = connection.dialect.name == "sqlite"
     query = _TAKEN_SQLITE if on_sqlite else _TAKEN_POSTGRESQL
-    found = run(op.get_bind(), query, {"schema": schema_of(context)} if not on_sqlite else None)
     wanted = {name.lower() if on_sqlite else name for name in names}
-    for name, shown, kind in found:
+    for name, shown, kind in run(connection, query, None if on_sqlite else {"schema": schema}):
         if (name.lower() if on_sqlite else name) in wanted:
             raise NameTaken(
                 shown, f"is {kind}, and this run would create another one", "rename or drop it"
@@ -91,6 +123,11 @@ SELECT name, CASE WHEN type = 'view' THEN 'a view' WHEN type = 'index' THEN 'an 
                   WHEN rootpage = 0 THEN 'a virtual table' ELSE 'a table' END
   FROM sqlite_schema WHERE type <> 'trigger' ORDER BY name"""
 
+_IS_TABLE = """\
+SELECT true FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relname = %(table)s AND n.nspname = coalesce(%(schema)s, current_schema())
+   AND c.relkind IN ('r', 'p')"""
+
 _TAKEN_SQLITE = """\
 SELECT name, name, CASE type WHEN 'index' THEN 'an index' ELSE 'a ' || type END
   FROM sqlite_schema WHERE type <> 'trigger' ORDER BY name"""
@@ -106,5 +143,5 @@ SELECT found.name, quote_ident(n.nspname) || '.' || quote_ident(found.name), fou
     SELECT CAST(t.typname AS text), 'a type' FROM pg_type t
      WHERE t.typnamespace = n.oid AND t.typrelid = 0
        -- PostgreSQL renames the type of an array.
-       AND t.typelem = 0) AS found (name, kind)
- WHERE n.nspname = %(schema)s ORDER BY found.name"""
+       AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)) AS found (name, kind)
+ WHERE n.nspname = coalesce(%(schema)s, current_schema()) ORDER BY found.name"""

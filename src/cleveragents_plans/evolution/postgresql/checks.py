@@ -102,10 +102,13 @@ def check_writable(
     written = {"columns": list(values), "ours": list(ours)}
     triggers = [name for (name,) in _rows(connection, _TRIGGERS, name_in_sql, **written)]
     if triggers:
+        owner = _rows(connection, _OWNER_BELOW, name_in_sql)
+        rights = f", with the rights of this superuser (to avoid that, run as {owner[0][0]})"
         log.warning(
-            "%s has triggers that will fire for every row that is written: %s; if they must "
+            "%s has triggers that will fire for every row that is written%s: %s; if they must "
             "not, disable them for the time of this run",
             table,
+            rights if owner else "",
             ", ".join(triggers),
         )
 
@@ -206,6 +209,12 @@ SELECT c.conname, pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
  WHERE c.conrelid = to_regclass(%(table)s) AND c.contype = 'c' AND c.conkey <@ ARRAY(
          SELECT a.attnum FROM pg_attribute a
           WHERE a.attrelid = c.conrelid AND a.attname = ANY(%(columns)s)) ORDER BY c.conname"""
+
+# The owner of a table, if a superuser runs what that role, who is none, has made of it.
+_OWNER_BELOW = """\
+SELECT quote_ident(o.rolname) FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner
+  JOIN pg_roles me ON me.rolname = current_user
+ WHERE c.oid = to_regclass(%(table)s) AND me.rolsuper AND NOT o.rolsuper"""
 
 # On UPDATE (16), of any column or of one that is written.
 _TRIGGERS = """\

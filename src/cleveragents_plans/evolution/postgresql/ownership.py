@@ -139,11 +139,13 @@ def refuse_foreign_functions(connection: Connection, table: str, names: Sequence
         names: Names of trigger functions in its schema, and of triggers of the table.
 
     Raises:
-        NameTaken: A function of such a name belongs to another role than the table, or a
-            trigger of such a name runs another function.
+        NameTaken: A function of such a name belongs to another role than the table, or is none
+            of a trigger; or a trigger of such a name runs another function.
     """
     wanted = {"table": table, "names": list(names)}
-    for name, owner, expected in run(connection, _FUNCTIONS, wanted):
+    for name, owner, expected, is_of_trigger in run(connection, _FUNCTIONS, wanted):
+        if not is_of_trigger:
+            raise NameTaken(f"{name}()", "is no function of a trigger", "rename or drop it")
         raise NameTaken(
             f"the function {name}()",
             f"belongs to {owner}, and {table} to {expected}",
@@ -226,7 +228,7 @@ SELECT ours.name, 'has the rule ' || quote_ident(r.rulename), 'drop that'
 # Where the table is still to be created, it will belong to the role that migrates.
 _FUNCTIONS = """\
 SELECT quote_ident(n.nspname) || '.' || quote_ident(p.proname), quote_ident(o.rolname),
-       quote_ident(expected.rolname)
+       quote_ident(expected.rolname), p.prokind = 'f' AND p.prorettype = 'trigger'::regtype
   FROM pg_namespace n
   LEFT JOIN pg_class t ON t.oid = to_regclass(%(table)s)
   JOIN pg_roles expected
@@ -234,7 +236,8 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(p.proname), quote_ident(o.ro
   JOIN pg_proc p ON p.pronamespace = n.oid AND p.pronargs = 0
   JOIN pg_roles o ON o.oid = p.proowner
  WHERE n.nspname = (parse_ident(%(table)s))[1] AND p.proname = ANY(CAST(%(names)s AS text[]))
-   AND p.proowner <> expected.oid ORDER BY p.proname"""
+   AND (p.proowner <> expected.oid OR p.prokind <> 'f' OR p.prorettype <> 'trigger'::regtype)
+ ORDER BY p.proname"""
 
 _TRIGGERS = """\
 SELECT quote_ident(g.tgname), CAST(CAST(g.tgfoid AS regprocedure) AS text)

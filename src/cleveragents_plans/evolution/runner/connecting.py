@@ -41,7 +41,7 @@ def connect(engine: Engine, target: str, settings: Settings) -> Connection:
         LoginRefused: The server answers, and refuses the connection.
     """
     if (engine.dialect.name, engine.dialect.driver) != ("postgresql", "psycopg"):
-        with report_connection_failed(target):
+        with report_connection_failed(target, engine.url):
             return engine.connect()
     deadline = Deadline(settings.wait_for_db, settings.report_every)
     last: ConnectionFailed | None = None
@@ -49,7 +49,7 @@ def connect(engine: Engine, target: str, settings: Settings) -> Connection:
     with reasons(lambda: last.reason if last else ""), _attempts_limited(engine, deadline):
         while True:
             try:
-                with report_connection_failed(target):
+                with report_connection_failed(target, engine.url):
                     return engine.connect()
             except ConnectionFailed as failed:
                 last = failed

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Self
 
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
@@ -34,9 +35,9 @@ class ConnectionFailed(EvolutionError):
         self.lost = lost
 
     @classmethod
-    def of(cls, target: str, error: DBAPIError, *, lost: bool) -> Self:
-        """Take the reason from what the driver said."""
-        reason = _one_line(error)
+    def of(cls, target: str, error: DBAPIError, *, lost: bool, url: URL | None = None) -> Self:
+        """Take the reason from what the driver said, without what *target* hides of *url*."""
+        reason = _one_line(error, _hidden(url, target) if url is not None else [])
         explained = [text for words, text in _EXPLAINED.items() if words in reason]
         return cls(target, "; ".join((reason, *explained)), lost=lost)
 
@@ -55,6 +56,7 @@ class LoginRefused(ConnectionFailed):
         super().__init__(target, reason, lost=False)
 
 
+_SHORT = 3
 # What the driver says of these says little.
 _EXPLAINED = {
     "statement pooling mode": "it is a pooler in statement mode: connect to the server itself",
@@ -62,11 +64,12 @@ _EXPLAINED = {
 
 
 @contextmanager
-def report_connection_failed(target: str) -> Iterator[None]:
+def report_connection_failed(target: str, url: URL | None = None) -> Iterator[None]:
     """
     Turn a connection that cannot be made into one line.
 
-    *target* is what to call the database, without a password.
+    *target* is what to call the database, without a password. The driver quotes parts of the
+    *url* that it cannot use: those that *target* hides are hidden there, too.
 
     Raises:
         ConnectionFailed: The connection cannot be made.
@@ -75,7 +78,7 @@ def report_connection_failed(target: str) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise ConnectionFailed.of(target, error, lost=False) from error
+        raise ConnectionFailed.of(target, error, lost=False, url=url) from error
     except AssertionError as error:  # SQLAlchemy's
         if version := re.search(r"Could not determine version from string '(.*)'", str(error)):
             refuse_other_server(version[1], target)
@@ -103,8 +106,28 @@ def report_connection_lost(target: str = "the database") -> Iterator[None]:
         raise
 
 
-def _one_line(error: DBAPIError) -> str:
+def _one_line(error: DBAPIError, hidden: Sequence[str]) -> str:
     text = " ".join(str(error.orig).split())
     text = re.sub(r"(?i)(password\s*=\s*)('[^']*'|\S+)", r"\1***", text)
     text = re.sub(r"://([^:/@\s]*):[^\s]*@", r"://\1:***@", text)
+    for value in hidden:
+        # Of a short one only what is quoted: it may be a part of other words.
+        around = r"(?<!\w){}(?!\w)" if len(value) > _SHORT else r"""(?<=["'`]){}(?=["'`])"""
+        text = re.sub(around.format(re.escape(value)), "***", text)
     return text[:300] or type(error.orig).__name__
+
+
+def _hidden(url: URL, shown: str) -> list[str]:
+    """List values of *url*, and words of them, that *shown* has not; the longest first."""
+    visible = set(_values(make_url(shown)))
+    hidden = {each for each in _values(url) if each not in visible}
+    words = {word for each in hidden for word in re.split(r"[\s:;,=|]+", each)}
+    return sorted((hidden | words) - visible - {""}, key=len, reverse=True)
+
+
+def _values(url: URL) -> Iterator[str]:
+    for value in (url.username, url.password, url.host, url.database, *url.query.values()):
+        if isinstance(value, tuple):
+            yield from value
+        elif value:
+            yield value

@@ -17,8 +17,8 @@ from sqlalchemy import Connection, MetaData
 
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import naming_revisions
-from cleveragents_plans.evolution.operations.names import require_tables
-from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_tables
+from cleveragents_plans.evolution.operations.names import refuse_taken_names, require_tables
+from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.products import (
     refuse_distributed_tables,
@@ -70,7 +70,8 @@ from cleveragents_plans.evolution.runner.steps import (
 )
 from cleveragents_plans.evolution.runner.target import Application, Target, find_target
 from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
-from cleveragents_plans.evolution.runner.version_state import VersionState, require_version_table
+from cleveragents_plans.evolution.runner.version_state import VersionState
+from cleveragents_plans.evolution.runner.version_tables import require_version_table
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
 from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
 
@@ -226,7 +227,8 @@ class _Run:
                 how_far = partial(told_under_way, connection, self._runs)
                 locked = (self.schema, self.schema_of_versions), Settings.of(context)
                 stack.enter_context(migration_lock(connection, *locked, how_far))
-            told = self._run(connection, external)
+            with blockers_named(connection):
+                told = self._run(connection, external)
             connection.commit()
             return told
 
@@ -252,9 +254,8 @@ class _Run:
             refuse_distributed_tables(connection, self.tables, self.schema, self.target.shown)
         # Under the migration lock, and before the version table is read.
         require_tables(connection, self.tables, self.schema)
-        require_tables(connection, [self.options.version_table], self.schema_of_versions)
-        self._refuse_foreign_tables(connection)
         require_version_table(connection, self.options.version_table, self.schema_of_versions)
+        self._refuse_taken_names(connection)
         state = VersionState(migration, self.options, self.tables, self.own_version_table)
         state.check(command, unfinished=note.read() is not None)
         self.figures.before = before = migration.get_current_heads()
@@ -274,9 +275,10 @@ class _Run:
             set_start(migration, over)
         told = in_one_line(self.target.shown)
         noting = noted(migration, self._runs, command.name) if changes else nullcontext()
+        named = nullcontext() if external else blockers_named(connection)
         run_all = context.begin_transaction()
         result = standard_output() if command.only_reads else nullcontext()
-        with noting, told, naming_revisions(), note.watched(), run_all, result:
+        with noting, told, named, naming_revisions(), note.watched(), run_all, result:
             context.run_migrations()
         if not command.plans_ahead:
             return "" if command.only_reads else f"{self.options.version_table} is there"
@@ -314,17 +316,15 @@ class _Run:
         )
         return note
 
-    def _refuse_foreign_tables(self, connection: Connection) -> None:
+    def _refuse_taken_names(self, connection: Connection) -> None:
         if self.target.is_sqlite or self.command.only_reads:
             return
-        versions = self.options.version_table
-        refuse_foreign_tables(
-            connection, self.tables, versions, self.schema, self.schema_of_versions
-        )
+        versions, schema = self.options.version_table, self.schema_of_versions
+        refuse_taken_names(connection, self.tables, versions, self.schema, schema)
 
     def _check_version_table(self, connection: Connection) -> None:
         # Where there was none, another role may have created it an instant before Alembic.
         external = connection.in_transaction()
-        self._refuse_foreign_tables(connection)
+        self._refuse_taken_names(connection)
         if not external:
             connection.rollback()

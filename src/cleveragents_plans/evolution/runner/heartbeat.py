@@ -24,7 +24,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution import under_way
 from cleveragents_plans.evolution.errors import causes
-from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.replica_lag import ReplicaLag, require_visible_lag
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
 from cleveragents_plans.evolution.postgresql.statement_watch import second_engine
@@ -204,7 +204,9 @@ class _Heartbeat:
             {"versions": table.version_table},
         )
         began = now(connection)
-        self._run_id = table.insert(connection, **self._row, began_at=began, updated_at=began)
+        with transaction(connection):
+            table.lock(connection, "UPDATE")
+            self._run_id = table.insert(connection, **self._row, began_at=began, updated_at=began)
 
     def _beat(self, connection: Connection) -> None:
         if self._run_id is None:
@@ -258,7 +260,11 @@ class _Heartbeat:
 
     def _send(self, connection: Connection, change: str, values: dict[str, Any]) -> Result[Any]:
         table = self._table.quoted(connection).replace("%", "%%")
-        return run(connection, f"UPDATE {table} {change}", values)
+        # Each time, because another role could put a table of its own in the place of one that was
+        # dropped, and its triggers would run with the rights of the run.
+        with transaction(connection):
+            self._table.lock(connection, "UPDATE")
+            return run(connection, f"UPDATE {table} {change}", values)
 
 
 def _outcome(error: BaseException) -> tuple[str, str | None]:

@@ -11,16 +11,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.postgresql.connection import as_table_owner, run, transaction
+from cleveragents_plans.evolution.errors import LOCK_TIMEOUT, EvolutionError, sqlstate
+from cleveragents_plans.evolution.postgresql.connection import (
+    as_table_owner,
+    run,
+    transaction,
+)
 from cleveragents_plans.evolution.runner.migration_lock import LOCK_IS_HELD, lock_key
+from cleveragents_plans.evolution.runner.runs_check import fault_on_postgresql, fault_on_sqlite
 
 #: The name of the table.
 RUNS: Final = "evolution_runs"
@@ -121,7 +126,9 @@ class RunsTable:
 
     def usable(self, connection: Connection, right: str = "SELECT") -> bool:
         """
-        Tell whether the table is there; catalogs are read only.
+        Tell whether the table is there, and keep it so until the transaction ends.
+
+        Locks on PostgreSQL: ACCESS SHARE on the table, or ROW EXCLUSIVE; none in autocommit.
 
         Args:
             connection: The connection that uses it.
@@ -132,22 +139,41 @@ class RunsTable:
                 table, has other columns, or runs anything when it is read or written; or it
                 cannot be used with the rights of the role, or on a standby.
         """
+        found = self._check(connection, right)
+        if found and connection.dialect.name == "postgresql" and _in_transaction(connection):
+            self.lock(connection, right)
+        return found
+
+    def lock(self, connection: Connection, right: str) -> None:
+        """
+        Lock the table of PostgreSQL, so that nothing takes its place until the transaction ends.
+
+        A lock of the mode that reading or writing takes conflicts with what would give the table
+        triggers, rules, another owner or another name, too.
+
+        Args:
+            connection: The connection that uses it, in a transaction.
+            right: What is to be done with it: ``SELECT`` or ``UPDATE``.
+
+        Raises:
+            RunsNotUsable: See `usable`: it is looked at again under the lock.
+        """
+        mode = "ROW EXCLUSIVE" if right == "UPDATE" else "ACCESS SHARE"
+        run(connection, f"LOCK TABLE {self.quoted(connection)} IN {mode} MODE")
+        self._check(connection, right)
+
+    def _check(self, connection: Connection, right: str) -> bool:
         name = self.quoted(connection)
-        if connection.dialect.name != "postgresql":
-            found = run(connection, _ON_SQLITE).all()
-            wrong = _wrong_on_sqlite([tuple(row) for row in found])
+        if self.schema is None:
+            found, wrong = fault_on_sqlite(connection, RUNS, _NAMES)
         else:
-            names = {
-                "schema": self.schema,
-                "versions": self.quoted(connection, self.version_table),
-                "columns": [f"{each} {_TYPES.get(each, 'text')}" for each in _NAMES],
-                "right": right,
-            }
-            found = run(connection, _ON_POSTGRESQL, names).all()
-            wrong = next((str(row[0]) for row in found if row[0]), None)
+            versions = self.quoted(connection, self.version_table)
+            columns = [f"{each} {_TYPES.get(each, 'text')}" for each in _NAMES]
+            about = (name, self.schema, versions, columns, right)
+            found, wrong = fault_on_postgresql(connection, *about)
         if wrong:
             raise RunsNotUsable(name, wrong)
-        return bool(found)
+        return found
 
     def create(self, connection: Connection, path: list[str]) -> None:
         """
@@ -231,6 +257,11 @@ class RunsTable:
         return str(row["run_id"])
 
 
+def _in_transaction(connection: Connection) -> bool:
+    driver: Any = connection.connection.driver_connection
+    return bool(driver.info.transaction_status.name != "IDLE")
+
+
 def now(connection: Connection) -> str:
     """Give the time as the table has it: ISO 8601 in UTC; on PostgreSQL that of the server."""
     if connection.dialect.name == "postgresql":
@@ -260,63 +291,14 @@ def how_far(each: Run) -> str:
 
 def told_under_way(connection: Connection, table: RunsTable) -> str:
     """Say how far the run under way is, for those who wait for it; empty where it is not known."""
-    with suppress(RunsNotUsable):
+    try:
         found = table.under_way(connection)
-        if found is not None:
-            return f"the {found.command} that began at {found.began_at} is at {how_far(found)}"
-    return ""
-
-
-def _wrong_on_sqlite(found: list[tuple[Any, ...]]) -> str | None:
-    drop = "rename or drop it"
-    for kind, _, columns in found:
-        if kind == "trigger":
-            return f"has a trigger; expected none: drop that, or {drop} the table"
-        if kind != "table":
-            return f"is a {kind}; expected a table: {drop}"
-        if columns.split(",") != _NAMES:
-            return f"has other columns than a run creates: {drop}"
-    return None
-
-
-_ON_SQLITE = f"""\
-SELECT m.type, m.name, (SELECT group_concat(c.name, ',') FROM pragma_table_info(m.name) c)
-  FROM main.sqlite_master m
- WHERE lower(m.tbl_name) = '{RUNS}' AND m.type IN ('table', 'view', 'trigger')"""
-
-# A row for what is there; it says what is wrong with it, the most telling first.
-# Who waits asks this; its text tells a throttle that this is no client.
-_ON_POSTGRESQL = """\
-SELECT CASE
-  WHEN c.relkind <> 'r' OR c.relispartition OR c.relhassubclass
-    OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
-  THEN 'is no ordinary table: rename or drop it'
-  WHEN pg_get_userbyid(c.relowner) <> o.owner
-  THEN 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and not to '
-       || quote_ident(o.owner) || ' as the version table does: rename or drop it, or if it is '
-       || 'this chain''s, run ALTER TABLE ' || CAST(CAST(c.oid AS regclass) AS text)
-       || ' OWNER TO ' || quote_ident(o.owner)
-  WHEN c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid)
-    OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
-    OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
-    OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype NOT IN ('p', 'n'))
-    OR EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid)
-    OR (SELECT count(*) FROM pg_index WHERE indrelid = c.oid) <> 1
-  THEN 'has triggers, rules, policies, defaults, constraints or indexes of its own: drop them, '
-       || 'or the table'
-  WHEN CAST(%(columns)s AS text[]) <> (
-    SELECT array_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
-      FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-  THEN 'has other columns than a run creates: rename or drop it'
-  WHEN c.relpersistence = 'u' AND pg_is_in_recovery()
-  THEN 'can be read on the primary only'
-  WHEN NOT has_table_privilege(c.oid, CAST(%(right)s AS text))
-  THEN 'is closed to the role ' || quote_ident(current_user) || ': GRANT SELECT, UPDATE ON '
-       || CAST(CAST(c.oid AS regclass) AS text) || ' TO ' || quote_ident(current_user)
-       || ' (SELECT shows runs, UPDATE throttles them)'
-  END
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- CROSS JOIN LATERAL (
-   SELECT coalesce((SELECT pg_get_userbyid(v.relowner) FROM pg_class v
-                     WHERE v.oid = to_regclass(%(versions)s)), current_user) AS owner) o
- WHERE c.relname = 'evolution_runs' AND n.nspname = %(schema)s"""
+    except RunsNotUsable:
+        return ""
+    except DBAPIError as error:
+        if sqlstate(error) != LOCK_TIMEOUT:
+            raise
+        return f"{RUNS} is locked, so that it is not known how far"
+    if found is None:
+        return ""
+    return f"the {found.command} that began at {found.began_at} is at {how_far(found)}"

@@ -25,7 +25,7 @@ from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
 from cleveragents_plans.evolution.runner.command_line import typed, typed_verify
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
-from cleveragents_plans.evolution.settings import BadSetting, Options
+from cleveragents_plans.evolution.settings import Options
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -49,20 +49,6 @@ class VersionRefused(EvolutionError):
 
 class TablesIncomplete(VersionRefused):
     """The tables are those of the version, and a part of them is missing."""
-
-
-def require_version_table(connection: Connection, table: str, schema: str | None) -> None:
-    """
-    Refuse a version table that is another table, before it is read.
-
-    Raises:
-        BadSetting: It has no column ``version_num``.
-    """
-    inspector = inspect(connection)
-    if inspector.has_table(table, schema=schema):
-        columns = [column["name"] for column in inspector.get_columns(table, schema=schema)]
-        if "version_num" not in columns:
-            raise BadSetting("version-table", table, "a table that only Alembic uses")
 
 
 class VersionState:

@@ -6,11 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Result, column, func, select
+from sqlalchemy import Connection, Result, column, func, inspect, select
 from sqlalchemy import table as sql_table
 
+from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.ownership import TRUSTED_OWNER
+from cleveragents_plans.evolution.settings import BadSetting
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,22 @@ class VersionTable:
     #: Whether this run uses the tables of its schema.
     is_used: bool
     revisions: frozenset[str]
+
+
+def require_version_table(connection: Connection, table: str, schema: str | None) -> None:
+    """
+    Refuse a version table that is another table, before it is read.
+
+    Raises:
+        NameTaken: It is a view, or the like.
+        BadSetting: It has no column ``version_num``.
+    """
+    require_tables(connection, [table], schema)
+    inspector = inspect(connection)
+    if inspector.has_table(table, schema=schema):
+        columns = [column["name"] for column in inspector.get_columns(table, schema=schema)]
+        if "version_num" not in columns:
+            raise BadSetting("version-table", table, "a table that only Alembic uses")
 
 
 def version_tables(

@@ -1,0 +1,89 @@
+"""A statement that waits for a lock in vain names the table, and the session that holds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.schema import database
+from support.databases import database_at
+from support.online import client
+from support.revisions import M4_003, M8_001
+from support.toys import execute
+
+READERS = [["status"], ["history"], ["preflight"], ["verify"], ["plans"], ["throttle", "pause"]]
+RUNS = [["current"], ["upgrade"], ["downgrade", M8_001]]
+
+
+def said_by(command: list[str], url: str, capfd: pytest.CaptureFixture[str]) -> str:
+    assert main([*command, "--url", url]) == ExitStatus.AGAIN
+    err = capfd.readouterr().err
+    return "".join(err.splitlines(keepends=True)[-1:])
+
+
+@pytest.mark.parametrize("command", READERS + RUNS, ids=lambda command: command[0])
+def test_session_that_locks_the_version_table_is_named(
+    command: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    monkeypatch.setitem(database._SESSION, "lock_timeout", "100ms")
+    wait = ["-x", "lock-wait=0.1"] if command in RUNS else []
+    with (
+        database_at("head", "postgresql-18", tmp_path) as url,
+        client(url, autocommit=False) as holder,
+    ):
+        holder.execute("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+        pid = holder.info.backend_pid
+
+        said = said_by([*command, *wait], url, capfd)
+
+        holder.rollback()
+        assert "no lock on public.alembic_version in 0 s; blocked by: pid " in said
+        assert f"pid {pid} " in said
+        assert "idle in transaction" in said
+        assert f"SELECT pg_terminate_backend({pid})" in said
+
+
+def test_session_that_locks_a_version_table_of_others_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(database._SESSION, "lock_timeout", "100ms")
+    with (
+        database_at(M4_003, "postgresql-18", tmp_path) as url,
+        client(url, autocommit=False) as holder,
+    ):
+        execute(
+            url,
+            "DELETE FROM alembic_version",
+            "CREATE SCHEMA shop",
+            "CREATE TABLE shop.versions (version_num text)",
+            "CREATE TABLE other (a int)",
+        )
+        holder.execute("LOCK TABLE other, shop.versions IN ACCESS EXCLUSIVE MODE")
+
+        said = said_by(["status"], url, capfd)
+
+        holder.rollback()
+        assert "no lock on shop.versions in 0 s; " in said
+        assert f"pid {holder.info.backend_pid} " in said
+
+
+def test_session_that_locks_the_table_of_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(database._SESSION, "lock_timeout", "100ms")
+    with (
+        database_at("head", "postgresql-18", tmp_path) as url,
+        client(url, autocommit=False) as holder,
+    ):
+        holder.execute("LOCK TABLE evolution_runs IN ACCESS EXCLUSIVE MODE")
+
+        said = said_by(["history"], url, capfd)
+
+        holder.rollback()
+        assert "no lock on public.evolution_runs in 0 s; " in said
