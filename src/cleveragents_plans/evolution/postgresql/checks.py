@@ -102,13 +102,15 @@ def check_writable(
     written = {"columns": list(values), "ours": list(ours)}
     triggers = [name for (name,) in _rows(connection, _TRIGGERS, name_in_sql, **written)]
     if triggers:
-        owner = _rows(connection, _OWNER_BELOW, name_in_sql)
-        rights = f", with the rights of this superuser (to avoid that, run as {owner[0][0]})"
+        rights = "".join(
+            f", with the rights of this superuser (to avoid that, run as {owner})"
+            for (owner,) in _rows(connection, _OWNER_BELOW, name_in_sql)
+        )
         log.warning(
             "%s has triggers that will fire for every row that is written%s: %s; if they must "
             "not, disable them for the time of this run",
             table,
-            rights if owner else "",
+            rights,
             ", ".join(triggers),
         )
 
