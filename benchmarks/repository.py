@@ -188,7 +188,7 @@ def killed_workers() -> str:
     done = subprocess.run(command, cwd=page.ROOT, capture_output=True, text=True, check=False)
     last = done.stdout.strip().splitlines()[-1]
     if done.returncode:
-        raise RuntimeError(f"workers that were killed lost plans: {last}")
+        raise RuntimeError(f"workers that were killed lost plans: {last}\n{done.stdout}")
     return f"Plans that killed workers lost or doubled: 0 (tests/faults/test_workers.py: {last})."
 
 

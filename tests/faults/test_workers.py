@@ -23,7 +23,9 @@ from support.plans import a_root
 
 pytestmark = pytest.mark.fault
 
-PLANS = 12
+# More work than four kills take: a worker ends when nothing is left.
+PLANS = 48
+SECONDS = 0.5
 
 
 @pytest.mark.parametrize("engine_name", [name for name in ENGINES if name != "postgresql-15"])
@@ -35,7 +37,10 @@ def test_killed_workers_lose_no_plan(engine_name: str, tmp_path: Path):
             PlanRepository(session).add_all(a_root(number) for number in range(PLANS))
 
         pool = subprocess.Popen(
-            [sys.executable, ROOT / "examples" / "workers.py", url, "--workers", "3"],
+            [
+                *(sys.executable, ROOT / "examples" / "workers.py", url),
+                *("--workers", "3", "--seconds", str(SECONDS)),
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
