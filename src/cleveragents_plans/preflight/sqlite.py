@@ -23,6 +23,7 @@ from cleveragents_plans.evolution.recipes.parent_trees import (
     CycleFound,
     ParentTree,
     ancestors_first,
+    by_key,
     warn_of_missing_parents,
 )
 from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
@@ -144,7 +145,9 @@ def scan_tree(database: Database, tree: ParentTree) -> TreeScan:
         if found.depth < _MAX_DEPTH:
             depth = sliced.run(_DEPTH.format(**where)).fetchone()[0] or 0
             found.depth = max(found.depth, depth)
-    _, found.cycles = ancestors_first(parent_of)
+    numbers = {key: number for number, key in enumerate(parent_of)}
+    _, cycles = ancestors_first([numbers.get(parent, -1) for parent in parent_of.values()])
+    found.cycles = by_key(cycles, list(parent_of))
     return found
 
 

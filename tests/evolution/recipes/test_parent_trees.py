@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import nullcontext
+
 import pytest
 from sqlalchemy import Engine, event
 
@@ -20,6 +23,9 @@ from cleveragents_plans.evolution import (
     validate_constraint,
     with_exclusive_lock,
 )
+from cleveragents_plans.evolution.postgresql.connection import online
+from cleveragents_plans.evolution.recipes import parent_trees
+from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ancestors_first
 from support.online import client, revision, script
 from support.statements import recorded
 
@@ -83,6 +89,66 @@ def test_links_are_followed_again_when_roots_are_filled_in_a_second_time(url):
         assert fill_roots(op, NODES) == 2
 
     assert sum("RECURSIVE link" in statement for statement in statements) == 2
+
+
+def test_rows_to_fill_first_cut_a_walk_up_into_short_ones_however_many_are_fetched_at_a_time(
+    url, monkeypatch
+):
+    monkeypatch.setattr(parent_trees, "_FETCHED", 7)
+    with client(url) as connection:
+        # 3000 <- 2999 <- ... <- 2901, and below each of them another one.
+        connection.execute(
+            "INSERT INTO public.node (id, up)"
+            " SELECT g, nullif(g + 1, 3001) FROM generate_series(2901, 3000) g"
+            " UNION ALL SELECT g - 500, g FROM generate_series(2901, 3000) g"
+        )
+    with revision(url) as op:
+        check_parent_tree(op, NODES)
+        ordered = parent_trees.rows_to_fill_first(op.get_bind(), NODES, "public.node")
+        again = parent_trees.rows_to_fill_first(op.get_bind(), NODES, "public.node")
+
+    # Every 16th of those that are younger than a row below them, from 2999 on, below the root.
+    assert ordered == again == list(range(2999 - 16, 2900, -16))
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_every_cycle_is_named_from_its_smallest_key_up(url, autocommit):
+    with client(url) as connection:
+        connection.execute(
+            "INSERT INTO public.node (id, up) VALUES (9000, 9001), (9001, 9002), (9002, 9000),"
+            " (8000, 8000), (7000, 9001), (7001, 7000)"
+        )
+    with (
+        revision(url) as op,
+        online(op) if autocommit else nullcontext(),
+        pytest.raises(CycleFound) as found,
+    ):
+        check_parent_tree(op, NODES)
+
+    assert found.value.cycles == [[8000], [9000, 9001, 9002]]
+    assert rows(url, "SELECT count(*) FROM public.node WHERE top IS NOT NULL") == [(0,)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_order_of_any_links_has_ancestors_first_and_leaves_out_no_row(seed):
+    chosen = random.Random(seed)
+    above = [chosen.randrange(-1, 40) for _ in range(40)]
+
+    order, cycles = ancestors_first(above)
+
+    assert sorted(order) == list(range(40))
+    in_cycles = {number for cycle in cycles for number in cycle}
+    place = {number: at for at, number in enumerate(order)}
+    for number, parent in enumerate(above):
+        assert parent < 0 or place[parent] < place[number] or number in in_cycles
+    for cycle in cycles:
+        assert [above[number] for number in cycle] == [*cycle[1:], cycle[0]]
+    # Who starts in no cycle and goes up for 40 steps without an end is in front of one.
+    for number in range(40):
+        at = number
+        for _ in range(40):
+            at = above[at] if at >= 0 else at
+        assert (at in in_cycles) == (at >= 0)
 
 
 def test_offline_the_script_finds_the_same_roots(url):

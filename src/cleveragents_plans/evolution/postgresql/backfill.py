@@ -146,13 +146,14 @@ class BatchRun:
             # In its own type, or no index would help.
             type_of_key = base_type(self.connection, self.table, self.wanted.key)
             condition = f"{self.key} = ANY(CAST(%(keys)s AS {type_of_key}[]))"
-        while keys:
+        at = 0
+        while at < len(keys):
             size = self.throttle.fitting(self.batch.size)
             # What is locked is left for the pass.
-            done = self._batch(condition, {"keys": list(keys[:size])})
+            done = self._batch(condition, {"keys": list(keys[at : at + size])})
             self.written += done
             progress.tick(done)
-            keys = keys[size:]
+            at += size
             self._vacuum_when_due()
 
     def _pass(self, ranges: list[KeyRange], progress: Progress) -> SkippedRanges:
