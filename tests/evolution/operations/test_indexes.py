@@ -12,8 +12,9 @@ from sqlalchemy import text
 from cleveragents_plans.evolution import create_index, drop_index
 from cleveragents_plans.evolution.errors import OperationRefused, RunningRevision, running_revision
 from cleveragents_plans.evolution.postgresql.indexes import DuplicateRows, IndexNotBuilt
-from support.online import client, revision, script
+from support.online import client, meanwhile, revision, script
 from support.toys import execute, structure
+from support.waiting import wait_until
 
 INVALID = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
 # Its colon and its percent sign mean nothing to SQLAlchemy or the driver.
@@ -190,23 +191,30 @@ def test_an_old_snapshot_is_named_while_the_index_waits_for_it(
 ):
     caplog.set_level(logging.INFO, "alembic.evolution")
     other = hold_snapshot(server_url)
-    threading.Timer(1.2, other.close).start()
 
-    with revision(server_url, report_every=0.2) as op:
+    def end_when_named():
+        try:
+            wait_until(lambda: "waiting for old snapshots; waiting for pid" in caplog.text)
+        finally:
+            other.close()
+
+    with meanwhile(end_when_named), revision(server_url, report_every=0.2) as op:
         create(op)
 
     assert "building the index ix_toy_word" in caplog.text
-    assert "waiting for old snapshots" in caplog.text
     assert "nightly report (idle in transaction for" in caplog.text
     assert "SELECT 1" in caplog.text
     assert not execute(server_url, INVALID)
 
 
-def test_an_index_that_waits_for_too_long_is_dropped_and_the_session_is_named(server_url: str):
+@pytest.mark.parametrize("report_every", [0.2, 60], ids=["told before", "never told before"])
+def test_an_index_that_waits_for_too_long_is_dropped_and_the_session_is_named(
+    server_url: str, report_every: float
+):
     before = structure(server_url)
     with (
         hold_snapshot(server_url),
-        revision(server_url, lock_wait=1, report_every=0.2) as op,
+        revision(server_url, lock_wait=1, report_every=report_every) as op,
         pytest.raises(
             IndexNotBuilt, match=r"waited for: pid \d+ nightly report .*was dropped"
         ) as e,
@@ -274,12 +282,20 @@ def test_an_invalid_index_that_another_session_is_building_is_waited_for(server_
     statement = f"CREATE INDEX CONCURRENTLY ix_toy_word ON toy (word, size DESC) WHERE {WHERE}"
     building = threading.Thread(target=builder.execute, args=(statement.encode(),))
     building.start()
-    while not execute(server_url, INVALID):
-        pass
-    threading.Timer(0.7, holder.close).start()
+    wait_until(lambda: execute(server_url, INVALID))
     filenode = execute(server_url, "SELECT relfilenode FROM pg_class WHERE relname = 'ix_toy_word'")
+    waits = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock' AND query LIKE '%LOCK TABLE public.toy%'"
+    )
 
-    with revision(server_url) as op:
+    def let_it_end():
+        try:
+            wait_until(lambda: execute(server_url, waits))
+        finally:
+            holder.close()
+
+    with meanwhile(let_it_end), revision(server_url) as op:
         create(op)
     building.join()
     builder.close()
@@ -306,15 +322,25 @@ def test_an_index_that_rows_refuse_is_not_left_invalid(server_url: str):
 
 def test_progress_of_a_build_is_logged(server_url: str, caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, "alembic.evolution")
+    # What a sequence holds is seen in a snapshot of before, too.
     execute(
-        server_url, "INSERT INTO toy SELECT g, 'x' || g, 1 FROM generate_series(2000, 900000) g"
+        server_url,
+        "CREATE SEQUENCE told",
+        "CREATE FUNCTION dawdle(id int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN"
+        " WHILE id = 500 AND NOT (SELECT is_called FROM public.told) LOOP"
+        " PERFORM pg_sleep(0.02); END LOOP; RETURN true; END $$",
     )
 
-    with revision(server_url, report_every=0.05) as op:
-        create(op)
+    def go_on_when_told():
+        try:
+            wait_until(lambda: " % (" in caplog.text)
+        finally:
+            execute(server_url, "SELECT nextval('told')")
+
+    with meanwhile(go_on_when_told), revision(server_url, report_every=0.05) as op:
+        create_index(op, "ix_toy_word", "toy", ["word"], where="public.dawdle(id)")
 
     assert "building index" in caplog.text
-    assert " % (" in caplog.text
 
 
 @pytest.mark.parametrize("dialect", ["postgresql", "sqlite"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from cleveragents_plans.evolution.runner.runs import Run, RunsTable
 from support.broken import libpq
 from support.databases import empty_database
 from support.tiny_chain import FIRST, LAST, MIDDLE, tiny_chain
+from support.waiting import wait_until
 
 
 def runs(url: str) -> list[Run]:
@@ -26,12 +26,10 @@ def runs(url: str) -> list[Run]:
         return RunsTable("alembic_version", "public").read(connection)
 
 
-def wait_until(holds: Callable[[], Any]) -> Any:
-    until = time.monotonic() + 60
-    while not (found := holds()):
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.02)
-    return found
+def ended_runs(url: str) -> list[Run]:
+    """Give the runs when all have ended; the thread that notes the end may be late."""
+    wait_until(lambda: all(each.ended_at for each in runs(url)))
+    return runs(url)
 
 
 def when_run(act: Callable[[Any], None]) -> Callable[[Any], None]:
@@ -55,7 +53,7 @@ def test_run_that_ends_early_says_where_and_why(
     with empty_database("postgresql-18", tmp_path) as url:
         with pytest.raises(type(error)):
             command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
-        [found] = runs(url)
+        [found] = ended_runs(url)
 
     assert (found.outcome, found.error) == (outcome, why)
     assert (found.revision, found.revision_after) == (MIDDLE, FIRST)
@@ -72,7 +70,7 @@ def test_run_whose_connection_was_ended_is_noted_as_failed(tmp_path: Path):
     with empty_database("postgresql-18", tmp_path) as url:
         with pytest.raises(EvolutionError, match="was lost"):
             command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
-        [found] = runs(url)
+        [found] = ended_runs(url)
 
     assert found.outcome == "failed"
     assert "the connection to the toy database was lost" in (found.error or "")
@@ -96,7 +94,7 @@ def test_heartbeat_tells_which_revision_runs_and_what_it_waits_for(tmp_path: Pat
     holder = threading.Thread(target=hold, daemon=True)
     with empty_database("postgresql-18", tmp_path) as url:
         command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
-        [last] = runs(url)
+        [last] = ended_runs(url)
 
     assert (seen[0].revision, seen[0].outcome) == (MIDDLE, "running")
     assert seen[0].what == "filling toy"
@@ -132,13 +130,17 @@ def test_heartbeat_does_not_write_to_a_table_that_was_put_in_the_place_of_its_ow
 
 def test_heartbeat_goes_on_while_a_statement_runs(tmp_path: Path):
     def stop(op: Any) -> None:
-        op.execute("SELECT pg_sleep(2.5)")
+        # Within one statement.
+        op.execute(
+            "DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM public.evolution_runs"
+            " WHERE updated_at > began_at) LOOP PERFORM pg_sleep(0.02); END LOOP; END $$"
+        )
         beats.append(runs(url)[0].updated_at)
 
     beats: list[str | None] = []
     with empty_database("postgresql-18", tmp_path) as url:
         command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
-        [run] = runs(url)
+        [run] = ended_runs(url)
 
     assert beats[0] is not None
     assert beats[0] > run.began_at
@@ -156,7 +158,7 @@ def test_rate_that_is_none_is_not_taken_from_the_row(rate: str, tmp_path: Path):
 
     with empty_database("postgresql-18", tmp_path) as url:
         command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
-        [run] = runs(url)
+        [run] = ended_runs(url)
 
     assert (run.outcome, run.revision_after) == ("done", LAST)
 
@@ -176,7 +178,7 @@ def test_heartbeat_whose_connection_is_ended_connects_again_with_one_warning(
 
     with empty_database("postgresql-18", tmp_path) as url, caplog.at_level(logging.WARNING):
         command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
-        [run] = runs(url)
+        [run] = ended_runs(url)
 
     assert (run.outcome, run.revision_after) == ("done", LAST)
     assert len([m for m in caplog.messages if "evolution_runs" in m]) == 1
@@ -186,9 +188,11 @@ def test_run_that_was_killed_is_interrupted_and_the_next_one_says_so(tmp_path: P
     with empty_database("postgresql-18", tmp_path) as url:
         command.upgrade(tiny_chain(tmp_path / "chain", url), FIRST)
         with psycopg.connect(libpq(url), autocommit=True) as other:
+            ended_runs(url)
             other.execute("UPDATE evolution_runs SET outcome = 'running', ended_at = NULL")
             assert [each.outcome for each in runs(url)] == ["interrupted"]
             command.upgrade(tiny_chain(tmp_path / "chain", url), MIDDLE)
+            ended_runs(url)
             kept = other.execute(
                 "SELECT outcome, ended_at IS NULL FROM evolution_runs ORDER BY began_at"
             ).fetchall()
@@ -204,6 +208,6 @@ def test_lock_on_the_row_holds_no_run_up(tmp_path: Path, caplog: pytest.LogCaptu
 
     with empty_database("postgresql-18", tmp_path) as url, caplog.at_level(logging.WARNING):
         command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
-        [run] = runs(url)
+        [run] = ended_runs(url)
 
     assert (run.outcome, run.revision_after) == ("done", LAST)

@@ -17,7 +17,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from cleveragents_plans.evolution.errors import listed
-from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers, waited_for
+from cleveragents_plans.evolution.postgresql.blockers import (
+    Blocker,
+    blockers,
+    old_snapshots,
+    waited_for,
+)
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
@@ -36,13 +41,10 @@ class IndexProgress:
 
     Statements that are done sooner are not mentioned. It takes one more connection, and no
     lock on any table.
-
-    Attributes:
-        blockers: The sessions and prepared transactions that were waited for last.
     """
 
     def __init__(self, connection: Connection, what: str, table: str, settings: Settings) -> None:
-        self.blockers: Sequence[Blocker] = ()
+        self._blockers: Sequence[Blocker] = ()
         self._engine = connection.engine
         self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
         self._what, self._table, self._every = what, table, settings.report_every
@@ -61,6 +63,19 @@ class IndexProgress:
         self._thread.join()
         self._label.__exit__(None, None, None)
 
+    def waited_for(self, connection: Connection) -> Sequence[Blocker]:
+        """
+        Find the sessions and prepared transactions that were waited for last.
+
+        The *connection* has given up the wait. Where it was over before a message was due, those
+        are given that hold a lock on the table, or else a snapshot.
+        """
+        return (
+            self._blockers
+            or blockers(connection, [self._table], ANY_LOCK)
+            or old_snapshots(connection)
+        )
+
     def _watch(self) -> None:
         while not self._over.wait(self._every):
             try:
@@ -74,13 +89,13 @@ class IndexProgress:
 
     def _report(self, connection: Connection) -> None:
         row = run(connection, _PROGRESS, {"pid": self._pid}).mappings().first()
-        self.blockers = waited_for(connection, self._pid)
-        if any(blocker.pid is None for blocker in self.blockers):
+        self._blockers = waited_for(connection, self._pid)
+        if any(blocker.pid is None for blocker in self._blockers):
             named = blockers(connection, [self._table], ANY_LOCK)
-            processes = [blocker for blocker in self.blockers if blocker.pid is not None]
-            self.blockers = [*processes, *(each for each in named if each.pid is None)]
+            processes = [blocker for blocker in self._blockers if blocker.pid is not None]
+            self._blockers = [*processes, *(each for each in named if each.pid is None)]
         phase = str(row["phase"]) + _share(row) if row else ""
-        waits = f"waiting for {listed(self.blockers)}" if self.blockers else ""
+        waits = f"waiting for {listed(self._blockers)}" if self._blockers else ""
         self._log("; ".join(part for part in (phase, waits) if part))
 
     def _log(self, state: str) -> None:

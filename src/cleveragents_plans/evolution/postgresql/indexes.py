@@ -24,7 +24,7 @@ from cleveragents_plans.evolution.errors import (
     sqlstate,
 )
 from cleveragents_plans.evolution.foreseen import IndexBuild, foresee
-from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline, blockers
+from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline
 from cleveragents_plans.evolution.postgresql.connection import run, session
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy
 from cleveragents_plans.evolution.postgresql.index_names import (
@@ -35,10 +35,7 @@ from cleveragents_plans.evolution.postgresql.index_names import (
 )
 from cleveragents_plans.evolution.postgresql.index_progress import IndexProgress
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
-from cleveragents_plans.evolution.postgresql.locks import (
-    ANY_LOCK,
-    run_with_retries,
-)
+from cleveragents_plans.evolution.postgresql.locks import run_with_retries
 from cleveragents_plans.evolution.postgresql.search_path import path_for_ddl
 from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.settings import Settings
@@ -226,7 +223,7 @@ def drop_concurrently(
             if sqlstate(error) not in LOCK_CONFLICTS:
                 raise
             if deadline.left <= 0:
-                waited_for = progress.blockers or blockers(connection, [table], ANY_LOCK)
+                waited_for = progress.waited_for(connection)
                 left = "no query uses it any more, but it is there until it is dropped"
                 raise IndexNotBuilt(index, "dropped", deadline.waited, waited_for, left) from error
 
@@ -252,7 +249,7 @@ def _try_to_build(
             raise
         if deadline.left > 0:  # a deadlock
             return False
-        waited_for = progress.blockers or blockers(connection, [wanted.table], ANY_LOCK)
+        waited_for = progress.waited_for(connection)
         raise IndexNotBuilt(wanted.name, "built", waited, waited_for, left) from error
 
 

@@ -38,7 +38,7 @@ log: Final = logging.getLogger("alembic.evolution")
 _EVERY = 1.0
 # What a run waits for the row at its beginning and at its end, in seconds: behind a full pool,
 # or a silent network, no answer comes.
-_PATIENCE_AT_BEGIN, _PATIENCE_AT_END = 2.0, 0.5
+_PATIENCE = 2.0
 # Of the session that notes. A replica that is waited for must not hold it up.
 _SESSION = """\
 SELECT set_config('lock_timeout', '300ms', false), set_config('statement_timeout', '2s', false),
@@ -126,7 +126,7 @@ class _Heartbeat:
     def begin(self) -> None:
         """Write the row, and from then on each second what is under way."""
         self._thread.start()
-        if not self._begun.wait(_PATIENCE_AT_BEGIN):
+        if not self._begun.wait(_PATIENCE):
             self._warn("a second connection gets no answer")
             self._lag_unknown("a second connection gets no answer")
 
@@ -134,7 +134,7 @@ class _Heartbeat:
         """Write how the run ended."""
         self._ending = (outcome, error)
         self._over.set()
-        self._thread.join(_PATIENCE_AT_END)
+        self._thread.join(_PATIENCE)
 
     def _work(self) -> None:
         self._try(self._write_row)
