@@ -16,8 +16,9 @@ import pytest
 from support import postgres
 from support.databases import ENGINES, migrate
 from support.faults import Migration, State, models, one_clear_line
-from support.online import Probe, client
+from support.online import MAX_LOCK_WAIT, client, never_blocked
 from support.revisions import M4_003, M8_001
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -26,10 +27,8 @@ SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 ROW = "WHERE plan_id = (SELECT max(plan_id) FROM v3_plans)"
 READ = f"SELECT phase FROM v3_plans {ROW}"
 WRITE = f"UPDATE v3_plans SET last_completed_step = last_completed_step {ROW}"
-# Ours are 20 ms, and 50 ms after a minute, as tests/chain/test_lock_order.py sees; the rest is
-# for a machine that has more to do. A client that queued would wait as long as the lock is held.
-FELT = 2.0
-HELD = 3.0
+#: Seconds; a client behind a lock that is waited for would wait as long.
+HELD = MAX_LOCK_WAIT + 1
 #: What a backfill sends first, when the step before it is over.
 COUNTS = "count(*) FILTER"
 
@@ -81,8 +80,8 @@ def block_a_migration(way: Way, seconds: float, lock: str) -> str:
     url = way.url
     with (
         client(url, autocommit=False) as holder,
-        Probe(url, READ) as reader,
-        Probe(url, WRITE) as writer,
+        never_blocked(url, READ),
+        never_blocked(url, WRITE),
     ):
         holder.execute(lock.encode())
         pid = holder.info.backend_pid
@@ -90,13 +89,11 @@ def block_a_migration(way: Way, seconds: float, lock: str) -> str:
         migration.wait_for("waiting for a lock on public.v3_plans")
         time.sleep(seconds)
         assert migration.running
-        felt = max(reader.times), max(writer.times)
         holder.rollback()
         ended = migration.ended()
 
     assert ended.status == 0, ended.said
     assert f"pid {pid} (idle in transaction for" in ended.said
-    assert max(felt) < FELT
     way.is_done()
     return ended.said
 
@@ -223,18 +220,20 @@ def test_manual_vacuum_is_waited_for_and_named(each_way: Way):
     each_url = each_way.url
     with (
         client(each_url) as holder,
-        Probe(each_url, READ) as reader,
-        Probe(each_url, WRITE) as writer,
+        client(each_url) as watcher,
+        never_blocked(each_url, READ),
+        never_blocked(each_url, WRITE),
     ):
         pid = holder.info.backend_pid
         holder.execute("SET vacuum_cost_delay = 20")
         holder.execute("SET vacuum_cost_limit = 2")
         slow_vacuum = holder.pgconn
         slow_vacuum.send_query(b"VACUUM (DISABLE_PAGE_SKIPPING) v3_plans")
-        time.sleep(0.3)
+        progress = "SELECT FROM pg_stat_progress_vacuum"
+        wait_until(lambda: watcher.execute(progress).fetchall())
         migration = each_way.migration("report-every=0.5")
         migration.wait_for("waiting for a lock on public.v3_plans")
-        time.sleep(4)
+        time.sleep(HELD)
         assert migration.running
         holder.cancel()
         while slow_vacuum.get_result() is not None:
@@ -244,8 +243,6 @@ def test_manual_vacuum_is_waited_for_and_named(each_way: Way):
     assert ended.status == 0, ended.said
     assert f"pid {pid} (active" in ended.said
     assert "VACUUM (DISABLE_PAGE_SKIPPING) v3_plans" in ended.said
-    assert reader.longest < FELT
-    assert writer.longest < FELT
     each_way.is_done()
 
 
@@ -253,7 +250,8 @@ def test_manual_vacuum_is_waited_for_and_named(each_way: Way):
 @pytest.mark.parametrize("engine", SERVERS)
 def test_autovacuum_is_cancelled_by_the_lock_wait(engine: str, goal: str):
     server = postgres.PostgresServer(
-        postgres.binaries()[engine], {"autovacuum_naptime": "1s", "autovacuum_max_workers": "1"}
+        postgres.binaries()[engine],
+        {"autovacuum": "on", "autovacuum_naptime": "1s", "autovacuum_max_workers": "1"},
     )
     try:
         url = server.create_database()
@@ -274,16 +272,11 @@ def test_autovacuum_is_cancelled_by_the_lock_wait(engine: str, goal: str):
                 "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'autovacuum worker'"
                 " AND query LIKE '%v3_plans%'"
             )
-            until = time.monotonic() + 60
-            while connection.execute(at_work.encode()).fetchone() != (1,):
-                assert time.monotonic() < until, "autovacuum did not begin"
-                time.sleep(0.05)
-            with Probe(url, READ) as reader, Probe(url, WRITE) as writer:
+            wait_until(lambda: connection.execute(at_work.encode()).fetchone() == (1,))
+            with never_blocked(url, READ), never_blocked(url, WRITE):
                 ended = Migration(url, goal, "lock-wait=60").ended()
 
             assert ended.status == 0, ended.said
-            assert reader.longest < FELT
-            assert writer.longest < FELT
             assert "canceling autovacuum task" in (server.folder / "log").read_text()
     finally:
         server.close()

@@ -28,8 +28,11 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-# A server that loses its files with the machine needs no fsync.
+# A server that loses its files with the machine needs no fsync. A worker of autovacuum that comes
+# to a table just then holds a lock on it: VACUUM (SKIP_LOCKED) passes it by, and a test would see
+# another run than the one before. Tests of autovacuum turn it on.
 SETTINGS = {
+    "autovacuum": "off",
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "off",
@@ -39,12 +42,6 @@ SETTINGS = {
     "max_prepared_transactions": "4",
     "timezone": "UTC",
 }
-
-
-# A worker of autovacuum that comes to a table just then holds a lock on it: VACUUM (SKIP_LOCKED)
-# passes it by, and a test would see another run than the one before. Tests of it turn it on.
-BY_HAND = {"autovacuum": "off"}
-
 
 #: How the reason begins for which a test is skipped whose engine is left out.
 LEFT_OUT = "TEST_ENGINES leaves out"
@@ -130,6 +127,8 @@ class PostgresServer:
             yield standby
         finally:
             standby.close()
+        # The next test would see a replica of the one before.
+        self.wait_for("SELECT WHERE NOT EXISTS (SELECT FROM pg_stat_replication)")
 
     def create_database(self, template: str | None = None) -> str:
         """Create a database (a copy of *template*, if given) and return its URL."""
@@ -219,13 +218,12 @@ def server(name: str = "postgresql-18") -> PostgresServer:
     Give the one server of that name, started when it is first asked for.
 
     Its files are kept in memory where there is enough of it: creating a database writes
-    8 MB, and a suite that waits for the disk takes several times as long. Tables are
-    vacuumed and analysed by tests only.
+    8 MB, and a suite that waits for the disk takes several times as long.
     """
     skip_if_left_out(name)
     folder = binaries()[name]
     if folder not in _running:
-        _running[folder] = PostgresServer(folder, BY_HAND, memory_folder())
+        _running[folder] = PostgresServer(folder, within=memory_folder())
     return _running[folder]
 
 
