@@ -23,7 +23,6 @@ from sqlalchemy.orm import Session
 from cleveragents_plans import Phase, Plan, PlanConflict, PlanRepository, open_engine
 
 HEARTBEAT = 0.2  # seconds
-GIVEN_UP_AFTER = timedelta(seconds=2)
 
 
 def work(plans: PlanRepository, session: Session, plan: Plan, seconds: float, stop: Event) -> Plan:
@@ -45,7 +44,7 @@ def work(plans: PlanRepository, session: Session, plan: Plan, seconds: float, st
     return plans.save(done)
 
 
-def run(url: str, phase: Phase, seconds: float) -> None:
+def run(url: str, phase: Phase, seconds: float, given_up_after: timedelta) -> None:
     """Take plans until there is nothing left to do, or SIGTERM arrives."""
     stop = Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -55,7 +54,7 @@ def run(url: str, phase: Phase, seconds: float) -> None:
         with Session(engine) as session:
             plans = PlanRepository(session)
             # Any worker may recover the plans of lost ones; SKIP LOCKED keeps them apart.
-            plans.requeue_stalled(not_touched_for=GIVEN_UP_AFTER, max_attempts=5)
+            plans.requeue_stalled(not_touched_for=given_up_after, max_attempts=5)
             taken = plans.claim(phase=phase)
             session.commit()
             left = plans.exists(phase=phase, processing_state=["queued", "processing"])
@@ -79,11 +78,16 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--phase", type=Phase, choices=[*Phase], default=Phase.ACTION)
     parser.add_argument("--seconds", type=float, default=0.2, help="what the work of a plan takes")
+    parser.add_argument(
+        "--given-up-after", type=float, default=2, help="seconds without a heartbeat"
+    )
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
+    given_up_after = timedelta(seconds=options.given_up_after)
+    given = (options.url, options.phase, options.seconds, given_up_after)
 
     def start() -> multiprocessing.process.BaseProcess:
-        process = spawn.Process(target=run, args=(options.url, options.phase, options.seconds))
+        process = spawn.Process(target=run, args=given)
         process.start()
         print(f"worker {process.pid}", flush=True)
         return process

@@ -26,6 +26,7 @@ from support.databases import database_at, empty_database
 from support.json_output import validated
 from support.online import client
 from support.revisions import HEAD, M4_003, M8_001
+from support.waiting import wait_until
 
 PROGRAM = [sys.executable, "-m", "cleveragents_plans"]
 
@@ -329,16 +330,15 @@ def children(pid: int) -> list[int]:
 
 def require_ended(pid: int) -> None:
     """Wait until a process has ended; it may stay a zombie where no process reaps it."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
+
+    def ended() -> bool:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
-            return
-        if state == "Z":
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"process {pid} goes on")
+            return True
+        return state == "Z"
+
+    wait_until(ended)
 
 
 @contextmanager
@@ -359,10 +359,11 @@ def test_signal_ends_what_is_under_way_and_says_what_is_left(tmp_path: Path):
         run = started("upgrade", "--json", "--jobs", "2", *EACH, DATABASE_URL=url)
         said = waiting(run, 2)
         run.send_signal(signal.SIGTERM)
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=240)
         with client(url) as connection:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cleverag%'"
-            (sessions,) = connection.execute(query).fetchone()
+            # Those of a process that was killed would wait for their locks.
+            query = "SELECT FROM pg_stat_activity WHERE application_name LIKE 'cleverag%'"
+            wait_until(lambda: not connection.execute(query).fetchall())
 
     report = validated(out)
     assert (run.returncode, report["status"]) == (143, 143), said + err
@@ -370,7 +371,6 @@ def test_signal_ends_what_is_under_way_and_says_what_is_left(tmp_path: Path):
     assert "interrupted by SIGTERM" in report["members"][0]["result"]
     assert report["members"][2]["result"] == "not begun"
     assert "interrupted by SIGTERM; 1 not begun; to go on, run the same command again" in err
-    assert sessions == 0
 
 
 @pytest.mark.slow
@@ -384,7 +384,7 @@ def test_second_signal_kills_a_process_that_does_not_end(tmp_path: Path):
         while run.poll() is None and time.monotonic() < until:
             run.send_signal(signal.SIGTERM)
             time.sleep(0.2)
-        run.communicate(timeout=60)
+        run.communicate(timeout=240)
 
     assert run.returncode in (143, -signal.SIGTERM)  # a third one, while it ends
     require_ended(worker)
@@ -399,7 +399,7 @@ def test_database_under_way_is_finished_when_the_parent_is_killed(tmp_path: Path
         run.kill()
         run.wait()
         blocker.rollback()
-        run.communicate(timeout=60)  # its end is that of the process that has its streams, too
+        run.communicate(timeout=240)  # its end is that of the process that has its streams, too
         require_ended(worker)
         with client(url) as connection:
             (first,) = connection.execute("SELECT * FROM tenant_00.alembic_version").fetchone()
@@ -416,7 +416,7 @@ def test_process_that_is_killed_ends_its_job_and_no_other(tmp_path: Path):
         (worker,) = children(run.pid)
         os.kill(worker, signal.SIGKILL)
         blocker.rollback()
-        out, err = run.communicate(timeout=60)
+        out, err = run.communicate(timeout=240)
 
     report = validated(out)
     assert run.returncode == ExitStatus.AGAIN, err

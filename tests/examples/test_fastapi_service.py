@@ -42,7 +42,11 @@ class Served:
             assert time.monotonic() < until
             time.sleep(0.01)
         port = self._server.servers[0].sockets[0].getsockname()[1]
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}",
+            timeout=240,
+            trust_env=False,  # no proxy
+        )
 
     def close(self) -> None:
         self.client.close()

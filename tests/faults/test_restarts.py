@@ -59,7 +59,7 @@ def wait_until_some_rows_are_done(url: str, goal: str) -> None:
 
 def lose_the_server(server: postgres.PostgresServer, goal: str, mode: str) -> None:
     url, end = prepared(server, goal)
-    migration = Migration(url, goal, "rows-per-second=1000")
+    migration = Migration(url, goal, "rows-per-second=200")
     wait_until_some_rows_are_done(url, goal)
 
     server.stop(mode)

@@ -47,4 +47,4 @@ def test_fuzz_reports_the_seed_and_the_steps_that_led_to_a_fault(monkeypatch: py
     monkeypatch.setattr(Oracle, "faults", lambda *_: ["the root of a plan is wrong"])
 
     with pytest.raises(Fault, match=r"sqlite, seed 5: .*the root of a plan is wrong"):
-        fuzz("sqlite", 20, seed=5)
+        fuzz("sqlite", 120, seed=5)

@@ -21,6 +21,7 @@ from support.databases import database_at, migrate
 from support.pages import blocks, page
 from support.plans import a_child, a_root, ulid
 from support.postgres import PostgresServer
+from support.waiting import wait_until
 
 ROOT, CHILD = a_root(1, project_links=[{"project_name": "local/api"}]), a_child(2, a_root(1))
 
@@ -167,7 +168,7 @@ def test_query_of_the_page_says_how_stale_the_standby_is(
 
     write(primary)
     wait_until_replayed(primary, standby)
-    assert stale() == 0
+    wait_until(lambda: stale() == 0)  # the server writes to the log by itself, too
     follower.execute("SELECT pg_wal_replay_pause()")
     try:
         follower.wait_for("SELECT WHERE pg_get_wal_replay_pause_state() = 'paused'")

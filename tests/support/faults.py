@@ -176,7 +176,7 @@ class Migration:
         *extra: str,
         victim: tuple[str, ...] = (),
         before: tuple[str, ...] = (),
-        limit: float = 120,
+        limit: float = 240,
     ) -> None:
         arguments = ["-c", str(ROOT / "alembic.ini"), "-x", f"url={url}"]
         for one in extra:

@@ -93,7 +93,7 @@ def killed_at_each_statement(url: str, *acts: Act) -> list[Resumed]:
     results = processes.SimpleQueue()
     process = processes.Process(target=_kill_each, args=(url, acts, results))
     process.start()
-    process.join(120)
+    process.join(540)
     assert process.exitcode == 0, process.exitcode
     return [results.get() for _ in acts]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-from support.online import Probe, client, script
+from support.online import client, never_blocked, script
 from support.toy_operations import PAIRS, perform, rename_word, rows
 from support.toys import execute, make_toys, structure
 
@@ -30,18 +28,13 @@ def test_writers_do_not_wait_for_operations(postgresql_url: str):
         "INSERT INTO toy (id, size, box_id, {}, doc) SELECT max(id) + 1, 1, 1, 'b', 'd' FROM toy"
     )
     execute(postgresql_url, "ALTER TABLE toy ADD COLUMN doc2 text")
-    for name, pair in PAIRS.items():
+    for pair in PAIRS.values():
         column = "doc2" if pair.there is rename_word else "word"
-        begun = time.monotonic()
-        with Probe(postgresql_url, insert.format(column)) as probe:
+        with never_blocked(postgresql_url, insert.format(column)):
             perform(postgresql_url, pair.there)
             perform(postgresql_url, pair.back)
-        took = time.monotonic() - begun
 
         execute(postgresql_url, "UPDATE toy SET word = 'x' WHERE word IS NULL")
-        assert len(probe.times) > 5, name
-        # Under a lock that is held from end to end, it is about half of what both took.
-        assert probe.longest < max(1.0, took / 3), name
 
 
 def test_scripts_of_operations_make_what_the_operations_make(server_url: str):

@@ -20,7 +20,8 @@ from cleveragents_plans.evolution import (
 from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
 from cleveragents_plans.evolution.postgresql.connection import online
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
-from support.online import Probe, client, meanwhile, revision, script
+from support.online import MAX_LOCK_WAIT, client, meanwhile, never_blocked, revision, script
+from support.waiting import wait_until
 
 STRANGE = """SELECT '%' a, '100%%' b, ':x' c, '{"a":1}' d, E'\\\\' e, ':1'::text f"""
 
@@ -31,13 +32,6 @@ def url(postgresql_url):
         connection.execute("CREATE TABLE public.toy (id int PRIMARY KEY, word text)")
         connection.execute("INSERT INTO public.toy SELECT g, 'w' FROM generate_series(1, 100) g")
     return postgresql_url
-
-
-def wait_until_said(caplog, words):
-    until = time.monotonic() + 60
-    while words not in caplog.text:
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def columns(url):
@@ -149,7 +143,7 @@ def test_session_that_freezes_under_the_lock_is_ended_by_the_server(url):
     finally:
         event.remove(Engine, "before_cursor_execute", freeze)
 
-    assert waited[0] > 4
+    assert waited[0] > 1  # it is ended after five
     assert columns(url) == ["id", "word"]
 
 
@@ -173,15 +167,15 @@ def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(url, ca
     pid = idle.info.backend_pid
 
     def end_it():
-        wait_until_said(caplog, f"pid {pid}")
-        time.sleep(3)
-        longest.append(max(probe.times))
-        idle.rollback()
+        try:
+            wait_until(lambda: f"pid {pid}" in caplog.text)
+            time.sleep(MAX_LOCK_WAIT + 1)  # which a client behind it would wait for
+        finally:
+            idle.rollback()
 
-    longest = []
     with (
         caplog.at_level(logging.WARNING),
-        Probe(url, "UPDATE public.toy SET word = 'x' WHERE id = 7") as probe,
+        never_blocked(url, "UPDATE public.toy SET word = 'x' WHERE id = 7"),
         meanwhile(end_it),
         revision(url, report_every=1) as op,
     ):
@@ -189,9 +183,6 @@ def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(url, ca
     idle.close()
 
     assert columns(url) == ["id", "word", "a"]
-    # 20 ms by design (tests/chain/test_lock_order.py looks at each), and more on a busy machine;
-    # behind a lock that is waited for it is all of the 3 seconds.
-    assert longest[0] < 2
     assert "idle in transaction" in caplog.text
     assert "SELECT 1 FROM public.toy" in caplog.text
 
@@ -232,7 +223,7 @@ def test_lock_wait_ends_with_the_blockers_and_the_lock_can_be_taken_again(url):
         assert given_up.value.blockers[0].state == "idle in transaction"
         idle.rollback()
 
-        with revision(url, lock_wait=1) as op:
+        with revision(url, lock_wait=60) as op:
             with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
     assert columns(url) == ["id", "word", "a"]
 
@@ -275,13 +266,11 @@ def test_prepared_transaction_that_blocks_is_named_with_the_way_to_end_it(url):
 def test_readers_and_writers_go_on_during_the_wait_for_the_weaker_lock(url):
     with (
         client(url, autocommit=False) as other,
-        Probe(url, "UPDATE public.toy SET word = 'x' WHERE id = 7") as probe,
+        never_blocked(url, "UPDATE public.toy SET word = 'x' WHERE id = 7"),
     ):
         other.execute("LOCK TABLE public.toy IN SHARE UPDATE EXCLUSIVE MODE")
-        with pytest.raises(LockNotObtained), revision(url, lock_wait=3) as op:
+        with pytest.raises(LockNotObtained), revision(url, lock_wait=MAX_LOCK_WAIT + 1) as op:
             with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
-
-    assert probe.longest < 2
 
 
 def test_an_autovacuum_gives_way(url):
@@ -295,14 +284,8 @@ def test_an_autovacuum_gives_way(url):
         connection.execute("ALTER SYSTEM SET autovacuum_naptime = '1s'")
         connection.execute("SELECT pg_reload_conf()")
         try:
-            for _ in range(1200):
-                at_work = connection.execute(
-                    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'autovacuum:%big%'"
-                ).fetchone()
-                if at_work[0]:
-                    break
-                time.sleep(0.1)
-            assert at_work[0], "no autovacuum came to the table"
+            at_work = "SELECT FROM pg_stat_activity WHERE query LIKE 'autovacuum:%big%'"
+            wait_until(lambda: connection.execute(at_work).fetchall())
 
             # It would go on for minutes.
             with revision(url, lock_wait=60) as op:
@@ -324,8 +307,7 @@ def test_a_vacuum_by_hand_is_waited_for_and_named(url, caplog):
             by_hand.execute("VACUUM big")
 
     with caplog.at_level(logging.WARNING), meanwhile(vacuum), client(url) as connection:
-        while not connection.execute("SELECT FROM pg_stat_progress_vacuum").fetchall():
-            time.sleep(0.01)
+        wait_until(lambda: connection.execute("SELECT FROM pg_stat_progress_vacuum").fetchall())
         with revision(url, lock_wait=60, report_every=0.1) as op:
             with_exclusive_lock(op, "big", "ALTER TABLE {schema}.big ADD a int")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from cleveragents_plans.evolution.postgresql import throttle
 from cleveragents_plans.evolution.postgresql.throttle import BatchSize, Throttle
 from cleveragents_plans.evolution.settings import Settings
 from support.online import client, revision
+from support.waiting import wait_until
 
 #: A test that failed leaves connections open, so they are ended.
 END_OTHERS = (
@@ -37,9 +39,24 @@ def op_alone(postgresql_url):
         yield op
 
 
+@contextmanager
+def client_at_work(url):
+    """A client whose statement goes on until the block ends."""
+    asleep = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    with client(url) as worker:
+        worker.pgconn.send_query(b"SELECT pg_sleep(600)")
+        with client(url) as connection:
+            wait_until(lambda: connection.execute(asleep).fetchall())
+        try:
+            yield
+        finally:
+            worker.cancel()
+            while worker.pgconn.get_result() is not None:
+                pass
+
+
 def test_throttle_rests_for_the_share_of_others_while_a_client_works(postgresql_url, rests):
-    with client(postgresql_url) as other, revision(postgresql_url) as op:
-        other.execute("SELECT 1")  # a moment ago, so it counts as working
+    with revision(postgresql_url) as op, client_at_work(postgresql_url):
         throttled = Throttle(op.get_bind(), Settings(duty_cycle=0.75))
 
         throttled.rest(0.3, 100)

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -79,43 +78,37 @@ def test_server_that_does_not_come_is_waited_for_and_status_69(
         caplog.clear()
 
 
-def starting_server(port: int, until: threading.Event) -> threading.Thread:
-    """Answer on *port* as a server that starts, in a language of its own, until the event."""
-    listener = socket.create_server(("127.0.0.1", port))
-    fields = b"SFATAL\0VFATAL\0C57P03\0MDas Datenbanksystem startet\0\0"
-    answer = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
-
-    def serve() -> None:
-        with listener:
-            listener.settimeout(0.1)
-            while not until.is_set():
-                try:
-                    client, _ = listener.accept()
-                except TimeoutError:
-                    continue
-                with client:
-                    while len(sent := client.recv(4096)) == 8:  # asks for encryption
-                        client.sendall(b"N")
-                    if sent:
-                        client.sendall(answer)
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    return thread
+#: Answers as a server that starts, in a language of its own, in a process of its own: what libpq
+#: asks of it, it asks under Python's lock.
+STARTING = """\
+import socket
+fields = b"SFATAL\\0VFATAL\\0C57P03\\0MDas Datenbanksystem startet\\0\\0"
+answer = b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    print(listener.getsockname()[1], flush=True)
+    while True:
+        client, _ = listener.accept()
+        with client:
+            while len(sent := client.recv(4096)) == 8:  # asks for encryption
+                client.sendall(b"N")
+            if sent:
+                client.sendall(answer)
+"""
 
 
 def test_server_that_is_starting_is_waited_for(caplog: pytest.LogCaptureFixture):
     caplog.set_level("INFO")
-    port, over = free_port(), threading.Event()
-    thread = starting_server(port, over)
-    try:
-        status = main(
-            ["upgrade", "--url", f"postgresql://me@127.0.0.1:{port}/d", "--wait-for-db", "1",
-             "--report-every", "0.3"]
-        )  # fmt: skip
-    finally:
-        over.set()
-        thread.join()
+    command = [sys.executable, "-c", STARTING]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            port = int(server.stdout.readline())
+            status = main(
+                ["upgrade", "--url", f"postgresql://me@127.0.0.1:{port}/d", "--wait-for-db", "1",
+                 "--report-every", "0.1"]
+            )  # fmt: skip
+        finally:
+            server.kill()
 
     assert status == ExitStatus.UNREACHABLE
     assert " gone); connection failed" in caplog.text

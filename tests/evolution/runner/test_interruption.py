@@ -22,6 +22,7 @@ from support.databases import ENGINES, ROOT, empty_database, migrate
 from support.faults import execute, models
 from support.online import client
 from support.revisions import M4_003, M8_001
+from support.waiting import wait_until
 
 pytestmark = pytest.mark.slow  # real processes
 
@@ -139,19 +140,19 @@ def test_statement_that_is_running_is_cancelled(former: str):
     )
     run = upgrade(former)
     with client(former) as connection:
-        while not connection.execute(
+        asleep = (
             "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
             " AND datname = current_database()"
-        ).fetchone():
-            assert run.process.poll() is None, run.end(signal.SIGKILL)
-            time.sleep(0.05)
+        )
+        wait_until(lambda: connection.execute(asleep).fetchone() or run.process.poll() is not None)
+        assert run.process.poll() is None, run.end(signal.SIGKILL)
 
         run.end(signal.SIGTERM)
         assert_ended_by(run, signal.SIGTERM)
 
-        # Nothing of it goes on in the server.
+        # Nothing of it goes on in the server, which would be for ten minutes.
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        assert connection.execute(sessions).fetchone() == (1,)
+        wait_until(lambda: connection.execute(sessions).fetchone() == (1,))
 
 
 def test_connecting_to_a_server_that_does_not_answer_ends_at_a_signal():

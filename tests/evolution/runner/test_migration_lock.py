@@ -6,7 +6,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +29,7 @@ from cleveragents_plans.evolution.settings import Settings
 from support.databases import SERVERS
 from support.online import client, meanwhile
 from support.tiny_chain import tiny_chain
+from support.waiting import wait_until
 
 TESTS = Path(__file__).parents[2]
 # They are forked when everything is imported, so that ten cost not much more than one.
@@ -37,20 +37,20 @@ TEN = """\
 import logging, os, sys, time
 from pathlib import Path
 from alembic import command
-from support.online import client
 from support.tiny_chain import tiny_chain
 
 _, folder, url = sys.argv
 
-def until_all_are_there(op):
-    sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    with client(url) as connection:
-        while connection.execute(sessions).fetchone()[0] < 11:  # this one is there, too
-            time.sleep(0.05)
+def until_all_others_wait(op):
+    while sum("another process is migrating" in log.read_text() for log in logs()) < 9:
+        time.sleep(0.05)
+
+def logs():
+    return Path(folder).glob("*.log")
 
 def upgrade(number):
     logging.basicConfig(level=logging.INFO, filename=Path(folder, f"{number}.log"))
-    chain = tiny_chain(Path(folder, "chain"), url, stop=until_all_are_there)
+    chain = tiny_chain(Path(folder, "chain"), url, stop=until_all_others_wait)
     command.upgrade(chain, "head")
 
 processes = []
@@ -118,8 +118,7 @@ def test_waiting_run_gets_the_lock_next(engine, caplog):
     def hold():
         with engine.connect() as first, migration_lock(first, ["public"]):
             got.set()
-            while "another process is migrating" not in caplog.text:
-                time.sleep(0.02)
+            wait_until(lambda: "another process is migrating" in caplog.text)
             released.append(True)
 
     with caplog.at_level(logging.INFO), meanwhile(hold), engine.connect() as second:
