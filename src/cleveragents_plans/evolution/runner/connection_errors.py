@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from sqlalchemy import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
 from cleveragents_plans.evolution.postgresql.products import refuse_other_server
@@ -119,7 +119,10 @@ def _one_line(error: DBAPIError, hidden: Sequence[str]) -> str:
 
 def _hidden(url: URL, shown: str) -> list[str]:
     """List values of *url*, and words of them, that *shown* has not; the longest first."""
-    visible = set(_values(make_url(shown)))
+    try:
+        visible = set(_values(make_url(shown)))
+    except ArgumentError:  # an application may call it by another name, which shows nothing
+        visible = set()
     hidden = {each for each in _values(url) if each not in visible}
     words = {word for each in hidden for word in re.split(r"[\s:;,=|]+", each)}
     return sorted((hidden | words) - visible - {""}, key=len, reverse=True)
