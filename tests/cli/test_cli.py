@@ -17,6 +17,7 @@ import pytest
 from cleveragents_plans import schema
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.program import program
+from cleveragents_plans.cli.statuses import ExitStatus
 from support.broken import store_family
 from support.databases import ONE_OF_EACH, ROOT, database_with, migrate
 from support.revisions import CHAIN, HEAD, M4_003
@@ -48,6 +49,26 @@ def test_argument_of_bytes_that_are_no_text_is_refused_in_one_line(
     (line,) = [each for each in capfd.readouterr().err.splitlines() if "bytes that are" in each]
     assert re.match(r"error: |[-\d]{10}T[:.\d]{12}Z error   ", line)
     assert status in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        (name, parameter.opts[0])
+        for name, command in program.commands.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not (parameter.multiple or parameter.is_flag)
+    ],
+)
+def test_option_of_one_value_that_is_given_twice_is_refused(
+    name: str, option: str, capfd: pytest.CaptureFixture[str]
+):
+    needed = ["pause" for each in program.commands[name].params if each.required]
+
+    status = main([name, option, "1", f"{option}=2", *needed])
+
+    assert status == ExitStatus.USAGE
+    assert f"{option} is given 2 times, and takes one value" in capfd.readouterr().err
 
 
 SECRET = "s3cret%40word"

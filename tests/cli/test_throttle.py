@@ -128,6 +128,28 @@ def test_run_is_paused_throttled_and_resumed_from_another_process(
 
 
 @pytest.mark.slow
+def test_backfill_whose_rows_stay_locked_names_the_session_and_is_to_be_run_again(tmp_path: Path):
+    with former_release(tmp_path) as (url, watcher), slow_run(url, "--lock-wait", "2") as process:
+        wait_until(lambda: in_backfill(watcher))
+        with psycopg.connect(libpq(url)) as blocker:
+            pid = blocker.info.backend_pid
+            blocker.execute(
+                "SELECT FROM v3_plans WHERE automation_profile IS NULL"
+                " ORDER BY plan_id DESC LIMIT 1 FOR UPDATE SKIP LOCKED"
+            )
+            assert main(["throttle", "rows-per-second=0", "--url", url]) == 0
+            waiting = wait_until(
+                lambda: "for rows" in (the_run(watcher)["waiting_for"] or "") and the_run(watcher)
+            )
+            _, said = process.communicate(timeout=120)
+
+        assert process.returncode == ExitStatus.AGAIN, said
+        assert f"pid {pid}" in said.splitlines()[-1]
+        assert f"pid {pid}" in waiting["waiting_for"]
+        assert main(["upgrade", M8_001, "--url", url]) == 0
+
+
+@pytest.mark.slow
 def test_run_that_is_paused_ends_at_sigterm_and_is_interrupted(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

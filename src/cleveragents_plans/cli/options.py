@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import wraps
@@ -137,6 +138,36 @@ def _as_text(context: click.Context, parameter: click.Parameter, value: Any) -> 
             context, parameter,
         )  # fmt: skip
     return value
+
+
+def refuse_repeated(command: click.Command) -> None:
+    """Let *command* refuse an option of one value that is given twice: click drops the first."""
+    make_parser = command.make_parser
+
+    def make(context: click.Context) -> Any:
+        parser = make_parser(context)
+        parse = parser.parse_args
+
+        def parse_args(args: list[str]) -> Any:
+            options, others, order = parse(args)
+            for parameter, times in Counter(order).items():
+                if times > 1 and isinstance(parameter, click.Option) and _takes_one(parameter):
+                    raise click.BadOptionUsage(
+                        parameter.opts[0],
+                        f"{parameter.opts[0]} is given {times} times, and takes one value; give "
+                        "it once",
+                        context,
+                    )
+            return options, others, order
+
+        parser.parse_args = parse_args  # type: ignore[method-assign]
+        return parser
+
+    command.make_parser = make  # type: ignore[method-assign, assignment]
+
+
+def _takes_one(option: click.Option) -> bool:
+    return not (option.multiple or option.is_flag)
 
 
 def config_of(given: Mapping[str, Any]) -> Config:

@@ -11,7 +11,7 @@ from cleveragents_plans import __version__
 from cleveragents_plans.cli import migrate
 from cleveragents_plans.cli.fleet import run_fleet
 from cleveragents_plans.cli.history import history_command
-from cleveragents_plans.cli.options import refuse_bytes
+from cleveragents_plans.cli.options import refuse_bytes, refuse_repeated
 from cleveragents_plans.cli.plans import plans_command
 from cleveragents_plans.cli.preflight import preflight_command
 from cleveragents_plans.cli.profiles import profiles_command
@@ -58,6 +58,7 @@ for _command in (
     spec_command,
 ):
     refuse_bytes(_command)
+    refuse_repeated(_command)
     program.add_command(_command)
 
 

@@ -12,6 +12,7 @@ from cleveragents_plans.domain.errors import InvalidArgument
 from cleveragents_plans.evolution.errors import causes, sqlstate
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
+from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
 from cleveragents_plans.evolution.runner.connection_errors import (
     ConnectionFailed,
     LoginRefused,
@@ -57,7 +58,8 @@ def status_of(error: Exception) -> ExitStatus:
     """Tell with which status a command ends that raises *error*."""
     if isinstance(error, ConnectionFailed) and not isinstance(error, _REFUSED):
         return ExitStatus.AGAIN if error.lost else ExitStatus.UNREACHABLE
-    if isinstance(error, _AGAIN) or _lock_conflict(error):
+    rows_locked = isinstance(error, BackfillStuck) and error.is_lock
+    if rows_locked or isinstance(error, _AGAIN) or _lock_conflict(error):
         return ExitStatus.AGAIN
     return ExitStatus.USAGE if isinstance(error, _USAGE) else ExitStatus.REFUSED
 

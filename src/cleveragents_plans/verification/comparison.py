@@ -116,9 +116,13 @@ def _compare_constraints(expected: Table, found: Table, on_postgresql: bool) -> 
             unmatched.remove(changed)
         yield _missing_or_changed(expected.name, wanted, changed)
     for extra in unmatched:
-        kind = Kind.CHECK_EXTRA if extra.kind == "CHECK" else Kind.CONSTRAINT_EXTRA
         subject = f"{expected.name}.{extra.name or 'a constraint without a name'}"
-        yield note(kind, subject, f"no revision made this {_said(extra)}", _OTHERS)
+        yield note(
+            Kind.CHECK_EXTRA if extra.kind == "CHECK" else Kind.CONSTRAINT_EXTRA,
+            subject,
+            f"no revision made this {_said(extra)}",
+            _OTHERS,
+        )
         if not extra.valid:
             yield _not_valid(expected.name, extra)
 
@@ -145,8 +149,6 @@ def _compare_names(
     table: str, wanted: Constraint, found: Constraint, on_postgresql: bool
 ) -> Iterator[Finding]:
     if found.name != wanted.name:
-        check = wanted.kind == "CHECK"
-        kind = Kind.CHECK_RENAMED if check else Kind.CONSTRAINT_RENAMED
         subject = f"{table}.{wanted.name}"
         called = found.name or "without a name"
         if found.name and on_postgresql:
@@ -156,8 +158,11 @@ def _compare_names(
                 "nothing fails by it; a later revision that changes it by its name will say "
                 "that it is not there"
             )
-        make = fault if check else note
-        yield make(kind, subject, f"the {wanted.kind} is called {called}", remedy)
+        found_name = f"the {wanted.kind} is called {called}"
+        if wanted.kind == "CHECK":
+            yield fault(Kind.CHECK_RENAMED, subject, found_name, remedy)
+        else:
+            yield note(Kind.CONSTRAINT_RENAMED, subject, found_name, remedy)
     if not found.valid:
         yield _not_valid(table, found)
 

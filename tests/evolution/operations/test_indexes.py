@@ -12,6 +12,7 @@ from sqlalchemy import text
 from cleveragents_plans.evolution import create_index, drop_index
 from cleveragents_plans.evolution.errors import OperationRefused, RunningRevision, running_revision
 from cleveragents_plans.evolution.postgresql.indexes import DuplicateRows, IndexNotBuilt
+from cleveragents_plans.evolution.under_way import look
 from support.online import client, meanwhile, revision, script
 from support.toys import execute, structure
 from support.waiting import wait_until
@@ -205,6 +206,26 @@ def test_an_old_snapshot_is_named_while_the_index_waits_for_it(
     assert "nightly report (idle in transaction for" in caplog.text
     assert "SELECT 1" in caplog.text
     assert not execute(server_url, INVALID)
+
+
+def test_session_that_an_index_waits_for_is_named_as_what_the_run_waits_for(server_url: str):
+    other = hold_snapshot(server_url)
+    seen: list[str | None] = []
+
+    def end_when_named():
+        try:
+            seen.append(wait_until(lambda: look().waiting_for))
+        finally:
+            other.close()
+
+    with meanwhile(end_when_named), revision(server_url, report_every=0.2) as op:
+        create(op)
+
+    (told,) = seen
+    assert told
+    assert told.startswith("waits for pid ")
+    assert "nightly report (idle in transaction" in told
+    assert look().waiting_for is None
 
 
 @pytest.mark.parametrize("report_every", [0.2, 60], ids=["told before", "never told before"])

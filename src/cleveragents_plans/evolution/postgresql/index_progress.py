@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Final, Self
 
 from sqlalchemy import Connection
@@ -27,7 +28,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.under_way import entered
+from cleveragents_plans.evolution.under_way import entered, waits
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -39,6 +40,8 @@ class IndexProgress:
     """
     Logs, every few seconds, how far a statement on an index is and which sessions it waits for.
 
+    `under_way` is told of the latter, too.
+
     Statements that are done sooner are not mentioned. It takes one more connection, and no
     lock on any table.
     """
@@ -49,6 +52,7 @@ class IndexProgress:
         self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
         self._what, self._table, self._every = what, table, settings.report_every
         self._label = entered(what)
+        self._waits = ExitStack()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._begun = time.monotonic()
@@ -61,6 +65,7 @@ class IndexProgress:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self._waits.close()
         self._label.__exit__(None, None, None)
 
     def waited_for(self, connection: Connection) -> Sequence[Blocker]:
@@ -95,8 +100,12 @@ class IndexProgress:
             processes = [blocker for blocker in self._blockers if blocker.pid is not None]
             self._blockers = [*processes, *(each for each in named if each.pid is None)]
         phase = str(row["phase"]) + _share(row) if row else ""
-        waits = f"waiting for {listed(self._blockers)}" if self._blockers else ""
-        self._log("; ".join(part for part in (phase, waits) if part))
+        self._waits.close()
+        waiting = ""
+        if self._blockers:
+            waiting = f"waiting for {listed(self._blockers)}"
+            self._waits.enter_context(waits())(f"waits for {listed(self._blockers)}")
+        self._log("; ".join(part for part in (phase, waiting) if part))
 
     def _log(self, state: str) -> None:
         log.info("%s, %.0f s: %s", self._what, time.monotonic() - self._begun, state or "working")

@@ -33,6 +33,7 @@ class BackfillStuck(EvolutionError):
         waited: For how many seconds none was written.
         blockers: Sessions that hold locks on the table.
         triggers: Triggers that fire for an UPDATE of the table, one of which may suppress it.
+        is_lock: Whether sessions that lock rows are the reason, so that it can be tried again.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class BackfillStuck(EvolutionError):
         self.waited = waited
         self.blockers: Final = tuple(blockers)
         self.triggers: Final = tuple(triggers)
+        self.is_lock: Final = bool(blockers) and not reason
 
 
 class Convergence:
