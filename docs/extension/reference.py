@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import platform
@@ -117,8 +118,39 @@ def _tables() -> str:
 
 def _findings() -> str:
     """List what ``verify`` can find, with the comments that stand beside it."""
-    meanings = _comments(Kind)
-    return _table(("name", "meaning"), ((f"`{each}`", meanings[each.name]) for each in Kind))
+    meanings, severities = _comments(Kind), _severities()
+    return _table(
+        ("name", "fault or note", "meaning"),
+        ((f"`{each}`", severities[each.name], meanings[each.name]) for each in Kind),
+    )
+
+
+def _severities() -> dict[str, str]:
+    """Read in the code of ``verification`` which kinds it calls a note, and which a fault."""
+    notes, faults = set(), set()
+    for module in Path(verification.__path__[0]).glob("*.py"):
+        tree = ast.parse(module.read_text())
+        calls = [each for each in ast.walk(tree) if isinstance(each, ast.Call)]
+        in_notes = {
+            kind
+            for call in calls
+            if isinstance(call.func, ast.Name) and call.func.id == "note"
+            for kind in _kinds(call.args[0])
+        }
+        notes |= {each.attr for each in in_notes}
+        faults |= {each.attr for each in _kinds(tree) if each not in in_notes}
+    words = {"fault": faults, "note": notes}
+    return {
+        each.name: " or ".join(word for word, names in words.items() if each.name in names)
+        for each in Kind
+    }
+
+
+def _kinds(tree: ast.AST) -> Iterator[ast.Attribute]:
+    for each in ast.walk(tree):
+        named = isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name)
+        if named and each.value.id == Kind.__name__:  # type: ignore[attr-defined]
+            yield each  # type: ignore[misc]
 
 
 def _runs() -> str:

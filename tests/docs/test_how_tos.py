@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,10 +31,13 @@ from cleveragents_plans import (
     open_async_engine,
     open_engine,
 )
-from cleveragents_plans.schema import create_schema
+from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.schema import create_schema, upgrade
 from support import pages
-from support.databases import ROOT, SERVERS
+from support.databases import ROOT, SERVERS, empty_database
 from support.postgres import server
+from support.revisions import M4_003, M8_001
 from support.toys import execute
 from support.waiting import wait_until
 
@@ -354,3 +359,54 @@ def test_fixtures_give_each_test_an_empty_database(
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [((0, 1, 0), 0), ((0, 1, 1), 1), ((0, 1, None), 1), ((0, 0, 0), 0)],
+)
+def test_page_on_fleets_judges_by_the_schemas_that_are_not_known_to_be_broken(
+    statuses: tuple[int | None, ...], expected: int
+):
+    names = ("tenant_a", "tenant_c", "tenant_d")
+    members = [
+        {"schema_name": name, "status": status}
+        for name, status in zip(names, statuses, strict=True)
+    ]
+    (script,) = blocks("fleets.md")
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, "tenant_c"],
+        input=json.dumps({"members": members}), text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == expected
+
+
+@pytest.mark.slow
+def test_page_on_fleets_shows_the_table_that_a_run_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    said = [text for kind, text in pages.blocks(pages.page("docs/fleets.md")) if kind == "text"]
+    with empty_database("postgresql-18", tmp_path) as url:
+        for name in "abcd":
+            schema = f"tenant_{name}"
+            execute(url, f"CREATE SCHEMA {schema}")
+            upgrade(url, M4_003, schema=schema, allow_second_schema=True)
+        execute(
+            url,
+            f"COMMENT ON TABLE tenant_b.alembic_version IS '[unfinished upgrade of {M8_001}]'",
+            "ALTER TABLE tenant_c.v3_plans ADD CONSTRAINT bad"
+            " CHECK (automation_profile <> 'balanced')",
+        )
+        each = ["--url", url, "--each-schema", "tenant_%", "-q"]
+        capsys.readouterr()
+
+        ended = [main([command, *each]) for command in ("status", "upgrade", "status")]
+
+    shown = capsys.readouterr().out
+    assert ended == [ExitStatus.UNFINISHED, ExitStatus.REFUSED, ExitStatus.FOUND]
+    for line in "\n".join(said[1:]).splitlines():
+        pattern = re.sub(r"lock \d+ ms", r"lock \\d+ ms", re.escape(line).replace("\\ ", " "))
+        assert re.search(rf"^{pattern}\s*$", shown, re.MULTILINE), line
