@@ -16,6 +16,7 @@ RUN_HERE = ["lifecycle.md", "roots.md", "snapshots.md", "tutorial.md"]
 RUN_BY = {
     "backup-and-restore.md": "robot/runbook.robot",
     "deployment.md": "tests/docs/test_how_tos.py",
+    "fleets.md": "tests/docs/test_how_tos.py",
     "operations.md": "robot/runbook.robot",
     "retention-and-import.md": "tests/docs/test_how_tos.py",
     "scaling.md": "tests/persistence/test_standby.py",
