@@ -351,6 +351,53 @@ sys.exit(main([*{command!r}.split(), "--url", {url!r}]))
 """
 
 
+@pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
+@pytest.mark.parametrize("command", ["status", "preflight", "upgrade"])
+def test_statement_in_which_sqlite_calls_nothing_ends_at_a_signal(
+    sqlite_url: str, command: str, number: signal.Signals
+):
+    """As in ``PRAGMA quick_check`` and ``SELECT count(*)``, which take long in large files only."""
+    migrate(sqlite_url, M8_001)
+    rarely = (
+        "import cleveragents_plans.evolution.sqlite.callbacks as c; c._INSTRUCTIONS = 2**31 - 1"
+    )
+    run = Run("-c", f"{rarely}\n{ENDLESS.format(command=command, url=sqlite_url)}")
+    run.wait_for("begun")
+
+    run.end(number)
+
+    assert_ended_by(run, number)
+
+
+def test_handler_of_a_program_is_called_when_a_statement_has_ended(sqlite_url: str):
+    """It may go on afterwards, so that nothing is interrupted for it."""
+    migrate(sqlite_url, M8_001)
+    code = f"""
+import os, signal, sqlite3, threading
+from cleveragents_plans.evolution.runner.interruption import interruptible
+from cleveragents_plans.evolution.sqlite import callbacks
+
+handled = []
+signal.signal(signal.SIGTERM, lambda *_: handled.append(1))
+callbacks._INSTRUCTIONS = 2**31 - 1
+driver = sqlite3.connect({sqlite_url.removeprefix("sqlite:///")!r})
+sender = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+with interruptible("the file", command_line=True), callbacks.interruptible(driver):
+    sender.start()
+    counted = driver.execute(
+        "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 5000000)"
+        " SELECT count(*) FROM c"
+    ).fetchone()[0]
+    sender.join()
+print(counted, len(handled))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=MOMENT * 4
+    )
+
+    assert done.stdout == "5000000 1\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.parametrize("command", ["current", "status", "verify", "verify --repair roots"])
 def test_statement_that_reads_a_file_ends_at_a_signal(

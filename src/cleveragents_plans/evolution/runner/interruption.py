@@ -12,6 +12,7 @@ import atexit
 import gc
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,12 +20,15 @@ from types import FrameType
 from typing import Final
 
 from cleveragents_plans.evolution.errors import AGAIN, causes
+from cleveragents_plans.evolution.sqlite.callbacks import interrupt_statements
 
 log: Final = logging.getLogger("alembic.evolution")
 
 # Windows has no SIGHUP.
 _SIGNALS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if name in dir(signal)]
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+# Seconds after which a signal that Python has not handled met a statement that calls nothing.
+_UNHANDLED = 0.1
 
 # What has arrived since the handlers were installed. Signals belong to the process, so this
 # does, too. It is needed beside the exception, which SQLite swallows in a callback, as Python
@@ -57,7 +61,7 @@ def interruptible(target: str, *, command_line: bool) -> Iterator[None]:
         return
     error = None
     try:
-        with handling_signals(_stop):
+        with _interrupting_statements(), handling_signals(_stop):
             yield
     except BaseException as raised:
         error = raised
@@ -97,6 +101,46 @@ def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterat
     finally:
         for number, handler_before in former.items():
             signal.signal(number, handler_before)
+
+
+@contextmanager
+def _interrupting_statements() -> Iterator[None]:
+    """
+    Let a signal end a statement of SQLite that returns to Python only at its end.
+
+    Python calls a handler between two of its own instructions, but writes the number of the signal
+    to a socket at once (https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd). A
+    thread reads it, and interrupts the statement if the handler is not called soon. Where an event
+    loop already has a socket for that, nothing is done: its statements run in other threads.
+    """
+    numbers, written = socket.socketpair()
+    with numbers, written:
+        written.setblocking(False)
+        former = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+        if former != -1:
+            signal.set_wakeup_fd(former)
+            yield
+            return
+        over = threading.Event()
+        thread = threading.Thread(target=_interrupt, args=(numbers, over), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            signal.set_wakeup_fd(-1)
+            written.shutdown(socket.SHUT_WR)
+            thread.join()
+
+
+def _interrupt(numbers: socket.socket, over: threading.Event) -> None:
+    """Interrupt statements while a signal that `_stop` is to handle has not been handled."""
+    while number := numbers.recv(1):
+        while signal.getsignal(number[0]) is _stop and not _received:
+            if over.wait(_UNHANDLED):
+                return
+            if not _received:
+                interrupt_statements()
 
 
 def end_soon() -> None:

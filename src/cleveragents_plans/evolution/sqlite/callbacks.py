@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
@@ -12,6 +12,9 @@ from sqlalchemy.exc import DBAPIError
 #: Virtual machine instructions between two calls of the progress handler; some milliseconds.
 _INSTRUCTIONS = 50_000
 _FUNCTION_RAISED = "user-defined function raised exception"
+
+# The connections in `interruptible`, of all threads.
+_interruptible: list[Any] = []
 
 
 class CopyFunction(Protocol):
@@ -68,6 +71,7 @@ def interruptible(driver: Any) -> Iterator[None]:
     Python calls the handler of a signal between two of its own instructions, and there is
     none while a statement runs, however long. So SQLite calls Python every few milliseconds
     (https://www.sqlite.org/c3ref/progress_handler.html), and ends the statement when it is told to.
+    Where SQLite calls nothing, another thread has to call `interrupt_statements`.
 
     Raises:
         BaseException: What the handler of a signal raised; SQLite reports only that the statement
@@ -75,6 +79,7 @@ def interruptible(driver: Any) -> Iterator[None]:
     """
     raised: list[BaseException] = []
     driver.set_progress_handler(_watch(raised).__next__, _INSTRUCTIONS)
+    _interruptible.append(driver)
     try:
         yield
     except Exception as error:
@@ -82,9 +87,23 @@ def interruptible(driver: Any) -> Iterator[None]:
             raise raised[0] from error
         raise
     finally:
+        _interruptible.remove(driver)
         driver.set_progress_handler(None, 0)
     if raised:  # the error of the statement was suppressed
         raise raised[0]
+
+
+def interrupt_statements() -> None:
+    """
+    End the statements that run in `interruptible`, in whatever thread; they raise an error.
+
+    SQLite 3.40 calls no progress handler in ``PRAGMA quick_check`` and in ``SELECT count(*)``, for
+    as long as it takes to read the file, but looks there whether it was interrupted
+    (https://www.sqlite.org/c3ref/interrupt.html). Where no statement runs nothing happens.
+    """
+    for driver in [*_interruptible]:
+        with suppress(sqlite3.Error):  # closed meanwhile
+            driver.interrupt()
 
 
 def _watch(raised: list[BaseException]) -> Iterator[int]:

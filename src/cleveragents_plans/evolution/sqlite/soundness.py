@@ -48,8 +48,8 @@ def require_sound_file(connection: Connection, report_every: float) -> None:
     Read the whole file behind *connection*, and refuse it if its structure is damaged.
 
     It takes as long as to read the file, and two seconds of processor time for a million plans
-    (1.5 GB). A message is logged every *report_every* seconds. A signal waits for its end: SQLite
-    3.40 calls no progress handler meanwhile. Nothing has been changed by then.
+    (1.5 GB). A message is logged every *report_every* seconds. SQLite 3.40 calls no progress
+    handler meanwhile: `callbacks.interrupt_statements` ends it.
 
     Raises:
         FileDamaged: ``PRAGMA quick_check`` found a fault.
