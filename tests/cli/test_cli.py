@@ -19,7 +19,7 @@ from cleveragents_plans.cli import main
 from cleveragents_plans.cli.program import program
 from cleveragents_plans.cli.statuses import ExitStatus
 from support.broken import store_family
-from support.databases import ONE_OF_EACH, ROOT, database_with, migrate
+from support.databases import ONE_OF_EACH, ROOT, database_with, migrate, url_option
 from support.revisions import CHAIN, HEAD, M4_003
 from support.rows import database_hash, schema_dump
 
@@ -233,7 +233,7 @@ def test_run_ends_with_what_was_done_and_what_to_do_next(
         assert lines[-2].endswith(change)
         assert re.search(
             rf"{written} rows written, longest exclusive lock (\d+ ms|\d\.\d s); to check the "
-            "result, run `cleveragents-plans verify`$",
+            rf"result, run `cleveragents-plans verify {re.escape(url_option(url))}`$",
             lines[-1],
         )
     assert "already at" in again[-1]

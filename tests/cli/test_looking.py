@@ -253,7 +253,7 @@ def test_database_without_plans_is_refused(
     file.touch()
 
     assert main([*words, "--url", f"sqlite:///{file}"]) == ExitStatus.REFUSED
-    assert "has no table of plans; run `cleveragents-plans status`" in capfd.readouterr().err
+    assert "has no table of plans; run `cleveragents-plans status --url " in capfd.readouterr().err
 
 
 def test_profiles_are_those_that_are_built_in(capfd: pytest.CaptureFixture[str]):

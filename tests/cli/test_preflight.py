@@ -14,7 +14,7 @@ from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.preflight import sessions
 from support.broken import break_database, libpq
-from support.databases import ONE_OF_EACH, database_at
+from support.databases import ONE_OF_EACH, database_at, url_option
 from support.json_output import validated
 from support.revisions import CHAIN, M4_003, M8_001, M8_002
 from support.rows import database_hash, schema_dump
@@ -58,7 +58,7 @@ def test_refusal_is_status_1_with_what_to_do(
 
     assert code == ExitStatus.REFUSED
     assert "\nBLOCKS    alembic_version says" in out
-    assert f"run `cleveragents-plans stamp --purge {M4_003}`" in out
+    assert f"run `cleveragents-plans stamp --purge {M4_003} {url_option(url)}`" in out
     assert out.endswith("\nnot ready, 1 block, exit status 1\n")
     assert [block["remedy"] for block in report["found"]["blocks"]] == [None]
 

@@ -20,7 +20,14 @@ from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.persistence import open_engine
 from cleveragents_plans.schema.database import Database
 from support.broken import break_database, libpq, store_family
-from support.databases import ONE_OF_EACH, database_at, database_with, empty_database, migrate
+from support.databases import (
+    ONE_OF_EACH,
+    database_at,
+    database_with,
+    empty_database,
+    migrate,
+    url_option,
+)
 from support.json_output import validated
 from support.revisions import HEAD, M4_003, M8_001, M8_002
 
@@ -58,7 +65,7 @@ def test_older_revision_is_behind_with_what_is_pending(
 
     assert code == ExitStatus.FOUND
     assert f"pending   {M8_001}: Give every plan its root" in out
-    assert "next      run `cleveragents-plans upgrade`\n" in out
+    assert f"next      run `cleveragents-plans upgrade {url_option(url)}`\n" in out
     assert [each["revision"] for each in report["pending"]] == report["database"]["pending"]
     assert report["state"] == "behind"
 
@@ -126,7 +133,7 @@ def test_tables_that_lack_a_part_lead_to_verify_which_names_it(
         listed = capfd.readouterr().out
 
     assert code == found == ExitStatus.FOUND
-    assert "run `cleveragents-plans verify`" in out
+    assert f"run `cleveragents-plans verify {url_option(url)}`" in out
     assert "stamp" not in out + listed
     assert "column-missing  v3_plans.effective_profile_snapshot" in listed
 
@@ -148,8 +155,8 @@ def test_unfinished_revision_has_two_ways_out(
 
     assert code == ExitStatus.UNFINISHED
     assert f"; the {direction} of {M8_001} is unfinished\n" in out
-    assert f"run `cleveragents-plans {complete}` to complete it" in out
-    assert f"or `cleveragents-plans {undo}` to undo it" in out
+    assert f"run `cleveragents-plans {complete} {url_option(url)}` to complete it" in out
+    assert f"or `cleveragents-plans {undo} {url_option(url)}` to undo it" in out
 
 
 def test_process_that_migrates_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

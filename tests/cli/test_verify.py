@@ -15,7 +15,7 @@ import pytest
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
 from support.broken import A, B, C, break_database, store_family
-from support.databases import ONE_OF_EACH, database_with
+from support.databases import ONE_OF_EACH, database_with, url_option
 from support.json_output import validated
 from support.revisions import HEAD
 
@@ -49,7 +49,7 @@ def test_fault_is_status_3_and_names_plans_and_remedy(
     assert status == ExitStatus.FOUND
     assert "fault  root-own  v3_plans.root_plan_id  in 1 row\n" in out
     assert f"       plans: {B}\n" in out
-    assert "to mend it: cleveragents-plans verify --repair roots" in out
+    assert f"to mend it: run `cleveragents-plans verify --repair roots {url_option(url)}`" in out
     assert "note   index-extra  v3_plans.mine" in out
     assert out.endswith("\n2 faults, 1 note\n")  # the child's root is another than that of B now
 
@@ -183,7 +183,7 @@ def test_output_is_coloured_and_wrapped_on_a_terminal_only(tmp_path: Path):
 def test_reader_that_leaves_does_not_change_the_exit_status(tmp_path: Path):
     with database_with(store_family, "sqlite", tmp_path) as url:
         break_database(url, [OWN_ROOT])
-        program = f"{sys.executable} -m cleveragents_plans verify --url {url}"
+        program = f"{sys.executable} -m cleveragents_plans verify {url_option(url)}"
         script = f"set -o pipefail; {program} 2>&- | true; {program} | head -1"
 
         done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import functools
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import make_url
 
+from cleveragents_plans.persistence.urls import database_url, without_password
 from support import postgres
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +103,11 @@ def _template(engine: str, revision: str) -> str:
         url = postgres.server(engine).create_database()
     migrate(url, revision)
     return url
+
+
+def url_option(url: str) -> str:
+    """Write ``--url`` as commands in messages have it."""
+    return f"--url {shlex.quote(without_password(database_url(url)))}"
 
 
 def chain(url: str, *extra: str) -> Config:

@@ -159,9 +159,9 @@ def test_repair_is_refused_where_a_revision_is_unfinished(tmp_path: Path):
 def test_lock_of_a_client_ends_the_repair_with_status_75(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    from cleveragents_plans.schema import database
+    from cleveragents_plans.schema import sessions
 
-    monkeypatch.setitem(database._SESSION, "lock_timeout", "50ms")
+    monkeypatch.setitem(sessions._SESSION, "lock_timeout", "50ms")
     with database_with(store_family, "postgresql-18", tmp_path) as url:
         break_database(url, set_roots(b=B))
         with psycopg.connect(libpq(url)) as client:
@@ -185,8 +185,8 @@ def test_command_says_what_it_will_do_and_looks_again(
     out, err = capfd.readouterr()
     assert status == ExitStatus.DONE
     assert err.startswith(
-        "2 plans and those below them get the root of their tree (2 root-own); "
-        "nothing else is written\n"
+        "root_plan_id of 2 plans and of those below them is set to the root of their tree "
+        "(2 root-own); nothing else is written\n"
     )
     assert "repaired  2 roots\n" in out
     assert out.endswith("\nsound\n")
@@ -194,5 +194,5 @@ def test_command_says_what_it_will_do_and_looks_again(
     words = ["verify", "--repair", "roots", "--log", "plain", "--url", family, "--json"]
     assert main(words) == ExitStatus.DONE
     out, err = capfd.readouterr()
-    assert err.startswith("no root is to be repaired\n")
+    assert err.startswith("no root has to be repaired\n")
     assert validated(out)["repaired"] == 0

@@ -168,10 +168,12 @@ def run_fleet(
 def _refuse_unfit_options(given: dict[str, Any], pattern: str | None) -> None:
     for option in ("sql", "follow"):
         if given.get(option):
-            raise click.UsageError(f"--{option} is for one database: give one --url")
+            raise click.UsageError(
+                f"--{option} is for one database: give one --url, and no --each-schema"
+            )
     names = [each.partition("=")[0].strip() for each in given["x"]]
     if "url" in names:
-        raise click.UsageError("give each database by --url, and not one of them by -x url=")
+        raise click.UsageError("name the databases by --url only, and none by -x url=")
     if pattern is not None and (given["schema"] is not None or "schema" in names):
         raise click.UsageError("give --schema or --each-schema, not both")
 

@@ -50,8 +50,8 @@ def upgrade(revision: str, sql: bool, json: bool, **given: Any) -> None:
     """
     Upgrade the schema to REVISION (default: head).
 
-    A SQLite file that is named and is not there is created with --create only; plans.db in the
-    current folder, which is the default, without. A database of PostgreSQL is never created.
+    A SQLite file that does not exist is created only with --create; the default, plans.db in the
+    current folder, is created without it. A PostgreSQL database is never created.
     """
     config = _config(sql, json, given)
     command.upgrade(config, revision, sql=sql)
@@ -68,9 +68,10 @@ def upgrade(revision: str, sql: bool, json: bool, **given: Any) -> None:
 @for_each_database
 def downgrade(revision: str, sql: bool, json: bool, **given: Any) -> None:
     """
-    Downgrade the schema to REVISION.
+    Downgrade the schema to REVISION, such as m4_003_plan_env_columns, -1 or base.
 
-    That is a revision such as m4_003_plan_env_columns, or base.
+    A downgrade to base drops the plans; it is refused while there are any, unless --drop-plans is
+    given.
     """
     config = _config(sql, json, given)
     command.downgrade(config, revision, sql=sql)
@@ -86,15 +87,19 @@ def _config(sql: bool, json: bool, given: dict[str, Any]) -> Config:
 
 @click.command()
 @click.argument("revisions", metavar="REVISION...", nargs=-1, required=True)
-@click.option("--purge", is_flag=True, help="First delete whatever the version table holds.")
+@click.option("--purge", is_flag=True, help="First delete all rows of the version table.")
 @database_options
 def stamp(revisions: tuple[str, ...], purge: bool, **given: Any) -> None:
-    """Set the version to REVISION, without running a revision."""
+    """Store REVISION as the current one, without running any revision."""
     command.stamp(config_of(given), list(revisions), purge=purge)
 
 
 @click.command()
-@click.option("--check-heads", is_flag=True, help="Fail unless that is the newest, and whole.")
+@click.option(
+    "--check-heads",
+    is_flag=True,
+    help="Fail unless it is the newest revision, and no revision is unfinished.",
+)
 @database_options
 def current(check_heads: bool, **given: Any) -> None:
     """Show the current revision."""

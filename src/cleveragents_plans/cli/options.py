@@ -27,15 +27,17 @@ SETTINGS: Final[Mapping[str, tuple[str, str]]] = {
     for each in fields(Settings)
 }
 _FLAGS: Final[Mapping[str, str]] = {
-    "allow-second-schema": "Create a set of tables although another schema has one.",
-    "drop-plans": "Drop the plans, too, on the way to base.",
+    "allow-second-schema": "Create the tables although another schema has them already.",
+    "drop-plans": "Drop the plans, too, when the downgrade goes to base.",
 }
 
 
 def database_options(function: _Function) -> _Function:
     """Let a command be told which database it is for."""
     url = click.option(
-        "--url", help="The database (default: DATABASE_URL, else sqlite:///plans.db)."
+        "--url",
+        metavar="URL",
+        help="URL of the database (default: DATABASE_URL, else sqlite:///plans.db).",
     )
     return _all(function, url, *_DATABASE)
 
@@ -45,37 +47,43 @@ def fleet_options(function: _Function) -> _Function:
     return _all(
         function,
         click.option(
-            "--url", multiple=True,
-            help="The database (default: DATABASE_URL, else sqlite:///plans.db); several: one "
-            "after the other, or see --jobs.",
+            "--url", multiple=True, metavar="URL",
+            help="URL of the database (default: DATABASE_URL, else sqlite:///plans.db). Give it "
+            "several times for several databases.",
         ),
         click.option(
             "--each-schema", metavar="PATTERN",
-            help="Each schema with plans, and a name like PATTERN; % is any text (PostgreSQL).",
+            help="Run for each schema that has plans and whose name is LIKE this pattern, such as "
+            "'tenant_%' (PostgreSQL only).",
         ),
         click.option(
             "--jobs", type=click.IntRange(1, 100), default=1, show_default=True, metavar="N",
-            help="Of several databases or schemas, take so many at a time.",
+            help="Number of databases or schemas that are processed at the same time.",
         ),
         *_DATABASE,
     )  # fmt: skip
 
 
 _DATABASE = (
-    click.option("--schema", help="The schema of PostgreSQL, if not the first of search_path."),
     click.option(
-        "--version-table", metavar="NAME", help="Where Alembic keeps the version, if elsewhere."
+        "--schema", metavar="NAME",
+        help="PostgreSQL schema of the tables (default: the first of search_path).",
     ),
     click.option(
-        "-x", "x", multiple=True, metavar="NAME=VALUE", help="An option as `alembic -x` has it."
+        "--version-table", metavar="NAME",
+        help="Table in which Alembic keeps the version (default: alembic_version).",
     ),
-    click.option("-q", "--quiet", is_flag=True, help="Print the result and warnings only."),
-    click.option("-v", "--verbose", is_flag=True, help="Print what Alembic itself logs, too."),
+    click.option(
+        "-x", "x", multiple=True, metavar="NAME=VALUE",
+        help="Give an option as to `alembic -x`, such as -x lock-wait=60.",
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Print only results, warnings and errors."),
+    click.option("-v", "--verbose", is_flag=True, help="Also print what Alembic itself logs."),
     click.option(
         "--log", type=click.Choice(LOG_FORMATS), expose_value=False,
         callback=lambda _context, _option, name: use_log_format(name),
-        help="Write events to standard error as plain lines (default on a terminal), with time and "
-        "level (elsewhere), or as JSON.",
+        help="Format of the events on standard error: plain (default on a terminal), lines with "
+        "time and level (default elsewhere), or JSON.",
     ),
 )  # fmt: skip
 
@@ -96,15 +104,13 @@ def for_each_database(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def json_option(function: _Function) -> _Function:
     """Let a command print what it found as JSON."""
-    return click.option("--json", is_flag=True, help="Print JSON, see output.schema.json.")(
-        function
-    )
+    return click.option("--json", is_flag=True, help="Print the result as JSON.")(function)
 
 
 def create_option(function: _Function) -> _Function:
     """Let a command create a database."""
     return click.option(
-        "--create", is_flag=True, help="Create the SQLite file that is named, if it is not there."
+        "--create", is_flag=True, help="Create the SQLite file if it does not exist."
     )(function)
 
 
@@ -134,7 +140,7 @@ def _as_text(context: click.Context, parameter: click.Parameter, value: Any) -> 
     if any("\ud800" <= each <= "\udfff" for text in given for each in text or ""):
         raise click.BadParameter(
             "it has bytes that are no text in the locale of this process; correct them, or set "
-            "PYTHONUTF8=1 where they are UTF-8",
+            "PYTHONUTF8=1 if they are UTF-8",
             context, parameter,
         )  # fmt: skip
     return value

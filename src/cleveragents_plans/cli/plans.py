@@ -16,6 +16,7 @@ from cleveragents_plans.cli.output import counted, show, show_json, table
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.domain.errors import InvalidValue, shown
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.persistence.columns import parsed_time
 from cleveragents_plans.persistence.filters import conditions
 from cleveragents_plans.persistence.pages import beyond, cursor_of
@@ -128,7 +129,7 @@ def _filters(function: Any) -> Any:
     type=click.Choice(["oldest", "newest"]),
     default="oldest",
     show_default=True,
-    help="Which come first, by their ids.",
+    help="Which plans come first, by their ids.",
 )
 @click.option(
     "--limit",
@@ -136,9 +137,11 @@ def _filters(function: Any) -> Any:
     default=50,
     show_default=True,
     metavar="N",
-    help="Show so many at most.",
+    help="Number of plans that are shown at most.",
 )
-@click.option("--after", metavar="CURSOR", help="Go on after a page, by what it ended with.")
+@click.option(
+    "--after", metavar="CURSOR", help="Show the next page; the one before printed its CURSOR."
+)
 @json_option
 @database_options
 def plans_command(
@@ -147,14 +150,15 @@ def plans_command(
     """
     List plans, and count them, at any revision.
 
-    A filter that is given several times lets each of its values pass. Times are as in
-    2026-03-14T12:00:00Z. A row that no plan can be read from is listed, too.
+    A filter may be given several times: a plan matches if one of the values does. Times are
+    written like 2026-03-14T12:00:00Z. Rows that cannot be read as a plan are listed, too.
     """  # fmt: skip
     with read_database(config_of(given), "plans") as database:
         require_plans(database)
         session = Session(database.connection)
         wanted = conditions(database.on_postgresql, _given_filters(given))
-        counts = count_by(session, ["phase", "processing_state"], wanted)
+        with database.heartbeat("counting plans"):
+            counts = count_by(session, ["phase", "processing_state"], wanted)
         page = [*wanted, beyond(session, after, order)] if after is not None else wanted
         plans = plan_lines(database, page, limit + 1, newest=order == "newest")
         about = DatabaseFacts.of(database)
@@ -182,11 +186,11 @@ def require_plans(database: Database) -> None:
     missing = {*_COLUMNS} - database.columns(PLANS.name)
     if missing:
         raise EvolutionError(
-            f"{database.shown} has no table of plans; run `cleveragents-plans status` to see what "
-            "it has"
+            f"{database.shown} has no table of plans; run {typed(database.config, 'status')} to "
+            "see what it has"
             if PLANS.name not in database.position.tables
             else f"the table of plans lacks {', '.join(sorted(missing))}; run "
-            "`cleveragents-plans verify` to see what mends it"
+            f"{typed(database.config, 'verify')} to see what mends it"
         )
 
 

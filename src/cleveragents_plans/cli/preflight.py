@@ -33,13 +33,13 @@ class PreflightReport(Report):
 
 
 @click.command("preflight")
-@click.option("--down", metavar="REVISION", help="Look at the downgrade to REVISION instead.")
+@click.option("--down", metavar="REVISION", help="Check the downgrade to REVISION instead.")
 @json_option
 @database_options
 @run_options("allow-second-schema", "drop-plans")
 def preflight_command(down: str | None, json: bool, **given: Any) -> ExitStatus:
     """
-    Find out what an upgrade would refuse, wait for and take, without upgrading.
+    Check what would stop an upgrade, and estimate its time and disk space, without upgrading.
 
     It changes nothing, and no client waits for it. Exit status 0 means that the upgrade can begin,
     1 that a person must act first: each line that begins with BLOCKS says what to do.
@@ -58,7 +58,10 @@ def _show(report: PreflightReport) -> None:
     lines: list[tuple[str, str | Text]] = [*report.database.lines()]
     nothing = "nothing to do" if found.ready else "not known, see BLOCKS"
     lines.append((found.direction, ", ".join(found.steps) or nothing))
-    lines += [("writes", _written(each)) for each in found.writes]
+    on_sqlite = report.database.engine == "sqlite"
+    lines += [
+        ("copies" if on_sqlite else "writes", _written(each, on_sqlite)) for each in found.writes
+    ]
     if found.depth:
         lines.append(("depth", f"{found.depth} plans, in a sample"))
     if found.indexes:
@@ -68,9 +71,9 @@ def _show(report: PreflightReport) -> None:
         about = f"about {clock(found.estimate.seconds)}, {' to '.join(times)}"
         lines.append(("time", f"{about}, if the load stays as it is now"))
     if found.disk is not None:
-        lines.append(("disk", _disk(found.disk)))
+        lines.append(("disk", _disk(found.disk, on_sqlite)))
     for lock in found.locks:
-        much = "for the whole run" if report.database.engine == "sqlite" else "milliseconds each"
+        much = "for the whole run" if on_sqlite else "milliseconds each"
         lines.append(("locks", f"{lock.times} x {lock.name} on {lock.on}, {much}"))
     for replica in found.replicas:
         behind = "hidden" if replica.bytes_behind is None else _megabytes(replica.bytes_behind)
@@ -95,19 +98,25 @@ def _several(name: str, said: Iterable[str], style: str) -> Iterable[tuple[str, 
     return [(name, Text(each, style)) for each in said]
 
 
-def _written(write: Write) -> str:
+def _written(write: Write, on_sqlite: bool) -> str:
     if write.rows is None:
         return f"{write.label}: not known before the run"
+    rows = f"{write.rows:,} of {write.of:,} rows of {write.table}"
+    if on_sqlite:  # where a table is copied to be changed
+        rows = f"{counted(write.of, 'row')} of {write.table}, changes {write.rows:,} of them"
     columns = ", ".join(f"{rows:,} {column}" for column, rows in write.columns.items() if rows)
-    return f"{write.rows:,} of {write.of:,} rows of {write.table}" + (columns and f": {columns}")
+    return rows + (columns and f": {columns}")
 
 
-def _disk(disk: Disk) -> str:
-    said = f"+{_megabytes(disk.least)} to {_megabytes(disk.most)}"
+def _disk(disk: Disk, on_sqlite: bool) -> str:
+    if on_sqlite:
+        said = f"the file grows by {_megabytes(disk.least)}; the run needs {_megabytes(disk.most)}"
+    else:
+        said = f"the tables grow by {_megabytes(disk.least)} to {_megabytes(disk.most)}"
     if disk.wal is not None:
         said += f", WAL about {_megabytes(disk.wal)}"
     if disk.free is not None:
-        said += f"; {_megabytes(disk.free)} are free"
+        said += f", {_megabytes(disk.free)} are free"
     return said
 
 

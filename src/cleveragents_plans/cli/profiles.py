@@ -35,7 +35,8 @@ def profiles_command(name: str | None, json: bool) -> None:
     """
     Show the built-in automation profiles, or all that NAME says.
 
-    A threshold says how sure to be before a step is taken without a person: 0 always, 1 never.
+    A threshold is the confidence from which on a step is taken without asking a person: 0 means
+    always, 1 never.
     """
     if name is not None and name not in BUILT_IN_PROFILES:
         raise UnknownProfile(name, tuple(BUILT_IN_PROFILES))

@@ -86,7 +86,7 @@ def _run(given: list[str] | None) -> int:
         tell(_error_line(error), level="error", event="error")
         return status_of(error)
     except MemoryError:
-        tell("error: the memory of this process is at its end; give it more, and run it again")
+        tell("error: this process ran out of memory; give it more, and run the same command again")
         return ExitStatus.REFUSED
     except (KeyboardInterrupt, click.Abort):  # how to go on has been said
         return ExitStatus.INTERRUPTED

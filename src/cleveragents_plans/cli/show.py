@@ -17,6 +17,7 @@ from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain import PlanView, SnapshotUnreadable
 from cleveragents_plans.evolution.printable import printable
+from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.persistence import CorruptPlanRow, PlanNotFound
 from cleveragents_plans.persistence.queries import plan_in
 from cleveragents_plans.persistence.sessions import PLANS
@@ -98,7 +99,7 @@ def _value(value: Any) -> _Value:
 
 def _read(database: Database, plan_id: str) -> tuple[PlanView | None, str | None]:
     if not can_be_read(database):
-        return None, "the table lacks columns of a plan; see `cleveragents-plans verify`"
+        return None, f"the table lacks columns of a plan; run {typed(database.config, 'verify')}"
     for row in [*plan_rows(database, PLANS.c.plan_id == plan_id)]:
         try:
             plan = plan_in(row)

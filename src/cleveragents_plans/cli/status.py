@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import click
@@ -24,11 +26,13 @@ from cleveragents_plans.cli.output import Screen, facts, show, show_json
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.reporting import console_logging, heartbeat
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, LoginRefused
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
 from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable
 from cleveragents_plans.evolution.runner.unfinished import Unfinished
+from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.schema.database import Database, read_database
@@ -86,9 +90,9 @@ class StatusReport(Report):
 @click.command("status")
 @click.option(
     "--wait", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
-    help="Wait so long until it is ready, looking each second.",
+    help="Wait at most this long until the database is ready.",
 )  # fmt: skip
-@click.option("--follow", is_flag=True, help="Go on until the run under way has ended.")
+@click.option("--follow", is_flag=True, help="Show the run that is under way until it ends.")
 @json_option
 @fleet_options
 @for_each_database
@@ -96,28 +100,16 @@ def status_command(wait: float, follow: bool, json: bool, **given: Any) -> ExitS
     """
     Show at which revision the database is, and what is pending.
 
-    Exit status 0 means ready, 3 behind (or a version that does not fit the tables), 4 between two
-    revisions. With --wait a container can wait until another one has migrated.
+    Exit status 0 means ready, 3 behind (or a version that does not fit the tables), 4 that a
+    revision is unfinished. With --wait a container can wait until another one has migrated.
     """
     if follow and (json or wait):
-        raise click.UsageError("--follow is for people to read: without --json and --wait")
-    until = time.monotonic() + wait
+        raise click.UsageError("give --follow alone, without --json and --wait")
     config = config_of(given)
-    while True:
-        late = time.monotonic() >= until
-        try:
-            with read_database(config, "status") as database:
-                report = _look(database)
-                over = late or report.state == "ready"
-                if over:
-                    report = report.model_copy(update=_counts(database))
-        except ConnectionFailed as error:
-            if late or error.lost or isinstance(error, LoginRefused):
-                raise
-        else:
-            if over:
-                break
-        time.sleep(_POLL)
+    every = Settings.of(SimpleNamespace(config=config)).report_every
+    waiting = heartbeat("waiting until the database is ready", every) if wait else nullcontext()
+    with console_logging(config.attributes["level"]), waiting:
+        report = _report(config, wait)
     if follow:
         report = _follow(config, report)
     elif json:
@@ -125,6 +117,22 @@ def status_command(wait: float, follow: bool, json: bool, **given: Any) -> ExitS
     else:
         show(_shown(report))
     return _STATUSES[report.state]
+
+
+def _report(config: Config, wait: float) -> StatusReport:
+    """Look at the database; again until it is ready, for *wait* seconds at most."""
+    until = time.monotonic() + wait
+    while True:
+        late = time.monotonic() >= until
+        try:
+            with read_database(config, "status") as database:
+                report = _look(database)
+                if late or report.state == "ready":
+                    return report.model_copy(update=_counts(database))
+        except ConnectionFailed as error:
+            if late or error.lost or isinstance(error, LoginRefused):
+                raise
+        time.sleep(_POLL)
 
 
 def _follow(config: Config, report: StatusReport) -> StatusReport:
@@ -155,7 +163,8 @@ def _counts(database: Database) -> dict[str, int | None]:
     if PLANS.name not in database.position.tables:
         return {"plans": None, "children": None}
     query = select(func.count(), func.count(PLANS.c.parent_plan_id)).select_from(PLANS)
-    plans, children = database.connection.execute(query).one()
+    with database.heartbeat("counting plans"):
+        plans, children = database.connection.execute(query).one()
     return {"plans": plans, "children": children}
 
 

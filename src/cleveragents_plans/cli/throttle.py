@@ -22,9 +22,9 @@ def throttle_command(change: str, **given: Any) -> None:
     """
     Change the rate of the run under way, pause it, or let it go on.
 
-    From any machine: the run reads it within a second or two, and follows before its next batch.
-    A run that is paused holds no lock on a table, and has no transaction. A rate of 0 is no limit.
-    PostgreSQL only.
+    It works from any machine: the run reads the change within a second or two, and follows it
+    before its next batch. While it is paused, it has no transaction and no lock on a table. A rate
+    of 0 means no limit. PostgreSQL only: on SQLite a run is one transaction.
     """
     rate, paused = _read(change)
     found = throttle(config_of(given), rows_per_second=rate, paused=paused)

@@ -38,7 +38,7 @@ class TreeReport(Report):
 @click.argument("plan_id", metavar="ID")
 @click.option(
     "--limit", type=click.IntRange(1), default=1000, show_default=True, metavar="N",
-    help="Show so many plans at most.",
+    help="Number of plans that are shown at most.",
 )  # fmt: skip
 @json_option
 @database_options

@@ -49,17 +49,23 @@ class VerifyReport(Report):
 
 
 @click.command("verify")
-@click.option("--quick", is_flag=True, help="Look at schema, roots and parents; read no plan.")
 @click.option(
-    "--fingerprint", is_flag=True, help="Print a fingerprint of all that a migration leaves alone."
+    "--quick",
+    is_flag=True,
+    help="Check the version, the schema, roots and parents, but do not read every plan.",
+)
+@click.option(
+    "--fingerprint",
+    is_flag=True,
+    help="Print a fingerprint of everything that migrations do not change.",
 )
 @click.option(
     "--repair", type=click.Choice(["roots"]),
-    help="Give plans the root of the tree that they stand in; then look again.",
+    help="Set wrong roots to the root of the tree, and verify again.",
 )  # fmt: skip
 @click.option(
     "--plans", "listed", type=click.IntRange(1), default=10, show_default=True, metavar="N",
-    help="Name so many plans for each finding.",
+    help="Number of plans that are named for each finding.",
 )  # fmt: skip
 @json_option
 @fleet_options
@@ -70,11 +76,11 @@ def verify_command(
     """
     Find what is wrong with the database, at any revision.
 
-    It only reads, in one transaction, while the application goes on: the version, the schema as
-    its revision makes it, roots and parents, and every plan as the application reads it. Each
-    finding says what mends it. Exit status 3 means that something is to be mended.
+    It only reads, in one transaction, while the application goes on. It checks the version, the
+    schema, roots and parents, and reads every plan as the application does. Each finding says what
+    mends it. Exit status 0 means that nothing has to be mended, 3 that something has.
 
-    With --repair roots it writes: root_plan_id of the plans whose root is wrong, in batches.
+    With --repair roots it also writes: root_plan_id of plans whose root is wrong, in batches.
     """
     config = config_of(given)
     level = logging.WARNING if given["quiet"] else logging.INFO
@@ -104,10 +110,10 @@ def _repair(config: Config, level: int) -> int:
     kinds = ", ".join(f"{finding.total:,} {finding.kind}" for finding in wrong)
     if level == logging.INFO:
         tell(
-            f"{counted(total, 'plan')} and those below them get the root of their tree ({kinds}); "
-            "nothing else is written"
+            f"root_plan_id of {counted(total, 'plan')} and of those below them is set to the root "
+            f"of their tree ({kinds}); nothing else is written"
             if wrong
-            else "no root is to be repaired"
+            else "no root has to be repaired"
         )
     with console_logging(level), Progress("roots repaired", total) as progress:
         written = 0

@@ -66,23 +66,31 @@ class Settings:
     unit and its meaning in its metadata, which help texts are made of.
     """
 
-    lock_wait: float = _setting(600, "SECONDS", "Try so long for a lock on a table, or on rows")
-    migration_lock_wait: float = _setting(
-        3600, "SECONDS", "Wait so long for another process that migrates"
+    lock_wait: float = _setting(
+        600, "SECONDS", "Try at most this long for a lock on a table or on rows"
     )
-    report_every: float = _setting(3, "SECONDS", "Report a wait so often")
+    migration_lock_wait: float = _setting(
+        3600, "SECONDS", "Wait at most this long while another process migrates"
+    )
+    report_every: float = _setting(3, "SECONDS", "Time between two messages about a wait")
     batch_ms: float = _setting(
-        5, "MS", "Aim at batches of this length beside other sessions, four times as long without"
+        5,
+        "MS",
+        "Let a batch take about this long, or four times as long while no other session is active",
     )
     duty_cycle: float = _setting(
-        0.75, "SHARE", "Spend this share of the time in batches beside other sessions"
+        0.75,
+        "SHARE",
+        "Spend this share of the time in batches, and pause for the rest, while others are active",
     )
-    rows_per_second: float = _setting(0, "ROWS", "Write at most so many per second; 0 is no limit")
+    rows_per_second: float = _setting(
+        0, "ROWS", "Write at most this many rows per second; 0 means no limit"
+    )
     max_replica_lag: float = _setting(
-        0, "SECONDS", "Pause while a replica of PostgreSQL is further behind; 0 is no limit"
+        0, "SECONDS", "Pause while a PostgreSQL replica is further behind; 0 means never"
     )
     wait_for_db: float = _setting(
-        0, "SECONDS", "Wait so long for a server of PostgreSQL that is not there yet"
+        0, "SECONDS", "Wait at most this long for a PostgreSQL server that does not answer yet"
     )
 
     @classmethod

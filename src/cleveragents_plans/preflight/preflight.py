@@ -87,11 +87,13 @@ def _on_postgresql(
         found.troubled |= session.troubled
         found.refusals += session.refusals
         begun = time.perf_counter()
-        ahead = look_ahead(database, command_to(script, down or "head", direction), found)
+        with database.heartbeat("checking what the run would refuse"):
+            ahead = look_ahead(database, command_to(script, down or "head", direction), found)
         looked = time.perf_counter() - begun
         backfills = [each for each in found.operations if isinstance(each, Backfill)]
         indexes = [each.name for each in found.operations if isinstance(each, IndexBuild)]
-        counted = [*filter(None, (_counted(connection, each) for each in backfills))]
+        with database.heartbeat("counting the rows to be written"):
+            counted = [*filter(None, (_counted(connection, each) for each in backfills))]
         depth = postgresql.depth_of(database, PLANS.name) if has_plans and ahead.steps else None
         tables = [each.table for each in found.operations if isinstance(each, ExclusiveLock)]
         blocks = [*sessions_ahead(connection, tables, builds_indexes=bool(indexes))]
@@ -103,7 +105,8 @@ def _on_postgresql(
         # A trial runs the triggers of the tables, whose owner this role may have to mistrust.
         if tries and ahead.steps and not found.troubled & {"rights", "owners"}:
             settings = Settings.of(database.migration.environment_context)
-            estimate, disk = costs(connection, counted, found.operations, settings, looked)
+            with database.heartbeat("trying batches and index builds"):
+                estimate, disk = costs(connection, counted, found.operations, settings, looked)
     writes = tuple(each.write for each in counted)
     return Preflight(
         **_gathered(ahead, direction, blocks),
@@ -147,10 +150,11 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
     with gathering() as found:
         with found.looking("writable file"):
             require_writable(file)
-        ahead = look_ahead(database, command_to(script, goal, direction), found)
+        with database.heartbeat("checking what the run would refuse"):
+            ahead = look_ahead(database, command_to(script, goal, direction), found)
         database.connection.rollback()  # a writer would wait
         if ahead.steps:
-            sqlite.check_file(database.connection, file, found)
+            sqlite.check_file(database, file, found)
             database.connection.rollback()
             _try_schema(found, config, file, direction, goal)
         known = [e for e in found.operations if isinstance(e, Rebuild) and e.table in stored]
@@ -160,11 +164,13 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
             with found.looking("disk space"):
                 needed += require_disk_space(database.connection, rebuild.table)
             database.connection.rollback()
-        writes += [sqlite.count_writes(database, each) for each in rebuilds]
+        with database.heartbeat("counting the rows to be written"):
+            writes += [sqlite.count_writes(database, each) for each in rebuilds]
         for tree in [each for each in found.operations if isinstance(each, ParentTree)]:
             if tree.table not in stored:
                 continue
-            scan = sqlite.scan_tree(database, tree)
+            with database.heartbeat("looking for cycles and missing parents"):
+                scan = sqlite.scan_tree(database, tree)
             depth = scan.depth
             with found.looking("cycles and parents"):
                 sqlite.report_tree(tree, scan)
@@ -172,7 +178,8 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
             counted = next((each.of for each in writes if each.table == PLANS.name), None)
             rows = counted if counted is not None else sqlite.count_rows(database, PLANS.name)
         if ahead.steps and not found.refusals:
-            with gathering(), found.looking("sample of the rows"):
+            trying = database.heartbeat(f"trying the {direction} on a sample of the rows")
+            with trying, gathering(), found.looking("sample of the rows"):
                 sample = run_on_sample(file, config, direction, goal, PLANS.name, _SAMPLED)
     if holders:
         time.sleep(max(0.0, _HELD - (time.monotonic() - begun)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -58,8 +59,9 @@ def run_on_sample(
     Raises:
         EvolutionError: The run refuses.
     """
-    # What was given by -x, but for what names the database.
-    extra = [f"{name}={value}" for name, value in given_options(config).items() if name != "url"]
+    # What was given by -x, but for what names the database. It reports nothing of its own.
+    given = {**given_options(config), "report-every": "86400"}
+    extra = [f"{name}={value}" for name, value in given.items() if name != "url"]
     with closing(sqlite3.connect("", isolation_level=None, uri=True)) as driver:
         copied = _copy(driver, file, table, rows, {"alembic_version", *_version_tables(config)})
         engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
@@ -77,14 +79,24 @@ def run_on_sample(
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Let a run log its warnings only: its steps would read like those of the file."""
-    logger = logging.getLogger("alembic")
-    former = logger.level
-    logger.setLevel(logging.WARNING)
+    """
+    Let a run log its warnings only: its steps would read like those of the file.
+
+    What another thread logs meanwhile, that the preflight is still at work, is written.
+    """
+    here = threading.get_ident()
+
+    def is_worth_telling(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or record.thread != here
+
+    handlers = [*logging.getLogger("alembic").handlers, *logging.root.handlers]
+    for handler in handlers:
+        handler.addFilter(is_worth_telling)
     try:
         yield
     finally:
-        logger.setLevel(former)
+        for handler in handlers:
+            handler.removeFilter(is_worth_telling)
 
 
 def _bytes(driver: sqlite3.Connection) -> int:

@@ -14,9 +14,7 @@ from cleveragents_plans.preflight.findings import Block
 # Seconds. A transaction that is younger is that of a client at work, and ends by itself.
 MIN_AGE = 2.0
 _MAX_SHOWN = 50
-_HIDDEN = (
-    "; what it does is hidden from this role, unless a superuser runs GRANT pg_read_all_stats TO it"
-)
+_HIDDEN = "; to see what it does, let a superuser GRANT pg_read_all_stats TO this role"
 
 
 def sessions_ahead(

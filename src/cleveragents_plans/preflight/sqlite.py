@@ -15,8 +15,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
-
 from cleveragents_plans.evolution.foreseen import Foreseen, Rebuild
 from cleveragents_plans.evolution.recipes.parent_trees import (
     MAX_LISTED,
@@ -177,19 +175,20 @@ def report_tree(tree: ParentTree, found: TreeScan) -> None:
         warn_of_missing_parents(tree, found.missing, found.first_missing)
 
 
-def check_file(connection: Connection, file: Path, found: Foreseen) -> None:
+def check_file(database: Database, file: Path, found: Foreseen) -> None:
     """
     Look for damaged pages, unless a writer would be kept waiting by it.
 
     With a rollback journal no writer can commit while the file is read, so that a large one is
     left to the run itself.
     """
+    connection = database.connection
     logged = connection.exec_driver_sql("PRAGMA main.journal_mode").scalar() == "wal"
     if logged or file.stat().st_size <= _MAX_READ:
         with found.looking("damaged pages"):
-            require_sound_file(connection, 3600.0)
+            require_sound_file(connection, database.report_every)
     else:
-        found.unchecked.append("damaged pages, because writers would wait: the run looks for them")
+        found.unchecked.append("damaged pages: writers would have to wait; the run checks them")
 
 
 def costs(file: Path, sample: SampleRun, rows: int, needed: int) -> tuple[Estimate, Disk]:

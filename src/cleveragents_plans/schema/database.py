@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any
 
 from alembic.config import Config
 from alembic.runtime.environment import EnvironmentContext
@@ -18,22 +17,10 @@ from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.operations.names import require_tables
-from cleveragents_plans.evolution.postgresql.connection import parameters, run, set_parameters
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
-from cleveragents_plans.evolution.postgresql.products import (
-    refuse_distributed_tables,
-    refuse_unfit_server,
-)
-from cleveragents_plans.evolution.postgresql.search_path import (
-    find_schema,
-    searched_schemas,
-    use_schema,
-)
-from cleveragents_plans.evolution.postgresql.server import (
-    refuse_read_only,
-    refuse_unreadable_tables,
-)
-from cleveragents_plans.evolution.reporting import console_logging, tell
+from cleveragents_plans.evolution.postgresql.search_path import searched_schemas
+from cleveragents_plans.evolution.postgresql.server import refuse_read_only
+from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
@@ -49,6 +36,11 @@ from cleveragents_plans.evolution.runner.version_tables import require_version_t
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.schema.chain import APPLICATION
+from cleveragents_plans.schema.sessions import (
+    begin_postgresql,
+    configure_postgresql,
+    configure_sqlite,
+)
 
 #: The revision from which on every plan has a root and a profile.
 _COMPLETE_FROM = "m8_001_align_plans_schema"
@@ -117,6 +109,15 @@ class Database:
     def runs(self) -> RunsTable:
         """Where the runs of the chain are noted."""
         return RunsTable(self.options.version_table, self.migration.version_table_schema)
+
+    @property
+    def report_every(self) -> float:
+        """The seconds between two messages about something that takes long."""
+        return Settings.of(SimpleNamespace(config=self.config)).report_every
+
+    def heartbeat(self, what: str) -> AbstractContextManager[None]:
+        """Log now and then that *what* is under way, unless it is over before."""
+        return heartbeat(what, self.report_every)
 
     def table(self, name: str) -> str:
         """Write the name of a table for SQL, as the database reads it."""
@@ -216,11 +217,11 @@ def _opened(
         target.connected(settings, writes=writes) as connection,
     ):
         if target.is_sqlite:
-            _configure_sqlite(connection, writes)
+            configure_sqlite(connection, writes)
             schema, version_schema = None, None
         else:
-            _configure_postgresql(connection, writes or tries)
-            schema, version_schema = _begin_postgresql(connection, options, target.shown, purpose)
+            configure_postgresql(connection, writes or tries)
+            schema, version_schema = begin_postgresql(connection, options, target.shown, purpose)
         with statements_interruptible(connection), blockers_named(connection):
             migration = _migration(connection, config, options, schema, version_schema)
             note = UnfinishedNote(connection, options.version_table, version_schema)
@@ -229,40 +230,6 @@ def _opened(
             yield Database(
                 connection, config, options, target.shown, schema, path, position, migration, note
             )
-
-
-def _configure_sqlite(connection: Connection, writes: bool) -> None:
-    driver: Any = connection.connection.driver_connection
-    # SQLite stores any bytes as text; one such text must not hide all others.
-    driver.text_factory = lambda data: data.decode(errors="surrogateescape")
-    connection.execution_options(read_only=not writes)
-
-
-def _configure_postgresql(connection: Connection, writes: bool) -> None:
-    if writes:  # not said to be READ WRITE: a standby would refuse that in its own words
-        connection.execution_options(isolation_level="READ COMMITTED")
-    else:
-        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-
-
-def _begin_postgresql(
-    connection: Connection, options: Options, shown: str, purpose: str
-) -> tuple[str, str]:
-    """Begin the transaction; give the schemas of the tables and of the version table."""
-    refuse_unfit_server(connection, shown)
-    # A limit for clients ends no lookup of a schema; SET runs no function that others may own.
-    run(connection, "SET LOCAL statement_timeout = 0")
-    tables, version_table = [*Base.metadata.tables], [options.version_table]
-    schema = use_schema(connection, options.schema, tables, version_table, local=True)
-    refuse_distributed_tables(connection, tables, schema, shown)
-    version_schema = options.schema or find_schema(connection, version_table, tables)
-    wanted = {**_SESSION, "application_name": f"cleveragents-plans {purpose}"}
-    known = parameters(connection, wanted)
-    set_parameters(connection, {name: wanted[name] for name in known}, local=True)
-    refuse_unreadable_tables(connection, tables, schema, shown)
-    refuse_unreadable_tables(connection, version_table, version_schema, shown)
-    connection.execution_options(schema_translate_map={None: schema})
-    return schema, version_schema
 
 
 def _migration(
@@ -315,15 +282,3 @@ def _position(
         misfit=misfit,
         tables=tables,
     )
-
-
-# A time limit is for clients. Rows that a policy hides would be taken for rows that do not exist:
-# the server is to raise an error instead.
-_SESSION = {
-    "statement_timeout": "0",
-    "transaction_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "lock_timeout": "10s",
-    "row_security": "off",
-    "quote_all_identifiers": "off",
-}

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.runner.command_line import typed_for_program
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.findings import (
     PLANS,
@@ -21,18 +22,14 @@ from cleveragents_plans.verification.rows import CHILD_TABLES
 
 _ROOT = f"{PLANS}.root_plan_id"
 _PARENT = f"{PLANS}.parent_plan_id"
-_REPAIR = "cleveragents-plans verify --repair roots"
 
-#: Of each root that is wrong: what is, and what mends it.
-ROOTS: Mapping[Kind, tuple[str, str]] = {
-    Kind.ROOT_NULL: ("the root is NULL", _REPAIR),
-    Kind.ROOT_OWN: ("a plan with a parent names itself as the root of its tree", _REPAIR),
-    Kind.ROOT_OF_ANOTHER_TREE: ("the root is not that of the parent", _REPAIR),
-    Kind.ROOT_IS_NO_ROOT: (
-        "a detached plan names a root that belongs to the tree of another one",
-        _REPAIR,
-    ),
-    Kind.ROOT_NOT_STORED: ("the root is not stored", _REPAIR),
+#: Of each root that is wrong, what is; ``verify --repair roots`` mends it.
+ROOTS: Mapping[Kind, str] = {
+    Kind.ROOT_NULL: "the root is NULL",
+    Kind.ROOT_OWN: "a plan with a parent names itself as the root of its tree",
+    Kind.ROOT_OF_ANOTHER_TREE: "the root is not that of the parent",
+    Kind.ROOT_IS_NO_ROOT: "a detached plan names a root that belongs to the tree of another one",
+    Kind.ROOT_NOT_STORED: "the root is not stored",
 }
 
 
@@ -51,11 +48,12 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
         listed: How many plans are named for each kind.
     """
     found = RowFindings(listed)
+    repair = f"run {typed_for_program(database.config, 'verify --repair roots')}"
     for plan_id, parent, root, kind, lacks_parent in wrong_roots(database):
         if kind is not None:
-            what, remedy = ROOTS[Kind(kind)]
             stored = "NULL" if root is None else text_of(root)
-            found.add(Kind(kind), _ROOT, plan_id, f"{what} (it is {stored})", remedy)
+            what = f"{ROOTS[Kind(kind)]} (it is {stored})"
+            found.add(Kind(kind), _ROOT, plan_id, what, repair)
         if lacks_parent:
             found.add(
                 Kind.PARENT_NOT_STORED,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from cleveragents_plans.evolution.reporting import Progress
-from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.version_state import TablesIncomplete
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.persistence.sessions import PLANS as PLANS_TABLE
@@ -61,12 +61,15 @@ def verify(
         fingerprint: Make a fingerprint of the plans, for which every row is read.
         listed: How many plans are named for each kind of finding.
     """
-    findings = [*_check_version(database), *_check_schema(database)]
+    with database.heartbeat("checking the version and the schema"):
+        findings = [*_check_version(database), *_check_schema(database)]
     if PLANS not in database.position.tables:
         return Verification(None, tuple(findings), None, False)
-    plans = database.connection.execute(select(func.count()).select_from(PLANS_TABLE)).scalar_one()
-    if {"plan_id", "parent_plan_id", "root_plan_id"} <= database.columns(PLANS):
-        findings += check_trees(database, listed)
+    with database.heartbeat("checking roots and parents"):
+        count = select(func.count()).select_from(PLANS_TABLE)
+        plans = database.connection.execute(count).scalar_one()
+        if {"plan_id", "parent_plan_id", "root_plan_id"} <= database.columns(PLANS):
+            findings += check_trees(database, listed)
     print_of = Fingerprint() if fingerprint else None
     reads = (fingerprint or not quick) and can_be_read(database)
     if reads:
@@ -96,7 +99,7 @@ def _check_version(database: Database) -> Iterator[Finding]:
             Kind.VERSION,
             table,
             "the database has no tables of this package",
-            "run cleveragents-plans upgrade, if it is the right one",
+            f"if it is the right one, run {typed_for_program(database.config, 'upgrade')}",
         )
 
 

@@ -11,11 +11,12 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
+from sqlalchemy import make_url
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.schema import chain_config
-from support.databases import ROOT, migrate
+from support.databases import ROOT, migrate, url_option
 from support.online import client
 from support.revisions import M4_003, M8_001
 
@@ -68,7 +69,26 @@ def test_alembic_names_a_command_of_its_own(unstamped, tmp_path: Path):
 def test_installed_program_names_a_command_of_its_own(unstamped, capfd):
     assert main(["upgrade", "--url", unstamped]) == 1
 
-    assert f"run `cleveragents-plans stamp {M4_003}`" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert f"run `cleveragents-plans stamp {M4_003} {url_option(unstamped)}`" in told
+
+
+def test_command_in_a_message_names_the_database_that_was_named_without_its_password(
+    postgresql_url, capfd, monkeypatch
+):
+    url = make_url(postgresql_url).set(password="s3cret")
+    whole = url.render_as_string(hide_password=False)
+    shown = url.render_as_string()
+
+    assert main(["status", "--url", whole]) == 3
+    assert f"run `cleveragents-plans upgrade --url '{shown}'`\n" in capfd.readouterr().out
+
+    assert main(["status", "-x", f"url={whole}"]) == 3
+    assert f"run `cleveragents-plans upgrade --url '{shown}'`\n" in capfd.readouterr().out
+
+    monkeypatch.setenv("DATABASE_URL", whole)
+    assert main(["status"]) == 3
+    assert "run `cleveragents-plans upgrade`\n" in capfd.readouterr().out
 
 
 def test_interrupted_run_is_answered_with_commands_of_the_program(postgresql_url, capfd):
@@ -80,8 +100,9 @@ def test_interrupted_run_is_answered_with_commands_of_the_program(postgresql_url
 
     assert main(["current", "--check-heads", "--url", postgresql_url]) == 1
     told = capfd.readouterr().err
-    assert f"`cleveragents-plans downgrade {M4_003}` to complete it" in told
-    assert f"`cleveragents-plans upgrade {M8_001}` to undo it" in told
+    named = url_option(postgresql_url)
+    assert f"`cleveragents-plans downgrade {M4_003} {named}` to complete it" in told
+    assert f"`cleveragents-plans upgrade {M8_001} {named}` to undo it" in told
 
     config = Config(ROOT / "alembic.ini", attributes={"url": postgresql_url})
     with pytest.raises(CommandError, match=f"`alembic downgrade {M4_003}` to complete it"):

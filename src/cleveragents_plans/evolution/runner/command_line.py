@@ -15,7 +15,8 @@ def typed(config: Config, command: str, **options: str) -> str:
 
     That is ``alembic …`` where there is a configuration file, and elsewhere the program that
     runs the chain without one, if there is one: it says so by the attribute ``program``. The
-    schema and the version table that were given are given again.
+    schema and the version table that were given are given again; to the program so is the URL,
+    without its password, because it would take another database for it.
 
     Args:
         config: The configuration of the run that writes the message.
@@ -32,12 +33,13 @@ def typed(config: Config, command: str, **options: str) -> str:
     program = config.attributes.get("program", "alembic")
     if program == "alembic":  # which takes them before the command
         return f"`alembic{extra} {command}`"
-    return f"`{program} {command}{extra}`"
+    url = config.attributes.get("shown_url")
+    named = f" --url {shlex.quote(url)}" if url else ""
+    return f"`{program} {command}{named}{extra}`"
 
 
-def typed_verify(config: Config) -> str:
-    """Write the command that says all that is wrong: Alembic has none, the program has."""
-    return typed(config, "verify") if "program" in config.attributes else _VERIFY
-
-
-_VERIFY = "`cleveragents-plans verify`"
+def typed_for_program(config: Config, command: str) -> str:
+    """Write a *command* of the program that Alembic does not have, as `typed` does."""
+    if "program" in config.attributes:
+        return typed(config, command)
+    return f"`cleveragents-plans {command}`"

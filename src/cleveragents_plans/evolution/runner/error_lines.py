@@ -25,8 +25,8 @@ class OutOfMemory(EvolutionError):
 
     def __init__(self, target: str) -> None:
         super().__init__(
-            f"{target}: the memory of this process is at its end, perhaps because of a value in "
-            f"the database that is very large; give it more memory, and {AGAIN}"
+            f"{target}: this process ran out of memory, perhaps because of a very large value in "
+            f"the database; give it more memory, and {AGAIN}"
         )
 
 

@@ -170,6 +170,9 @@ class Target:
             )
 
 
+_URL = "the attribute url (--url)"
+
+
 def find_target(config: Config, application: Application) -> Target:
     """
     Tell which database *config* names.
@@ -191,6 +194,8 @@ def find_target(config: Config, application: Application) -> Target:
         if len(set(urls.values())) > 1:
             raise TwoDatabases([f"{application.show(url)} by {name}" for name, url in urls.items()])
         for url in urls.values():
+            if {*names} & {"-x url", _URL}:  # for commands in messages, which name it again
+                config.attributes["shown_url"] = application.show(url)
             return Target(url, application.show(url), "", given, application.open)
     url = application.read(application.default)
     note = f" (the default, in {Path.cwd()}; name another by DATABASE_URL)"
@@ -200,7 +205,7 @@ def find_target(config: Config, application: Application) -> Target:
 def _of_this_run(config: Config, given: Any) -> dict[str, str | URL]:
     names: dict[str, Any] = {
         "-x url": given_options(config).get("url"),
-        "the attribute url (--url)": config.attributes.get("url"),
+        _URL: config.attributes.get("url"),
     }
     if given is not None:
         if not isinstance(given, Connection | Engine):

@@ -23,7 +23,7 @@ from cleveragents_plans.evolution.lookups import each_table_once
 from cleveragents_plans.evolution.op import schema_of
 from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
-from cleveragents_plans.evolution.runner.command_line import typed, typed_verify
+from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
 from cleveragents_plans.evolution.settings import Options
 
@@ -234,7 +234,7 @@ class VersionState:
                 raise TablesIncomplete(
                     f"{self._options.version_table} says {' and '.join(self.known)}, and the "
                     "tables lack a part of what the revisions before it make",
-                    f"run {typed_verify(self._config)}, which says what is missing",
+                    f"run {typed_for_program(self._config, 'verify')}, which says what is missing",
                 )
             raise VersionRefused(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
@@ -247,7 +247,7 @@ class VersionState:
                 f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
                 f"lack {', '.join(missing[:_MAX_SHOWN])}{more}",
                 "restore what is missing from a backup, or create it as docs/specification.md has "
-                f"it; {typed_verify(self._config)} says what else differs",
+                f"it; {typed_for_program(self._config, 'verify')} says what else differs",
             )
 
     def _missing(self) -> list[str]:
