@@ -32,7 +32,7 @@ from sqlalchemy.sql import Executable
 
 from cleveragents_plans.domain import Phase, Plan
 from cleveragents_plans.domain.errors import PlansError
-from cleveragents_plans.persistence.claim_statements import PROCESSING, QUEUED, claim_statement
+from cleveragents_plans.persistence.claim_statements import claim_statement
 from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.errors import CorruptPlanRow
 from cleveragents_plans.persistence.filters import QueueFilters, conditions
@@ -47,6 +47,7 @@ from cleveragents_plans.persistence.queries import (
     rows_among,
     rows_of,
 )
+from cleveragents_plans.persistence.scans import PROCESSING, QUEUED, only
 from cleveragents_plans.persistence.sessions import (
     PLANS,
     atomic,
@@ -103,7 +104,7 @@ def claim_plans(
         plans = claim(session, statement)
         if plans is None:
             wanted = [QUEUED, *conditions(postgresql, filters, QueueFilters)]
-            plans = _take(session, wanted, Plan.begin, limit, on_corrupt)
+            plans = _take(session, "queued", wanted, Plan.begin, limit, on_corrupt)
     refresh_plans(session, [plan.plan_id for plan in plans])
     return plans
 
@@ -141,7 +142,7 @@ def requeue_plans(
         return failed.retry().edit(error_message=reason)
 
     with _report_conflict():
-        return _take(session, wanted, step, limit, on_corrupt)
+        return _take(session, "processing", wanted, step, limit, on_corrupt)
 
 
 def _phases(value: Any) -> list[str]:
@@ -197,15 +198,16 @@ def _queue_again(session: Session, rows: Sequence[Row[Any]], now: str) -> None:
 
 def _take(
     session: Session,
+    state: str,
     wanted: Sequence[ColumnElement[bool]],
     step: Callable[[Plan], Plan | None],
     limit: int,
     on_corrupt: OnCorrupt,
 ) -> list[Plan]:
-    """Lock, read, change (or leave) and save plans that are *wanted*, the oldest first."""
+    """Lock, read, change (or leave) and save plans of a *state*, the oldest first."""
     taken: list[Plan] = []
     with atomic(session):
-        for row in _locked(session, wanted, limit):
+        for row in _locked(session, state, wanted, limit):
             try:
                 stored = plan_in(row)
             except CorruptPlanRow as corrupt:
@@ -220,13 +222,15 @@ def _take(
 
 
 def _locked(
-    session: Session, wanted: Sequence[ColumnElement[bool]], limit: int
+    session: Session, state: str, wanted: Sequence[ColumnElement[bool]], limit: int
 ) -> Iterator[Row[Any]]:
     batch, beyond = limit, list(wanted)
+    of_state = only(on_postgresql(session), PLANS.c.processing_state, state)
     # SQLite would go through the whole table in the order of its key rather than sort few rows.
     by_id = PLANS.c.plan_id if on_postgresql(session) else without_index(PLANS.c.plan_id)
     while True:
-        ids = select(PLANS.c.plan_id).where(*beyond).order_by(by_id).limit(batch)
+        ids = select(PLANS.c.plan_id).where(of_state, *beyond)
+        ids = ids.order_by(PLANS.c.processing_state, by_id).limit(batch)
         if on_postgresql(session):
             # Read once they are locked: one statement would see child rows as they were before.
             locked = rows_of(session, ids.with_for_update(skip_locked=True, key_share=True))

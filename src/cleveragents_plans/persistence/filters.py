@@ -215,13 +215,13 @@ def _tags(postgresql: bool, name: str, value: Any) -> Any:
 
 
 # Written out as in the index of just these rows, so that both databases know that it will do.
-_IS_OPEN: Final = PLANS.c.processing_state.not_in(
+IS_OPEN: Final = PLANS.c.processing_state.not_in(
     [literal_column(f"'{state}'") for state in sorted(FINAL_STATES)]
 )
 
 
 def _is_final(postgresql: bool, name: str, value: Any) -> ColumnElement[bool]:
-    return ~_IS_OPEN if flag_of(name, value) else _IS_OPEN
+    return ~IS_OPEN if flag_of(name, value) else IS_OPEN
 
 
 def _states(postgresql: bool, name: str, value: Any) -> ColumnElement[bool]:
@@ -229,7 +229,7 @@ def _states(postgresql: bool, name: str, value: Any) -> ColumnElement[bool]:
     wanted = _one_of(PLANS.c.processing_state, check)(postgresql, name, value)
     # SQLite does not see by itself that the index of open plans has all of these.
     is_open = FINAL_STATES.isdisjoint(values_of(name, value, check))
-    return and_(_IS_OPEN, wanted) if is_open else wanted
+    return and_(IS_OPEN, wanted) if is_open else wanted
 
 
 def _from(column: ColumnElement[str]) -> _Condition:

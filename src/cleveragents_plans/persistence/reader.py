@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Unpack, overload
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, Plan, ProcessingState
@@ -13,8 +13,9 @@ from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
 from cleveragents_plans.persistence import parameters, queries, summaries
 from cleveragents_plans.persistence.errors import NotARoot
 from cleveragents_plans.persistence.filters import PlanFilters, conditions, documents_filters
-from cleveragents_plans.persistence.pages import ORDERS, Order, Page, beyond, cursor_of, in_order
+from cleveragents_plans.persistence.pages import ORDERS, Order, Page, cursor_of
 from cleveragents_plans.persistence.queries import OnCorrupt
+from cleveragents_plans.persistence.scans import any_query, page_query
 from cleveragents_plans.persistence.sessions import PLANS, on_postgresql, session_of
 from cleveragents_plans.persistence.summaries import (
     COUNT_FIELDS,
@@ -29,16 +30,16 @@ BATCH = 1000
 
 def check_listing(
     session: Session, order: Any, on_corrupt: Any, filters: Mapping[str, Any]
-) -> list[ColumnElement[bool]]:
+) -> None:
     """
-    Check the arguments of a listing; give its conditions. Nothing is sent to the database.
+    Check the arguments of a listing. Nothing is sent to the database.
 
     Raises:
         InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used.
     """
     parameters.check_on_corrupt(on_corrupt)
     parameters.choice_of("order", order, ORDERS)
-    return conditions(on_postgresql(session), filters)
+    conditions(on_postgresql(session), filters)
 
 
 class PlanReader:
@@ -95,9 +96,11 @@ class PlanReader:
             InvalidType, InvalidValue, UnknownFilter: A filter cannot be used.
         """
         wanted = conditions(on_postgresql(self._session), filters)
-        if plan_id is not None:
-            wanted.append(PLANS.c.plan_id == parameters.plan_id_of("plan_id", plan_id))
-        query = select(PLANS.c.plan_id).where(*wanted).limit(1)
+        if plan_id is None:
+            query = any_query(self._session, filters)
+        else:
+            this = PLANS.c.plan_id == parameters.plan_id_of("plan_id", plan_id)
+            query = select(PLANS.c.plan_id).where(this, *wanted)
         return bool(queries.rows_of(self._session, query))
 
     def children(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
@@ -204,13 +207,10 @@ class PlanReader:
             InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used.
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
-        wanted = check_listing(self._session, order, on_corrupt, filters)
+        check_listing(self._session, order, on_corrupt, filters)
         most = parameters.number_of("limit", limit)
-        if after is not None:
-            wanted.append(beyond(self._session, after, order))
-        by_id = in_order(self._session, order, filters)
-        query = queries.plans_query(self._session).where(*wanted).order_by(by_id)
-        rows = queries.rows_of(self._session, query.limit(most + 1))
+        query = page_query(self._session, filters, order, after, most + 1)
+        rows = queries.rows_of(self._session, query)
         cursor = cursor_of(rows[most - 1].plan_id, order) if len(rows) > most else None
         return Page(queries.plans(rows[:most], on_corrupt), cursor)
 
