@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +28,7 @@ def run_in_pipeline(connection: Connection, statements: Sequence[str]) -> None:
     sent: list[tuple[str, Any]] = []
     driver_error = connection.dialect.loaded_dbapi.Error
     try:
-        with _pipeline(connection.connection.driver_connection):
+        with _driver_silent(), _pipeline(connection.connection.driver_connection):
             for statement in statements:
                 sent.append((statement, None))
                 sent[-1] = (statement, _cursor(run(connection, statement)))
@@ -55,6 +57,27 @@ def _failed(sent: list[tuple[str, Any]]) -> str:
 def _cursor(result: Any) -> Any:
     cursor = result.context.cursor
     return getattr(cursor, "_cursor", cursor)  # with asyncio, SQLAlchemy's has psycopg's
+
+
+@contextmanager
+def _driver_silent() -> Iterator[None]:
+    """
+    Let psycopg log nothing in this thread.
+
+    Of a statement that fails before all are sent it logs what it meets afterwards, as a warning:
+    that the pipeline was aborted. What failed is raised.
+    """
+    thread = threading.get_ident()
+
+    def of_others(record: logging.LogRecord) -> bool:
+        return record.thread != thread
+
+    logger = logging.getLogger("psycopg")
+    logger.addFilter(of_others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(of_others)
 
 
 @contextmanager
