@@ -315,3 +315,15 @@ def test_history_lists_a_run_whose_end_is_no_time(ended: str, tmp_path: Path, ty
         for command in ("history", "status"):
             status = ExitStatus.DONE if command == "history" else ExitStatus.FOUND
             assert M4_003 in typed(url, command, status=status)
+
+
+@pytest.mark.parametrize("number", ["9e999", "-9e999", "1e308"])
+def test_figures_of_a_run_that_are_no_numbers_are_left_out(number: str, tmp_path: Path, typed: Any):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        with create_engine(url, poolclass=NullPool).begin() as connection:
+            connection.exec_driver_sql(
+                f"UPDATE evolution_runs SET outcome = 'running', eta_s = {number}, rate = {number}"
+            )
+
+        assert "running" in typed(url, "history")
+        assert "running" in typed(url, "status", status=ExitStatus.FOUND)

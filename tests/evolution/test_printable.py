@@ -72,11 +72,13 @@ def test_names_of_objects_are_escaped_for_people_and_exact_in_json(
         main(["verify", "--url", url])
         shown = capfd.readouterr()
         main(["verify", "--url", url, "--json"])
-        exact = json.loads(capfd.readouterr().out)
+        written = capfd.readouterr().out
+        exact = json.loads(written)
 
     assert f"a{ESCAPED}" in shown.out
     assert (shown.out + shown.err).replace("\n", "").isprintable()
     assert any(f"a{ESCAPES}" in finding["subject"] for finding in exact["findings"])
+    assert written.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("engine", ONE_OF_EACH)

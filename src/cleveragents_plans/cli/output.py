@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -62,8 +63,21 @@ class Screen:
 
 
 def show_json(report: BaseModel) -> None:
-    """Write *report* to standard output as JSON."""
-    _write(report.model_dump_json(indent=2) + "\n")
+    """
+    Write *report* to standard output as JSON.
+
+    A terminal may show it, so what cannot be printed is escaped, as JSON escapes it; and so is all
+    that is not ASCII where the output has another encoding than UTF-8.
+    """
+    unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
+    text = report.model_dump_json(indent=2, ensure_ascii=not unicode)
+    _write("\n".join(map(_escaped, text.split("\n"))) + "\n")
+
+
+def _escaped(line: str) -> str:
+    if line.isprintable():
+        return line
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
 
 
 def facts(pairs: Iterable[tuple[str, str | Text]], *, whole: bool = False) -> Table:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Any, Final
 
 from sqlalchemy import Connection
@@ -275,10 +276,11 @@ def how_far(each: Run) -> str:
     if each.done is not None and each.total:
         share = min(99, 100 * each.done // each.total)
         figures.append(f"{each.done:,} of {each.total:,} rows ({share} %)")
-    if each.rate:
+    # Whoever may throttle may write into the row what is no number.
+    if each.rate and isfinite(each.rate):
         figures.append(f"{each.rate:,.0f} rows/s")
     running = each.outcome == "running"
-    if each.eta_s is not None and running:
+    if each.eta_s is not None and isfinite(each.eta_s) and running:
         minutes, seconds = divmod(round(each.eta_s), 60)
         figures.append(f"{minutes}:{seconds:02} left")
     told = ", ".join([each.what or "begins", *figures])
