@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -203,3 +206,50 @@ def test_steps_of_the_trial_are_not_told_as_those_of_the_file(tmp_path: Path):
         )
 
     assert "Running" not in done.stderr
+
+
+def break_with_function(url: str, *statements: str) -> None:
+    """Run *statements* on a connection that has a function and a collation of its own."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as driver, driver:
+        driver.create_function("fold", 1, lambda text: text, deterministic=True)
+        driver.create_collation("german", lambda a, b: (a > b) - (a < b))
+        for statement in statements:
+            driver.execute(statement)
+
+
+def test_function_that_only_the_application_has_stops_what_it_would_stop_and_no_more(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        break_with_function(
+            url,
+            "CREATE TABLE other (a CHECK (fold(a) <> ''))",
+            "INSERT INTO other VALUES ('x')",
+            "CREATE INDEX of_other ON other (fold(a))",
+            "CREATE VIEW seen AS SELECT fold(plan_id) FROM v3_plans",
+        )
+        assert preflight(url, capfd)[0] == ExitStatus.DONE
+
+        break_with_function(url, "CREATE INDEX folded ON v3_plans (fold(description))")
+        code, out = preflight(url, capfd)
+        refused = main(["upgrade", "-q", "--url", url])
+
+    assert (code, refused) == (ExitStatus.REFUSED, ExitStatus.REFUSED)
+    assert "BLOCKS    folded cannot be created in a copy: no such function: fold" in out
+    assert "folded" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["folder", "pipe", "/dev/null"])
+@pytest.mark.parametrize("command", ["preflight", "status", "upgrade"])
+def test_path_that_is_no_file_is_refused_in_one_line(
+    path: str, command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+
+    assert main([command, "-q", "--url", f"sqlite:///{tmp_path / path}"]) == ExitStatus.REFUSED
+
+    said = capfd.readouterr().err
+    what = "a directory" if path == "folder" else "no regular file"
+    assert f"{Path(path).name} is {what}; expected the path of a file" in said
+    assert said.count("\n") == 1

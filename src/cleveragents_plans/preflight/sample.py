@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sqlite3
 import threading
 import time
@@ -22,6 +23,7 @@ from alembic.config import Config
 from sqlalchemy import create_engine
 from sqlalchemy.pool import StaticPool
 
+from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.settings import given_options
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote
 from cleveragents_plans.schema.chain import chain_config
@@ -29,6 +31,26 @@ from cleveragents_plans.schema.chain import chain_config
 # So many parts of a table are copied, each with rows that follow one another, and each in a
 # transaction of its own, so that no writer waits for more than one of them.
 _PARTS = 20
+
+
+# What only the connections of an application have, which register it.
+_LACKING = re.compile(r"(no such|unknown) (function|collation sequence)")
+
+
+class FunctionMissing(EvolutionError):
+    """
+    The table has what needs a function, or a collation, that only its application has.
+
+    Attributes:
+        name: The table, or what it has.
+    """
+
+    def __init__(self, name: str, found: str) -> None:
+        super().__init__(
+            f"{name} cannot be created in a copy: {found}, which only connections of the "
+            "application have; drop it, and create it again after the run; nothing was changed"
+        )
+        self.name = name
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +79,7 @@ def run_on_sample(
         rows: How many; 0 copies the schema and the version only.
 
     Raises:
-        EvolutionError: The run refuses.
+        EvolutionError: The run refuses, or would: see `FunctionMissing`.
     """
     # What was given by -x, but for what names the database. It reports nothing of its own.
     given = {**given_options(config), "report-every": "86400"}
@@ -120,37 +142,60 @@ def _copy(driver: sqlite3.Connection, file: Path, table: str, rows: int, whole: 
     driver.execute("PRAGMA synchronous = OFF")
     driver.execute("PRAGMA legacy_alter_table = ON")  # views may name what is not there
     driver.execute("ATTACH ? AS source", (address,))
-    schema = driver.execute("SELECT type, name, sql FROM source.sqlite_master").fetchall()
+    schema = driver.execute("SELECT type, name, sql, tbl_name FROM source.sqlite_master").fetchall()
     created = [*_created(schema)]
-    stored = any(kind == "table" and fold(name) == fold(table) for kind, name, _ in created)
+    stored = any(kind == "table" and fold(name) == fold(table) for kind, name, _, _ in created)
     fraction = _fraction(driver, table, rows) if stored else 1.0
-    for kind, name, sql in created:
+    left_out: set[str] = set()
+    for kind, name, sql, _ in created:
         if kind == "table":
-            driver.execute(sql)
             share = 1.0 if name in whole else fraction
-            for statement in _copying(driver, name, share):
-                driver.execute(statement)
+            with _leaving_out(left_out, name, name, table):
+                driver.execute(sql)
+                for statement in _copying(driver, name, share):
+                    driver.execute(statement)
     copied = 0
     if stored:
         copied = driver.execute(f"SELECT count(*) FROM main.{quote(table)}").fetchone()[0]
-    for kind, _, sql in created:
-        if kind != "table":
-            driver.execute(sql)
+    for kind, name, sql, of in created:
+        if kind != "table" and of not in left_out:
+            with _leaving_out(left_out, name, of, table):
+                driver.execute(sql)
     driver.execute("DETACH source")
     driver.execute("PRAGMA legacy_alter_table = OFF")
     return copied
 
 
-def _created(schema: list[tuple[str, str, str | None]]) -> Iterator[tuple[str, str, str]]:
+@contextmanager
+def _leaving_out(left_out: set[str], name: str, of: str, table: str) -> Iterator[None]:
+    """
+    Leave out what *name* is *of* a table, if it needs a function of the application.
+
+    Raises:
+        FunctionMissing: It is of *table*: a run would be refused for the same reason.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if not _LACKING.match(str(error)):
+            raise
+        if fold(of) == fold(table):
+            raise FunctionMissing(name, str(error)) from error
+        left_out.add(name)
+
+
+def _created(
+    schema: list[tuple[str, str, str | None, str]],
+) -> Iterator[tuple[str, str, str, str]]:
     """Give what a sample has: not virtual tables, and not what SQLite creates by itself."""
     virtual = [
-        fold(name) for _, name, sql in schema if fold(sql or "").startswith("create virtual")
+        fold(name) for _, name, sql, _ in schema if fold(sql or "").startswith("create virtual")
     ]
     order = ("table", "index", "view", "trigger")
-    for kind, name, sql in sorted(schema, key=lambda row: order.index(row[0])):
+    for kind, name, sql, of in sorted(schema, key=lambda row: order.index(row[0])):
         shadow = any(fold(name) == each or fold(name).startswith(f"{each}_") for each in virtual)
         if sql is not None and not shadow and not fold(name).startswith("sqlite_"):
-            yield kind, name, sql
+            yield kind, name, sql, of
 
 
 def _fraction(driver: sqlite3.Connection, table: str, rows: int) -> float:

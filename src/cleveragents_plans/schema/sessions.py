@@ -25,6 +25,7 @@ _SESSION = {
     "lock_timeout": "10s",
     "row_security": "off",
     "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
 }
 
 

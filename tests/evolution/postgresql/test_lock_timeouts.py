@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
-from cleveragents_plans.schema import database
+from cleveragents_plans.schema import sessions
 from support.databases import database_at
 from support.online import client
 from support.revisions import M4_003, M8_001
@@ -31,7 +32,7 @@ def test_session_that_locks_the_version_table_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setitem(database._SESSION, "lock_timeout", "100ms")
+    monkeypatch.setitem(sessions._SESSION, "lock_timeout", "100ms")
     wait = ["-x", "lock-wait=0.1"] if command in RUNS else []
     with (
         database_at("head", "postgresql-18", tmp_path) as url,
@@ -52,7 +53,7 @@ def test_session_that_locks_the_version_table_is_named(
 def test_session_that_locks_a_version_table_of_others_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(database._SESSION, "lock_timeout", "100ms")
+    monkeypatch.setitem(sessions._SESSION, "lock_timeout", "100ms")
     with (
         database_at(M4_003, "postgresql-18", tmp_path) as url,
         client(url, autocommit=False) as holder,
@@ -76,14 +77,18 @@ def test_session_that_locks_a_version_table_of_others_is_named(
 def test_session_that_locks_the_table_of_runs_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(database._SESSION, "lock_timeout", "100ms")
+    monkeypatch.setitem(sessions._SESSION, "lock_timeout", "100ms")
     with (
         database_at("head", "postgresql-18", tmp_path) as url,
         client(url, autocommit=False) as holder,
     ):
-        holder.execute("LOCK TABLE evolution_runs IN ACCESS EXCLUSIVE MODE")
+        # In which '\\s' is an s.
+        name = make_url(url).database
+        execute(url, f"ALTER DATABASE {name} SET standard_conforming_strings = off")
+        holder.execute("LOCK TABLE evolution_runs  IN ACCESS EXCLUSIVE MODE -- ss")
 
         said = said_by(["history"], url, capfd)
 
         holder.rollback()
         assert "no lock on public.evolution_runs in 0 s; " in said
+        assert ": LOCK TABLE evolution_runs IN ACCESS EXCLUSIVE MODE -- ss;" in said

@@ -120,7 +120,7 @@ _WAITED_FOR = """\
 SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp()
                - coalesce(a.xact_start, a.backend_start))::float8 AS age,
-       left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80), a.usename::text, a.client_addr::text
+       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80), a.usename::text, a.client_addr::text
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
@@ -135,7 +135,7 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
 _OLD_SNAPSHOTS = """\
 SELECT a.pid, 'snapshot', coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
-       left(regexp_replace(a.query, '\\s+', ' ', 'g'), 80), a.usename::text, a.client_addr::text
+       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80), a.usename::text, a.client_addr::text
   FROM pg_stat_activity a
  WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
    AND a.backend_type = 'client backend' AND a.backend_xmin IS NOT NULL
@@ -147,7 +147,7 @@ WITH held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
 SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.application_name),
        extract(epoch FROM clock_timestamp()
                - min(coalesce(a.xact_start, p.prepared, a.backend_start)))::float8 AS age,
-       left(regexp_replace(min(coalesce(p.gid, a.query)), '\\s+', ' ', 'g'), 80),
+       left(regexp_replace(min(coalesce(p.gid, a.query)), '[[:space:]]+', ' ', 'g'), 80),
        min(coalesce(p.owner, a.usename)::text), min(a.client_addr::text)
   FROM held l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid

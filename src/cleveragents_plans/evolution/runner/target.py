@@ -162,7 +162,12 @@ class Target:
             # Opening it would create an empty one.
             if not creates:
                 raise FileMissing(self.shown)
-        elif writes and file.is_file() and not file.stat().st_mode & 0o222:
+        elif not file.is_file():
+            what = "a directory" if file.is_dir() else "no regular file"
+            raise EvolutionError(
+                f"{self.shown} is {what}; expected the path of a file; nothing was changed"
+            )
+        elif writes and not file.stat().st_mode & 0o222:
             # The mode is looked at because the superuser could write all the same.
             raise EvolutionError(
                 f"{self.shown} is read-only; if it is to be migrated, allow writing with "
