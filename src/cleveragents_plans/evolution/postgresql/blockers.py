@@ -120,7 +120,8 @@ _WAITED_FOR = """\
 SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp()
                - coalesce(a.xact_start, a.backend_start))::float8 AS age,
-       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80), a.usename::text, a.client_addr::text
+       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80),
+       a.usename::text, a.client_addr::text
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
@@ -135,7 +136,8 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
 _OLD_SNAPSHOTS = """\
 SELECT a.pid, 'snapshot', coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
-       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80), a.usename::text, a.client_addr::text
+       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80),
+       a.usename::text, a.client_addr::text
   FROM pg_stat_activity a
  WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
    AND a.backend_type = 'client backend' AND a.backend_xmin IS NOT NULL
