@@ -48,13 +48,14 @@ _MANY: Final = 50
 class _New(NamedTuple):
     """A plan that is to be inserted, and its row."""
 
+    plan_id: str
     plan: Plan
     row: Row
 
     @property
     def related(self) -> set[str]:
         """The other plans that must be stored before it."""
-        return {self.row[name] for name in _RELATED} - {self.plan.plan_id, None}
+        return {self.row[name] for name in _RELATED} - {self.plan_id, None}
 
 
 def insert_plans(session: Session, plans: Iterable[Plan], existing: Existing = "raise") -> int:
@@ -87,7 +88,7 @@ def _new(plan: Plan) -> _New:
     row = plan_row(plan)
     if plan.effective_profile is None:
         row["effective_profile_snapshot"] = plan.resolved_profile().profile.snapshot()
-    return _New(plan, row)
+    return _New(row["plan_id"], plan, row)
 
 
 class _Waiting:
@@ -104,16 +105,16 @@ class _Waiting:
         """Add to *batch* the plans that waited for one of them, and those that waited for these."""
         released = [*batch]
         for each in released:  # it grows meanwhile
-            released += self._for.pop(each.plan.plan_id, ())
+            released += self._for.pop(each.plan_id, ())
         return released
 
     def check_empty(self) -> None:
         """Raise the reason, if plans wait in vain."""
         waiting = [new for each in self._for.values() for new in each]
-        ids = {new.plan.plan_id for new in waiting}
+        ids = {new.plan_id for new in waiting}
         for missing, each in self._for.items():
             if missing not in ids:
-                raise RelatedPlanMissing(each[0].plan.plan_id, missing)
+                raise RelatedPlanMissing(each[0].plan_id, missing)
         _refuse_cycle(waiting)
 
 
@@ -133,7 +134,7 @@ def _insert_batch(
                 # added since.
                 diagnosis = getattr(refusal.orig, "diag", None)
                 if len(batch) == 1 and getattr(diagnosis, "constraint_name", "") == _PRIMARY_KEY:
-                    raise PlanAlreadyStored(batch[0].plan.plan_id) from None
+                    raise PlanAlreadyStored(batch[0].plan_id) from None
                 raise
             batch = pending
         else:
@@ -141,7 +142,7 @@ def _insert_batch(
 
 
 def _not_stored(session: Session, batch: Sequence[_New]) -> list[_New]:
-    first = {new.plan.plan_id: new for new in reversed(batch)}
+    first = {new.plan_id: new for new in reversed(batch)}
     stored = _stored_among(session, first)
     return [new for plan_id, new in reversed(first.items()) if plan_id not in stored]
 
@@ -161,11 +162,11 @@ def _explained(
         PlanAlreadyStored: One is stored, and that matters.
         PlanCycle: Some are under one another.
     """
-    ids = {new.plan.plan_id for new in batch}
+    ids = {new.plan_id for new in batch}
     stored = _stored_among(session, ids.union(*(new.related for new in batch)))
     for new in batch:
-        if new.plan.plan_id in stored and existing == "raise":
-            raise PlanAlreadyStored(new.plan.plan_id) from None
+        if new.plan_id in stored and existing == "raise":
+            raise PlanAlreadyStored(new.plan_id) from None
     pending, present = [*batch], stored | ids
     while True:
         lacking = [new for new in pending if not new.related <= present]
@@ -173,16 +174,16 @@ def _explained(
             break
         for new in lacking:
             waiting.add(new, min(new.related - present))
-        late = {new.plan.plan_id for new in lacking}
+        late = {new.plan_id for new in lacking}
         present -= late
-        pending = [new for new in pending if new.plan.plan_id not in late]
+        pending = [new for new in pending if new.plan_id not in late]
     _refuse_cycle(pending)
-    return [new for new in pending if new.plan.plan_id not in stored]
+    return [new for new in pending if new.plan_id not in stored]
 
 
 def _refuse_cycle(batch: Iterable[_New]) -> None:
     try:
-        TopologicalSorter({new.plan.plan_id: new.related for new in batch}).prepare()
+        TopologicalSorter({new.plan_id: new.related for new in batch}).prepare()
     except CycleError as error:
         raise PlanCycle(tuple(error.args[1][:-1])) from None
 
@@ -244,14 +245,14 @@ def _insert_statement(table: Any, names: tuple[str, ...], nulls: tuple[str, ...]
 
 
 def _parents_first(batch: Sequence[_New]) -> Sequence[Row]:
-    waiting = {new.plan.plan_id: new for new in batch}
+    waiting = {new.plan_id: new for new in batch}
     if len(waiting) < len(batch):
-        ((twice, _),) = Counter(new.plan.plan_id for new in batch).most_common(1)
+        ((twice, _),) = Counter(new.plan_id for new in batch).most_common(1)
         raise PlanAlreadyStored(twice)
     roots = [new for new in batch if not new.related]
     for new in roots:
-        del waiting[new.plan.plan_id]
-    below = [new for new in batch if new.plan.plan_id in waiting]
+        del waiting[new.plan_id]
+    below = [new for new in batch if new.plan_id in waiting]
     return [new.row for new in roots] + [
         each for new in below for each in _upwards(new, waiting)[::-1]
     ]
@@ -259,7 +260,7 @@ def _parents_first(batch: Sequence[_New]) -> Sequence[Row]:
 
 def _upwards(new: _New | None, waiting: dict[str, _New]) -> Sequence[Row]:
     above = []
-    while new is not None and waiting.pop(new.plan.plan_id, None) is not None:
+    while new is not None and waiting.pop(new.plan_id, None) is not None:
         above.append(new.row)
         new = waiting.get(new.row["parent_plan_id"] or new.row["root_plan_id"])
     return above
