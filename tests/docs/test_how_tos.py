@@ -19,15 +19,19 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Depends, FastAPI
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import Column, Engine, MetaData, String, Table, inspect, select, update
+from sqlalchemy import Column, Engine, MetaData, NullPool, String, Table, inspect, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import (
     AsyncPlanRepository,
+    ChangeNotAllowed,
+    InvalidValue,
     LifecyclePlanModel,
     Plan,
+    PlanConflict,
     PlanRepository,
+    new_ulid,
     open_async_engine,
     open_engine,
 )
@@ -35,7 +39,7 @@ from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.schema import create_schema, upgrade
 from support import pages
-from support.databases import ROOT, SERVERS, empty_database
+from support.databases import ROOT, SERVERS, database_at, empty_database
 from support.postgres import server
 from support.revisions import M4_003, M8_001
 from support.toys import execute
@@ -410,3 +414,73 @@ def test_page_on_fleets_shows_the_table_that_a_run_prints(
     for line in "\n".join(said[1:]).splitlines():
         pattern = re.sub(r"lock \d+ ms", r"lock \\d+ ms", re.escape(line).replace("\\ ", " "))
         assert re.search(rf"^{pattern}\s*$", shown, re.MULTILINE), line
+
+
+def test_page_on_listing_goes_through_all_plans_newest_first(engine: Engine):
+    newest = names_of("listing.md")["newest"]
+    with Session(engine) as session, session.begin():
+        plans = PlanRepository(session)
+        ids = [plans.add(Plan.create("local/x")).plan_id for _ in range(120)]
+
+    seen: list[str] = []
+    page, cursor = newest(engine, namespace="local")
+    sizes = [len(page)]
+    while cursor:
+        seen += [plan.plan_id for plan in page]
+        with Session(engine) as session, session.begin():  # neither hides another nor repeats it
+            PlanRepository(session).delete(page[-1])
+            PlanRepository(session).add(Plan.create("local/x"))
+        page, cursor = newest(engine, cursor, namespace="local")
+        sizes.append(len(page))
+    seen += [plan.plan_id for plan in page]
+
+    assert (seen, sizes) == (sorted(ids, reverse=True), [50, 50, 20])
+    with Session(engine) as session, pytest.raises(InvalidValue):
+        PlanRepository(session).list(after=newest(engine)[1])
+
+
+def test_page_on_listing_finds_a_plan_that_was_committed_late(engine: Engine):
+    created_since = names_of("listing.md", 1)["created_since"]
+    late, sooner = Plan.create("local/late"), Plan.create("local/sooner")
+    with Session(engine) as session, session.begin():
+        PlanRepository(session).add(sooner)
+    known = {plan.plan_id for plan in created_since(engine, sooner.created_at, ())}
+    with Session(engine) as session, session.begin():
+        PlanRepository(session).add(late)
+
+    new = [plan.plan_id for plan in created_since(engine, sooner.created_at, known)]
+
+    assert (known, new) == ({sooner.plan_id}, [late.plan_id])
+
+
+def test_page_on_deployment_says_what_the_new_release_reads_of_the_former_ones_rows(
+    tmp_path: Path,
+):
+    plan = Plan.create("local/x", profile="trusted")
+    inserted = (
+        "INSERT INTO v3_plans (plan_id, parent_plan_id, action_name, created_at, updated_at)"
+        f" SELECT '{new_ulid()}', plan_id, 'local/x', created_at, updated_at FROM v3_plans"
+    )
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        engine = open_engine(url, poolclass=NullPool)
+        with Session(engine) as session, session.begin():
+            read = PlanRepository(session).add(plan)
+        execute(url, inserted)
+        (child,) = (each for each in stored(engine) if each.parent_plan_id)
+        changes = "root_plan_id = NULL, automation_profile = ' ', description = 'former'"
+        execute(url, f"UPDATE v3_plans SET {changes} WHERE plan_id = '{plan.plan_id}'")
+        (updated,) = (each for each in stored(engine) if not each.parent_plan_id)
+
+        assert child.root_plan_id == plan.plan_id
+        assert child.effective_profile is None
+        assert child.resolved_profile().profile.name == "balanced"
+        assert updated.root_plan_id == plan.plan_id
+        assert updated.automation_profile.profile_name == "balanced"
+        assert updated.effective_profile is not None
+        assert updated.effective_profile.name == "trusted"
+        assert updated.updated_at == read.updated_at
+        with Session(engine) as session, pytest.raises(ChangeNotAllowed):
+            PlanRepository(session).save(read.begin())
+        execute(url, "UPDATE v3_plans SET updated_at = '2126-03-14T00:05:32.000000+00:00'")
+        with Session(engine) as session, pytest.raises(PlanConflict):
+            PlanRepository(session).save(read.begin())

@@ -15,8 +15,10 @@ RUN_HERE = ["lifecycle.md", "roots.md", "snapshots.md", "tutorial.md"]
 #: The test that runs, or compares, what the blocks of each other page say.
 RUN_BY = {
     "backup-and-restore.md": "robot/runbook.robot",
+    "databases.md": "tests/docs/test_transactions.py",
     "deployment.md": "tests/docs/test_how_tos.py",
     "fleets.md": "tests/docs/test_how_tos.py",
+    "listing.md": "tests/docs/test_how_tos.py",
     "operations.md": "robot/runbook.robot",
     "retention-and-import.md": "tests/docs/test_how_tos.py",
     "scaling.md": "tests/persistence/test_standby.py",

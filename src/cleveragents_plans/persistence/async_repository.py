@@ -46,6 +46,11 @@ class AsyncPlanRepository:
 
     `stream` is gone through by ``async for``. What is said of `PlanRepository` holds here too.
 
+    The plans that the methods return can be read after the commit. ``MissingGreenlet`` comes from
+    a `LifecyclePlanModel` of a SELECT of the application: its attributes expire with the commit,
+    and reading one would send a statement. Call `to_domain` before, or give the session
+    ``expire_on_commit=False``.
+
     Args:
         session: An ``AsyncSession``, on an engine that `open_async_engine` opened.
 

@@ -174,7 +174,9 @@ class PlanConflict(PlansError):
     """
     An optimistic lock was lost: another writer changed the plan after it was read.
 
-    Nothing of this write was kept.
+    Nothing of this write was kept. In READ COMMITTED, and on SQLite, the plan can be read again in
+    the same transaction. REPEATABLE READ and SERIALIZABLE go on seeing the old plan: the whole
+    transaction is to be rolled back and begun again.
     """
 
     http_status: ClassVar[int] = 409
@@ -186,7 +188,8 @@ class PlanConflict(PlansError):
     def __str__(self) -> str:
         return (
             f"plan {self.plan_id} was changed or deleted by another writer since {self.read}, or "
-            "your own write of that time was rolled back; read it again and repeat the step"
+            "your own write of that time was rolled back; read it again, in a new transaction, and "
+            "repeat the step"
         )
 
 

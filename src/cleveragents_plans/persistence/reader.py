@@ -192,8 +192,10 @@ class PlanReader:
         List plans in the order of their ids, a page at a time.
 
         That is the order in which the ids were made: by the millisecond, if their plans were
-        created with new ones (`new_ulid`), whatever `created_at` says. Plans that are added or
-        deleted between two pages neither repeat nor hide others.
+        created with new ones (`new_ulid`), whatever `created_at` says. Within a millisecond it is
+        arbitrary, and the same on every page. Plans that are added or deleted between two pages
+        neither repeat nor hide others; one that is committed later than its id was made may stand
+        before the cursor, where no page after that shows it.
 
         Args:
             order: ``"oldest"`` or ``"newest"`` first.
@@ -254,6 +256,8 @@ class PlanReader:
         """
         Count plans, those included whose rows cannot be read: it reads none of them.
 
+        The cost is that of `count_by`.
+
         Args:
             filters: See below.
 
@@ -296,6 +300,10 @@ class PlanReader:
     def count_by(self, *fields: CountField, **filters: Unpack[PlanFilters]) -> dict[Any, int]:
         """
         Count plans for each combination of values that occurs, in one statement.
+
+        Without a filter that an index serves (``is_final=False``, ``namespace``, a
+        ``processing_state`` that is not final) it reads every plan, for a second or more where
+        there are a million. There is no approximate count: keep what you know of final plans.
 
         Args:
             fields: One or several of phase, processing_state, namespace, action, created_by,

@@ -20,7 +20,9 @@ class PlanRepository(PlanReader):
     The plans behind one session.
 
     It never commits and never rolls back: what a method did becomes lasting when the
-    caller commits the session, and a method that raises leaves nothing behind. A SQLite
+    caller commits the session, and a method that raises leaves nothing behind. The same session may
+    write rows of the application: objects of it that are pending are flushed before a method
+    writes. What the methods return are values that are bound to no session. A SQLite
     connection must enforce foreign keys, as those of `open_engine` do: the methods that add and
     delete plans refuse one that does not (`ForeignKeysOff`).
 
@@ -84,7 +86,7 @@ class PlanRepository(PlanReader):
         Args:
             plan: The plan.
             unchecked: Store it even if no verbs and edits lead to it from what is stored, as
-                when an operator takes back a cancellation.
+                when an operator undoes a cancellation. The version is compared all the same.
 
         Raises:
             PlanConflict: Another writer changed or deleted it since it was read.
@@ -250,6 +252,8 @@ class PlanRepository(PlanReader):
             NotARoot: The plan belongs to the tree of another root.
             RootInUse: A plan was added to the tree meanwhile.
             PlanReferenced: A row of another table refers to a plan of the tree.
+            sqlalchemy.exc.OperationalError: In REPEATABLE READ or SERIALIZABLE: another transaction
+                wrote a plan of the tree.
         """
         wanted = parameters.plan_id_of("root_plan_id", root_plan_id)
         return deletes.delete_tree(self._session, wanted)
@@ -278,6 +282,8 @@ class PlanRepository(PlanReader):
         Raises:
             PlanReferenced: A row of another table refers to a plan of a tree; nothing is deleted.
             InvalidType, InvalidValue: An argument cannot be used.
+            sqlalchemy.exc.OperationalError: In REPEATABLE READ or SERIALIZABLE: another transaction
+                wrote a plan of a tree.
         """
         before = parameters.time_of("completed_before", completed_before)
         most = parameters.number_of("limit", limit)
