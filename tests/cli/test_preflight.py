@@ -17,7 +17,8 @@ from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.preflight import sessions
 from support.broken import break_database, libpq
-from support.databases import ONE_OF_EACH, database_at, url_option
+from support.databases import ONE_OF_EACH, database_at, database_with, url_option
+from support.former_release import write_former_release
 from support.json_output import validated
 from support.revisions import CHAIN, M4_003, M8_001, M8_002
 from support.rows import database_hash, schema_dump
@@ -196,6 +197,22 @@ def test_damaged_file_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
     out, err = capfd.readouterr()
     assert (code, out, err.count("\n")) == (ExitStatus.REFUSED, "", 1)
     assert "malformed" in err or "damaged" in err
+
+
+def former(url: str) -> None:
+    write_former_release(url, plans=60, pure=True)
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_warning_is_in_the_result_and_not_logged_besides(engine: str, tmp_path: Path):
+    """That of the trial on a sample names another number of rows."""
+    with database_with(former, engine, tmp_path, M4_003) as url:
+        break_database(url, ["UPDATE v3_plans SET root_plan_id = NULL, parent_plan_id = 'gone'"])
+        command = [sys.executable, "-m", "cleveragents_plans", "preflight", "--url", url]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+
+    assert done.stdout.count("name a parent that does not exist") == 1
+    assert "name a parent" not in done.stderr
 
 
 def test_steps_of_the_trial_are_not_told_as_those_of_the_file(tmp_path: Path):

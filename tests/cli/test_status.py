@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import psycopg
@@ -199,6 +201,49 @@ def test_plans_are_counted_once_while_a_run_is_followed(
     assert len(looked) == 3
     assert len(counted) == 1
     assert "plans     5, 2 with a parent" in out
+
+
+def test_lock_that_keeps_readers_out_is_named_and_ends_at_a_signal(tmp_path: Path):
+    """As that of an upgrade does, where the journal is a rollback journal."""
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other:
+            other.execute("PRAGMA journal_mode = DELETE")
+            other.execute("BEGIN EXCLUSIVE")
+            with subprocess.Popen(
+                [sys.executable, "-m", "cleveragents_plans", "status", "--url", url],
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                preexec_fn=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL),
+            ) as reader:  # fmt: skip
+                assert reader.stderr
+                waits = reader.stderr.readline()
+                reader.terminate()
+                said = reader.stderr.read()
+                code = reader.wait(60)
+        shown = main(["status", "-q", "--url", url])
+
+    assert f"plans.db is locked by pid {os.getpid()} (" in waits
+    assert "which writes to it; waiting (0 s)" in waits
+    assert "interrupted by SIGTERM" in said
+    assert (code, shown) == (143, ExitStatus.FOUND)
+
+
+def test_lock_that_keeps_readers_out_for_too_long_is_status_75(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cleveragents_plans.persistence.engine.BUSY_TIMEOUT", 0.05)
+    with (
+        database_at(M4_003, "sqlite", tmp_path) as url,
+        closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as other,
+    ):
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        code = main(["status", "-q", "--url", url])
+
+    assert code == ExitStatus.AGAIN
+    assert (
+        "plans.db is still locked after 0 s, by another connection of this process; end that "
+        in (capfd.readouterr().err)
+    )
 
 
 def test_process_that_writes_to_a_file_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -296,6 +296,25 @@ def test_estimate_is_made_and_changes_no_row(engine: str, tmp_path: Path):
         assert found.locks[0].name == "ACCESS EXCLUSIVE"
 
 
+def test_growth_of_a_file_is_foreseen_with_the_room_that_stays_free_in_it(tmp_path: Path):
+    with at(M4_003, "sqlite", tmp_path) as url:
+        file = Path(url.removeprefix("sqlite:///"))
+        before, found = file.stat().st_size, look(url)
+        migrate(url, "head")
+        grown = file.stat().st_size - before
+        down = look(url, M4_003)
+        before = file.stat().st_size
+        roll_back(url, M4_003)
+        grown_down = file.stat().st_size - before
+
+    assert found.disk
+    assert found.disk.least == pytest.approx(grown, rel=0.2)
+    assert down.disk
+    # What the upgrade left free in it is used first.
+    assert down.disk.least <= before // 10
+    assert grown_down <= before // 10
+
+
 def test_estimate_follows_the_number_of_rows_that_may_be_written_in_a_second(tmp_path: Path):
     with at(M4_003, "postgresql-18", tmp_path) as url:
         free = look(url)

@@ -123,27 +123,27 @@ _gathered: ContextVar[Foreseen | None] = ContextVar("gathered", default=None)
 
 @contextmanager
 def gathering() -> Iterator[Foreseen]:
-    """Gather what checks, operations and warnings tell; nothing is raised that was gathered."""
+    """
+    Gather what checks, operations and warnings tell.
+
+    Nothing is raised that was gathered, and no warning is logged.
+    """
     found = Foreseen()
-    handler = _Warnings(found)
     logger = logging.getLogger("alembic.evolution")
+
+    def is_not_gathered(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING or _gathered.get() is not found:
+            return True
+        found.warnings.append(record.getMessage())
+        return False
+
     token = _gathered.set(found)
-    logger.addHandler(handler)
+    logger.addFilter(is_not_gathered)
     try:
         yield found
     finally:
-        logger.removeHandler(handler)
+        logger.removeFilter(is_not_gathered)
         _gathered.reset(token)
-
-
-class _Warnings(logging.Handler):
-    def __init__(self, found: Foreseen) -> None:
-        super().__init__(logging.WARNING)
-        self._found = found
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if _gathered.get() is self._found:
-            self._found.warnings.append(record.getMessage())
 
 
 def foresee(operation: object) -> None:

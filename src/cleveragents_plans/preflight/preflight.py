@@ -24,7 +24,7 @@ from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space
+from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space, unused_bytes
 from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.evolution.sqlite.transaction import require_writable
@@ -140,7 +140,8 @@ def _rows(database: Database, writes: Sequence[Write]) -> int:
 def _on_sqlite(config: Config, database: Database, down: str | None) -> Preflight:
     direction, goal = ("upgrade", "head") if down is None else ("downgrade", down)
     begun = time.monotonic()
-    file = file_of(database.connection)
+    connection = database.connection
+    file = file_of(connection)
     holders = _holders(file)
     script = database.migration.script
     assert script is not None  # noqa: S101  # it was configured with one
@@ -152,18 +153,18 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
             require_writable(file)
         with database.heartbeat("checking what the run would refuse"):
             ahead = look_ahead(database, command_to(script, goal, direction), found)
-        database.connection.rollback()  # a writer would wait
+        connection.rollback()  # a writer would wait
         if ahead.steps:
             sqlite.check_file(database, file, found)
-            database.connection.rollback()
+            connection.rollback()
             _try_schema(found, config, file, direction, goal)
         known = [e for e in found.operations if isinstance(e, Rebuild) and e.table in stored]
         rebuilds = {each.table: each for each in known}.values()
         needed = 0
         for rebuild in rebuilds:
             with found.looking("disk space"):
-                needed += require_disk_space(database.connection, rebuild.table)
-            database.connection.rollback()
+                needed += require_disk_space(connection, rebuild.table)
+            connection.rollback()
         with database.heartbeat("counting the rows to be written"):
             writes += [sqlite.count_writes(database, each) for each in rebuilds]
         for tree in [each for each in found.operations if isinstance(each, ParentTree)]:
@@ -189,7 +190,10 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
         for pid, said in sorted(holders)
     ]
     lock = Lock(name="EXCLUSIVE", on=str(file), times=1)
-    estimate, disk = sqlite.costs(file, sample, rows or 0, needed) if sample else (None, None)
+    estimate, disk = None, None
+    if sample:
+        estimate, disk = sqlite.costs(file, sample, rows or 0, needed, unused_bytes(connection))
+        connection.rollback()
     return Preflight(
         **_gathered(ahead, direction, blocks),
         rows=rows,

@@ -60,7 +60,7 @@ class SampleRun:
     #: Rows of the table that was sampled.
     rows: int
     seconds: float
-    #: Bytes by which the sample grew.
+    #: Bytes by which the file of the sample grew, those that are free in it included.
     grown: int
 
 
@@ -122,8 +122,8 @@ def _quietly() -> Iterator[None]:
 
 
 def _bytes(driver: sqlite3.Connection) -> int:
-    query = "SELECT (page_count - freelist_count) * page_size FROM pragma_page_count,"
-    found: int = driver.execute(f"{query} pragma_freelist_count, pragma_page_size").fetchone()[0]
+    query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    found: int = driver.execute(query).fetchone()[0]
     return found
 
 

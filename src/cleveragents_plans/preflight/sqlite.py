@@ -191,7 +191,9 @@ def check_file(database: Database, file: Path, found: Foreseen) -> None:
         found.unchecked.append("damaged pages: writers would have to wait; the run checks them")
 
 
-def costs(file: Path, sample: SampleRun, rows: int, needed: int) -> tuple[Estimate, Disk]:
+def costs(
+    file: Path, sample: SampleRun, rows: int, needed: int, unused: int
+) -> tuple[Estimate, Disk]:
     """
     Project a run on a *sample* to all *rows* of the table.
 
@@ -200,12 +202,13 @@ def costs(file: Path, sample: SampleRun, rows: int, needed: int) -> tuple[Estima
         sample: The run.
         rows: How many rows there are.
         needed: Bytes that are needed for the copies of tables.
+        unused: Bytes that are free in the file, which are used first.
     """
     share = max(1.0, rows / max(sample.rows, 1))
     size = file.stat().st_size
     slower = 1 + _SLOWER * math.log10(share)
     seconds = _FIXED + sample.seconds * share * slower + size / _CHECKED
-    grown = max(0, round(sample.grown * share))
+    grown = max(0, round(sample.grown * share) - unused)
     return (
         Estimate(seconds=seconds, least=seconds / (1 + _ERROR), most=seconds * (1 + _ERROR)),
         Disk(

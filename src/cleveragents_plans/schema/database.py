@@ -34,6 +34,7 @@ from cleveragents_plans.evolution.runner.version_state import (
 )
 from cleveragents_plans.evolution.runner.version_tables import require_version_table
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
+from cleveragents_plans.evolution.sqlite.transaction import wait_until_readable
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.schema.chain import APPLICATION
 from cleveragents_plans.schema.sessions import (
@@ -145,7 +146,8 @@ def read_database(config: Config, purpose: str) -> Iterator[Database]:
     Open the database that *config* names, in a transaction that reads one state of it.
 
     Locks: ACCESS SHARE on what is read, until the end, and a snapshot, as pg_dump has them. On
-    SQLite a write-ahead log cannot be emptied meanwhile; with a rollback journal writers wait.
+    SQLite a write-ahead log cannot be emptied meanwhile; with a rollback journal writers wait,
+    and a migration under way is waited for.
 
     Args:
         config: See `cleveragents_plans.schema.chain_config`.
@@ -223,6 +225,8 @@ def _opened(
             configure_postgresql(connection, writes or tries)
             schema, version_schema = begin_postgresql(connection, options, target.shown, purpose)
         with statements_interruptible(connection), blockers_named(connection):
+            if target.is_sqlite and not writes:
+                wait_until_readable(connection, settings.report_every)
             migration = _migration(connection, config, options, schema, version_schema)
             note = UnfinishedNote(connection, options.version_table, version_schema)
             position = _position(migration, note, options, schema)

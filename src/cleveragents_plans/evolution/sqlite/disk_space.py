@@ -86,8 +86,7 @@ def disk_space_needed(connection: Connection, table: str | None) -> int:
     overwritten, and so stand in the journal or in the log as well, as do those which
     ``auto_vacuum = FULL`` moves when it truncates the file before the end.
     """
-    page = number(connection, "page_size")
-    unused = number(connection, "freelist_count") * page
+    page, unused = number(connection, "page_size"), unused_bytes(connection)
     size = _size(connection, table) if table is not None else None
     if size is None:
         size = number(connection, "page_count") * page - unused
@@ -101,6 +100,11 @@ def disk_space_needed(connection: Connection, table: str | None) -> int:
         needed += max(size - unused, 0)
     # Rows get a little longer.
     return needed * 21 // 20
+
+
+def unused_bytes(connection: Connection) -> int:
+    """Tell how many bytes of the file are in pages that hold nothing."""
+    return number(connection, "freelist_count") * number(connection, "page_size")
 
 
 def _size(connection: Connection, table: str) -> int | None:

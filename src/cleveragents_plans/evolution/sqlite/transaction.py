@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -45,11 +45,13 @@ class FileLocked(EvolutionError):
         holders: The processes, as far as they can be seen.
     """
 
-    def __init__(self, file: Path, waited: float, holders: Sequence[LockHolder]) -> None:
+    def __init__(
+        self, file: Path, waited: float, holders: Sequence[LockHolder], setting: str = ""
+    ) -> None:
+        longer = setting and f" (or give a longer -x {setting}=SECONDS)"
         super().__init__(
             f"{file} is still locked after {waited:.0f} s, by {_named(file, holders)}; end that "
-            "process (or give a longer -x migration-lock-wait=SECONDS) and run the same command "
-            "again; nothing was changed"
+            f"process{longer} and run the same command again; nothing was changed"
         )
         self.file = file
         self.waited = waited
@@ -118,22 +120,62 @@ def require_writable(file: Path) -> None:
             raise FileNotWritable(path)
 
 
+def wait_until_readable(connection: Connection, report_every: float) -> None:
+    """
+    Read a little of the file in the transaction of *connection*, as soon as no lock forbids it.
+
+    That is how long a migration takes where the journal is a rollback journal. A message names
+    the processes that hold the file, every *report_every* seconds. SQLite itself would wait in
+    silence, and no signal would end that.
+
+    Raises:
+        FileLocked: It was locked for as long as the connection waits for a lock.
+    """
+    driver: Any = connection.connection.driver_connection
+    milliseconds = driver.execute("PRAGMA busy_timeout").fetchone()[0]
+    driver.execute(f"PRAGMA busy_timeout = {min(milliseconds, _BUSY_TIMEOUT)}")
+    try:
+        for waited in _waits(file_of(connection), report_every):
+            try:
+                connection.exec_driver_sql("SELECT 1 FROM main.sqlite_master LIMIT 1").close()
+                break
+            except DBAPIError as error:
+                if not _is_locked(error):
+                    raise
+            if waited() * 1000 > milliseconds:
+                file = file_of(connection)
+                raise FileLocked(file, waited(), lock_holders(file))
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {milliseconds}")
+
+
 def _begin(connection: Connection, driver: Any, file: Path, settings: Settings) -> RootTransaction:
     driver.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT}")
-    begun = said = time.monotonic()
-    while True:
+    for waited in _waits(file, settings.report_every):
         try:
             return _begin_exclusive(connection, driver)
         except DBAPIError as error:
-            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in _LOCKED:
+            if not _is_locked(error):
                 raise
+        if waited() > settings.migration_lock_wait:
+            raise FileLocked(file, waited(), lock_holders(file), "migration-lock-wait")
+    raise AssertionError
+
+
+def _waits(file: Path, report_every: float) -> Iterator[Callable[[], float]]:
+    """Give how long a lock on *file* has been waited for, again and again, and log it."""
+    begun = said = time.monotonic()
+    while True:
+        yield lambda: time.monotonic() - begun
         now = time.monotonic()
-        if now - begun > settings.migration_lock_wait:
-            raise FileLocked(file, now - begun, lock_holders(file)) from None
-        if said == begun or now - said >= settings.report_every:
+        if said == begun or now - said >= report_every:
             said = now
             holders = _named(file, lock_holders(file))
             log.info("%s is locked by %s; waiting (%.0f s)", file, holders, now - begun)
+
+
+def _is_locked(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in _LOCKED
 
 
 def _begin_exclusive(connection: Connection, driver: Any) -> RootTransaction:
