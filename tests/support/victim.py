@@ -2,12 +2,14 @@
 The command ``alembic``, which counts what it sends to the database and dies where it is told.
 
     python -m support.victim [--count FILE] [--die-at POINT] [--die-after SECONDS]
-                             [--pause-at WORDS FILE] [--pages NUMBER] -- <arguments of alembic>
+                             [--pause-at WORDS FILE] [--pages NUMBER] [--cache PAGES]
+                             [--large BYTES] -- <arguments of alembic>
 
 A point is the number of a statement, or words in it, or a kind of statement and how
 often it has come: this is the same step in every run, however fast the machine is. The
 process dies by SIGKILL, before the statement is sent. Before the first statement with certain
-words it can say that it pauses, and wait until a file is there.
+words it can say that it pauses, and wait until a file is there. A file of SQLite is large from
+--large BYTES on.
 """
 
 from __future__ import annotations
@@ -22,11 +24,14 @@ import threading
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from alembic.config import main as alembic
 from sqlalchemy import Connection, Engine, event
+
+from cleveragents_plans.evolution.sqlite import journal
 
 
 class Victim:
@@ -76,6 +81,10 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _setting(pragma: str) -> Callable[[Any, object], None]:
+    return lambda driver_connection, _record: driver_connection.execute(pragma)
+
+
 def _main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=Path)
@@ -83,17 +92,19 @@ def _main() -> int:
     parser.add_argument("--die-after", type=float)
     parser.add_argument("--pause-at", nargs=2)
     parser.add_argument("--pages", type=int)
+    parser.add_argument("--cache", type=int)
+    parser.add_argument("--large", type=int)
     parser.add_argument("arguments", nargs="*")
     options = parser.parse_args()
     victim = Victim(options.die_at, options.die_after, options.pause_at)
     event.listen(Engine, "before_cursor_execute", victim.statement)
     event.listen(Engine, "commit", victim.commit)
-    if options.pages is not None:
-        # What a disk that has no more room answers, without filling one.
-        def limit(driver_connection: Any, _record: object) -> None:
-            driver_connection.execute(f"PRAGMA max_page_count = {options.pages}")
-
-        event.listen(Engine, "connect", limit)
+    # What a disk that has no more room answers, without filling one.
+    for pragma, number in (("max_page_count", options.pages), ("cache_size", options.cache)):
+        if number is not None:
+            event.listen(Engine, "connect", _setting(f"PRAGMA {pragma} = {number}"))
+    if options.large is not None:
+        journal._LARGE = options.large
     try:
         alembic(argv=options.arguments, prog="alembic")
     finally:

@@ -52,7 +52,8 @@ from cleveragents_plans.evolution.runner.postgresql_session import postgresql_se
 from cleveragents_plans.evolution.runner.runs import RunsTable, told_under_way
 from cleveragents_plans.evolution.runner.sqlite_transaction import (
     call_in_driver_thread,
-    sqlite_transaction,
+    in_sqlite_transaction,
+    prepare_file,
     statements_interruptible,
 )
 from cleveragents_plans.evolution.runner.standard_streams import (
@@ -73,7 +74,6 @@ from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
 from cleveragents_plans.evolution.runner.version_state import VersionState
 from cleveragents_plans.evolution.runner.version_tables import require_version_table
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
-from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
 
 
 def run_environment(metadata: MetaData | Sequence[MetaData], application: Application) -> None:
@@ -195,8 +195,8 @@ class _Run:
             return told
 
         def write(here: Connection) -> str:
-            with sqlite_transaction(here, Settings.of(context)):
-                return self._run(here, external)
+            run = partial(self._run, here, external)
+            return in_sqlite_transaction(here, Settings.of(context), run)
 
         return call_in_driver_thread(connection, write)
 
@@ -266,7 +266,7 @@ class _Run:
             refuse_external_transaction(connection)
         if self.target.is_sqlite:
             if changes:
-                require_sound_file(connection, Settings.of(context).report_every)
+                prepare_file(connection, Settings.of(context), external=external)
         elif not external:
             if changes:
                 check_replication(connection, self.tables, self.schema)

@@ -8,7 +8,7 @@ outside of a transaction only. So both are seen to before the transaction begins
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, create_engine
@@ -17,6 +17,12 @@ from sqlalchemy.pool import StaticPool
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.callbacks import interruptible
+from cleveragents_plans.evolution.sqlite.journal import (
+    RollbackJournalWanted,
+    rollback_journal,
+    want_rollback_journal,
+)
+from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
 from cleveragents_plans.evolution.sqlite.transaction import write_transaction
 
 T = TypeVar("T")
@@ -60,6 +66,40 @@ def call_in_driver_thread(connection: Connection, act: Callable[[Connection], T]
     # Both names are private to aiosqlite, which has no other way into its thread.
     result: T = adapted.run_async(lambda driver: driver._execute(act_there, driver._conn))
     return result
+
+
+def in_sqlite_transaction(connection: Connection, settings: Settings, act: Callable[[], T]) -> T:
+    """
+    Call *act* in `sqlite_transaction`, and once more where `prepare_file` asks for it.
+
+    The second time the file has a rollback journal, if it can have one; what *act* read the first
+    time may have changed.
+
+    Raises:
+        FileLocked: Other processes had the file locked for too long.
+    """
+    with suppress(RollbackJournalWanted), sqlite_transaction(connection, settings):
+        return act()
+    with rollback_journal(connection), sqlite_transaction(connection, settings):
+        return act()
+
+
+def prepare_file(connection: Connection, settings: Settings, *, external: bool) -> None:
+    """
+    Look at the whole file before its first change, and choose its journal.
+
+    Args:
+        connection: The connection that migrates, in its transaction.
+        settings: Of the run.
+        external: The transaction is the caller's, so that the journal stays as it is.
+
+    Raises:
+        FileDamaged: ``PRAGMA quick_check`` found a fault.
+        RollbackJournalWanted: The transaction is to begin again.
+    """
+    if not external:
+        want_rollback_journal(connection)
+    require_sound_file(connection, settings.report_every)
 
 
 @contextmanager

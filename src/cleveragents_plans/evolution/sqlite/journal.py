@@ -1,0 +1,105 @@
+"""
+A rollback journal for the migration of a large SQLite file that has a write-ahead log.
+
+Each page that a transaction reads or writes is looked for in all parts of the log, so that the time
+of one large transaction grows faster than its table; and the log takes all that is written before
+it is copied into the file. SQLite's documentation recommends a rollback journal for transactions of
+more than some 100 MB (https://www.sqlite.org/wal.html).
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.sqlite.pragmas import file_of
+
+log: Final = logging.getLogger("alembic.evolution")
+
+#: Bytes of a file from which on it is worth while.
+_LARGE = 100_000_000
+#: Seconds in which the write-ahead log is tried to be set again.
+_PATIENCE = 5.0
+# What is remembered of a connection while `rollback_journal` holds.
+_CHOSEN = "evolution.rollback_journal"
+
+
+class RollbackJournalWanted(Exception):
+    """The transaction is to begin again in `rollback_journal`; nothing was changed in it."""
+
+
+def want_rollback_journal(connection: Connection) -> None:
+    """
+    Ask for a rollback journal, before the first change of a transaction that is ours to end.
+
+    Raises:
+        RollbackJournalWanted: The file is large and has a write-ahead log, and `rollback_journal`
+            was not tried.
+    """
+    file = file_of(connection)
+    if _CHOSEN in connection.info or not file.is_file() or file.stat().st_size < _LARGE:
+        return
+    if connection.exec_driver_sql("PRAGMA main.journal_mode").scalar() == "wal":
+        raise RollbackJournalWanted
+
+
+@contextmanager
+def rollback_journal(connection: Connection) -> Iterator[None]:
+    """
+    Give the file a rollback journal, and its write-ahead log again at the end.
+
+    SQLite changes the journal only while no other connection has the file open; otherwise the
+    write-ahead log stays. The *connection* is in no transaction. A process that is killed meanwhile
+    leaves the rollback journal: the content of the file is as it was, and the engine of
+    `open_engine` sets the write-ahead log whenever it connects.
+    """
+    driver: Any = connection.connection.driver_connection
+    file = file_of(connection)
+    connection.info[_CHOSEN] = True
+    changed = _changed(driver, "delete")
+    if not changed:
+        log.info(
+            "%s is open elsewhere, so that its write-ahead log stays: with it a large table takes "
+            "longer, and more room on the disk",
+            file,
+        )
+    try:
+        yield
+    finally:
+        del connection.info[_CHOSEN]
+        if changed:
+            _log_ahead_again(driver, file)
+
+
+def _changed(driver: Any, journal: str) -> bool:
+    (timeout,) = driver.execute("PRAGMA busy_timeout").fetchone()
+    driver.execute("PRAGMA busy_timeout = 0")  # it holds for one of the two directions only
+    try:
+        (found,) = driver.execute(f"PRAGMA main.journal_mode = {journal}").fetchone()
+    except sqlite3.OperationalError:  # locked, or no room: a run will say so if that lasts
+        return False
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {timeout}")
+    return bool(found == journal)
+
+
+def _log_ahead_again(driver: Any, file: Path) -> None:
+    until = time.monotonic() + _PATIENCE
+    while not _changed(driver, "wal"):
+        if time.monotonic() > until:
+            log.warning(
+                "%s has a rollback journal now, because it is in use or the disk is full; the "
+                "application sets its write-ahead log when it connects, or "
+                "`sqlite3 %s 'PRAGMA journal_mode = WAL'` does",
+                file,
+                file,
+            )
+            return
+        time.sleep(0.05)
