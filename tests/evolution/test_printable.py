@@ -10,10 +10,10 @@ import pytest
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution import EvolutionError
-from cleveragents_plans.evolution.printable import MAX_MESSAGE, printable
+from cleveragents_plans.evolution.printable import MAX_MESSAGE, identifier, printable
 from cleveragents_plans.evolution.reporting import console_logging, tell
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
-from support.databases import ONE_OF_EACH, database_at, migrate, roll_back
+from support.databases import ONE_OF_EACH, database_at, empty_database, migrate, roll_back
 from support.revisions import M4_003, M8_001
 from support.toys import execute
 
@@ -44,6 +44,57 @@ def test_text_that_is_long_keeps_its_beginning_and_its_end():
     assert said.startswith("begin")
     assert said.endswith("the remedy")
     assert "characters left out" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("plans_2", "plans_2"), ("Plans", '"Plans"'), ("user", '"user"'), ("2", '"2"'), ("", '""'),
+     ('a"; DROP TABLE v3_plans; --', '"a""; DROP TABLE v3_plans; --"')],
+)  # fmt: skip
+def test_name_is_quoted_in_sql_unless_it_is_plain(name: str, written: str):
+    assert identifier(name) == written
+
+
+STATEMENTS = 'a"; DROP TABLE v3_plans; --'
+
+
+def test_names_that_others_chose_are_quoted_in_sql_to_type(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    quoted = STATEMENTS.replace('"', '""')
+    check = "ck_v3_plans_attempt"
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        execute(
+            url,
+            f'CREATE SCHEMA "{quoted}"',
+            f'CREATE TABLE "{quoted}".v3_plans (a int)',
+            f'ALTER TABLE v3_plans RENAME CONSTRAINT {check} TO "{quoted}"',
+            f'ALTER INDEX ix_v3_plans_created_at RENAME TO "{quoted}"',
+            "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+            f'CREATE TRIGGER "{quoted}" BEFORE DELETE ON alembic_version EXECUTE FUNCTION f()',
+        )
+        capfd.readouterr()
+        main(["verify", "--url", url])
+        shown = capfd.readouterr().out
+
+    for statement in (
+        'DROP SCHEMA "{}"',
+        f'ALTER TABLE v3_plans RENAME CONSTRAINT "{{}}" TO {check}',
+        'ALTER INDEX "{}" RENAME TO ix_v3_plans_created_at',
+        'DROP TRIGGER "{}" ON alembic_version',
+    ):
+        assert statement.format(quoted) in shown
+
+
+def test_names_that_others_chose_are_quoted_in_commands_to_type(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    name = "a; rm -r x"
+    with empty_database("postgresql-18", tmp_path) as url:
+        execute(url, f'CREATE SCHEMA "{name}"', f'CREATE TABLE "{name}".v3_plans (a int)')
+        assert main(["upgrade", "--url", url]) == 1
+
+    assert f"give -x 'schema={name}', or" in capfd.readouterr().err
 
 
 def test_errors_and_lines_of_the_log_have_no_control_characters(

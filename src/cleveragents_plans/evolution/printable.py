@@ -7,8 +7,13 @@ A terminal would act on them (CWE-150), and a log would get forged lines (CWE-11
 
 from __future__ import annotations
 
+import re
+
+from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+
 #: Characters of a message; longer ones are cut in their middle, since the remedy is at the end.
 MAX_MESSAGE = 4000
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*")
 
 
 def printable(text: object, limit: int | None = MAX_MESSAGE) -> str:
@@ -27,6 +32,17 @@ def printable(text: object, limit: int | None = MAX_MESSAGE) -> str:
     if whole.isprintable():
         return whole
     return "".join(each if each.isprintable() else _escaped(each) for each in whole)
+
+
+def identifier(name: str) -> str:
+    """
+    Write the *name* of something as SQL that can be typed, quoted unless it is plain.
+
+    Others chose it: without quotes it could be further statements.
+    """
+    if _PLAIN.fullmatch(name) and name not in RESERVED_WORDS:
+        return name
+    return '"{}"'.format(name.replace('"', '""'))
 
 
 def _escaped(character: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.verification.findings import Finding, Kind, fault, note
 from cleveragents_plans.verification.tables import Column, Constraint, Index, Table
 
@@ -152,7 +153,9 @@ def _compare_names(
         subject = f"{table}.{wanted.name}"
         called = found.name or "without a name"
         if found.name and on_postgresql:
-            remedy = f"ALTER TABLE {table} RENAME CONSTRAINT {found.name} TO {wanted.name}"
+            remedy = (
+                f"ALTER TABLE {table} RENAME CONSTRAINT {identifier(found.name)} TO {wanted.name}"
+            )
         else:
             remedy = (
                 "nothing fails by it; a later revision that changes it by its name will say "
@@ -173,7 +176,7 @@ def _not_valid(table: str, constraint: Constraint) -> Finding:
         f"{table}.{constraint.name}",
         f"the {constraint.kind} is NOT VALID: rows may break it",
         f"mend the rows that break it, then ALTER TABLE {table} VALIDATE CONSTRAINT "
-        f"{constraint.name}",
+        f"{identifier(constraint.name or '')}",
     )
 
 
@@ -192,7 +195,8 @@ def _missing_or_changed(table: str, wanted: Constraint, found: Constraint | None
         Kind.CHECK_CHANGED if check else Kind.CONSTRAINT_CHANGED,
         subject,
         f"it is {_said(found)}; expected {_said(wanted)}",
-        f"ALTER TABLE {table} DROP CONSTRAINT {found.name}, then {add} (SQLite: rebuild the table)",
+        f"ALTER TABLE {table} DROP CONSTRAINT {identifier(found.name or '')}, then {add} (SQLite: "
+        "rebuild the table)",
     )
 
 
@@ -216,7 +220,7 @@ def _compare_indexes(expected: Table, found: Table) -> Iterator[Finding]:
                 Kind.INDEX_RENAMED,
                 subject,
                 f"an equal index is called {same.name}",
-                f"nothing fails by it; ALTER INDEX {same.name} RENAME TO {wanted.name}",
+                f"nothing fails by it; ALTER INDEX {identifier(same.name)} RENAME TO {wanted.name}",
             )
         elif same is None:
             yield fault(
@@ -240,5 +244,5 @@ def _invalid(table: str, index: Index) -> Finding:
         Kind.INDEX_INVALID,
         f"{table}.{index.name}",
         "the index is INVALID: it was not built to its end, and no query uses it",
-        f"REINDEX INDEX CONCURRENTLY {index.name}",
+        f"REINDEX INDEX CONCURRENTLY {identifier(index.name)}",
     )

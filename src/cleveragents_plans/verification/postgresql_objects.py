@@ -8,6 +8,7 @@ from typing import Any
 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
+from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.persistence import Base, triggers
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.expressions import canonical
@@ -42,7 +43,7 @@ def check_owners(database: Database) -> Iterator[Finding]:
                 table,
                 f"the table belongs to {other}, and {PLANS} to {owner}: an upgrade would be "
                 "refused, or half of the rights be missing",
-                f"ALTER TABLE {table} OWNER TO {owner}",
+                f"ALTER TABLE {identifier(table)} OWNER TO {identifier(owner)}",
             )
 
 
@@ -65,7 +66,7 @@ def check_other_schemas(database: Database) -> Iterator[Finding]:
                 subject,
                 found,
                 f"nothing, if it is that of another tenant; otherwise find out who writes to it, "
-                f"then DROP SCHEMA {schema}",
+                f"then DROP SCHEMA {identifier(schema)}",
             )
 
 

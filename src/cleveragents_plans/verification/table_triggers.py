@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
@@ -34,7 +35,8 @@ def check_table_triggers(database: Database) -> Iterator[Finding]:
                 Kind.TRIGGER_EXTRA,
                 subject,
                 "no revision made this trigger, and it runs in every migration that writes there",
-                f'DROP TRIGGER "{name}"' + (f" ON {table}" if database.on_postgresql else ""),
+                f"DROP TRIGGER {identifier(name)}"
+                + (f" ON {identifier(table)}" if database.on_postgresql else ""),
             )
         else:
             yield note(

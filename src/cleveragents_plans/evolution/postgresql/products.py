@@ -124,12 +124,16 @@ def refuse_distributed_tables(
     names = {"tables": list(tables), "schema": schema}
     if has_schemas and (found := run(connection, _DISTRIBUTED_SCHEMA, names).scalar()):
         raise TablesDistributed(
-            target, f"the schema {found}", f"SELECT citus_schema_undistribute('{found}')"
+            target, f"the schema {found}", f"SELECT citus_schema_undistribute({_literal(found)})"
         )
     if has_tables and (found := run(connection, _DISTRIBUTED_TABLE, names).scalar()):
         raise TablesDistributed(
-            target, f"the table {found}", f"SELECT undistribute_table('{found}')"
+            target, f"the table {found}", f"SELECT undistribute_table({_literal(found)})"
         )
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def is_aurora(connection: Connection) -> bool:

@@ -22,6 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.printable import identifier
 
 if TYPE_CHECKING:
     import psycopg
@@ -104,7 +105,7 @@ def search_schema(connection: Connection, schema: str | None, *, local: bool = F
         raise SchemaNotUsable(
             f"other roles have, or may create, functions or operators in the schema {found}, "
             "and this command would run them with your rights; run it on a database of your own, "
-            f"or drop them and run REVOKE CREATE ON SCHEMA {found} FROM these roles; "
+            f"or drop them and run REVOKE CREATE ON SCHEMA {identifier(found)} FROM these roles; "
             "nothing was changed"
         )
     query = "SELECT set_config('search_path', quote_ident(%(schema)s), %(local)s)"

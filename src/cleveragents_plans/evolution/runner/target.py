@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import os
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,7 +172,8 @@ class Target:
             # The mode is looked at because the superuser could write all the same.
             raise EvolutionError(
                 f"{self.shown} is read-only; if it is to be migrated, allow writing with "
-                f"`chmod u+w {file}` and run the same command again; nothing was changed"
+                f"`chmod u+w {shlex.quote(str(file))}` and run the same command again; nothing was "
+                "changed"
             )
 
 

@@ -10,6 +10,7 @@ was run names the tables and columns of its own that are not there.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
@@ -21,7 +22,7 @@ from sqlalchemy import Connection, inspect
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.lookups import each_table_once
 from cleveragents_plans.evolution.op import schema_of
-from cleveragents_plans.evolution.printable import printable
+from cleveragents_plans.evolution.printable import identifier, printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
@@ -148,7 +149,8 @@ class VersionState:
             schema, name = next(iter(hidden.items()))
             raise VersionRefused(
                 f"the tables are in the schema {current}, and their version is in {schema}.{name}",
-                f"run ALTER TABLE {schema}.{name} SET SCHEMA {current}, or add {schema} to the "
+                f"run ALTER TABLE {identifier(schema)}.{identifier(name)} SET SCHEMA "
+                f"{identifier(str(current))}, or add {identifier(schema)} to the "
                 "end of the search_path of the role",
             )
         schemas = sorted({*hidden, *schemas_with(self._connection, self._tables, current)})
@@ -157,8 +159,8 @@ class VersionState:
                 f"the schema {' and the schema '.join(schemas)} of this database "
                 f"has tables of this chain, and this run would use the schema {current}, "
                 "which has none",
-                f"give -x schema={schemas[0]}, or -x allow-second-schema=yes if {current} is to "
-                "have a set of its own",
+                f"give -x {shlex.quote(f'schema={schemas[0]}')}, or -x allow-second-schema=yes if "
+                f"{current} is to have a set of its own",
             )
 
     def _refuse_unknown(self) -> None:
@@ -186,8 +188,8 @@ class VersionState:
                 f"{table} holds {ours} of this chain, and {found}, which this release does not "
                 "know",
                 "if that is another application's, let this chain have a version table of its "
-                f"own: run {stamp}, then DELETE FROM {table} WHERE version_num = {ours}, and "
-                f"{then}; if it is a newer release's, install that",
+                f"own: run {stamp}, then DELETE FROM {identifier(table)} WHERE version_num = "
+                f"{ours}, and {then}; if it is a newer release's, install that",
             )
         if not self._has_tables():
             upgrade = typed(self._config, "upgrade head", version_table=self._own_table)
@@ -313,4 +315,5 @@ def _quoted(version: object) -> str:
 
 
 def _give(table: str) -> str:
-    return f"give -x version-table={table} (from Python version_table={table!r})"
+    option = shlex.quote(f"version-table={table}")
+    return f"give -x {option} (from Python version_table={table!r})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ class FileDamaged(EvolutionError):
         self.found: str = " ".join(found.split())
         super().__init__(
             f"{file} is damaged ({self.found[:200]}); restore a backup, or recover what can be "
-            f"read with `sqlite3 {file} .recover`; nothing was changed"
+            f"read with `sqlite3 {shlex.quote(str(file))} .recover`; nothing was changed"
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -193,7 +194,8 @@ def _begin_exclusive(connection: Connection, driver: Any) -> RootTransaction:
 
 def _named(file: Path, holders: Sequence[LockHolder]) -> str:
     return "; ".join(map(str, holders)) or (
-        f"a process that cannot be seen from here (`lsof {file}` lists those that have it open)"
+        f"a process that cannot be seen from here (`lsof {shlex.quote(str(file))}` lists those "
+        "that have it open)"
     )
 
 
