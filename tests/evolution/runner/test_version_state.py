@@ -59,7 +59,8 @@ def do_as_told(line: str, url: str) -> None:
     commands = re.findall(r"`cleveragents-plans (.*?)`", line)
     assert commands, line
     for words in commands:
-        assert main([*shlex.split(words), "--url", url]) == 0
+        typed = shlex.split(words)
+        assert main(typed if "--url" in typed else [*typed, "--url", url]) == 0
 
 
 CHANGES = {

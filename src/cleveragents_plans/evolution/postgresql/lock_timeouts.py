@@ -19,11 +19,13 @@ from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 _MODES: Final = (
     "AccessExclusiveLock", "ExclusiveLock", "ShareRowExclusiveLock", "ShareLock",
 )  # fmt: skip
+# What a session holds on a table of which it has locked rows.
+_WITH_ROWS: Final = ("RowExclusiveLock", "RowShareLock")
 
 
 class TableLocked(EvolutionError):
     """
-    Other sessions held a lock on a table for longer than a statement waits.
+    Other sessions held a lock on a table, or on rows of it, for longer than a statement waits.
 
     Attributes:
         tables: The tables.
@@ -31,13 +33,14 @@ class TableLocked(EvolutionError):
         blockers: The sessions that held a lock when last looked.
     """
 
-    def __init__(self, tables: Sequence[str], waited: float, found: Sequence[Blocker]) -> None:
+    def __init__(
+        self, tables: Sequence[str], waited: float, found: Sequence[Blocker], *, rows: bool = False
+    ) -> None:
         ends = " and ".join(dict.fromkeys(each.ended_by for each in found))
         super().__init__(
-            f"no lock on {' and '.join(tables) or 'a table'} in {waited:.0f} s; blocked by: "
-            f"{listed(found)}; wait until they are done"
-            + (f", or end them ({ends})" if ends else "")
-            + ", and run the same command again"
+            f"no lock on {'rows of ' if rows else ''}{' and '.join(tables)} in {waited:.0f} s; "
+            f"{'sessions that lock rows there' if rows else 'blocked by'}: {listed(found)}; wait "
+            f"until they are done, or end them ({ends}), and run the same command again"
         )
         self.tables: tuple[str, ...] = tuple(tables)
         self.waited = waited
@@ -52,7 +55,7 @@ def blockers_named(connection: Connection) -> Iterator[None]:
     The transaction of *connection* is rolled back then. On SQLite it does nothing.
 
     Raises:
-        TableLocked: A statement ran into its lock_timeout.
+        TableLocked: A statement ran into its lock_timeout, and it can be seen why.
     """
     if connection.dialect.name != "postgresql":
         yield
@@ -69,26 +72,30 @@ def blockers_named(connection: Connection) -> Iterator[None]:
     except DBAPIError as error:
         if sqlstate(error) != LOCK_TIMEOUT:
             raise
-        raise _locked(connection, error, time.monotonic() - sent) from error
+        locked = _locked(connection, error, time.monotonic() - sent)
+        if locked is None:
+            raise
+        raise locked from error
     finally:
         event.remove(connection, "before_cursor_execute", before)
 
 
-def _locked(connection: Connection, error: DBAPIError, waited: float) -> TableLocked:
-    found: list[Blocker] = []
-    chosen: list[str] = []
+def _locked(connection: Connection, error: DBAPIError, waited: float) -> TableLocked | None:
+    # The server does not say of which table; the statement, or its values, has the name.
+    text = f"{error.statement} {error.params}"
     with suppress(SQLAlchemyError):
         connection.rollback()
         # A session that only reads has set it for the transaction that failed.
         run(connection, f"SET LOCAL search_path = {SYSTEM_SCHEMAS}")
-        locked: Sequence[Any] = run(connection, _LOCKED, {"modes": list(_MODES)}).all()
-        # The server does not say which one; the statement, or its values, has the name.
-        text = f"{error.statement} {error.params}"
-        named = [table for table, name in locked if name in text]
-        chosen = named or [table for table, _ in locked]
-        found = blockers(connection, chosen, _MODES)
+        for modes in (_MODES, _WITH_ROWS):
+            locked: Sequence[Any] = run(connection, _LOCKED, {"modes": list(modes)}).all()
+            named = [table for table, name in locked if name in text]
+            found = blockers(connection, named, modes) if named else []
+            if found:
+                connection.rollback()
+                return TableLocked(named, waited, found, rows=modes is _WITH_ROWS)
         connection.rollback()
-    return TableLocked(chosen, waited, found)
+    return None
 
 
 _LOCKED = """\
