@@ -14,6 +14,7 @@ import pytest
 from cleveragents_plans import Base
 from cleveragents_plans.cli.program import program
 from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.verification import Kind
 from support import debian, site
 from support.databases import ROOT
 
@@ -123,6 +124,18 @@ def test_reference_has_every_command_status_column_and_index(built: Path):
             assert each.name in tables
     assert all(f"{status:d}\n{status.name}" in statuses for status in ExitStatus)
     assert all(f"cleveragents-plans {name} [OPTIONS]" in commands for name in program.commands)
+
+
+def test_reference_says_of_each_finding_whether_it_is_a_fault_or_a_note(built: Path):
+    page = (built / "reference" / "findings.html").read_text()
+    cells = r'<tr class="row.*?<span class="pre">([\w-]+)</span>.*?<td><p>([a-z ]+)</p></td>'
+    said = dict(re.findall(cells, page, re.DOTALL))
+
+    assert said.keys() == {*Kind}
+    assert set(said.values()) == {"fault", "note", "fault or note"}
+    of = {"cycle": "fault", "check-renamed": "fault", "index-extra": "note"}
+    assert {name: said[name] for name in of} == of
+    assert said["column-extra"] == "fault or note"  # NOT NULL without a default, or not
 
 
 @pytest.fixture

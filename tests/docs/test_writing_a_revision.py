@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 from alembic import op
+from sqlalchemy.exc import IntegrityError
 
 from cleveragents_plans import evolution
 from cleveragents_plans.evolution.runner.alembic_internals import operations_of
 from support.checkout import Checkout
 from support.databases import ONE_OF_EACH, ROOT, database_at, migrate
 from support.online import revision
+from support.plans import ulid
 from support.revisions import CHAIN, HEAD, M8_002
 from support.rows import schema_dump
+from support.toys import execute
 
 PAGE = (ROOT / "docs" / "writing-a-revision.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
@@ -108,4 +111,31 @@ def test_trigger_is_dropped_and_created_as_it_was(engine: str, tmp_path: Path):
                 names[step]()
             assert ("trigger" in {entry[0] for entry in schema_dump(url)}) == kinds
 
+        assert schema_dump(url) == before
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_null_is_forbidden_in_a_column_that_is_there_and_allowed_again(engine: str, tmp_path: Path):
+    names: dict[str, Any] = {"op": op}
+    exec(block("# set_not_null"), names)  # what the page says is what is tested
+    time = "2026-03-14T00:05:32.000000+00:00"
+    with database_at(M8_002, engine, tmp_path) as url:
+        before = schema_dump(url)
+        for number, value in enumerate(("NULL", "'gpu'")):
+            key = ulid(number)
+            execute(
+                url,
+                "INSERT INTO v3_plans (plan_id, root_plan_id, automation_profile, action_name,"
+                f" created_at, updated_at, execution_environment) VALUES ('{key}', '{key}',"
+                f" 'balanced', 'local/x', '{time}', '{time}', {value})",
+            )
+        for step in ("upgrade", "upgrade", "downgrade"):
+            with revision(url) as here, operations_of(here.get_context()):
+                names[step]()
+            if step == "upgrade":
+                with pytest.raises(IntegrityError):
+                    execute(url, "UPDATE v3_plans SET execution_environment = NULL")
+
+        query = "SELECT execution_environment FROM v3_plans ORDER BY plan_id"
+        assert execute(url, query) == [("local",), ("gpu",)]
         assert schema_dump(url) == before
