@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -20,6 +20,10 @@ EAST = timezone(timedelta(hours=5))
 
 def later(microseconds: int) -> datetime:
     return NOON + timedelta(microseconds=microseconds)
+
+
+def projects(plan: Plan) -> set[str]:
+    return {each.project_name for each in plan.project_links}
 
 
 def variety() -> list[Plan]:
@@ -39,7 +43,11 @@ def variety() -> list[Plan]:
             ),
             namespace=["local", "team", None][number % 3],
             action_name=["local/lint", "local/test"][number % 2],
-            project_links=[ProjectLink(project_name=f"p{each}") for each in range(number % 3)],
+            project_links=[
+                *(ProjectLink(project_name=f"p{each}") for each in range(number % 3)),
+                # By one more alias.
+                *(ProjectLink(project_name="p1", alias=f"a{each}") for each in range(number % 2)),
+            ],
             created_by=["ann", "bob", None][number % 3],
             tags=[f"t{number % 4}", "all"],
             created_at=later(number),
@@ -68,8 +76,34 @@ CASES: list[tuple[dict[str, Any], Passes]] = [
     ({"action": "local/test"}, lambda plan: plan.action_name == "local/test"),
     ({"action": "test"}, lambda plan: plan.action_name == "local/test"),
     ({"action": ["test", "lint"]}, lambda plan: True),
-    ({"project": "p1"}, lambda it: "p1" in {each.project_name for each in it.project_links}),
+    ({"project": "p1"}, lambda it: "p1" in projects(it)),
     ({"project": ["p0", "p1"]}, lambda plan: plan.project_links),
+    (
+        {"project": ["p1"], "namespace": "local"},
+        lambda it: it.namespace == "local" and "p1" in projects(it),
+    ),
+    (
+        {"project": "p0", "processing_state": "errored"},
+        lambda it: it.processing_state == "errored" and "p0" in projects(it),
+    ),
+    (
+        {"phase": ["action", "execute"], "processing_state": ["queued", "errored", "queued"]},
+        lambda it: it.phase in ("action", "execute") and it.processing_state != "applied",
+    ),
+    (
+        {"phase": "action", "is_final": False},
+        lambda it: it.phase == "action" and not it.is_final,
+    ),
+    (
+        {"is_final": False, "processing_state": ["queued", "applied"]},
+        lambda it: it.processing_state == "queued",
+    ),
+    ({"is_final": True, "processing_state": "errored"}, lambda it: False),
+    ({"processing_state": []}, lambda it: False),
+    (
+        {"namespace": ["team"], "processing_state": "queued"},
+        lambda it: (it.namespace, it.processing_state) == ("team", "queued"),
+    ),
     ({"parent": ulid(2)}, lambda plan: plan.parent_plan_id == ulid(2)),
     ({"parent": [ulid(2), ulid(5).lower()]}, lambda it: it.parent_plan_id in (ulid(2), ulid(5))),
     ({"root": ulid(4)}, lambda plan: plan.root_plan_id == ulid(4)),
@@ -87,9 +121,19 @@ CASES: list[tuple[dict[str, Any], Passes]] = [
     ({"completed_before": later(209)}, lambda it: it.completed_at and it.completed_at < later(209)),
     (
         {"phase": Phase.ACTION, "namespace": "local", "project": "p0", "tag": "all"},
-        lambda it: it.phase == "action" and it.namespace == "local" and it.project_links,
+        lambda it: it.phase == "action" and it.namespace == "local" and "p0" in projects(it),
     ),
 ]
+
+
+def pages(repository: PlanRepository, **given: Any) -> Iterator[Plan]:
+    after = None
+    while True:
+        page = repository.list(after=after, **given)
+        yield from page
+        after = page.next_cursor
+        if after is None:
+            return
 
 
 @pytest.mark.parametrize(
@@ -103,6 +147,8 @@ def test_a_filter_lists_and_counts_the_plans_that_pass_and_no_others(repository,
 
     assert [*repository.list(**filters)] == wanted
     assert [*repository.stream(order="newest", **filters)] == wanted[::-1]
+    assert [*pages(repository, limit=2, **filters)] == wanted
+    assert [*pages(repository, limit=3, order="newest", **filters)] == wanted[::-1]
     assert repository.count(**filters) == len(wanted)
     assert repository.exists(**filters) == bool(wanted)
 

@@ -59,16 +59,16 @@ def cursor_of(plan_id: str | bytes, order: Order) -> str:
     return urlsafe_b64encode(check + held).decode().rstrip("=")
 
 
-def beyond(session: Session, cursor: Any, order: Order) -> Any:
+def beyond(session: Session, cursor: Any, order: Order, plan_id: Any = PLANS.c.plan_id) -> Any:
     """
-    Say in SQL that a plan comes after the page that has *cursor*.
+    Say in SQL that a plan comes after the page that has *cursor*, by a column that has its id.
 
     Raises:
         InvalidType: It is no text.
         InvalidValue: It is not the cursor of a page in this *order*.
     """
     after = stored_id(session, _id_in(cursor, order))
-    return PLANS.c.plan_id > after if order == "oldest" else PLANS.c.plan_id < after
+    return plan_id > after if order == "oldest" else plan_id < after
 
 
 def in_order(session: Session, order: Order, filters: Mapping[str, Any]) -> ColumnElement[Any]:

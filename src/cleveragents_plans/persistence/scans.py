@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Integer, Select, literal_column, select, union_all
+from sqlalchemy import ColumnElement, Integer, Select, exists, literal_column, select, union_all
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, ProcessingState
 from cleveragents_plans.domain.lifecycle import FINAL_STATES
 from cleveragents_plans.persistence.filters import IS_OPEN, conditions
+from cleveragents_plans.persistence.models import PlanProjectModel
 from cleveragents_plans.persistence.pages import Order, beyond, in_order
 from cleveragents_plans.persistence.parameters import text_of, values_of, word_of
 from cleveragents_plans.persistence.queries import plans_query
@@ -30,11 +31,12 @@ PROCESSING: Final = PLANS.c.processing_state == literal_column("'processing'")
 
 
 class _Scan(NamedTuple):
-    """Plans with one value in the first column of an index, whose second one is the id."""
+    """Plans with one value in the first column of an index, whose second one is their id."""
 
     column: ColumnElement[str]
     value: str
     conditions: Sequence[ColumnElement[bool]]
+    plan_id: ColumnElement[str] = PLANS.c.plan_id
 
 
 def only(postgresql: bool, column: ColumnElement[str], value: str) -> ColumnElement[bool]:
@@ -59,16 +61,24 @@ def page_query(
     """
     postgresql = on_postgresql(session)
     query = plans_query(session)
-    past = () if after is None else (beyond(session, after, order),)
     scans = _scans(postgresql, filters)
-    if not scans:
-        wanted = conditions(postgresql, filters)
-        return query.where(*wanted, *past).order_by(in_order(session, order, filters)).limit(limit)
+    if after is not None:
+        scans = [
+            scan._replace(
+                conditions=[*scan.conditions, beyond(session, after, order, scan.plan_id)]
+            )
+            for scan in scans
+        ]
     if len(scans) == 1:
-        return _ordered(postgresql, query, scans[0], past, order, limit)
-    by_id = PLANS.c.plan_id if order == "oldest" else PLANS.c.plan_id.desc()
-    ids = _together(postgresql, scans, past, order, limit)
-    return query.where(PLANS.c.plan_id.in_(ids)).order_by(by_id)
+        return _ordered(postgresql, query, scans[0], order, limit)
+    if scans:
+        by_id = PLANS.c.plan_id if order == "oldest" else PLANS.c.plan_id.desc()
+        ids = _together(postgresql, scans, order, limit)
+        return query.where(PLANS.c.plan_id.in_(ids)).order_by(by_id)
+    wanted = conditions(postgresql, filters)
+    if after is not None:
+        wanted.append(beyond(session, after, order))
+    return query.where(*wanted).order_by(in_order(session, order, filters)).limit(limit)
 
 
 def any_query(session: Session, filters: Mapping[str, Any]) -> Select[Any]:
@@ -81,7 +91,7 @@ def any_query(session: Session, filters: Mapping[str, Any]) -> Select[Any]:
     postgresql = on_postgresql(session)
     scans = _scans(postgresql, filters)
     if scans:
-        return _together(postgresql, scans, (), "oldest", 1)
+        return _together(postgresql, scans, "oldest", 1)
     return select(PLANS.c.plan_id).where(*conditions(postgresql, filters)).limit(1)
 
 
@@ -94,6 +104,8 @@ def _scans(postgresql: bool, filters: Mapping[str, Any]) -> list[_Scan]:
             others = conditions(postgresql, {**filters, "namespace": None})
             return [_Scan(PLANS.c.namespace, namespaces[0], others)]
     states = _open_states(filters)
+    if not states:
+        return _scans_of_project(postgresql, filters)
     rest = {**filters, "processing_state": None, "is_final": None}
     others = [IS_OPEN, *conditions(postgresql, rest)]
     scans = []
@@ -105,6 +117,23 @@ def _scans(postgresql: bool, filters: Mapping[str, Any]) -> list[_Scan]:
         else:
             scans.append(_Scan(PLANS.c.processing_state, state, others))
     return scans
+
+
+def _scans_of_project(postgresql: bool, filters: Mapping[str, Any]) -> list[_Scan]:
+    given = filters.get("project")
+    projects = [] if given is None else values_of("project", given, text_of)
+    if len(projects) != 1:
+        return []
+    link, former = (PlanProjectModel.__table__.alias(name) for name in ("link", "former"))
+    # A plan may have the project twice, by two aliases.
+    twice = exists().where(
+        former.c.plan_id == link.c.plan_id,
+        former.c.project_name == link.c.project_name,
+        former.c.position < link.c.position,
+    )
+    others = conditions(postgresql, {**filters, "project": None})
+    of_link = [PLANS.c.plan_id == link.c.plan_id, ~twice, *others]
+    return [_Scan(link.c.project_name, projects[0], of_link, link.c.plan_id)]
 
 
 def _open_states(filters: Mapping[str, Any]) -> list[str]:
@@ -124,12 +153,11 @@ def _ordered(
     postgresql: bool,
     query: Select[Any],
     scan: _Scan,
-    past: Sequence[ColumnElement[bool]],
     order: Order,
     limit: int,
 ) -> Select[Any]:
-    by = (scan.column, PLANS.c.plan_id)
-    wanted = (only(postgresql, scan.column, scan.value), *scan.conditions, *past)
+    by = (scan.column, scan.plan_id)
+    wanted = (only(postgresql, scan.column, scan.value), *scan.conditions)
     return (
         query.where(*wanted)
         .order_by(*(by if order == "oldest" else (each.desc() for each in by)))
@@ -141,13 +169,12 @@ def _ordered(
 def _together(
     postgresql: bool,
     scans: Sequence[_Scan],
-    past: Sequence[ColumnElement[bool]],
     order: Order,
     limit: int,
 ) -> Select[Any]:
     """Select the first ids of several scans, each of which stops at the limit."""
     ids = select(PLANS.c.plan_id)
-    parts = [_ordered(postgresql, ids, scan, past, order, limit) for scan in scans]
+    parts = [_ordered(postgresql, ids, scan, order, limit) for scan in scans]
     if len(parts) == 1:
         return parts[0]
     found = union_all(*(select(part.subquery()) for part in parts)).subquery()
