@@ -245,7 +245,11 @@ def test_password_is_in_no_list_of_processes_and_not_shown(
         (["--url", "sqlite:///a.db", "--url", ""], "is empty; expected the URL", 1),
         (["--each-schema", "t%", "--schema", "x"], "--schema or --each-schema, not both", 2),
         (["--each-schema", "t%", "-x", "schema=x"], "--schema or --each-schema, not both", 2),
-        (["--each-schema", "t%", "-x", "url=sqlite:///a.db"], "each database by --url", 2),
+        (
+            ["--each-schema", "t%", "-x", "url=sqlite:///a.db"],
+            "name the databases by --url only",
+            2,
+        ),
         (["--each-schema", "t%", "--sql"], "--sql is for one database", 2),
         (["--jobs", "0", "--url", "a"], "0 is not in the range", 2),
     ],

@@ -40,6 +40,13 @@ def test_usage_error_is_status_2_and_goes_to_standard_error(
     assert out == ""
 
 
+def test_usage_error_is_an_event_of_level_error(capfd: pytest.CaptureFixture[str]):
+    assert main(["throttle", "pauze"]) == ExitStatus.USAGE
+
+    *_, last = capfd.readouterr().err.splitlines()
+    assert "Z error   Invalid value: 'pauze'; expected pause, resume, or rows-per-second" in last
+
+
 def test_help_lists_the_commands_and_the_exit_statuses(capfd: pytest.CaptureFixture[str]):
     assert main(["--help"]) == 0
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from rich.console import Console
 from sqlalchemy import NullPool, create_engine
 
 from cleveragents_plans.cli import main
@@ -16,6 +17,7 @@ from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain import BUILT_IN_PROFILES
 from support.broken import A, B, C, D, E, break_database, libpq, store_family
 from support.databases import ONE_OF_EACH, database_at, database_with, empty_database
+from support.former_release import write_former_release
 from support.json_output import validated
 from support.plans import ulid
 from support.revision_database import RevisionDatabase
@@ -243,6 +245,25 @@ def test_plans_of_the_former_release_and_corrupt_rows_are_listed(former: str, fo
     report = found(former, "plans")
 
     assert [each["updated_at"] == "never" for each in report["plans"]] == [False, True, False]
+
+
+def test_tables_fit_a_terminal_of_80_columns(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    narrow = Console(width=80, highlight=False, markup=False, emoji=False)
+    monkeypatch.setattr("cleveragents_plans.cli.output._console", lambda: narrow)
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        write_former_release(url, plans=60, pure=True)
+        assert main(["upgrade", "-q", "--url", url]) == 0
+        assert main(["plans", "--url", url]) == 0
+        plans = capfd.readouterr().out
+        assert main(["history", "--url", url]) == 0
+        history = capfd.readouterr().out
+
+    assert max(map(len, (plans + history).splitlines())) <= 80
+    written = r"\d{4}-\d\d-\d\d \d\d:\d\d"
+    assert re.search(rf"^\w{{26}}  \S+ +strategize/processing +{written}$", plans, re.MULTILINE)
+    assert re.search(r" upgrade +m4_003  m8_002  done ", history)
 
 
 @pytest.mark.parametrize("words", [["plans"], ["tree", A], ["show", A]])

@@ -222,6 +222,15 @@ def test_history_lists_runs_newest_first(
     assert f"downgrade to {M4_003}, " in shown
 
 
+def test_rate_of_a_run_on_sqlite_is_said_to_have_no_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        assert main(["upgrade", "-q", "--rows-per-second", "10", "--url", url]) == 0
+
+    assert "rows-per-second has no effect: on SQLite a run is one transaction" in caplog.text
+
+
 @pytest.mark.parametrize("engine", ONE_OF_EACH)
 def test_throttle_without_a_run_is_refused_in_one_line(
     engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

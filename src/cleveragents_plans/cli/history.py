@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, Literal, Self
@@ -10,8 +11,9 @@ import click
 from pydantic import Field
 
 from cleveragents_plans.cli.options import config_of, database_options, json_option
-from cleveragents_plans.cli.output import show, show_json, table
+from cleveragents_plans.cli.output import fits, show, show_json, table
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
+from cleveragents_plans.evolution.postgresql.session_name import short_revision
 from cleveragents_plans.evolution.runner.runs import Run, how_far
 from cleveragents_plans.schema.database import read_database
 
@@ -108,22 +110,33 @@ def history_command(json: bool, **given: Any) -> None:
     if json:
         show_json(report)
         return
-    rows = [
-        (
-            each.when,
-            each.command,
-            each.revision_before or "base",
-            each.revision_after or ("" if each.outcome != "done" else "base"),
-            each.outcome,
-            each.took,
-            each.who,
-            each.package_version,
-            "" if each.outcome == "done" else each.how_far(),
-        )
-        for each in report.runs
-    ]
-    names = ["began", "command", "from", "to", "outcome", "took", "by", "version", "note"]
-    if rows:
-        show(table(names, rows))
-    else:
+    _show(report)
+
+
+def _show(report: HistoryReport) -> None:
+    if not report.runs:
         show("no run is noted")
+        return
+    names = ["began", "command", "from", "to", "outcome", "took", "by", "version", "note"]
+    rows = [_row(each, str) for each in report.runs]
+    if not fits(names, rows):
+        rows = [_row(each, short_revision) for each in report.runs]
+    show(table(names, rows))
+
+
+def _row(run: RunFacts, written: Callable[[str], str]) -> list[str]:
+    """Give the columns of *run*; revisions are *written* in a way that has room."""
+    before, after = (
+        written(each) if each else "base" for each in (run.revision_before, run.revision_after)
+    )
+    return [
+        run.when,
+        run.command,
+        before,
+        "" if run.outcome != "done" and not run.revision_after else after,
+        run.outcome,
+        run.took,
+        run.who,
+        run.package_version,
+        "" if run.outcome == "done" else run.how_far(),
+    ]

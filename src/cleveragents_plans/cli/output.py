@@ -16,6 +16,8 @@ from cleveragents_plans.evolution.runner.standard_streams import standard_output
 
 # Of what is no terminal: a line is as long as it is.
 _WITHOUT_LIMIT = 100_000
+# Of a column that is shortened.
+_MIN_WIDTH = 8
 
 
 def show(*parts: RenderableType) -> None:
@@ -95,17 +97,27 @@ def table(
 ) -> Table:
     """Lay out rows under the *names* of their columns; one of them may be *shortened* to fit."""
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    widths = _widths(names, rows)
     for name, width in zip(names, widths, strict=True):
         if name == shortened:
             others = sum(widths) - width + 2 * len(names)
-            width = max(len(name), min(width, _console().width - others))
+            width = max(_MIN_WIDTH, min(width, _console().width - others))
         kept = shortened is not None
         overflow: OverflowMethod = "ellipsis" if kept else "fold"
         grid.add_column(Text(name), overflow=overflow, no_wrap=kept, width=width if kept else None)
     for row in rows:
         grid.add_row(*map(_text, row))
     return grid
+
+
+def fits(names: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> bool:
+    """Tell whether the terminal has room for the *rows* in a `table`."""
+    widths = _widths(names, rows)
+    return sum(widths) + 2 * len(widths) <= _console().width
+
+
+def _widths(names: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(names, *rows, strict=True)]
 
 
 def counted(number: int, what: str) -> str:

@@ -79,21 +79,27 @@ def _run(given: list[str] | None) -> int:
             # Otherwise click prints errors and ends the process by itself.
             status = program.main(given, prog_name=NAME, standalone_mode=False, obj=run_fleet)
     except click.ClickException as error:
-        for line in _usage(error).splitlines():
+        *lines, last = _usage(error).splitlines()
+        for line in lines:
             tell(line)
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):
+            tell(last)
+        else:
+            tell(_error_line(last), level="error", event="error")
         return ExitStatus.USAGE
     except (CommandError, PlansError) as error:
         tell(_error_line(error), level="error", event="error")
         return status_of(error)
     except MemoryError:
-        tell("error: this process ran out of memory; give it more, and run the same command again")
+        line = "this process ran out of memory; give it more, and run the same command again"
+        tell(_error_line(line), level="error", event="error")
         return ExitStatus.REFUSED
     except (KeyboardInterrupt, click.Abort):  # how to go on has been said
         return ExitStatus.INTERRUPTED
     return int(status or ExitStatus.DONE)
 
 
-def _error_line(error: Exception) -> str:
+def _error_line(error: Exception | str) -> str:
     """Write *error* as a line; an event has its level besides."""
     return f"error: {error}" if is_plain() else str(error)
 
@@ -102,6 +108,7 @@ def _usage(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error.format_message()
+    said = " ".join(error.format_message().split())
     if context is None:
-        return f"error: {error.format_message()}"
-    return f"{context.get_usage()}\nerror: {error.format_message()} (see {context.command_path} -h)"
+        return said
+    return f"{context.get_usage()}\n{said} (see {context.command_path} -h)"

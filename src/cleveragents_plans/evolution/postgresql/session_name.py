@@ -37,11 +37,16 @@ def session_name(connection: Connection) -> str | None:
     found = under_way.look()
     parts = [_PROGRAM]
     if found.revision:
-        short = _SHORT.match(found.revision)
-        parts.append(short[0] if short else found.revision[:_MAX_REVISION])
+        parts.append(short_revision(found.revision)[:_MAX_REVISION])
     if found.figures and found.figures.total:
         parts.append(f"{min(99, 100 * found.figures.done // found.figures.total)} %")
     return " ".join(parts)
+
+
+def short_revision(revision: str) -> str:
+    """Give the beginning of a *revision* by which Alembic knows it, such as ``m8_001``."""
+    short = _SHORT.match(revision)
+    return short[0] if short else revision
 
 
 def name_session(connection: Connection) -> None:

@@ -64,7 +64,8 @@ def noted(migration: MigrationContext, table: RunsTable, command: str) -> Iterat
     """
     connection, heads = migration.connection, migration.get_current_heads
     assert connection is not None  # noqa: S101  # on line there is one
-    max_lag = Settings.of(migration.environment_context).max_replica_lag
+    settings = Settings.of(migration.environment_context)
+    max_lag = settings.max_replica_lag
     row = {
         "command": command,
         "revision_before": ",".join(map(str, heads())) or None,
@@ -76,6 +77,11 @@ def noted(migration: MigrationContext, table: RunsTable, command: str) -> Iterat
     if connection.dialect.name != "postgresql":
         if max_lag:
             raise BadSetting("max-replica-lag", max_lag, "PostgreSQL: SQLite has no replicas")
+        if settings.rows_per_second:
+            log.warning(
+                "rows-per-second has no effect: on SQLite a run is one transaction, and a slower "
+                "one would only lock the file for longer"
+            )
         row["began_at"] = now(connection)
         yield
         _note_on_sqlite(connection, table, row, heads)

@@ -44,8 +44,8 @@ class FileMissing(EvolutionError):
     def __init__(self, target: str) -> None:
         super().__init__(
             f"there is no file at {target}; check the path, or create one with "
-            "`cleveragents-plans upgrade --create` (alembic upgrade creates it unasked); nothing "
-            "was changed"
+            f"`cleveragents-plans upgrade --create --url {shlex.quote(target)}` (alembic upgrade "
+            "creates it unasked); nothing was changed"
         )
         self.target = target
 
