@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import postgres
+from support import patience, postgres
 from support.databases import ENGINES, SERVERS, database_at, empty_database
 
 if folder := postgres.memory_folder():
     # A SQLite file that is synced to a disk takes as long as the disk is busy.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(folder))
 
+
+# A busy machine stalls for longer than the five seconds now and then.
+patience.set_limit("120s")
 
 # How long an example takes to draw says how busy the machine is.
 settings.register_profile(

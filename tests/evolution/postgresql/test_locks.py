@@ -20,6 +20,7 @@ from cleveragents_plans.evolution import (
 from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialect
 from cleveragents_plans.evolution.postgresql.connection import online
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
+from support import patience
 from support.online import MAX_LOCK_WAIT, client, meanwhile, never_blocked, revision, script
 from support.waiting import wait_until
 
@@ -125,7 +126,14 @@ def test_failing_statement_leaves_nothing_behind(url):
     assert columns(url) == ["id", "word"]
 
 
-def test_session_that_freezes_under_the_lock_is_ended_by_the_server(url):
+@pytest.fixture
+def limit_as_released():
+    patience.set_limit(patience.AS_RELEASED)
+    yield
+    patience.set_limit("120s")
+
+
+def test_session_that_freezes_under_the_lock_is_ended_by_the_server(url, limit_as_released):
     waited = []
 
     def freeze(_connection, _cursor, statement, *_):
