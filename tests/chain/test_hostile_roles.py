@@ -11,6 +11,7 @@ import pytest
 from alembic import command
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from cleveragents_plans import evolution
 from cleveragents_plans.cli import main
@@ -18,7 +19,7 @@ from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.postgresql import locks
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.runner import environment
-from cleveragents_plans.persistence import Base, open_engine
+from cleveragents_plans.persistence import Base, open_engine, references
 from support.databases import ENGINES, chain, database_at, migrate, roll_back
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003, M8_001
@@ -150,6 +151,58 @@ def test_nothing_that_another_role_planted_runs_with_the_rights_of_whoever_migra
     assert dict(execute(url, "SELECT plan_id, root_plan_id FROM v3_plans")) == expected
     roll_back(url, "base", "drop-plans=yes")
     assert called(url) == []
+
+
+READ = [
+    ["status"], ["history"], ["preflight"], ["preflight", "--down", M4_003], ["verify"], ["plans"],
+    ["plans", "--phase", "execute", "--tag", "x", "--project", "p", "--open"],
+    ["tree", "01"], ["show", "01"], ["show", "01", "--raw"],
+    ["spec"], ["current"], ["throttle", "pause"], ["verify", "--repair", "roots"],
+]  # fmt: skip
+
+
+def test_commands_that_read_run_nothing_that_another_role_planted(
+    url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(url, HEAD)
+    execute(
+        url, "UPDATE v3_plans SET created_at = '2026-03-14T00:05:32.000000+00:00'",
+        "UPDATE v3_plans SET updated_at = created_at",
+        "UPDATE v3_plans SET root_plan_id = '02' WHERE plan_id = '01'",
+    )  # fmt: skip
+    plant(url)
+
+    for typed in READ:
+        main([*typed, "--url", url])
+    said = capfd.readouterr()
+
+    assert "1 root" in said.out  # was repaired
+    assert "no run is under way" in said.err
+    assert "operator" not in said.err
+    assert called(url) == []
+
+
+def test_look_for_foreign_keys_runs_no_operator_of_another_role(url: str):
+    migrate(url, HEAD)
+    execute(
+        url,
+        "CREATE TABLE other (plan_id varchar(26) REFERENCES v3_plans)",
+        "INSERT INTO other VALUES ('01')",
+    )
+    execute(
+        of_role(url, CLERK),
+        "CREATE SEQUENCE public.compared",
+        "CREATE FUNCTION public.compare(oid, regclass) RETURNS boolean LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM nextval('public.compared'); RETURN false; END$$",
+        "CREATE OPERATOR public.= (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = public.compare)",
+    )
+    engine = open_engine(url)
+    with Session(engine) as session:
+        conditions = references.tree_is_referenced(session)
+    engine.dispose()
+
+    assert len(conditions) == 1
+    assert execute(url, "SELECT is_called FROM compared") == [(False,)]
 
 
 def test_statements_that_event_triggers_watch_run_nothing_that_another_role_planted(url: str):
