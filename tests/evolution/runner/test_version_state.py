@@ -346,14 +346,24 @@ def test_version_table_of_a_role_that_is_not_trusted_is_not_read(postgresql_url:
         f"INSERT INTO planted VALUES ('{M8_001}')",
         "GRANT SELECT ON planted TO public",
         f"ALTER TABLE planted OWNER TO {role}",
+        # In a schema of its own it owns a table of plans, too.
+        f"CREATE SCHEMA own AUTHORIZATION {role}",
+        "CREATE TABLE own.v3_plans (a int)",
+        "CREATE TABLE own.planted (version_num text)",
+        "GRANT USAGE ON SCHEMA own TO public",
+        *(f"ALTER TABLE own.{name} OWNER TO {role}" for name in ("v3_plans", "planted")),
         "CREATE TABLE trusted (version_num text)",
         "INSERT INTO trusted VALUES (repeat('x', 100000))",
     )
     try:
         with create_engine(postgresql_url, poolclass=NullPool).connect() as connection:
-            found = {each.name: each for each in version_tables(connection, ["public"], [])}
+            connection.exec_driver_sql("SET search_path = pg_catalog")
+            read = version_tables(connection, ["public"], ["v3_plans"])
+            found = {each.name: each for each in read}
+            used = version_tables(connection, ["own"], ["v3_plans"])
     finally:
         execute(postgresql_url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
     assert "planted" not in found
+    assert {(each.schema, each.name) for each in used} >= {("own", "planted")}
     assert [len(revision) for revision in found["trusted"].revisions] == [200]

@@ -182,10 +182,12 @@ def refuse_foreign_table(
         raise NameTaken(name, found, remedy)
 
 
-#: Whether the owner *o* of the relation *c* in the schema *n* is trusted.
-TRUSTED_OWNER = """\
-(o.rolsuper OR o.rolname = current_user OR c.relowner = n.nspowner
+#: Whether the owner *o* of the relation *c* is trusted in every schema.
+TRUSTED_ROLE = """\
+(o.rolsuper OR o.rolname = current_user
  OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
+#: Whether the owner *o* of the relation *c* in the schema *n*, which the run uses, is trusted.
+TRUSTED_OWNER = f"({TRUSTED_ROLE} OR c.relowner = n.nspowner)"
 
 # Of the version table: a superuser, the role that migrates and the owner of the table may
 # write what it runs.

@@ -11,7 +11,7 @@ from sqlalchemy import table as sql_table
 
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.ownership import TRUSTED_OWNER
+from cleveragents_plans.evolution.postgresql.ownership import TRUSTED_OWNER, TRUSTED_ROLE
 from cleveragents_plans.evolution.settings import BadSetting
 
 
@@ -50,19 +50,21 @@ def version_tables(
     Find the version tables that may be read: those with a column ``version_num``.
 
     On PostgreSQL a table must belong to a role that is trusted: one that is not could put a view
-    of its own in the place of its table while this session waits for a lock on it.
+    of its own in the place of its table while this session waits for a lock on it. Trusted are
+    superusers, this role, the owner of the database, and those who own the schemas that the run
+    uses, or tables of the chain there; a role may well own another schema.
 
     Locks: ACCESS SHARE for a moment on each.
 
     Args:
         connection: The connection that migrates.
         schemas: The schemas that the run uses; on SQLite it is None.
-        tables: Names of the tables of the chain, whose owners are trusted.
+        tables: Names of the tables of the chain.
     """
     found: list[VersionTable] = []
     on_postgresql = connection.dialect.name == "postgresql"
     found_tables = (
-        run(connection, _POSTGRESQL, {"tables": list(tables)})
+        run(connection, _POSTGRESQL, {"tables": list(tables), "used": list(schemas)})
         if on_postgresql
         else run(connection, _SQLITE)
     ).all()
@@ -95,9 +97,11 @@ SELECT n.nspname, c.relname
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_roles o ON o.oid = c.relowner
  WHERE a.atttypid = ANY(ARRAY['text', 'varchar', 'bpchar']::regtype[])
-   AND ({TRUSTED_OWNER}
+   AND ({TRUSTED_ROLE} OR {TRUSTED_OWNER} AND n.nspname = ANY(%(used)s::text[])
         OR c.relowner IN (SELECT t.relowner FROM pg_class t
-                           WHERE t.relname = ANY(%(tables)s::text[])))
+                            JOIN pg_namespace s ON s.oid = t.relnamespace
+                           WHERE t.relname = ANY(%(tables)s::text[])
+                             AND s.nspname = ANY(%(used)s::text[])))
    AND a.attname = 'version_num' AND NOT a.attisdropped AND c.relkind IN ('r', 'p')
    -- A policy of another role's table would run its functions.
    AND NOT c.relrowsecurity
