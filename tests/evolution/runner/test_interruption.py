@@ -61,6 +61,18 @@ class Run:
                 return
         raise AssertionError(f"{words!r} was not said in: {self.said}")
 
+    def wait_until_busy(self) -> None:
+        """Wait until the process has computed for a moment: until it is in its statement."""
+        begun = self._ticks()
+        while self._ticks() < begun + os.sysconf("SC_CLK_TCK") // 4:
+            assert self.process.poll() is None, self.said
+            time.sleep(0.02)
+
+    def _ticks(self) -> int:
+        # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
     def end(self, number: signal.Signals, pid: int | None = None) -> None:
         """Send the signal, and kill the process if it goes on."""
         os.kill(pid or self.process.pid, number)
@@ -363,6 +375,7 @@ def test_statement_in_which_sqlite_calls_nothing_ends_at_a_signal(
     )
     run = Run("-c", f"{rarely}\n{ENDLESS.format(command=command, url=sqlite_url)}")
     run.wait_for("begun")
+    run.wait_until_busy()
 
     run.end(number)
 
@@ -406,6 +419,7 @@ def test_statement_that_reads_a_file_ends_at_a_signal(
     migrate(sqlite_url, M8_001)
     run = Run("-c", ENDLESS.format(command=command, url=sqlite_url))
     run.wait_for("begun")
+    run.wait_until_busy()
 
     run.end(number)
 
