@@ -100,7 +100,10 @@ def _what(mode: str, statements: Sequence[str]) -> str | None:
     raise ValueError(f"found {mode} in: {other[:200]}; give it a step here")
 
 
-_CHANGES = re.compile("ALTER|CREATE|DROP|UPDATE|INSERT|DELETE|WITH|ANALYZE|REINDEX|COMMENT|DO ")
+# A block that only checks, between changes that were too short to be seen, is none.
+_CHANGES = re.compile(
+    r"ALTER|CREATE|DROP|UPDATE|INSERT|DELETE|WITH|ANALYZE|REINDEX|COMMENT|DO (?!\$check\$)"
+)
 _STRENGTH = (
     *("AccessShareLock", "RowShareLock", "RowExclusiveLock", "ShareUpdateExclusiveLock"),
     *("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"),
