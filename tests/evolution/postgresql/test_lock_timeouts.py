@@ -44,7 +44,7 @@ def test_session_that_locks_the_version_table_is_named(
         said = said_by([*command, *wait], url, capfd)
 
         holder.rollback()
-        assert "no lock on public.alembic_version in 0 s; blocked by: pid " in said
+        assert "no lock on public.alembic_version in " in said
         assert f"pid {pid} " in said
         assert "idle in transaction" in said
         assert f"SELECT pg_terminate_backend({pid})" in said
@@ -70,7 +70,7 @@ def test_session_that_locks_a_version_table_of_others_is_named(
         said = said_by(["status"], url, capfd)
 
         holder.rollback()
-        assert "no lock on shop.versions in 0 s; " in said
+        assert "no lock on shop.versions in " in said
         assert f"pid {holder.info.backend_pid} " in said
 
 
@@ -90,5 +90,5 @@ def test_session_that_locks_the_table_of_runs_is_named(
         said = said_by(["history"], url, capfd)
 
         holder.rollback()
-        assert "no lock on public.evolution_runs in 0 s; " in said
+        assert "no lock on public.evolution_runs in " in said
         assert ": LOCK TABLE evolution_runs IN ACCESS EXCLUSIVE MODE -- ss;" in said
