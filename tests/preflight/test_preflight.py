@@ -16,7 +16,7 @@ from alembic.util import CommandError
 from sqlalchemy import make_url
 
 from cleveragents_plans.evolution.postgresql.blockers import Blocker
-from cleveragents_plans.preflight import Preflight, preflight
+from cleveragents_plans.preflight import Preflight, postgresql, preflight, trials
 from cleveragents_plans.preflight.sessions import _gives_way
 from cleveragents_plans.schema import chain_config
 from support import postgres
@@ -26,6 +26,13 @@ from support.databases import ONE_OF_EACH, database_with, empty_database, migrat
 from support.former_release import write_former_release
 from support.revisions import HEAD, M4_003, M8_001, M8_002
 from support.rows import database_hash, schema_dump
+
+
+@pytest.fixture(autouse=True)
+def _looks_may_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a look takes longer than the moment after which it is left out."""
+    monkeypatch.setitem(postgresql._WALK, "statement_timeout", "'60s'")
+    monkeypatch.setitem(trials._LIMITS, "statement_timeout", "60s")
 
 
 def former(url: str) -> None:
