@@ -20,7 +20,6 @@ from sqlalchemy import (
     Select,
     Text,
     and_,
-    any_,
     bindparam,
     case,
     cast,
@@ -32,12 +31,11 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql import Executable
 
 from cleveragents_plans.persistence.filters import QueueFilters, conditions
 from cleveragents_plans.persistence.queries import child_columns
-from cleveragents_plans.persistence.scans import QUEUED
+from cleveragents_plans.persistence.scans import QUEUED, only_word
 from cleveragents_plans.persistence.sessions import PLANS
 
 _BEGUN: Final = literal_column("'processing'", Text)
@@ -136,7 +134,7 @@ def _oldest(
     most = literal_column(str(limit), Integer)
     parts = []
     for phase in dict.fromkeys(phases) or (None,):  # no phase: no plan
-        in_phase = _in_phase(phase, postgresql=lock) if phase else false()
+        in_phase = only_word(lock, PLANS.c.phase, phase) if phase else false()
         part = select(*columns).where(QUEUED, in_phase, *others)
         part = part.order_by(PLANS.c.phase, PLANS.c.plan_id).limit(most)
         parts.append(part.with_for_update(skip_locked=True, key_share=True) if lock else part)
@@ -144,13 +142,6 @@ def _oldest(
         return parts[0]
     together = union_all(*(select(part.subquery()) for part in parts)).subquery()
     return select(together).order_by(together.c.plan_id).limit(most)
-
-
-def _in_phase(phase: str, *, postgresql: bool) -> ColumnElement[bool]:
-    """Say what `scans.only` does, written out."""
-    if postgresql:
-        return PLANS.c.phase == any_(literal_column(f"'{{{phase}}}'::text[]", ARRAY(Text)))
-    return PLANS.c.phase == literal_column(f"'{phase}'")
 
 
 def _precedes(plans: FromClause) -> ColumnElement[bool]:

@@ -47,7 +47,7 @@ from cleveragents_plans.persistence.queries import (
     rows_among,
     rows_of,
 )
-from cleveragents_plans.persistence.scans import PROCESSING, QUEUED, only
+from cleveragents_plans.persistence.scans import only_word
 from cleveragents_plans.persistence.sessions import (
     PLANS,
     atomic,
@@ -103,7 +103,7 @@ def claim_plans(
         claim = _claim_on_postgresql if postgresql else _claim_on_sqlite
         plans = claim(session, statement)
         if plans is None:
-            wanted = [QUEUED, *conditions(postgresql, filters, QueueFilters)]
+            wanted = conditions(postgresql, filters, QueueFilters)
             plans = _take(session, "queued", wanted, Plan.begin, limit, on_corrupt)
     refresh_plans(session, [plan.plan_id for plan in plans])
     return plans
@@ -126,7 +126,7 @@ def requeue_plans(
         As `conditions`.
     """
     stalled = PLANS.c.updated_at < not_touched_since
-    wanted = [PROCESSING, stalled, *conditions(on_postgresql(session), filters, QueueFilters)]
+    wanted = [stalled, *conditions(on_postgresql(session), filters, QueueFilters)]
     session.flush()
 
     def step(plan: Plan) -> Plan | None:
@@ -186,12 +186,13 @@ def _queue_again(session: Session, rows: Sequence[Row[Any]], now: str) -> None:
     ids, versions = ([getattr(row, name) for row in rows] for name in ("claimed", "former"))
     held = func.unnest(literal(ids, ARRAY(Text)), literal(versions, ARRAY(Text)))
     former = held.table_valued("plan_id", "updated_at").render_derived("former")
+    in_work = only_word(True, PLANS.c.processing_state, "processing")
     back = {"processing_state": literal_column("'queued'"), "updated_at": former.c.updated_at}
     execute(
         session,
         # Where a claim is a transaction by itself, the plan may be another worker's by now.
         update(PLANS)
-        .where(PLANS.c.plan_id == former.c.plan_id, PROCESSING, PLANS.c.updated_at == now)
+        .where(PLANS.c.plan_id == former.c.plan_id, in_work, PLANS.c.updated_at == now)
         .values(back),
     )
 
@@ -225,7 +226,7 @@ def _locked(
     session: Session, state: str, wanted: Sequence[ColumnElement[bool]], limit: int
 ) -> Iterator[Row[Any]]:
     batch, beyond = limit, list(wanted)
-    of_state = only(on_postgresql(session), PLANS.c.processing_state, state)
+    of_state = only_word(on_postgresql(session), PLANS.c.processing_state, state)
     # SQLite would go through the whole table in the order of its key rather than sort few rows.
     by_id = PLANS.c.plan_id if on_postgresql(session) else without_index(PLANS.c.plan_id)
     while True:

@@ -13,7 +13,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Integer, Select, exists, literal_column, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    any_,
+    exists,
+    literal_column,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, ProcessingState
@@ -27,7 +38,6 @@ from cleveragents_plans.persistence.sessions import PLANS, among, on_postgresql
 
 # Written out, so that PostgreSQL and SQLite know that the indexes of just these rows will do.
 QUEUED: Final = PLANS.c.processing_state == literal_column("'queued'")
-PROCESSING: Final = PLANS.c.processing_state == literal_column("'processing'")
 
 
 class _Scan(NamedTuple):
@@ -48,6 +58,17 @@ def only(postgresql: bool, column: ColumnElement[str], value: str) -> ColumnElem
     (https://www.postgresql.org/docs/current/indexes-ordering.html).
     """
     return among(True, column, [value]) if postgresql else column == value
+
+
+def only_word(postgresql: bool, column: ColumnElement[str], word: str) -> ColumnElement[bool]:
+    """
+    Say what `only` does with one of our own words, written out.
+
+    So PostgreSQL and SQLite know that an index of just the rows that have it will do.
+    """
+    if postgresql:
+        return column == any_(literal_column(f"'{{{word}}}'::text[]", ARRAY(Text)))
+    return column == literal_column(f"'{word}'")
 
 
 def page_query(
