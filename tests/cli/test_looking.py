@@ -21,7 +21,7 @@ from support.former_release import write_former_release
 from support.json_output import validated
 from support.plans import ulid
 from support.revision_database import RevisionDatabase
-from support.revisions import M4_003
+from support.revisions import M4_003, M8_002
 
 CORRUPT = f"UPDATE v3_plans SET tags_json = '[1]' WHERE plan_id = '{A}'"
 
@@ -254,7 +254,7 @@ def test_tables_fit_a_terminal_of_80_columns(
     monkeypatch.setattr("cleveragents_plans.cli.output._console", lambda: narrow)
     with database_at(M4_003, "sqlite", tmp_path) as url:
         write_former_release(url, plans=60, pure=True)
-        assert main(["upgrade", "-q", "--url", url]) == 0
+        assert main(["upgrade", M8_002, "-q", "--url", url]) == 0
         assert main(["plans", "--url", url]) == 0
         plans = capfd.readouterr().out
         assert main(["history", "--url", url]) == 0

@@ -100,7 +100,7 @@ def table(
     widths = _widths(names, rows)
     for name, width in zip(names, widths, strict=True):
         if name == shortened:
-            others = sum(widths) - width + 2 * len(names)
+            others = sum(widths) - width + 2 * (len(names) - 1)
             width = max(_MIN_WIDTH, min(width, _console().width - others))
         kept = shortened is not None
         overflow: OverflowMethod = "ellipsis" if kept else "fold"
@@ -113,7 +113,7 @@ def table(
 def fits(names: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> bool:
     """Tell whether the terminal has room for the *rows* in a `table`."""
     widths = _widths(names, rows)
-    return sum(widths) + 2 * len(widths) <= _console().width
+    return sum(widths) + 2 * (len(widths) - 1) <= _console().width
 
 
 def _widths(names: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> list[int]:
