@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from sqlalchemy import NullPool, make_url
@@ -152,7 +152,8 @@ def test_user_that_begins_with_a_separator_is_not_shown():
 def test_secret_in_a_url_of_sqlite_is_not_shown(parameter: str):
     assert "hunter2" not in without_password(database_url(f"sqlite:///plans.db?{parameter}"))
     uri = URL.create("sqlite", database=f"file:plans.db?{parameter}")
-    assert make_url(without_password(uri)).database == "file:plans.db?***"
+    # SQLAlchemy 2.1 encodes the mark.
+    assert unquote(without_password(uri)) == "sqlite:///file:plans.db?***"
 
 
 def test_what_tells_which_database_it_is_is_shown():

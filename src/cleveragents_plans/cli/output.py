@@ -72,14 +72,17 @@ def show_json(report: BaseModel) -> None:
     that is not ASCII where the output has another encoding than UTF-8.
     """
     unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    text = report.model_dump_json(indent=2, ensure_ascii=not unicode)
-    _write("\n".join(map(_escaped, text.split("\n"))) + "\n")
+    lines = report.model_dump_json(indent=2).split("\n")
+    _write("\n".join(_escaped(line, unicode) for line in lines) + "\n")
 
 
-def _escaped(line: str) -> str:
-    if line.isprintable():
+def _escaped(line: str, unicode: bool) -> str:
+    def kept(text: str) -> bool:
+        return text.isprintable() and (unicode or text.isascii())
+
+    if kept(line):
         return line
-    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in line)
+    return "".join(each if kept(each) else json.dumps(each)[1:-1] for each in line)
 
 
 def facts(pairs: Iterable[tuple[str, str | Text]], *, whole: bool = False) -> Table:
