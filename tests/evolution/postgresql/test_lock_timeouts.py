@@ -19,6 +19,11 @@ READERS = [["status"], ["history"], ["preflight"], ["verify"], ["plans"], ["thro
 RUNS = [["current"], ["upgrade"], ["downgrade", M8_001]]
 
 
+@pytest.fixture(autouse=True)
+def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sessions._SESSION, "lock_timeout", "100ms")
+
+
 def said_by(command: list[str], url: str, capfd: pytest.CaptureFixture[str]) -> str:
     assert main([*command, "--url", url]) == ExitStatus.AGAIN
     err = capfd.readouterr().err
@@ -29,10 +34,8 @@ def said_by(command: list[str], url: str, capfd: pytest.CaptureFixture[str]) -> 
 def test_session_that_locks_the_version_table_is_named(
     command: list[str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ):
-    monkeypatch.setitem(sessions._SESSION, "lock_timeout", "100ms")
     wait = ["-x", "lock-wait=0.1"] if command in RUNS else []
     with (
         database_at("head", "postgresql-18", tmp_path) as url,
@@ -51,9 +54,8 @@ def test_session_that_locks_the_version_table_is_named(
 
 
 def test_session_that_locks_a_version_table_of_others_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(sessions._SESSION, "lock_timeout", "100ms")
     with (
         database_at(M4_003, "postgresql-18", tmp_path) as url,
         client(url, autocommit=False) as holder,
@@ -75,9 +77,8 @@ def test_session_that_locks_a_version_table_of_others_is_named(
 
 
 def test_session_that_locks_the_table_of_runs_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(sessions._SESSION, "lock_timeout", "100ms")
     with (
         database_at("head", "postgresql-18", tmp_path) as url,
         client(url, autocommit=False) as holder,

@@ -27,11 +27,7 @@ from cleveragents_plans.evolution.postgresql.batch_queue import (
 from cleveragents_plans.evolution.postgresql.blockers import Deadline, blockers
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
-from cleveragents_plans.evolution.postgresql.locks import (
-    ANY_LOCK,
-    READ_CONFLICTS,
-    retry,
-)
+from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, READ_CONFLICTS, retry
 from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges, base_type
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.postgresql.second_session import SecondSession

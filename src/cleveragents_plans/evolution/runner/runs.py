@@ -20,11 +20,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import LOCK_TIMEOUT, EvolutionError, sqlstate
-from cleveragents_plans.evolution.postgresql.connection import (
-    as_table_owner,
-    run,
-    transaction,
-)
+from cleveragents_plans.evolution.postgresql.connection import as_table_owner, run, transaction
 from cleveragents_plans.evolution.runner.migration_lock import LOCK_IS_HELD, lock_key
 from cleveragents_plans.evolution.runner.runs_check import fault_on_postgresql, fault_on_sqlite
 
@@ -276,7 +272,7 @@ def how_far(each: Run) -> str:
     if each.done is not None and each.total:
         share = min(99, 100 * each.done // each.total)
         figures.append(f"{each.done:,} of {each.total:,} rows ({share} %)")
-    # Whoever may throttle may write into the row what is no number.
+    # A role with UPDATE on the table, as throttling needs, can write Infinity or NaN.
     if each.rate and isfinite(each.rate):
         figures.append(f"{each.rate:,.0f} rows/s")
     running = each.outcome == "running"

@@ -10,6 +10,7 @@ more than some 100 MB (https://www.sqlite.org/wal.html).
 from __future__ import annotations
 
 import logging
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -99,7 +100,7 @@ def _log_ahead_again(driver: Any, file: Path) -> None:
                 "application sets its write-ahead log when it connects, or "
                 "`sqlite3 %s 'PRAGMA journal_mode = WAL'` does",
                 file,
-                file,
+                shlex.quote(str(file)),
             )
             return
         time.sleep(0.05)
