@@ -37,7 +37,13 @@ def _contents(*pages: str, **options: str) -> str:
 
 
 def _leave_checkout(_app: Sphinx, _name: str, source: list[str]) -> None:
-    """Keep the text of links to pages that are in the checkout and not on the site."""
+    """
+    Leave out what is for readers of the checkout only.
+
+    Of links to pages that are not on the site their text stays. Paragraphs in italics that begin
+    with *In the repository* go.
+    """
+    source[0] = re.sub(r"^\*In the repository .+?\*\n\n?", "", source[0], flags=re.M | re.S)
     source[0] = re.sub(r"\[([^]]+)\]\((?:\.\./)+[A-Z]+\.md[^)]*\)", r"\1", source[0])
 
 

@@ -41,12 +41,20 @@ from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.verification import Kind
 from extension.licences import licences
+from extension.plan_fields import fields_of_a_plan
 
 _ROOT: Final = Path(__file__).parents[2]
 #: The extras that are for users.
 _EXTRAS: Final = ("cli", "postgresql", "yaml", "asyncio")
-#: The classes whose fields are kept in columns.
-_STORED: Final = (PlanRecord, PlanIdentity, ProjectLink, Invariant)
+#: The classes whose fields are kept in the columns of a table; each row names its plan.
+_STORED: Final[Mapping[str, tuple[type, ...]]] = MappingProxyType(
+    {
+        "v3_plans": (PlanIdentity, PlanRecord),
+        "plan_projects": (PlanIdentity, ProjectLink),
+        "plan_arguments": (PlanIdentity,),
+        "plan_invariants": (PlanIdentity, Invariant),
+    }
+)
 
 
 def _names(names: Iterable[str], importable_from: str) -> str:
@@ -190,13 +198,20 @@ def _contributing() -> str:
     return re.sub(r"\[([^]]+)\]\([A-Z]+\.md\)", r"\1", text)
 
 
+def _changelog() -> str:
+    """Give CHANGELOG.md without its title, with its links as from a page of the site."""
+    return (_ROOT / "CHANGELOG.md").read_text().partition("\n")[2].replace("](docs/", "](")
+
+
 #: Every part of a page that is generated, by its name.
 PARTS: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
         "plans": lambda: _names(domain.__all__, "cleveragents_plans"),
+        "fields-of-a-plan": lambda: _table(("field", "type", "default"), fields_of_a_plan()),
         "repository": lambda: _names(persistence.__all__, "cleveragents_plans"),
         "schema": lambda: _names(schema.__all__, "cleveragents_plans.schema"),
         "contributing": _contributing,
+        "changelog": _changelog,
         "findings": _findings,
         "runs": _runs,
         "public-modules": _public_modules,
@@ -259,7 +274,7 @@ def _comments(owner: type) -> dict[str, str]:
 
 
 def _table_of(table: Table, model: type) -> str:
-    meanings = {name: text for each in _STORED for name, text in _comments(each).items()}
+    meanings = {n: text for each in _STORED[table.name] for n, text in _comments(each).items()}
     columns = [_column(each, meanings) for each in table.columns]
     rules = sorted(
         (f"`{each.name}`", _rule(each))

@@ -191,6 +191,35 @@ def test_page_on_workers_gives_its_plan_back_on_sigterm(engine: Engine):
     assert (len(taken), plan.processing_state, plan.attempt) == (1, "queued", 1)
 
 
+def test_page_on_workers_serves_each_tag_in_turn(engine: Engine):
+    claim_in_turn = names_of("workers.md", 3)["claim_in_turn"]
+    with Session(engine) as session, session.begin():
+        for tag in ("large", "large", "large", "small", "small"):
+            PlanRepository(session).add(Plan.create("local/x", tags=[tag]))
+    turn, served = 0, []
+    while True:
+        plan, turn = claim_in_turn(engine, ["large", "none", "small"], turn)
+        if plan is None:
+            break
+        served.append(*plan.tags)
+
+    assert served == ["large", "small", "large", "small", "large"]
+
+
+def test_plan_that_is_queued_again_is_the_first_to_be_claimed(engine: Engine):
+    """Neither depth, nor tree, nor attempt counts: the page says that only the ids do."""
+    with Session(engine) as session, session.begin():
+        plans = PlanRepository(session)
+        first = plans.add(Plan.create("local/x"))
+        order = [first, plans.add(Plan.create("local/x")), plans.add(first.spawn())]
+        plans.save(plans.claim()[0].fail("first attempt").retry())
+
+        claimed = [plans.claim()[0].plan_id for _ in order]
+
+        assert claimed == [each.plan_id for each in order]
+        assert plans.get(first.plan_id).attempt == 2
+
+
 def test_page_on_retention_deletes_old_trees_and_no_others(engine: Engine):
     long_ago = datetime.now(UTC) - timedelta(days=100)
     with Session(engine) as session, session.begin():
@@ -416,6 +445,14 @@ def test_fixtures_give_each_test_an_empty_database(
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 passed" in done.stdout
+
+
+def test_page_on_tests_shows_a_test_with_asyncio_that_passes():
+    (block,) = (each for each in blocks("testing-an-application.md") if "# asyncio" in each)
+    names: dict[str, Any] = {}
+    exec(block, names)  # what the page says is what is tested
+
+    names["test_it"]()
 
 
 @pytest.mark.parametrize(

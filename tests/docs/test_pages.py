@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from support.databases import ROOT
 from support.pages import blocks, page, run_page
 
 #: Pages whose blocks are run here, one after the other, in an empty folder.
-RUN_HERE = ["lifecycle.md", "roots.md", "snapshots.md", "tutorial.md"]
+RUN_HERE = ["lifecycle.md", "reference/plans.md", "roots.md", "snapshots.md", "tutorial.md"]
 #: The test that runs, or compares, what the blocks of each other page say.
 RUN_BY = {
     "backup-and-restore.md": "robot/runbook.robot",
@@ -45,9 +46,10 @@ def test_code_of_the_page_does_what_is_shown(
 
 
 def test_every_page_with_code_has_a_test_that_runs_it():
+    folder = ROOT / "docs"
     with_code = {
-        file.name
-        for file in (ROOT / "docs").glob("*.md")
+        str(file.relative_to(folder))
+        for file in (*folder.glob("*.md"), *folder.glob("reference/*.md"))
         if {each.language for each in blocks(file.read_text())} - _MADE_BY_SPHINX
     }
 
@@ -66,6 +68,20 @@ def test_code_is_in_fenced_blocks():
             indented = line.startswith("    ") and not former.strip()
             assert fenced or not indented, f"{file.name}: {line}"
             former = line
+
+
+def test_rows_of_tables_follow_one_another():
+    """A blank line ends a table; rows behind it are shown as text."""
+    cut_off = []
+    for file in (*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        lines = ["", *re.sub(r"^```.*?^```$", "", file.read_text(), flags=re.M | re.S).split("\n")]
+        for number, (former, line) in enumerate(pairwise(lines), 1):
+            begins = line.startswith("|") and not former.startswith("|")
+            rule = lines[number + 1] if number + 1 < len(lines) else ""
+            if begins and not re.fullmatch(r"\|( *:?-+:? *\|)+", rule):
+                cut_off.append(f"{file.name}: {line[:40]}")
+
+    assert cut_off == []
 
 
 def test_index_lists_every_page_once():

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import NullPool, insert, make_url
+from sqlalchemy import NullPool, insert, make_url, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
+from cleveragents_plans import BUILT_IN_PROFILES as BUILT_IN
+from cleveragents_plans import (
+    AutomationProfile,
+    AutomationProfileRef,
+    ChangeNotAllowed,
+    InvalidFields,
+    LifecyclePlanModel,
+    NotEditable,
+    Plan,
+    PlanRepository,
+    SafetyProfile,
+    SnapshotIsFrozen,
+    SnapshotUnreadable,
+    UnknownProfile,
+    open_engine,
+)
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
-from support.databases import ROOT, SERVERS, database_at, empty_database
+from cleveragents_plans.domain.profiles import THRESHOLDS
+from support.databases import ONE_OF_EACH, ROOT, SERVERS, database_at, empty_database
 from support.revisions import M8_001
 from support.toys import execute
 
@@ -71,7 +90,7 @@ def test_roles_of_the_script_can_do_what_the_table_says_and_no_more(
 ):
     with empty_database("postgresql-18", tmp_path) as url:
         name = make_url(url).database or ""
-        roles = ("plans_owner", "plans_app", "plans_reader", "plans_operator")
+        roles = ("plans_owner", "plans_app", "plans_reader", "plans_operator", "plans_backup")
         of = {role: make_url(url).set(username=role).render_as_string(False) for role in roles}
         made = block("-- roles").replace("DATABASE plans", f'DATABASE "{name}"').split(";")[:-1]
         execute(url, f'REVOKE ALL ON DATABASE "{name}" FROM PUBLIC')
@@ -95,6 +114,9 @@ def test_roles_of_the_script_can_do_what_the_table_says_and_no_more(
                 assert read(of[role]) == 1
             with pytest.raises(ProgrammingError, match="permission denied"):
                 execute(of["plans_app"], "SELECT * FROM evolution_runs")
+            for table in ("v3_plans", "evolution_runs", "alembic_version"):
+                execute(of["plans_backup"], f"SELECT * FROM {table}")
+            assert ran(of["plans_owner"], "verify", "--repair", "roots") == ExitStatus.DONE
         finally:
             dropped = ", ".join(roles)
             execute(url, f"DROP OWNED BY {dropped}", f"DROP ROLE {dropped}")
@@ -146,3 +168,141 @@ def test_error_of_the_database_has_no_parameters_where_they_are_hidden(tmp_path:
             engine.dispose()
 
             assert ("secret" in str(error.value)) != hidden
+
+
+# What a plan may do without a person
+
+
+@pytest.fixture(params=ONE_OF_EACH)
+def plans(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PlanRepository]:
+    with database_at("head", request.param, tmp_path) as url:
+        engine = open_engine(url, poolclass=NullPool)
+        with Session(engine) as session:
+            yield PlanRepository(session)
+        engine.dispose()
+
+
+def renamed(plan: Plan, name: str) -> Plan:
+    return plan.model_copy(update={"automation_profile": AutomationProfileRef(profile_name=name)})
+
+
+def test_name_of_the_profile_changes_by_an_unchecked_save_only_and_the_snapshot_counts(
+    plans: PlanRepository,
+):
+    plan = plans.add(Plan.create("local/x", profile="manual"))
+    with pytest.raises(NotEditable):
+        plan.edit(automation_profile="full-auto")  # type: ignore[call-arg]
+    with pytest.raises(ChangeNotAllowed, match="automation_profile cannot change"):
+        plans.save(renamed(plan, "full-auto"))
+
+    saved = plans.save(renamed(plan, "full-auto"), unchecked=True)
+
+    assert saved.automation_profile.profile_name == "full-auto"
+    assert saved.effective_profile == saved.resolved_profile().profile == BUILT_IN["manual"]
+
+
+def test_name_of_the_profile_counts_where_there_is_no_snapshot(plans: PlanRepository):
+    plan = plans.add(Plan.create("local/x", profile="manual"))
+    plans._session.execute(text("UPDATE v3_plans SET effective_profile_snapshot = '{}'"))
+    bare = plans.get(plan.plan_id)
+    assert bare.effective_profile is None
+    assert bare.resolved_profile().profile == BUILT_IN["manual"]
+
+    saved = plans.save(renamed(bare, "full-auto"), unchecked=True)
+    assert saved.resolved_profile().profile == BUILT_IN["full-auto"]
+    unknown = plans.save(renamed(saved, "local/gone"), unchecked=True)
+    for ask in (unknown.resolved_profile, unknown.spawn):
+        with pytest.raises(UnknownProfile):
+            ask()
+
+
+def test_snapshot_of_a_stored_plan_is_frozen_even_for_an_unchecked_save(plans: PlanRepository):
+    plan = plans.add(Plan.create("local/x", profile="manual"))
+    other = BUILT_IN["full-auto"].snapshot()
+    with pytest.raises(SnapshotIsFrozen):
+        plan.model_copy(update={"effective_profile_snapshot": other})
+
+    built = Plan(**{**dict(plan), "effective_profile_snapshot": other})
+    with pytest.raises(SnapshotIsFrozen):
+        plans.save(built, unchecked=True)
+
+
+def test_child_may_have_a_more_permissive_profile_than_its_parent(plans: PlanRepository):
+    parent = plans.add(Plan.create("local/x", profile="manual"))
+
+    assert plans.add(parent.spawn()).effective_profile == BUILT_IN["manual"]
+    assert plans.add(parent.spawn(profile="full-auto")).effective_profile == BUILT_IN["full-auto"]
+
+
+def test_what_a_snapshot_lacks_is_filled_in_as_the_page_says():
+    sparse = AutomationProfile.from_snapshot('{"name": "local/x", "newer_limit": 1, "safety": {}}')
+
+    assert sparse is not None
+    assert {getattr(sparse, name) for name in THRESHOLDS} == {1.0}
+    assert sparse.safety == SafetyProfile()
+    safe = sparse.safety
+    assert (safe.require_sandbox, safe.require_checkpoints) == (True, True)
+    assert (safe.allow_unsafe_tools, safe.require_human_approval) == (False, False)
+    assert (safe.max_cost_per_plan, safe.max_total_cost) == (None, None)
+    assert safe.allowed_skill_categories == ()
+    with pytest.raises(SnapshotUnreadable):
+        AutomationProfile.from_snapshot('{"name": "local/x", "edit_code": 2}')
+
+
+# What of a plan can be read where
+
+SECRET = "hunter2"
+
+
+def secretive() -> Plan:
+    """A plan with the secret in every field that is for content."""
+    plan = Plan.create(
+        "local/x", description="d" * 40 + SECRET, definition_of_done=SECRET, tags=[SECRET],
+        arguments={SECRET: SECRET}, invariants=[SECRET], project_links=[SECRET],
+        execution_environment=SECRET, strategy_actor=SECRET,
+    )  # fmt: skip
+    edited = plan.edit(validation_summary={"a": SECRET}, sandbox_refs=[SECRET])
+    return edited.fail(SECRET, {"a": SECRET})
+
+
+@pytest.mark.parametrize("show", [repr, str, "{}".format], ids=["repr", "str", "format"])
+def test_plan_shows_its_id_name_standing_and_the_start_of_its_description(show: Any):
+    plan = secretive()
+    row = LifecyclePlanModel.from_domain(plan)
+
+    assert SECRET not in show(plan)
+    assert all(each in show(plan) for each in (plan.plan_id, "local/x", "d" * 40, "errored"))
+    assert SECRET not in show(row)
+    assert all(each in show(row) for each in (plan.plan_id, "local/x", "errored"))
+    assert "d" * 40 not in show(row)
+
+
+def test_listing_and_tree_print_no_content_of_a_plan_and_show_prints_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with database_at("head", "sqlite", tmp_path) as url:
+        engine = open_engine(url, poolclass=NullPool)
+        with Session(engine) as session, session.begin():
+            plan = PlanRepository(session).add(secretive())
+        engine.dispose()
+        for command in (["plans"], ["tree", plan.plan_id]):
+            assert ran(url, *command) == ExitStatus.DONE
+            assert ran(url, *command, "--json") == ExitStatus.DONE
+            said = capsys.readouterr().out
+            assert SECRET not in said
+            fields = set(json.loads(said[said.index("{") :])["plans"][0])
+            assert fields == {
+                *("plan_id", "parent_plan_id", "root_plan_id", "namespaced_name", "action_name"),
+                *("phase", "processing_state", "created_by", "created_at", "updated_at"),
+            }
+        for options in ([], ["--raw"], ["--json"]):
+            assert ran(url, "show", plan.plan_id, *options) == ExitStatus.DONE
+            assert SECRET in capsys.readouterr().out
+
+
+def test_error_about_fields_has_names_and_no_values():
+    with pytest.raises(InvalidFields) as error:
+        Plan.create("local/x", tags=SECRET, description=f"{SECRET}\0")
+
+    assert SECRET not in str(error.value)
+    assert all(name in str(error.value) for name in ("tags", "description"))

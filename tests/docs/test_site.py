@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Iterator
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
 
-from cleveragents_plans import Base
+from cleveragents_plans import Base, Plan
 from cleveragents_plans.cli.program import program
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.verification import Kind
@@ -89,6 +90,33 @@ def test_site_loads_nothing_from_another_host(pages: dict[Path, Html]):
     loaded = {urlsplit(each).netloc for html in pages.values() for each in html.loaded}
 
     assert loaded == {""}
+
+
+def test_site_says_nothing_that_only_a_reader_of_the_checkout_understands(built: Path):
+    said = {file.name for file in built.rglob("*.html") if "In the repository" in file.read_text()}
+
+    assert said == set()
+
+
+def test_reference_has_the_type_and_the_default_of_every_field_of_a_plan(built: Path):
+    page = (built / "reference" / "plans.html").read_text()
+    [table] = re.findall(r'id="fields-of-a-plan">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    cells = [unescape(re.sub(r"<[^>]+>", "", each)) for each in re.split(r"</?td>", table)[1::2]]
+    said = {name: rest for name, *rest in zip(*[iter(cells)] * 3, strict=True)}
+
+    assert said.keys() == Plan.model_fields.keys()
+    assert said["identity"] == ["PlanIdentity", ""]
+    assert said["created_at"] == ["datetime", ""]
+    assert said["tags"] == ["tuple[str, ...]", "()"]
+    assert said["phase"] == ["Phase", "'action'"]
+    assert said["cost_actual_usd"] == ["float | None", "None"]
+    assert said["project_links"] == ["tuple[ProjectLink, ...]", "()"]
+
+
+def test_filters_are_described_once(built: Path):
+    page = (built / "reference" / "repository.html").read_text()
+
+    assert page.count("without its server; only roots have one") == 1
 
 
 def test_site_says_nothing_that_changes_from_build_to_build(pages: dict[Path, Html]):

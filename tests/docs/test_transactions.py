@@ -28,6 +28,9 @@ from cleveragents_plans import (
 )
 from support import pages
 from support.databases import ONE_OF_EACH, database_at
+from support.every_method import call_every_method
+from support.pooler import transaction_pooler
+from support.statements import recorded
 
 PAGE = pages.page("docs/databases.md")
 STRICTER = ("REPEATABLE READ", "SERIALIZABLE")
@@ -186,6 +189,53 @@ def test_conflict_raises_the_error_that_the_page_names(method: str, server: Engi
         named = re.findall(r"`(\w+)`", said) or ["none"]
 
         assert raised(server, level, method) == named[0], level
+
+
+def test_plan_that_another_transaction_wrote_is_not_overwritten(engine: Engine):
+    """As by two requests that read it, and then save it one after the other."""
+    with Session(engine) as session, session.begin():
+        plan = PlanRepository(session).add(Plan.create("local/x"))
+    with Session(engine) as session, session.begin():
+        PlanRepository(session).save(plan.edit(description="first"))
+    with Session(engine) as session, session.begin(), pytest.raises(PlanConflict):
+        PlanRepository(session).save(plan.edit(description="second"))
+
+    with Session(engine) as session:
+        assert PlanRepository(session).get(plan.plan_id).description == "first"
+
+
+def test_change_gives_up_after_so_many_attempts(engine: Engine):
+    with Session(engine) as session, session.begin():
+        plan = PlanRepository(session).add(Plan.create("local/x"))
+    tries: list[str] = []
+
+    def step(read: Plan) -> Plan:
+        tries.append("")
+        touch(PlanRepository(session), read)  # what another writer does, before this one saves
+        return read.begin()
+
+    with Session(engine) as session, pytest.raises(PlanConflict):
+        PlanRepository(session).change(plan.plan_id, step)
+    assert len(tries) == 10
+
+
+def test_methods_leave_nothing_in_a_session_of_the_server(server: Engine):
+    """A pooler in transaction mode gives the session to another client after each transaction."""
+    with recorded() as sent:
+        call_every_method(server.url.render_as_string(hide_password=False))
+
+    assert any("SKIP LOCKED" in each for each in sent)
+    lasting = re.compile(r"^\s*(SET|LISTEN|PREPARE|DECLARE|LOAD)\b|advisory|\bTEMP", re.I)
+    assert [each for each in sent if lasting.search(each)] == []
+
+
+def test_every_method_works_behind_a_pooler_in_transaction_mode(tmp_path: Path):
+    with (
+        database_at("head", "postgresql-18", tmp_path) as url,
+        transaction_pooler(url) as pooled,
+    ):
+        for _ in range(2):
+            call_every_method(f"{pooled}&prepare_threshold=none")
 
 
 def test_transaction_that_is_begun_again_by_the_code_of_the_page_ends_well(server: Engine):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,22 @@ def test_every_suite_that_is_named_is_there():
 
     assert len(suites) > 10
     assert [name for name in suites if not (ROOT / name).exists()] == []
+
+
+def test_revisions_import_operations_and_nothing_that_changes_with_the_models():
+    found: dict[str, set[str]] = {}
+    for file in sorted((ROOT / "migrations" / "versions").glob("*.py")):
+        for each in ast.walk(ast.parse(file.read_text())):
+            if isinstance(each, ast.ImportFrom):
+                found.setdefault(each.module or ".", set()).add(file.name)
+            elif isinstance(each, ast.Import):
+                for name in each.names:
+                    found.setdefault(name.name, set()).add(file.name)
+
+    ours = {name: files for name, files in found.items() if name.startswith("cleveragents_plans")}
+    assert {*ours} == {evolution.__name__}
+    others = {name.partition(".")[0] for name in found} - {evolution.__name__.partition(".")[0]}
+    assert others - {"alembic", "sqlalchemy"} <= sys.stdlib_module_names
 
 
 def test_example_is_no_revision_of_the_chain():

@@ -93,7 +93,7 @@ class PlanRecord(Value):
     validation_summary: JsonObject | None = None
     """What validation found, as JSON."""
     error_message: Text | None = None
-    """What went wrong, while the plan is errored or constrained."""
+    """What went wrong; of a plan that is queued again, why the attempt before was given up."""
     error_details: JsonObject | None = None
     """More about what went wrong, as JSON."""
     cost_actual_usd: Usd | None = None

@@ -144,14 +144,16 @@ class Plan(PlanRecord):
         Give a part of this plan to a child of its own, queued in the action phase.
 
         The child inherits what is not given: action, profile as this plan has it frozen,
-        projects, actors, execution environment, author, and being read-only. *invariants* add
+        projects, actors, execution environment, author, and being read-only. A *profile* that is
+        given may allow more than that of this plan. *invariants* add
         to those of this plan, which hold for the child as well. Arguments and tags are its own.
 
         Raises:
             StepNotAllowed: This plan is applied or cancelled.
             UnknownProfile: This plan's profile was not recorded, and is no built-in one either.
             SnapshotUnreadable: What this plan has recorded describes no profile.
-            As `create` besides.
+
+        And what `create` raises.
         """
         self._after("spawn")
         now = datetime.now(UTC) if created_at is None else created_at
@@ -250,7 +252,8 @@ class Plan(PlanRecord):
 
         Raises:
             StepNotAllowed: The plan is not processing in the apply phase.
-            As `fail` besides.
+
+        And what `fail` raises.
         """
         return self._stop("constrain", message, details)
 

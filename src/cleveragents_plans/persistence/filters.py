@@ -52,8 +52,8 @@ class QueueFilters(TypedDict, total=False):
 
     A plan passes if it passes all that are given. Where one value is expected, a list, tuple or
     set of several may be given: then a plan passes that has one of them; none at all passes an
-    empty one. A filter that is None is not applied, and so passes every plan: where a value that
-    is missing must not do that, give a list (``created_by=[user]``), which None is refused in.
+    empty one. A filter that is None is not applied, and so passes every plan. Where that would be
+    wrong, as for the user of a request, give a list: ``created_by=[user]`` refuses None.
 
     A child has no name, and so no namespace: children are found by their root, action, tag or
     project. Their action is that of their parent, unless they were given another.

@@ -127,8 +127,11 @@ class PlanReader:
         """
         List every plan that names *root_plan_id* as its root, itself included, by their ids.
 
-        It is one SELECT, with the child rows. A branch is refused: its plans do not name it, and
-        a second SELECT finds the root for the message.
+        It is one SELECT, with the child rows, and reads the whole tree: there is no limit of
+        depth. `children` gives one level, `tree_summary` reads no plan. Parents play no part, so
+        that cycles and missing parents, which only foreign SQL can write, neither hide a plan nor
+        repeat one. A branch is refused: its plans do not name it, and a second SELECT finds the
+        root for the message.
 
         Raises:
             PlanNotFound: There is no such plan.
@@ -147,6 +150,8 @@ class PlanReader:
         """
         Sum up a tree without reading its plans: how many, how deep, their states, what they cost.
 
+        Plans of a cycle, and below one, are counted, but not in the depth.
+
         Raises:
             PlanNotFound: There is no such plan.
             NotARoot: The plan belongs to the tree of another root.
@@ -157,6 +162,8 @@ class PlanReader:
     def ancestors(self, plan_id: str, *, on_corrupt: OnCorrupt = "raise") -> tuple[Plan, ...]:
         """
         List the plan's parent, the parent's parent, and so on up to the top.
+
+        It ends where a parent is not stored, and in a cycle before a plan would come twice.
 
         Raises:
             PlanNotFound: There is no such plan.
@@ -169,7 +176,7 @@ class PlanReader:
 
     def depth(self, plan_id: str) -> int:
         """
-        Count the plan's ancestors: 0 for a root.
+        Count the plan's ancestors, as `ancestors` lists them: 0 for a root.
 
         Raises:
             PlanNotFound: There is no such plan.

@@ -69,7 +69,8 @@ class PlanRepository(PlanReader):
         Raises:
             PlanCycle: Some are under one another.
             InvalidType, InvalidValue: Something is no plan, or *existing* is another word.
-            As `add`, but for InvalidFields.
+
+        And what `add` raises, but for InvalidFields.
         """
         if isinstance(plans, Plan) or not isinstance(plans, Iterable):
             raise InvalidType("plans", shown(plans), "several Plans")
@@ -118,7 +119,8 @@ class PlanRepository(PlanReader):
             PlanNotFound: There is no such plan.
             PlanConflict: Another writer was faster at each attempt.
             InvalidType, InvalidValue: *step* gives something else than this plan.
-            As `save`; and what *step* raises.
+
+        And what `save` raises, and *step*.
         """
         wanted = parameters.plan_id_of("plan_id", plan_id)
         tries = parameters.number_of("attempts", attempts)
@@ -151,7 +153,8 @@ class PlanRepository(PlanReader):
         Raises:
             StepNotAllowed: It is not processing.
             PlanConflict: Another writer changed or deleted it since it was read: it was given up.
-            As `save`.
+
+        And what `save` raises.
         """
         return updates.release_plan(self._session, parameters.plan_of(plan))
 
