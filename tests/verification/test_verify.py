@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from cleveragents_plans import PlanRepository, open_engine
 from cleveragents_plans.evolution.postgresql.server import RightsMissing
+from cleveragents_plans.preflight import preflight
 from cleveragents_plans.schema import chain_config
 from cleveragents_plans.schema.database import read_database
 from cleveragents_plans.verification import Kind, Verification, verify
@@ -126,6 +127,32 @@ def test_quick_verification_reads_no_plan(tmp_path: Path):
 
         assert (quick.faults, quick.read_plans) == ((), False)
         assert kinds(looked_at(url)) == {Kind.UNREADABLE}
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_missing_parents_are_counted_so_that_preflight_says_the_same(engine: str, tmp_path: Path):
+    two = "SELECT plan_id FROM v3_plans ORDER BY plan_id LIMIT 2"
+    with database_at(M4_003, engine, tmp_path) as url:
+        write_former_release(url, plans=20)
+        break_database(
+            url,
+            ["UPDATE v3_plans SET parent_plan_id = 'gone', root_plan_id = plan_id",
+             f"UPDATE v3_plans SET root_plan_id = NULL WHERE plan_id IN ({two})"],
+        )  # fmt: skip
+        [finding] = [
+            each
+            for each in looked_at(url, quick=True).faults
+            if each.kind == Kind.PARENT_NOT_STORED
+        ]
+        warnings = preflight(chain_config(url, level=None)).warnings
+
+    assert finding.total == 20
+    assert finding.found.endswith(
+        "; 2 of these plans have no root, and preflight counts only those"
+    )
+    [warning] = [each for each in warnings if "does not exist" in each]
+    assert warning.startswith("2 rows of v3_plans without a root name a parent that does not exist")
+    assert "rows that have a root keep it, and are not counted here" in warning
 
 
 def test_text_that_is_no_utf_8_hides_no_other_plan(tmp_path: Path):

@@ -47,7 +47,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
         database: What is looked at.
         listed: How many plans are named for each kind.
     """
-    found = RowFindings(listed)
+    found, without_root = RowFindings(listed), 0
     repair = f"run {typed_for_program(database.config, 'verify --repair roots')}"
     for plan_id, parent, root, kind, lacks_parent in wrong_roots(database):
         if kind is not None:
@@ -55,6 +55,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
             what = f"{ROOTS[Kind(kind)]} (it is {stored})"
             found.add(Kind(kind), _ROOT, plan_id, what, repair)
         if lacks_parent:
+            without_root += root is None
             found.add(
                 Kind.PARENT_NOT_STORED,
                 _PARENT,
@@ -83,7 +84,13 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
                 "a row belongs to a plan that is not stored",
                 f"DELETE FROM {table} WHERE plan_id = {literal_of(plan_id)}",
             )
-    yield from found
+    for finding in found:
+        if finding.kind is Kind.PARENT_NOT_STORED and not database.position.is_complete:
+            # An upgrade warns of those alone whose root it has to find.
+            told = f"{without_root:,} of these plans have no root, and preflight counts only those"
+            yield finding.model_copy(update={"found": f"{finding.found}; {told}"})
+        else:
+            yield finding
 
 
 def wrong_roots(

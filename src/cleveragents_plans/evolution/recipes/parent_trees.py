@@ -105,12 +105,17 @@ def check_parent_tree(op: Op, tree: ParentTree) -> None:
 
 
 def warn_of_missing_parents(tree: ParentTree, total: int, first: Sequence[Sequence[str]]) -> None:
-    """Log that *total* rows of *tree* name a parent that does not exist; the *first* by key."""
+    """
+    Log that *total* rows of *tree* without a root name a parent that does not exist.
+
+    The *first* are named by their keys. Rows that have a root keep it, whatever parent they name.
+    """
     log.warning(
-        "%d rows of %s name a parent that does not exist, %s; "
-        "the highest ancestor that exists is taken as the root",
-        total,
+        "%s of %s without a root %s a parent that does not exist, %s; the highest ancestor that "
+        "exists becomes the root (rows that have a root keep it, and are not counted here)",
+        "1 row" if total == 1 else f"{total:,} rows",
         tree.table,
+        "names" if total == 1 else "name",
         ", ".join(f"{key} (parent {parent})" for key, parent in first),
     )
 
