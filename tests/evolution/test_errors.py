@@ -44,6 +44,8 @@ def test_rows_that_are_left_are_named():
 
     assert "7 rows of toy" in str(error)
     assert "a, b" in str(error)
+    assert "end the sessions that lock the rows, and run the same" in str(error)
+    assert "trigger" not in str(error)
 
 
 def test_a_session_that_we_may_not_see_is_shown_as_far_as_we_see_it():

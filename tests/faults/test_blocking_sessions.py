@@ -210,6 +210,7 @@ def test_row_that_stays_locked_ends_the_run_with_its_key_and_the_session(
             # A batch that cannot skip the row leaves others, too.
             assert key in line or pick == OF_THE_ARCHIVE
             assert f"pid {holder.info.backend_pid} " in line
+            assert "trigger" not in line  # those on the table are the chain's
 
         assert Migration(url, goal).ended().status == 0
         assert State.of(url) == models(engine, PLANS).states[ENDS[goal]]

@@ -12,9 +12,7 @@ import time
 import pytest
 from sqlalchemy import event, make_url
 
-from cleveragents_plans.evolution import (
-    run_in_batches,
-)
+from cleveragents_plans.evolution import Trigger, run_in_batches, with_exclusive_lock
 from cleveragents_plans.evolution.errors import BackfillNeverEnds, OperationRefused, WrongDialect
 from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
 from support.online import client, meanwhile, revision, script
@@ -323,6 +321,25 @@ def test_rows_whose_update_a_trigger_suppresses_end_the_backfill_by_its_name(url
     assert stuck.value.triggers == ("suppressing",)
     assert stuck.value.left == len(stuck.value.keys) > 0
     assert stuck.value.waited < 60
+
+
+def test_trigger_of_a_revision_is_no_suspect_of_rows_that_stay_locked(url):
+    ours = Trigger(
+        table="toy",
+        name="toy_fill",
+        event="BEFORE UPDATE",
+        body="BEGIN RETURN new; END",
+        as_owner=True,
+    )
+    with revision(url) as op:
+        with_exclusive_lock(op, "toy", *ours.create_sql())
+    with client(url, autocommit=False) as other:
+        other.execute("SELECT 1 FROM public.toy WHERE id = '000000500' FOR UPDATE")
+        with pytest.raises(BackfillStuck) as stuck, revision(url, lock_wait=1) as op:
+            fill(op)
+
+    assert stuck.value.triggers == ()
+    assert "trigger" not in str(stuck.value)
 
 
 def test_rows_that_a_trigger_restores_end_the_backfill_at_once(url):

@@ -16,6 +16,7 @@ from cleveragents_plans.evolution.errors import (
 )
 from cleveragents_plans.evolution.postgresql.blockers import Blocker
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 
 # Clients may write rows that need it; each pass finds fewer, as it takes less time.
 _MAX_PASSES = 5
@@ -32,7 +33,8 @@ class BackfillStuck(EvolutionError):
         keys: Some of them.
         waited: For how many seconds none was written.
         blockers: Sessions that hold locks on the table.
-        triggers: Triggers that fire for an UPDATE of the table, one of which may suppress it.
+        triggers: Triggers that fire for an UPDATE of the table, one of which may suppress it;
+            those that a revision created are not among them.
         is_lock: Whether sessions that lock rows are the reason, so that it can be tried again.
     """
 
@@ -48,12 +50,16 @@ class BackfillStuck(EvolutionError):
     ) -> None:
         shown = ", ".join(str(key) for key in keys)
         fire = f"; triggers that fire for an UPDATE: {', '.join(triggers)}" if triggers else ""
+        remedies = ["end the sessions that lock the rows"]
+        if triggers:
+            remedies.append("disable a trigger that suppresses the UPDATE")
+        if reason:
+            remedies.append("correct what is refused")
         super().__init__(
             f"{left} rows of {table} still have to be written, and for {waited:.0f} s none could "
             f"be, such as {shown}; sessions that lock the table: {listed(blockers)}{fire}; "
             + (f"the last batch was refused ({reason}); " if reason else "")
-            + "end the sessions that lock the rows, or disable a trigger that suppresses the UPDATE"
-            f", or correct what is refused, and {AGAIN}"
+            + f"{', or '.join(remedies)}, and {AGAIN}"
         )
         self.table = table
         self.left = left
@@ -98,11 +104,24 @@ def never_ends(connection: Connection, table: str, found: str) -> BackfillNeverE
 
 
 def update_triggers(connection: Connection, table: str) -> list[str]:
-    """Name the triggers that fire for an UPDATE of *table*, named as in SQL with its schema."""
+    """
+    Name the triggers that fire for an UPDATE of *table* and may suppress or undo it.
+
+    Those that a revision created do not: they are left out, and known by what `Trigger` gives them.
+
+    Args:
+        connection: The connection that migrates.
+        table: The table as in SQL, with its schema.
+    """
     return list(run(connection, _UPDATE_TRIGGERS, {"table": table}).scalars())
 
 
-_UPDATE_TRIGGERS = """\
-SELECT quote_ident(t.tgname) FROM pg_trigger t
- WHERE t.tgrelid = to_regclass(%(table)s) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
-   AND t.tgtype & 16 <> 0 ORDER BY t.tgname"""
+_UPDATE_TRIGGERS = f"""\
+SELECT quote_ident(t.tgname)
+  FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid
+ WHERE c.oid = to_regclass(%(table)s) AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A')
+   AND t.tgtype & 16 <> 0
+   AND NOT (t.tgenabled = 'A' AND p.proname = t.tgname AND p.pronamespace = c.relnamespace
+            AND p.proowner = c.relowner AND p.proconfig IS NOT NULL
+            AND 'search_path={SYSTEM_SCHEMAS}' = ANY(p.proconfig))
+ ORDER BY t.tgname"""
