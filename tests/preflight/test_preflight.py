@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import make_url
+from sqlalchemy import Engine, event, make_url
 
 from cleveragents_plans.evolution.postgresql.blockers import Blocker
+from cleveragents_plans.evolution.sqlite import journal, transaction
 from cleveragents_plans.preflight import Preflight, postgresql, preflight, trials
 from cleveragents_plans.preflight.sessions import _gives_way
 from cleveragents_plans.schema import chain_config
@@ -201,7 +205,9 @@ def test_missing_parents_are_counted_and_some_are_named(engine: str, tmp_path: P
         found = look(url)
 
     [warning] = [each for each in found.warnings if "does not exist" in each]
-    assert warning.startswith("400 rows of v3_plans name a parent that does not exist, ")
+    assert warning.startswith(
+        "400 rows of v3_plans without a root name a parent that does not exist, "
+    )
     assert warning.count("(parent gone") == 10
 
 
@@ -320,6 +326,60 @@ def test_growth_of_a_file_is_foreseen_with_the_room_that_stays_free_in_it(tmp_pa
     # What the upgrade left free in it is used first.
     assert down.disk.least <= before // 10
     assert grown_down <= before // 10
+
+
+@contextmanager
+def open_in_another_process(file: Path) -> Iterator[int]:
+    """Keep *file* open elsewhere; give the process."""
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
+        "c.execute('SELECT count(*) FROM v3_plans').fetchone();"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(file)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        yield process.pid
+
+
+@pytest.mark.parametrize("stays_open", [False, True])
+def test_disk_space_of_a_file_with_a_log_is_foreseen_with_the_journal_that_the_run_has(
+    stays_open: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "plans.db"
+    taken: dict[str, int] = {}
+
+    def note(*_: object) -> None:
+        for kind in ("journal", "wal"):
+            part = Path(f"{file}-{kind}")
+            taken[kind] = max(taken.get(kind, 0), part.stat().st_size if part.exists() else 0)
+
+    def note_and_free(driver: Any) -> None:
+        note()
+        free(driver)
+
+    free = transaction._free_disk_space
+    monkeypatch.setattr(journal, "_LARGE", 0)
+    with at(M4_003, "sqlite", tmp_path) as url, ExitStack() as others:
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+        pid = others.enter_context(open_in_another_process(file)) if stays_open else None
+        before, found = file.stat().st_size, look(url)
+        monkeypatch.setattr(transaction, "_free_disk_space", note_and_free)
+        event.listen(Engine, "commit", note)
+        migrate(url, M8_001)
+        event.remove(Engine, "commit", note)
+        taken["growth"] = file.stat().st_size - before
+
+    assert bool(taken["wal"]) == stays_open
+    assert found.disk
+    peak = sum(taken.values())
+    assert peak <= found.disk.most <= 2 * peak
+    told = [each for each in found.warnings if "is open elsewhere" in each]
+    assert [f"by pid {pid} (" in each for each in told] == [True] * stays_open
 
 
 def test_estimate_follows_the_number_of_rows_that_may_be_written_in_a_second(tmp_path: Path):

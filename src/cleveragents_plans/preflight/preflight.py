@@ -25,7 +25,8 @@ from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, Parent
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space, unused_bytes
-from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
+from cleveragents_plans.evolution.sqlite.journal import journal_of_run
+from cleveragents_plans.evolution.sqlite.lock_holders import HELD, lock_holders
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.evolution.sqlite.transaction import require_writable
 from cleveragents_plans.persistence.sessions import PLANS
@@ -38,8 +39,6 @@ from cleveragents_plans.preflight.sample import run_on_sample
 from cleveragents_plans.preflight.sessions import sessions_ahead
 from cleveragents_plans.schema.database import Database, read_database, try_database
 
-# Seconds after which a process that still holds a file is no client at work.
-_HELD = 0.5
 # Plans in the sample of a SQLite file.
 _SAMPLED = 20_000
 
@@ -163,7 +162,8 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
         needed = 0
         for rebuild in rebuilds:
             with found.looking("disk space"):
-                needed += require_disk_space(connection, rebuild.table)
+                journal = journal_of_run(connection)
+                needed += require_disk_space(connection, rebuild.table, journal)
             connection.rollback()
         with database.heartbeat("counting the rows to be written"):
             writes += [sqlite.count_writes(database, each) for each in rebuilds]
@@ -183,7 +183,7 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
             with trying, gathering(), found.looking("sample of the rows"):
                 sample = run_on_sample(file, config, direction, goal, PLANS.name, _SAMPLED)
     if holders:
-        time.sleep(max(0.0, _HELD - (time.monotonic() - begun)))
+        time.sleep(max(0.0, HELD - (time.monotonic() - begun)))
         holders &= _holders(file)
     blocks = [
         Block(found=f"{file} is in use: {said}", remedy=f"wait, or end process {pid}")

@@ -24,6 +24,7 @@ from cleveragents_plans.evolution.recipes.parent_trees import (
     by_key,
     warn_of_missing_parents,
 )
+from cleveragents_plans.evolution.sqlite.pragmas import journal_mode
 from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
 from cleveragents_plans.evolution.sqlite.table import rowid_name
 from cleveragents_plans.evolution.sqlite.tokens import quote
@@ -183,8 +184,7 @@ def check_file(database: Database, file: Path, found: Foreseen) -> None:
     left to the run itself.
     """
     connection = database.connection
-    logged = connection.exec_driver_sql("PRAGMA main.journal_mode").scalar() == "wal"
-    if logged or file.stat().st_size <= _MAX_READ:
+    if journal_mode(connection) == "wal" or file.stat().st_size <= _MAX_READ:
         with found.looking("damaged pages"):
             require_sound_file(connection, database.report_every)
     else:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.sqlite.pragmas import file_of, number
+from cleveragents_plans.evolution.sqlite.pragmas import file_of, journal_mode, number
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -39,12 +39,17 @@ class DiskTooSmall(EvolutionError):
         self.free = free
 
 
-def require_disk_space(connection: Connection, table: str) -> int:
+def require_disk_space(connection: Connection, table: str, journal: str | None = None) -> int:
     """
     Refuse to copy *table* if the disk has no room for the copy.
 
     Where SQLite was built without ``dbstat``, which tells the size of a table, the size of the
     whole file is taken for it, and there is a warning only.
+
+    Args:
+        connection: The file.
+        table: The table.
+        journal: The ``journal_mode`` that the file will have; None is the present one.
 
     Returns:
         Bytes that are needed at most; 0 in memory.
@@ -58,10 +63,10 @@ def require_disk_space(connection: Connection, table: str) -> int:
     free = shutil.disk_usage(file.parent).free
     # To add up its pages is to read them all, while a writer may have to wait. Where there is room
     # for a copy of the whole file, nothing needs to be added up.
-    needed = disk_space_needed(connection, None)
+    needed = disk_space_needed(connection, None, journal)
     if free >= needed:
         return needed
-    needed = disk_space_needed(connection, table)
+    needed = disk_space_needed(connection, table, journal)
     if free >= needed:
         return needed
     if _size(connection, table) is not None:
@@ -77,9 +82,11 @@ def require_disk_space(connection: Connection, table: str) -> int:
     return needed
 
 
-def disk_space_needed(connection: Connection, table: str | None) -> int:
+def disk_space_needed(connection: Connection, table: str | None, journal: str | None = None) -> int:
     """
     Estimate how many bytes of disk space a copy of *table* needs at its peak; None is all tables.
+
+    *journal* is the ``journal_mode`` that the file will have; None is the present one.
 
     The file grows by the new table. A write-ahead log takes all that is written, and is copied
     into the file at the end. The old pages are freed; with ``secure_delete`` they are
@@ -93,7 +100,7 @@ def disk_space_needed(connection: Connection, table: str | None) -> int:
     truncated = number(connection, "auto_vacuum") == 1
     overwritten = truncated or number(connection, "secure_delete") == 1
     needed = size if overwritten else 0
-    logged = connection.exec_driver_sql("PRAGMA main.journal_mode").scalar() == "wal"
+    logged = (journal or journal_mode(connection)) == "wal"
     if logged:
         needed += size
     if not (logged and truncated):

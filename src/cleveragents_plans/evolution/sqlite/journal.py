@@ -20,7 +20,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from cleveragents_plans.evolution.sqlite.pragmas import file_of
+from cleveragents_plans.evolution.sqlite.lock_holders import open_elsewhere
+from cleveragents_plans.evolution.sqlite.pragmas import file_of, journal_mode
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -44,11 +45,39 @@ def want_rollback_journal(connection: Connection) -> None:
         RollbackJournalWanted: The file is large and has a write-ahead log, and `rollback_journal`
             was not tried.
     """
-    file = file_of(connection)
-    if _CHOSEN in connection.info or not file.is_file() or file.stat().st_size < _LARGE:
-        return
-    if connection.exec_driver_sql("PRAGMA main.journal_mode").scalar() == "wal":
+    if _CHOSEN not in connection.info and _has_large_log(connection):
         raise RollbackJournalWanted
+
+
+def journal_of_run(connection: Connection) -> str:
+    """
+    Foresee which journal the file has in a run, as long as it is open as it is now.
+
+    A warning names the processes because of which a large file keeps its write-ahead log.
+    """
+    present = journal_mode(connection)
+    if not _has_large_log(connection):
+        return present
+    file = file_of(connection)
+    others = open_elsewhere(file)
+    if not others:
+        return "delete"
+    log.warning(
+        "%s is open elsewhere, by %s: while it is, its write-ahead log stays in a run, with which "
+        "a large table takes longer, and more room on the disk; end these processes first",
+        file,
+        "; ".join(
+            f"pid {each.pid}" + (f" ({each.program})" if each.program else "") for each in others
+        ),
+    )
+    return present
+
+
+def _has_large_log(connection: Connection) -> bool:
+    """Tell whether a rollback journal is better for the migration of the file."""
+    file = file_of(connection)
+    large = file.is_file() and file.stat().st_size >= _LARGE
+    return large and journal_mode(connection) == "wal"
 
 
 @contextmanager

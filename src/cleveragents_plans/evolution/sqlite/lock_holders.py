@@ -14,6 +14,8 @@ _PROC = Path("/proc")
 # write-ahead log (https://www.sqlite.org/walformat.html#locks), whose readers are of no concern.
 _FILE_LOCKS = range(0x40000000, 0x40000000 + 512)
 _LOG_LOCKS = range(120, 123)
+#: Seconds after which a process that still holds a lock is no client that writes a row.
+HELD = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,19 @@ def lock_holders(file: Path) -> list[LockHolder]:
             if first < bytes_.stop and last >= bytes_.start and (writes or not logged):
                 found[pid] = found.get(pid, False) or writes
     return [LockHolder(pid, _program(pid), writes) for pid, writes in sorted(found.items())]
+
+
+def open_elsewhere(file: Path) -> list[LockHolder]:
+    """
+    Find the other processes that have *file* open and have read or written its write-ahead log.
+
+    Until it closes the file each of them has a shared lock on the file itself, which keeps its
+    journal from being changed; see `lock_holders` for what cannot be seen.
+    """
+    with suppress(OSError):  # no Linux, or the file is gone by now
+        pids = {pid for pid, _, first, _ in _locks_on(file) if first in _FILE_LOCKS}
+        return [LockHolder(pid, _program(pid), False) for pid in sorted(pids - {os.getpid()})]
+    return []
 
 
 def _locks_on(file: Path) -> Iterator[tuple[int, bool, int, int]]:

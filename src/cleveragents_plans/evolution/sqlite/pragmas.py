@@ -26,6 +26,11 @@ def number(connection: Connection, pragma: str) -> int:
     return connection.exec_driver_sql(f"PRAGMA main.{pragma}").scalar() or 0
 
 
+def journal_mode(connection: Connection) -> str:
+    """Give the journal of the main database: ``delete``, ``wal``, ..."""
+    return str(connection.exec_driver_sql("PRAGMA main.journal_mode").scalar())
+
+
 def file_of(connection: Connection) -> Path:
     """Give the path of the main database; an empty one for a database in memory."""
     # By the driver: SQLAlchemy would begin a transaction first.
