@@ -19,6 +19,7 @@ from cleveragents_plans.cli import status as status_module
 from cleveragents_plans.cli.status import StatusReport
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
+from cleveragents_plans.evolution.sqlite.lock_holders import LockHolder
 from cleveragents_plans.persistence import open_engine
 from cleveragents_plans.schema.database import Database
 from support.broken import break_database, libpq, store_family
@@ -241,13 +242,13 @@ def test_lock_that_keeps_readers_out_for_too_long_is_status_75(
 
     assert code == ExitStatus.AGAIN
     assert (
-        "plans.db is still locked after 0 s, by another connection of this process; end that "
-        in (capfd.readouterr().err)
+        "plans.db is still locked after 0 s, by another connection of this process; wait until "
+        "that ends, or end it, and run the same command again" in (capfd.readouterr().err)
     )
 
 
 def test_process_that_writes_to_a_file_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    with database_with(store_family, "sqlite", tmp_path) as url:
+    with database_at(M4_003, "sqlite", tmp_path) as url:
         file = url.removeprefix("sqlite:///")
         script = (
             "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
@@ -261,8 +262,28 @@ def test_process_that_writes_to_a_file_is_named(tmp_path: Path, capfd: pytest.Ca
             assert writer.stdout
             assert writer.stdout.readline() == "ready\n"
             _, out = status(url, capfd)
+        _, after = status(url, capfd)
 
     assert f"migrating  pid {writer.pid} (" in out
+    assert "upgrade`" not in out
+    assert f"next       wait for pid {writer.pid} (" in out
+    assert f"{url_option(url)}` shows when it ends" in out
+    assert f"next      run `cleveragents-plans upgrade {url_option(url)}`" in after
+
+
+def test_client_that_writes_for_a_moment_is_not_said_to_migrate(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        writer = LockHolder(4711, "shop", writes=True)
+        seen = [[writer], []]
+        monkeypatch.setattr(status_module, "lock_holders", lambda _file: seen.pop(0))
+        code, out = status(url, capfd)
+
+    assert seen == []
+    assert code == ExitStatus.FOUND
+    assert "migrating" not in out
+    assert f"next      run `cleveragents-plans upgrade {url_option(url)}`" in out
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from cleveragents_plans.evolution.runner.migration_lock import migration_lock_ho
 from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable
 from cleveragents_plans.evolution.runner.unfinished import Unfinished
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.sqlite.lock_holders import lock_holders
+from cleveragents_plans.evolution.sqlite.lock_holders import HELD, lock_holders
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.schema.database import Database, read_database
 
@@ -171,6 +171,7 @@ def _counts(database: Database) -> dict[str, int | None]:
 def _look(database: Database) -> StatusReport:
     """Find out everything but the counts."""
     position = database.position
+    size, (last_run, unread) = _bytes(database), _last_run(database)
     migrating = _migrating(database)
     state: Literal["ready", "behind", "misfit", "unfinished"] = "ready"
     remedies: tuple[str, ...] = ()
@@ -180,11 +181,9 @@ def _look(database: Database) -> StatusReport:
         state, remedies = "misfit", (position.misfit.remedy,)
     elif position.pending:
         state, remedies = "behind", (f"run {typed(database.config, 'upgrade')}",)
-    if migrating and database.on_postgresql:
+    if migrating:
         # A second run would only wait, and then go the other way.
-        follow = typed(database.config, "status --follow")
-        remedies = (f"wait for the run that is under way; {follow} shows it",)
-    last_run, unread = _last_run(database)
+        remedies = _ways_to_wait(database, migrating, remedies)
     return StatusReport(
         database=DatabaseFacts.of(database),
         state=state,
@@ -195,7 +194,7 @@ def _look(database: Database) -> StatusReport:
         ),
         plans=None,
         children=None,
-        bytes=_bytes(database),
+        bytes=size,
         migrating=tuple(map(str, migrating)),
         last_run=RunFacts.of(last_run) if last_run else None,
         last_run_problem=unread,
@@ -220,6 +219,18 @@ def _ways_out(database: Database, unfinished: Unfinished) -> tuple[str, ...]:
     return f"run {complete} to complete it", f"or {undo} to undo it"
 
 
+def _ways_to_wait(
+    database: Database, migrating: list[Any], remedies: tuple[str, ...]
+) -> tuple[str, ...]:
+    follow = typed(database.config, "status --follow")
+    if database.on_postgresql:
+        return (f"wait for the run that is under way; {follow} shows it",)
+    if not remedies:  # the application may write
+        return ()
+    who = "; ".join(map(str, migrating))
+    return (f"wait for {who}: a run, or the application; {follow} shows when it ends",)
+
+
 def _bytes(database: Database) -> int | None:
     if not database.on_postgresql:
         query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
@@ -234,8 +245,14 @@ def _bytes(database: Database) -> int | None:
 def _migrating(database: Database) -> list[Any]:
     if database.on_postgresql:
         return [*migration_lock_holders(database.connection, [database.schema or ""])]
-    file = database.connection.engine.url.database or ""
-    return [each for each in lock_holders(Path(file)) if each.writes]
+    file = Path(database.connection.engine.url.database or "")
+    writing = {each.pid for each in lock_holders(file) if each.writes}
+    if not writing:
+        return []
+    # A client that writes a row has ended by then; with a rollback journal it may wait for this.
+    database.connection.rollback()
+    time.sleep(HELD)
+    return [each for each in lock_holders(file) if each.writes and each.pid in writing]
 
 
 def _shown(report: StatusReport) -> Table:

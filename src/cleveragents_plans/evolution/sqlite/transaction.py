@@ -51,8 +51,8 @@ class FileLocked(EvolutionError):
     ) -> None:
         longer = setting and f" (or give a longer -x {setting}=SECONDS)"
         super().__init__(
-            f"{file} is still locked after {waited:.0f} s, by {_named(file, holders)}; end that "
-            f"process{longer} and run the same command again; nothing was changed"
+            f"{file} is still locked after {waited:.0f} s, by {_named(file, holders)}; wait until "
+            f"that ends, or end it{longer}, and run the same command again; nothing was changed"
         )
         self.file = file
         self.waited = waited
