@@ -251,6 +251,7 @@ def test_password_is_in_no_list_of_processes_and_not_shown(
             2,
         ),
         (["--each-schema", "t%", "--sql"], "--sql is for one database", 2),
+        (["--each-schema", "!t%"], "name those that are meant as well", 2),
         (["--jobs", "0", "--url", "a"], "0 is not in the range", 2),
     ],
 )
@@ -270,20 +271,94 @@ def test_names_and_options_that_do_not_fit_are_refused_before_anything(
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.slow
-def test_pattern_that_matches_nothing_is_refused_with_the_nearest(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-):
-    with tenants(tmp_path, 2) as url:
-        status = main(["upgrade", "--url", url, "--each-schema", "tenants_%"])
-        err = capfd.readouterr().err
-        exact, report = ran(capfd, "status", "--url", url, "--each-schema", r"tenant\_01")
+@pytest.fixture(scope="module")
+def five_tenants(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Schemas tenant_00 to tenant_03, and !odd; each has tables at m4_003."""
+    with tenants(tmp_path_factory.mktemp("tenants"), 5) as url:
+        with client(url) as connection:
+            connection.execute('ALTER SCHEMA tenant_04 RENAME TO "!odd"')
+        yield url
 
+
+@pytest.mark.parametrize(
+    ("patterns", "chosen"),
+    [
+        ([r"tenant\_01"], ["tenant_01"]),
+        (["tenant_%", "!tenant_02"], ["tenant_00", "tenant_01", "tenant_03"]),
+        (["!tenant_%1", "%", "!%_00"], ["!odd", "tenant_02", "tenant_03"]),
+        (["tenant_00", r"\!odd"], ["!odd", "tenant_00"]),
+        (["%", "!!odd"], ["tenant_00", "tenant_01", "tenant_02", "tenant_03"]),
+    ],
+)
+def test_schemas_are_chosen_by_several_patterns_and_left_out_by_others(
+    five_tenants: str, patterns: list[str], chosen: list[str], capfd: pytest.CaptureFixture[str]
+):
+    each = [word for pattern in patterns for word in ("--each-schema", pattern)]
+
+    status, report = ran(capfd, "status", "--url", five_tenants, *each)
+
+    assert status == ExitStatus.FOUND
+    assert [*by_schema(report)] == chosen
+
+
+def test_schema_that_is_left_out_stays_as_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    with tenants(tmp_path, 3) as url:
+        status, report = ran(
+            capfd, "upgrade", "--url", url, "--each-schema", "%", "--each-schema", "!tenant_01"
+        )
+        with client(url) as connection:
+            query = "SELECT version_num FROM {}.alembic_version"
+            versions = [
+                connection.execute(query.format(f"tenant_0{each}")).fetchone() for each in range(3)
+            ]
+
+    assert (status, [*by_schema(report)]) == (ExitStatus.DONE, ["tenant_00", "tenant_02"])
+    assert versions == [(HEAD,), (M4_003,), (HEAD,)]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "told"),
+    [
+        (["tenants_%"], "no schema like 'tenants_%' with v3_plans"),
+        (["%", "ghost"], "no schema like 'ghost' with v3_plans"),
+        # Misspelt, it would leave nothing out.
+        (["%", "!tenat_01"], "no schema like '!tenat_01' with v3_plans"),
+        (["tenant_%", "!tenant_%"], "no schema like 'tenant_%', '!tenant_%' with v3_plans"),
+    ],
+)
+def test_pattern_that_matches_nothing_is_refused_with_the_nearest(
+    five_tenants: str, patterns: list[str], told: str, capfd: pytest.CaptureFixture[str]
+):
+    each = [word for pattern in patterns for word in ("--each-schema", pattern)]
+
+    status = main(["upgrade", "--url", five_tenants, *each])
+
+    err = capfd.readouterr().err
     assert status == ExitStatus.REFUSED
-    assert "no schema like 'tenants_%' with v3_plans" in err
-    assert "the nearest of 2 that have: tenant_0" in err
-    assert exact == ExitStatus.FOUND
-    assert [*by_schema(report)] == ["tenant_01"]
+    assert told in err
+    assert "of 5 that have: " in err
+    assert err.count("\n") == 1
+
+
+def test_pattern_may_match_in_one_of_several_databases_only(
+    five_tenants: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with tenants(tmp_path, 1) as other:
+        each = ["--url", five_tenants, "--url", other, "--each-schema", "tenant_%"]
+        status, report = ran(capfd, "status", *each, "--each-schema", "!tenant_03")
+        refused = main(["status", *each, "--each-schema", "!tenant_07"])
+        said = capfd.readouterr().err
+        left, partly = ran(capfd, "status", *each, "--each-schema", "!tenant_00")
+
+    names = [member["schema_name"] for member in report["members"]]
+    assert (status, names) == (
+        ExitStatus.FOUND,
+        ["tenant_00", "tenant_01", "tenant_02", "tenant_00"],
+    )
+    assert refused == ExitStatus.REFUSED
+    assert "there is no schema like '!tenant_07'" in said
+    assert left == ExitStatus.REFUSED
+    assert [member["status"] for member in partly["members"]] == [3, 3, 3, 1]
 
 
 def test_server_that_is_not_there_does_not_stop_the_others(

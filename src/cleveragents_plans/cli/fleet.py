@@ -24,7 +24,13 @@ from cleveragents_plans.cli.verify import VerifyReport
 from cleveragents_plans.evolution.reporting import console_logging, log
 from cleveragents_plans.evolution.runner.target import Target, find_target
 from cleveragents_plans.schema.chain import APPLICATION
-from cleveragents_plans.schema.tenants import schemas_like
+from cleveragents_plans.schema.tenants import (
+    EXCEPT,
+    NoSuchSchemas,
+    TenantSchemas,
+    find_schemas,
+    require_every_pattern,
+)
 
 _MemberReport = Annotated[RunReport | StatusReport | VerifyReport, Field(discriminator="command")]
 _READ: Final[TypeAdapter[Any]] = TypeAdapter(_MemberReport)
@@ -118,7 +124,7 @@ class _Fleet:
 def run_fleet(
     context: click.Context,
     urls: Sequence[str],
-    pattern: str | None,
+    patterns: Sequence[str],
     jobs: int,
     given: dict[str, Any],
 ) -> int:
@@ -128,20 +134,20 @@ def run_fleet(
     Args:
         context: The command, and what was typed.
         urls: The databases; the default if there is none.
-        pattern: Which of their schemas; None: that of each.
+        patterns: Which of their schemas, see `find_schemas`; none: that of each.
         jobs: How many at a time.
         given: The options of the command.
 
     Raises:
         UsageError: The options do not fit many databases, or one is named twice.
-        CommandError: No database can be looked for.
+        CommandError: No database can be looked for, or a pattern fits no schema.
         SystemExit: A second signal arrived.
     """
     name: Any = context.command.name
-    _refuse_unfit_options(given, pattern)
+    _refuse_unfit_options(given, patterns)
     fleet = _Fleet(_arguments(context), given["quiet"])
     with console_logging(logging.WARNING if given["quiet"] else logging.INFO):
-        _find_members(fleet, urls, pattern, given)
+        _find_members(fleet, urls, patterns, given)
         run = Jobs(
             fleet.jobs,
             jobs,
@@ -165,7 +171,7 @@ def run_fleet(
     return status
 
 
-def _refuse_unfit_options(given: dict[str, Any], pattern: str | None) -> None:
+def _refuse_unfit_options(given: dict[str, Any], patterns: Sequence[str]) -> None:
     for option in ("sql", "follow"):
         if given.get(option):
             raise click.UsageError(
@@ -174,18 +180,24 @@ def _refuse_unfit_options(given: dict[str, Any], pattern: str | None) -> None:
     names = [each.partition("=")[0].strip() for each in given["x"]]
     if "url" in names:
         raise click.UsageError("name the databases by --url only, and none by -x url=")
-    if pattern is not None and (given["schema"] is not None or "schema" in names):
+    if patterns and (given["schema"] is not None or "schema" in names):
         raise click.UsageError("give --schema or --each-schema, not both")
+    if patterns and all(pattern.startswith(EXCEPT) for pattern in patterns):
+        raise click.UsageError(
+            "--each-schema only leaves schemas out here; name those that are meant as well, such "
+            "as --each-schema '%'"
+        )
 
 
 def _find_members(
-    fleet: _Fleet, urls: Sequence[str], pattern: str | None, given: dict[str, Any]
+    fleet: _Fleet, urls: Sequence[str], patterns: Sequence[str], given: dict[str, Any]
 ) -> None:
     """
     Find the databases that were named, each once.
 
     Raises:
         UsageError: One is named twice.
+        NoSuchSchemas: A pattern fits no schema of any of them: it may be misspelt.
         CommandError: A URL cannot be read; or the only one that is named cannot be looked at.
     """
     named: list[str | None] = [*urls] or [None]
@@ -195,20 +207,36 @@ def _find_members(
     for target in targets:
         if _identity(target) in twice:
             raise click.UsageError(f"{target.shown} is named twice; name each database once")
-    for config, target in zip(configs, targets, strict=True):
-        try:
-            schemas = _schemas(config, pattern)
-        except CommandError as error:
-            if len(targets) == 1:
-                raise
-            fleet.add_refused(target, error)
-        else:
-            for schema in schemas:
+    if not patterns:
+        for target in targets:
+            fleet.add(target, None)
+        return
+    looked = [
+        (target, _look(config, patterns)) for config, target in zip(configs, targets, strict=True)
+    ]
+    found = {target.shown: one for target, one in looked if isinstance(one, TenantSchemas)}
+    if found:
+        require_every_pattern(patterns, found)
+    for target, one in looked:
+        if isinstance(one, TenantSchemas) and one.chosen:
+            for schema in one.chosen:
                 fleet.add(target, schema)
+            continue
+        refused = (
+            one
+            if isinstance(one, CommandError)
+            else NoSuchSchemas(target.shown, patterns, [*one.patterns])
+        )
+        if len(targets) == 1:
+            raise refused
+        fleet.add_refused(target, refused)
 
 
-def _schemas(config: Config, pattern: str | None) -> Sequence[str | None]:
-    return [None] if pattern is None else schemas_like(config, pattern)
+def _look(config: Config, patterns: Sequence[str]) -> TenantSchemas | CommandError:
+    try:
+        return find_schemas(config, patterns)
+    except CommandError as error:
+        return error
 
 
 def _identity(target: Target) -> Any:

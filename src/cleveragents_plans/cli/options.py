@@ -52,9 +52,10 @@ def fleet_options(function: _Function) -> _Function:
             "several times for several databases.",
         ),
         click.option(
-            "--each-schema", metavar="PATTERN",
+            "--each-schema", multiple=True, metavar="PATTERN",
             help="Run for each schema that has plans and whose name is LIKE this pattern, such as "
-            "'tenant_%' (PostgreSQL only).",
+            "'tenant_%'; but for those that are LIKE a pattern behind a !, such as '!tenant_c'. "
+            "Give it several times for several patterns (PostgreSQL only).",
         ),
         click.option(
             "--jobs", type=click.IntRange(1, 100), default=1, show_default=True, metavar="N",
@@ -92,8 +93,8 @@ def for_each_database(command: Callable[..., Any]) -> Callable[..., Any]:
     """Call *command*, or run it in other processes where there are several databases."""
 
     @wraps(command)
-    def run(url: tuple[str, ...], each_schema: str | None, jobs: int, **given: Any) -> Any:
-        if len(url) <= 1 and each_schema is None:
+    def run(url: tuple[str, ...], each_schema: tuple[str, ...], jobs: int, **given: Any) -> Any:
+        if len(url) <= 1 and not each_schema:
             return command(url=url[0] if url else None, **given)
         context = click.get_current_context()
         run_fleet = context.obj  # of the program, since it knows the commands' reports

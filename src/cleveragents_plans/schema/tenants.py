@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from types import SimpleNamespace
+from typing import Final
 
 from alembic.config import Config
-from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
@@ -17,45 +19,65 @@ from cleveragents_plans.evolution.runner.target import find_target
 from cleveragents_plans.evolution.settings import BadSetting, Settings, given_options
 from cleveragents_plans.schema.chain import APPLICATION
 
+#: What stands before a pattern that leaves schemas out.
+EXCEPT: Final = "!"
+
 
 class NoSuchSchemas(EvolutionError):
     """
-    No schema that holds plans has a name like the pattern.
+    No schema that holds plans has a name like the patterns.
 
     Attributes:
-        pattern: The pattern.
+        patterns: The patterns.
     """
 
-    def __init__(self, target: str, pattern: str, found: list[str]) -> None:
-        nearest = get_close_matches(pattern.replace("%", ""), found, n=5, cutoff=0.3)
-        there = ", ".join(nearest or found[:5])
+    def __init__(self, target: str, patterns: Sequence[str], found: Sequence[str]) -> None:
+        word = patterns[0].removeprefix(EXCEPT).replace("%", "").replace("\\", "")
+        there = ", ".join(get_close_matches(word, found, n=5, cutoff=0.3) or found[:5])
         super().__init__(
-            f"{target} has no schema like {pattern!r} with v3_plans or a version table; "
+            f"{target}: there is no schema like {', '.join(map(repr, patterns))} with v3_plans or "
+            "a version table; "
             + (f"the nearest of {len(found)} that have: {there}" if found else "no schema has them")
             + "; nothing was changed"
         )
-        self.pattern = pattern
+        self.patterns = tuple(patterns)
 
 
-def schemas_like(config: Config, pattern: str) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class TenantSchemas:
+    """The schemas of a database that have plans, or a version table."""
+
+    #: By the name of each, those of the patterns that it is like.
+    patterns: Mapping[str, frozenset[str]]
+
+    @property
+    def chosen(self) -> list[str]:
+        """Those that are like a pattern, and like none that leaves schemas out."""
+        return [
+            name
+            for name, like in self.patterns.items()
+            if like and not any(each.startswith(EXCEPT) for each in like)
+        ]
+
+
+def find_schemas(config: Config, patterns: Sequence[str]) -> TenantSchemas:
     """
-    Find the schemas that have plans, or a version table, and a name like *pattern*.
+    Find the schemas that have plans, or a version table, and the *patterns* that they are like.
 
     Locks: none but those on the catalog, for one query.
 
     Args:
         config: See `cleveragents_plans.schema.chain_config`.
-        pattern: A pattern of LIKE: ``%`` is any text, ``_`` any character, and a backslash before
-            one of them is that character.
+        patterns: Patterns of LIKE: ``%`` is any text, ``_`` any character, and a backslash before
+            a character is that character. One behind ``!`` leaves schemas out.
 
     Raises:
-        NoSuchSchemas: There are none.
         BadSetting: The database is SQLite.
         CommandError: It cannot be reached.
     """
     target = find_target(config, APPLICATION)
     if target.is_sqlite:
-        raise BadSetting("each-schema", pattern, "PostgreSQL: SQLite has no schemas")
+        raise BadSetting("each-schema", patterns[0], "PostgreSQL: SQLite has no schemas")
     with (
         interruptible(target.shown, command_line=True),
         in_one_line(target.shown),
@@ -65,24 +87,36 @@ def schemas_like(config: Config, pattern: str) -> list[str]:
         # Before any operator of the query is looked up.
         run(connection, "SET LOCAL search_path = pg_catalog, pg_temp")
         versions = given_options(config).get("version-table", _VERSION_TABLE)
-        tables = ["v3_plans", versions]
-        found = _schemas(connection, tables, pattern)
-        if not found:
-            raise NoSuchSchemas(target.shown, pattern, _schemas(connection, tables, "%"))
+        wanted = {"tables": ["v3_plans", versions], "patterns": [*patterns], "except": EXCEPT}
+        rows = run(connection, _SCHEMAS, wanted).all()
         connection.rollback()
-    return found
+    return TenantSchemas({name: frozenset(like) for name, like in rows})
 
 
-def _schemas(connection: Connection, tables: list[str], pattern: str) -> list[str]:
-    rows = run(connection, _SCHEMAS, {"tables": tables, "pattern": pattern})
-    return list(rows.scalars())
+def require_every_pattern(patterns: Sequence[str], databases: Mapping[str, TenantSchemas]) -> None:
+    """
+    Refuse a pattern that no schema of the *databases* is like: it may be misspelt.
+
+    Args:
+        patterns: The patterns.
+        databases: What was found in each, by what the database is called.
+
+    Raises:
+        NoSuchSchemas: There is one.
+    """
+    schemas = [item for found in databases.values() for item in found.patterns.items()]
+    for pattern in patterns:
+        if not any(pattern in like for _, like in schemas):
+            raise NoSuchSchemas("; ".join(databases), [pattern], [name for name, _ in schemas])
 
 
 _VERSION_TABLE = "alembic_version"
 _SCHEMAS = """\
-SELECT n.nspname::text FROM pg_namespace n
- WHERE n.nspname::text LIKE %(pattern)s::text AND n.nspname <> 'information_schema'
-   AND n.nspname !~ '^pg_'
+SELECT n.nspname::text, ARRAY(
+         SELECT p FROM unnest(%(patterns)s::text[]) AS p
+          WHERE n.nspname::text LIKE CASE WHEN left(p, 1) = %(except)s THEN substr(p, 2) ELSE p END)
+  FROM pg_namespace n
+ WHERE n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
    AND EXISTS (SELECT FROM pg_class c
                 WHERE c.relnamespace = n.oid AND c.relname::text = ANY(%(tables)s::text[])
                   AND c.relkind IN ('r', 'p'))
