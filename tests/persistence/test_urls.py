@@ -183,6 +183,31 @@ def test_what_a_driver_says_of_a_url_has_no_part_that_is_hidden(
     assert len(err.splitlines()) <= 2
 
 
+@pytest.mark.parametrize(
+    "variable",
+    ["PGSSLMODE=hunter2", "PGPORT=hunter2", "PGPORT=5432:hunter2", "PGSSLNEGOTIATION=hunter2",
+     "PGCONNECT_TIMEOUT=hunter2", "PGTARGETSESSIONATTRS=hunter2", "PGREQUIREAUTH=hunter2",
+     "PGGSSENCMODE=x hunter2", "PGSERVICE=plans:hunter2", "PGSERVICEFILE=/hunter2"],
+)  # fmt: skip
+def test_what_a_driver_says_of_the_environment_has_no_part_that_may_be_a_secret(
+    variable: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("PGHOST", str(tmp_path))
+    if "FILE" in variable:
+        monkeypatch.setenv("PGSERVICE", "plans")
+    monkeypatch.setenv(*variable.split("=", 1))
+
+    status = main(["current", "--url", "postgresql:///d"])
+
+    out, err = capfd.readouterr()
+    assert status in (ExitStatus.REFUSED, ExitStatus.UNREACHABLE)
+    assert "hunter2" not in out + err
+    assert len(err.splitlines()) <= 2
+
+
 def test_name_of_a_database_that_libpq_takes_for_a_connection_string_is_refused():
     with pytest.raises(DatabaseUrlError, match="name of a database with = in it") as refused:
         database_url("postgresql://u@h/password=hunter2")

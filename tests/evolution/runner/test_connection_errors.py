@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
 from support.databases import SERVERS, migrate
 from support.online import client
 from support.revisions import M4_003, M8_001
@@ -45,6 +47,34 @@ with tcp_proxy(sys.argv[1]) as proxy:
     print(run.returncode, said)
 """
 KEEPALIVES = "?keepalives_idle=1&keepalives_interval=1&keepalives_count=2&tcp_user_timeout=3000"
+
+
+@pytest.mark.parametrize("postgresql_url", SERVERS[:1], indirect=True)
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ("hunter2", "invalid command-line argument for server process: ***"),
+        ("-c sslpassword=hunter2", 'unrecognized configuration parameter "sslpassword"'),
+        ("--my.key=hunter2 -c work_mem=much", '"work_mem": "much"'),
+        ("-c work_mem=hunter2,my.pass=hunter2", "***"),
+    ],
+)
+def test_options_of_the_environment_are_quoted_without_what_may_be_a_secret(
+    postgresql_url: str,
+    options: str,
+    shown: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("PGOPTIONS", options)
+    monkeypatch.setenv("PGPASSWORD", "hunter2")
+
+    status = main(["current", "--url", postgresql_url])
+
+    out, err = capfd.readouterr()
+    assert status == ExitStatus.REFUSED
+    assert shown in err
+    assert "hunter2" not in out + err
 
 
 # What TCP does depends on no version of the server.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,8 +37,13 @@ class ConnectionFailed(EvolutionError):
 
     @classmethod
     def of(cls, target: str, error: DBAPIError, *, lost: bool, url: URL | None = None) -> Self:
-        """Take the reason from what the driver said, without what *target* hides of *url*."""
-        reason = _one_line(error, _hidden(url, target) if url is not None else [])
+        """
+        Take the reason from what the driver said, without what *target* hides of *url*.
+
+        It is also without what libpq takes from the environment, but for what tells which
+        database that means.
+        """
+        reason = _one_line(error, _hidden(url, target))
         explained = [text for words, text in _EXPLAINED.items() if words in reason]
         return cls(target, "; ".join((reason, *explained)), lost=lost)
 
@@ -57,6 +63,24 @@ class LoginRefused(ConnectionFailed):
 
 
 _SHORT = 3
+# What tells which database the environment means, in the forms that it has. All other variables
+# of libpq are hidden (https://www.postgresql.org/docs/current/libpq-envars.html).
+_VISIBLE_VARIABLES = {
+    name: re.compile(form)
+    for name, form in {
+        "PGHOST": r"@?[\w.:%,/ ~+-]*",
+        "PGHOSTADDR": r"[0-9a-fA-F.:%,]*",
+        "PGPORT": r"[0-9,]*",
+        "PGDATABASE": r"[\w -]*",
+        "PGUSER": r"[\w.-]*",
+        "PGSERVICE": r"[\w.-]*",
+        "PGSSLMODE": r"disable|allow|prefer|require|verify-ca|verify-full",
+    }.items()
+}
+# Settings of extensions, and those that are none, may hold anything.
+_PLAIN_SETTING = re.compile(
+    r"(?:-c|--)?(?!\w*(?:pass|secret|token|key))\w+=[\w.,-]*", re.IGNORECASE
+)
 # What the driver says of these says little.
 _EXPLAINED = {
     "statement pooling mode": "it is a pooler in statement mode: connect to the server itself",
@@ -117,15 +141,26 @@ def _one_line(error: DBAPIError, hidden: Sequence[str]) -> str:
     return text[:300] or type(error.orig).__name__
 
 
-def _hidden(url: URL, shown: str) -> list[str]:
-    """List values of *url*, and words of them, that *shown* has not; the longest first."""
+def _hidden(url: URL | None, shown: str) -> list[str]:
+    """
+    List what is hidden of *url* and of the environment, and words of it; the longest first.
+
+    Of the *url* that is what *shown* has not.
+    """
     try:
-        visible = set(_values(make_url(shown)))
+        visible = set(_values(make_url(shown))) if url is not None else set()
     except ArgumentError:  # an application may call it by another name, which shows nothing
         visible = set()
-    hidden = {each for each in _values(url) if each not in visible}
+    hidden = {each for each in _values(url) if each not in visible} if url is not None else set()
+    for name, value in os.environ.items():
+        if name == "PGOPTIONS":
+            unknown = (each for each in value.split() if not _PLAIN_SETTING.fullmatch(each))
+            hidden |= {each.split("=", 1)[-1] for each in unknown}  # the name of a setting stays
+        elif name.startswith("PG"):
+            form = _VISIBLE_VARIABLES.get(name)
+            (visible if form and form.fullmatch(value) else hidden).add(value)
     words = {word for each in hidden for word in re.split(r"[\s:;,=|]+", each)}
-    return sorted((hidden | words) - visible - {""}, key=len, reverse=True)
+    return sorted((hidden | words) - visible - {"", "-c"}, key=len, reverse=True)
 
 
 def _values(url: URL) -> Iterator[str]:
