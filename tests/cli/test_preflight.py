@@ -199,6 +199,32 @@ def test_damaged_file_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "malformed" in err or "damaged" in err
 
 
+def test_rows_that_are_copied_and_changed_are_those_of_the_upgrade(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    query = "SELECT plan_id, root_plan_id, automation_profile FROM v3_plans ORDER BY plan_id"
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        write_former_release(url, 300)
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+            before = connection.execute(query).fetchall()
+            _, out = preflight(url, capfd)
+            ended = main(["upgrade", M8_001, "--url", url])
+            said = capfd.readouterr().err
+            after = connection.execute(query).fetchall()
+
+    pairs = [*zip(before, after, strict=True)]
+    changed, roots, profiles = (
+        sum(former[place] != new[place] for former, new in pairs) for place in (slice(None), 1, 2)
+    )
+    assert ended == ExitStatus.DONE
+    assert 0 < roots < changed < 300
+    assert (
+        f"copies 300 rows of v3_plans, changes {changed} of them: "
+        f"{roots} root_plan_id, {profiles} automation_profile "
+    ) in " ".join(out.split())
+    assert "300 rows written, longest exclusive lock" in said
+
+
 def former(url: str) -> None:
     write_former_release(url, plans=60, pure=True)
 
