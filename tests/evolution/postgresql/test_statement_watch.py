@@ -6,11 +6,17 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
+from cleveragents_plans import open_engine
+from cleveragents_plans.evolution.postgresql import statement_watch
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from support import postgres
 from support.databases import SERVERS, database_at, migrate
 from support.faults import Migration
@@ -101,6 +107,38 @@ def test_connecting_that_takes_long_is_said():
     ended = run.ended()
 
     assert "cannot be opened" in ended.said
+
+
+UNSEEN = {
+    "a second connection is refused": "ALTER ROLE {role} CONNECTION LIMIT 1",
+    "the state of sessions is not tracked": "ALTER ROLE {role} SET track_activities = off",
+    "the state is hidden from the role": "CREATE ROLE {role}_owner; GRANT {role}_owner TO {role};"
+    " ALTER ROLE {role} SET role = {role}_owner",
+}
+
+
+@pytest.mark.parametrize("given", UNSEEN.values(), ids=UNSEEN)
+def test_statement_that_takes_long_goes_on_where_its_state_cannot_be_seen(
+    postgresql_url: str,
+    given: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    caplog.set_level("INFO", "alembic.evolution")
+    monkeypatch.setattr(statement_watch, "_SILENCE", 0.3)
+    role = f"unseen_{uuid.uuid4().hex[:8]}"
+    with client(postgresql_url) as owner:
+        owner.execute(f"CREATE ROLE {role} LOGIN;{given.format(role=role)}".encode())
+    url = make_url(postgresql_url).set(username=role)
+    engine = open_engine(url, migrating=True)
+    try:
+        with engine.connect() as connection, StatementWatch(connection, 0.1):
+            assert run(connection, "SELECT 1 FROM pg_sleep(2)").scalar_one() == 1
+    finally:
+        with client(postgresql_url) as owner:
+            owner.execute(f"DROP ROLE {role}; DROP ROLE IF EXISTS {role}_owner".encode())
+
+    assert "`SELECT 1 FROM pg_sleep(2)` (" in caplog.text
 
 
 STOPPED = """\

@@ -110,17 +110,31 @@ def second_connection(connection: Connection, name: str | None = None) -> psycop
     import psycopg  # an extra, which SQLite does without
 
     driver: Any = connection.connection.driver_connection
-    # Of several hosts, the one that answered.
-    there = {"host": driver.info.host, "port": driver.info.port, "hostaddr": None}
-    parameters: dict[str, Any] = driver.info.get_parameters() | there
+    parameters = _parameters(driver)
     if name:
         parameters["application_name"] = name
-    return psycopg.connect(
-        **parameters,
-        password=driver.info.password or None,
-        connect_timeout=_CONNECT_TIMEOUT,
-        autocommit=True,
-    )
+    return psycopg.connect(**parameters, password=driver.info.password or None, autocommit=True)
+
+
+def server_answers(connection: Connection) -> bool:
+    """
+    Tell whether the server that *connection* is connected to answers, and be it by a refusal.
+
+    It is asked without a login (https://www.postgresql.org/docs/current/app-pg-isready.html).
+    """
+    from psycopg import pq  # an extra, which SQLite does without
+    from psycopg.conninfo import make_conninfo
+
+    driver: Any = connection.connection.driver_connection
+    conninfo = make_conninfo(**_parameters(driver))
+    return pq.PGconn.ping(conninfo.encode()) in (pq.Ping.OK, pq.Ping.REJECT)
+
+
+def _parameters(driver: Any) -> dict[str, Any]:
+    # Of several hosts, the one that answered.
+    there = {"host": driver.info.host, "port": driver.info.port, "hostaddr": None}
+    given: dict[str, Any] = driver.info.get_parameters()
+    return given | there | {"connect_timeout": _CONNECT_TIMEOUT}
 
 
 def _shares_sessions(connection: Connection) -> bool:

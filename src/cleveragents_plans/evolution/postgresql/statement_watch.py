@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import listed, sqlstate
 from cleveragents_plans.evolution.postgresql.blockers import waited_for
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.poolers import second_connection
+from cleveragents_plans.evolution.postgresql.poolers import second_connection, server_answers
 from cleveragents_plans.evolution.postgresql.search_path import searching_system_schemas
 from cleveragents_plans.evolution.reporting import reasons, report_under_way
 from cleveragents_plans.evolution.under_way import uncounted
@@ -39,8 +39,8 @@ class StatementWatch:
     Logs, every so many seconds, which statement on *connection* is under way, and why.
 
     Statements that are done sooner are not mentioned; within a `heartbeat` its words are used.
-    A connection on which no answer arrives, though the server has finished (or is not reached
-    by a second connection either), is closed after a minute.
+    A connection on which no answer arrives, though the server has finished (or does not answer a
+    second connection either), is closed after a minute. A server that refuses a second one answers.
     """
 
     def __init__(self, connection: Connection, every: float) -> None:
@@ -114,18 +114,22 @@ class StatementWatch:
     def _look(self) -> str:
         try:
             with self._engine.connect() as connection:
-                state, wait = run(connection, _STATE, {"pid": self._pid}).first() or (None, None)
-                if state != "active":
+                found = run(connection, _STATE, {"pid": self._pid}).first()
+                # It may be hidden from the role that the session was given, or not be tracked.
+                if found is None or (found.state or "").startswith("idle"):
                     self._silent()
                     return "the server has finished it, and the answer does not arrive"
                 self._silent_since = None
-                if wait == "SyncRep":
+                if found.wait_event == "SyncRep":
                     return _waits_for_replica(*run(connection, _SYNCHRONOUS).one())
-                found = waited_for(connection, self._pid)
-                return f"waiting for {listed(found)}" if found else ""
+                blockers = waited_for(connection, self._pid)
+                return f"waiting for {listed(blockers)}" if blockers else ""
         except DBAPIError as error:
-            if sqlstate(error) is None:  # not refused, but not reached
+            # A connection that is refused has no SQLSTATE, as one that reaches no server.
+            if sqlstate(error) is None and not server_answers(self._connection):
                 self._silent()
+            else:
+                self._silent_since = None
             return f"what it waits for cannot be seen ({' '.join(str(error.orig).split())[:100]})"
 
     def _silent(self) -> None:
