@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cleveragents_plans.cli import main
+from cleveragents_plans.cli import jobs, main
 from cleveragents_plans.cli.statuses import ExitStatus, worst
 from support.broken import libpq
 from support.databases import database_at, empty_database
@@ -501,6 +502,61 @@ def test_process_that_is_killed_ends_its_job_and_no_other(tmp_path: Path):
     assert run.returncode == ExitStatus.AGAIN, err
     assert [each["status"] for each in report["members"]] == [75, 0]
     assert "ended with -9; run the same command again" in report["members"][0]["result"]
+
+
+def test_line_that_python_prints_at_its_start_changes_nothing(
+    tmp_path: Path,
+    two_files: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (tmp_path / "sitecustomize.py").write_text("print('tracing is on'); print(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    status, report = ran(capfd, "upgrade", *urls_of(two_files))
+
+    assert status == 0, report
+    assert [version(url) for url in two_files] == [HEAD, HEAD]
+
+
+def test_processes_ignore_what_python_was_told_to_ignore(tmp_path: Path, two_files: list[str]):
+    (tmp_path / "sitecustomize.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "cleveragents_plans", "upgrade", *urls_of(two_files)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_process_that_cannot_be_started_leaves_its_databases_to_the_others(
+    processes: int,
+    two_files: list[str],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    left, start = [*range(processes)], jobs._start
+
+    def start_few() -> subprocess.Popen[str]:
+        if not left:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        left.pop()
+        return start()
+
+    monkeypatch.setattr(jobs, "_start", start_few)
+
+    status, report = ran(capfd, "upgrade", "--jobs", "2", *urls_of(two_files))
+
+    if processes:
+        assert status == 0, report
+        assert [version(url) for url in two_files] == [HEAD, HEAD]
+    else:
+        assert status == ExitStatus.AGAIN
+        assert [each["status"] for each in report["members"]] == [75, 75]
+        assert "(Resource temporarily unavailable); run" in report["members"][0]["result"]
 
 
 @pytest.mark.parametrize(

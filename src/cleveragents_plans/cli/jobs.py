@@ -30,6 +30,7 @@ from cleveragents_plans.evolution.runner.interruption import handling_signals
 
 # Seconds without news after which is said what is under way.
 _SILENCE = 10.0
+_LACKING = "no process for it could be started ({}); run the same command again, with fewer --jobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Jobs:
         self._lock = threading.RLock()
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._under_way: dict[int, Job] = {}
+        self._lacking = ""
         #: The first signal that arrived.
         self.signal: Signals | None = None
 
@@ -107,9 +109,7 @@ class Jobs:
             for number in range(self._at_once)
         ]
         with handling_signals(self._stop):
-            for thread in threads:
-                thread.start()
-            running = len(threads)
+            running = self._started(threads)
             while running:
                 try:
                     news = self._news.get(timeout=_SILENCE)
@@ -120,6 +120,18 @@ class Jobs:
                     running -= 1
                 else:
                     news()
+        while self.signal is None and self._left:
+            self._on_end(Ended(self._left.popleft(), ExitStatus.AGAIN, "", self._lacking, 0))
+
+    def _started(self, threads: Sequence[threading.Thread]) -> int:
+        """Start *threads*; give how many there are, if the system allows no more."""
+        for number, thread in enumerate(threads):
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._lacking = _LACKING.format(error)
+                return number
+        return len(threads)
 
     def _stop(self, number: int, _frame: FrameType | None) -> None:
         again = self.signal is not None
@@ -138,9 +150,15 @@ class Jobs:
                     job = self._left.popleft()
                 except IndexError:
                     break
+                try:
+                    worker = self._worker(number)
+                except OSError as error:  # no more processes, or files: those that run take it
+                    self._lacking = _LACKING.format(error.strerror)
+                    self._left.appendleft(job)
+                    break
                 self._under_way[number] = job
                 begun = time.monotonic()
-                status, output, last_line = self._do(number, job)
+                status, output, last_line = self._do(number, worker, job)
                 self._under_way.pop(number)
                 ended = Ended(job, status, output, last_line, time.monotonic() - begun)
                 self._news.put(partial(self._on_end, ended))
@@ -148,8 +166,7 @@ class Jobs:
             self._end_worker(number)
             self._news.put(None)
 
-    def _do(self, number: int, job: Job) -> tuple[int, str, str]:
-        worker = self._worker(number)
+    def _do(self, number: int, worker: subprocess.Popen[str], job: Job) -> tuple[int, str, str]:
         assert worker.stdin is not None  # noqa: S101  # Popen was asked for a pipe
         assert worker.stdout is not None  # noqa: S101  # and for this one
         last_line = ""
@@ -157,7 +174,9 @@ class Jobs:
             worker.stdin.write(json.dumps(job.arguments) + "\n")
             worker.stdin.flush()
         for line in worker.stdout:
-            event: dict[str, Any] = json.loads(line)
+            event = _event(line)
+            if event is None:
+                continue
             if "status" in event:
                 if event["status"] > 128:  # it ends at a signal
                     self._end_worker(number)
@@ -190,17 +209,38 @@ class Jobs:
 
 # In a process group of its own: Ctrl-C reaches this process, which passes it on once.
 _OWN_GROUP: Final[dict[str, Any]] = {"process_group": 0} if os.name == "posix" else {}
+_ISOLATION: Final = {
+    "-I": sys.flags.isolated,
+    "-E": sys.flags.ignore_environment,
+    "-s": sys.flags.no_user_site,
+    "-S": sys.flags.no_site,
+}
+_PROGRAM: Final = """\
+import sys
+sys.path.insert(0, {path!r})
+from cleveragents_plans.cli.fleet_worker import main
+main()"""
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """Read an event; None where Python's start-up (a sitecustomize, say) has printed a line."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and event.keys() & {"line", "status"} else None
 
 
 def _start() -> subprocess.Popen[str]:
     package = Path(cleveragents_plans.__file__).parents[1]
-    path = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen(
-        # Without the current folder, in which there may be a module of any name.
-        [sys.executable, "-P", "-m", "cleveragents_plans.cli.fleet_worker"],
+    # Without the current folder, in which there may be a module of any name, and without what this
+    # process was told to ignore.
+    flags = [flag for flag, given in _ISOLATION.items() if given]
+    return subprocess.Popen(  # noqa: S603  # nothing in it was typed
+        [sys.executable, "-P", *flags, "-c", _PROGRAM.format(path=str(package))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": path},
+        errors="replace",
         **_OWN_GROUP,
     )
