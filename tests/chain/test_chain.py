@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
-from sqlalchemy import inspect, text
+from sqlalchemy import Engine, event, inspect, text
 
 from cleveragents_plans import Base, open_engine
+from cleveragents_plans.cli import main
 from cleveragents_plans.evolution.runner.runs import RUNS
-from support.databases import ROOT, chain, empty_database, migrate, roll_back
+from support.databases import ONE_OF_EACH, ROOT, chain, empty_database, migrate, roll_back
 from support.revisions import A5_004, M4_003, M8_001, M8_002
 from support.rows import Entry, schema_dump
 
@@ -79,6 +83,30 @@ def test_steps_go_up_down_and_up_again(empty_url: str):
             without_version_table(before)
         )
         assert schema_dump(empty_url) == after
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_chain_goes_up_and_down_where_tracing_comments_statements(engine: str, tmp_path: Path):
+    with empty_database(engine, tmp_path) as url, statements_commented():
+        migrate(url, "head")
+        roll_back(url, M4_003)
+        migrate(url, "head")
+
+        assert [main([each, "--url", url]) for each in ("status", "verify")] == [0, 0]
+
+
+@contextmanager
+def statements_commented() -> Iterator[None]:
+    """Let statements of all engines be commented on their way to the driver (sqlcommenter)."""
+
+    def comment(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> tuple[str, Any]:
+        return f"{sql} /*traceparent='00-1-2-01'*/", values
+
+    event.listen(Engine, "before_cursor_execute", comment, retval=True)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", comment)
 
 
 def in_any_order(dump: list[Entry]) -> list[Entry]:

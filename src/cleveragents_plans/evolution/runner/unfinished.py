@@ -153,11 +153,19 @@ class UnfinishedNote:
             self._write(None)
             self.found = None
 
+    # As it was given: an application may have each statement commented on its way to the driver.
     def _before_statement(
-        self, _connection: Connection, _cursor: Any, statement: str, *_: Any
+        self,
+        _connection: object,
+        _cursor: object,
+        _sent: str,
+        _values: object,
+        execution: Any,
+        _: bool,
     ) -> None:
         if not self._pending or self._ours or not in_autocommit(self._connection):
             return
+        statement = execution.statement
         if statement == "BEGIN":
             self._in_block, self._written_in_block = True, False
         elif self._in_block:
@@ -171,11 +179,17 @@ class UnfinishedNote:
             self._noted()
 
     def _after_statement(
-        self, _connection: Connection, _cursor: Any, statement: str, *_: Any
+        self,
+        _connection: object,
+        _cursor: object,
+        _sent: str,
+        _values: object,
+        execution: Any,
+        _: bool,
     ) -> None:
-        if self._ours or statement not in ("COMMIT", "ROLLBACK"):
+        if self._ours or execution.statement not in ("COMMIT", "ROLLBACK"):
             return
-        if statement == "COMMIT" and self._in_block and self._written_in_block:
+        if execution.statement == "COMMIT" and self._in_block and self._written_in_block:
             self._noted()
         self._in_block = False
 

@@ -148,7 +148,7 @@ class _Rebuild:
         with self.step("copy", "renaming the old table"), legacy:
             run(f"ALTER TABLE main.{quote(table.name)} RENAME TO {old}")
         with self.step("copy", "creating the new table"):
-            run(statements[1].text)
+            table.define(statements[1].text)
         generated = {fold(column.name) for column in columns if column.generated}
         copying = self.step("copy", "copying the rows", reports=True)
         with copying, functions(table.driver, makers, old):
@@ -158,7 +158,7 @@ class _Rebuild:
             restore_sequence(table, sequence)
         for name, sql in dependents:
             with self.step("create", f"creating {name} again"):
-                run(sql)
+                table.define(sql)
         with self.step("check", "checking the new table"):
             after = TableState.of(table.connection, table.name)
         change = self.changes.change(*statements)

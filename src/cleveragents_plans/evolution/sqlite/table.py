@@ -47,6 +47,10 @@ class SqliteTable:
         """Run one statement as it is."""
         return self.connection.exec_driver_sql(sql, parameters)
 
+    def define(self, sql: str) -> None:
+        """Run one statement whose text SQLite keeps, past listeners that would add a comment."""
+        self.driver.execute(sql).close()
+
     def refusal(self, reason: str) -> RebuildRefused:
         """Make the error that says why this table is not rebuilt."""
         return RebuildRefused(self.name, reason)
