@@ -15,6 +15,8 @@ from sqlalchemy.exc import ProgrammingError
 from cleveragents_plans import open_engine
 from support import postgres
 from support.databases import database_at, empty_database, migrate, roll_back
+from support.faults import Migration
+from support.online import client
 from support.revisions import M4_003, M8_001
 from support.rows import database_hash, schema_dump
 from support.statements import dying_at
@@ -75,6 +77,19 @@ def test_limits_set_for_the_database_do_not_break_a_run(url: str):
     migrate(url, M8_001)
 
     assert run(url, "SELECT count(*) FROM v3_plans WHERE root_plan_id = plan_id") == [(20,)]
+
+
+def test_run_waits_for_a_lock_where_an_error_would_end_the_session(url: str):
+    migrate(url, M4_003)
+    run(url, f'ALTER DATABASE "{make_url(url).database}" SET exit_on_error = on')
+    with client(url, autocommit=False) as other:
+        other.execute("LOCK TABLE v3_plans IN ACCESS SHARE MODE")
+        upgrade = Migration(url, M8_001, "report-every=0.5")
+        upgrade.wait_for("waiting for a lock on ")
+        other.rollback()
+    ended = upgrade.ended()
+
+    assert ended.status == 0, ended.said
 
 
 @contextmanager

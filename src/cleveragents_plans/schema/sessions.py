@@ -25,6 +25,7 @@ _SESSION = {
     "lock_timeout": "10s",
     "row_security": "off",
     "quote_all_identifiers": "off",
+    "exit_on_error": "off",
     "standard_conforming_strings": "on",
 }
 

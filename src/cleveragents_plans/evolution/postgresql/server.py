@@ -12,8 +12,9 @@ from cleveragents_plans.evolution.postgresql.connection import run
 # A timeout would end the run at the same statement each time. A snapshot that is older than a
 # lock would show rows as they were before it. Rows that a policy hides would be taken for rows
 # that do not exist: the server raises an error instead. Types and definitions are compared as the
-# server writes them without needless quotes. A host that failed must not hold the
-# migration lock for the two hours that TCP waits by default, nor while a statement runs.
+# server writes them without needless quotes. A lock that is not obtained in time must not end the
+# session. A host that failed must not hold the migration lock for the two hours that TCP waits by
+# default, nor while a statement runs.
 _SESSION = {
     "statement_timeout": "0",
     "transaction_timeout": "0",
@@ -25,6 +26,7 @@ _SESSION = {
     "row_security": "off",
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
+    "exit_on_error": "off",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
