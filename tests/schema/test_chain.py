@@ -23,6 +23,13 @@ _START = """
 import sys
 sys.path.insert(0, {path!r})
 sys.path[:] = [p for p in sys.path if not p.endswith("/src")]
+from importlib import metadata
+of_name = metadata.Distribution.from_name
+def without_ours(name):  # as in a bundle, which has modules only
+    if name == "cleveragents-plans":
+        raise metadata.PackageNotFoundError(name)
+    return of_name(name)
+metadata.Distribution.from_name = without_ours
 import cleveragents_plans
 assert cleveragents_plans.__file__.startswith({path!r}), cleveragents_plans.__file__
 from cleveragents_plans.cli import main

@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
 from math import isfinite
 from typing import Any, Final
 
@@ -43,6 +43,7 @@ _PATIENCE = 2.0
 _SESSION = """\
 SELECT set_config('lock_timeout', '300ms', false), set_config('statement_timeout', '2s', false),
        set_config('synchronous_commit', 'off', false), set_config('row_security', 'off', false),
+       set_config('exit_on_error', 'off', false),
        set_config('application_name', 'cleveragents-plans heartbeat', false),
        set_config('role', %(role)s, false)"""
 _MAX_TEXT = 500
@@ -71,7 +72,8 @@ def noted(migration: MigrationContext, table: RunsTable, command: str) -> Iterat
         "revision_before": ",".join(map(str, heads())) or None,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "package_version": version("cleveragents-plans"),
+        # A zip or a bundle need not have the metadata of what was installed.
+        "package_version": sys.modules["cleveragents_plans"].__version__,
         "outcome": "running",
     }
     if connection.dialect.name != "postgresql":
