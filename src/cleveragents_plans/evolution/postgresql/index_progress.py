@@ -26,7 +26,7 @@ from cleveragents_plans.evolution.postgresql.blockers import (
 )
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
-from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
+from cleveragents_plans.evolution.postgresql.statement_watch import second_engine
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.under_way import entered, waits
 
@@ -48,7 +48,8 @@ class IndexProgress:
 
     def __init__(self, connection: Connection, what: str, table: str, settings: Settings) -> None:
         self._blockers: Sequence[Blocker] = ()
-        self._engine = connection.engine
+        # That of the caller may have a pool of one connection, or wait for another for ever.
+        self._engine = second_engine(connection)
         self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
         self._what, self._table, self._every = what, table, settings.report_every
         self._label = entered(what)
@@ -86,8 +87,6 @@ class IndexProgress:
             try:
                 # Anew each time: a connection kept open could be lost, or hold a slot.
                 with self._engine.connect() as connection:
-                    connection.execution_options(isolation_level="AUTOCOMMIT")
-                    run(connection, f"SET search_path = {SYSTEM_SCHEMAS}")
                     self._report(connection)
             except SQLAlchemyError as error:
                 self._log(f"how far it is cannot be told: {type(error).__name__}")
