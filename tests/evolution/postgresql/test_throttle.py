@@ -40,10 +40,11 @@ def op_alone(postgresql_url):
 
 
 @contextmanager
-def client_at_work(url):
+def client_at_work(url, setting="track_activities = on"):
     """A client whose statement goes on until the block ends."""
     asleep = "SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     with client(url) as worker:
+        worker.execute(f"SET {setting}")
         worker.pgconn.send_query(b"SELECT pg_sleep(600)")
         with client(url) as connection:
             wait_until(lambda: connection.execute(asleep).fetchall())
@@ -55,8 +56,11 @@ def client_at_work(url):
                 pass
 
 
-def test_throttle_rests_for_the_share_of_others_while_a_client_works(postgresql_url, rests):
-    with revision(postgresql_url) as op, client_at_work(postgresql_url):
+@pytest.mark.parametrize("setting", ["track_activities = on", "track_activities = off"])
+def test_throttle_rests_for_the_share_of_others_while_a_client_works(
+    postgresql_url, rests, setting
+):
+    with revision(postgresql_url) as op, client_at_work(postgresql_url, setting):
         throttled = Throttle(op.get_bind(), Settings(duty_cycle=0.75))
 
         throttled.rest(0.3, 100)

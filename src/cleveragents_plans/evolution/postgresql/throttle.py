@@ -167,12 +167,12 @@ class Throttle:
         return not self.alone
 
 
-# Clients whose state is hidden from this role count as active; those that poll for the migration
-# lock, or look how far the run is, do not.
+# Clients whose state is hidden from this role, or not tracked, count as active; those that poll for
+# the migration lock, or look how far the run is, do not.
 _OTHERS = """\
 SELECT EXISTS (SELECT FROM pg_stat_activity
  WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
-   AND (state IS NULL OR state = 'active'
+   AND (state IS NULL OR state IN ('active', 'disabled')
         OR state_change > clock_timestamp() - interval '1 second')
    AND application_name NOT IN ('cleveragents-plans heartbeat', 'cleveragents-plans status',
                                 'cleveragents-plans second session')
