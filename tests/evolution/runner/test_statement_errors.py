@@ -9,8 +9,9 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution import with_exclusive_lock
-from cleveragents_plans.evolution.postgresql.connection import session
+from cleveragents_plans.evolution.postgresql.connection import raise_if, session
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
+from support import postgres
 from support.databases import migrate
 from support.faults import execute, models
 from support.online import client, revision
@@ -86,6 +87,21 @@ def test_statement_of_a_do_block_is_named(postgresql_url: str):
     )
 
     assert "refused `ALTER TABLE public.toy DROP CONSTRAINT no_such`" in told
+
+
+def test_what_a_block_raises_is_told_in_whatever_language_the_server_speaks(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # gettext reads it for every locale but C; without translations the server speaks English.
+    monkeypatch.setenv("LANGUAGE", "ja:de:es")
+    (binaries, *_) = [*postgres.binaries().values()][1:]
+    server = postgres.PostgresServer(binaries, {"lc_messages": "C.UTF-8"})
+    try:
+        told = refusal(server.url(), raise_if("true", "the table is odd", "drop the table"))
+    finally:
+        server.close()
+
+    assert told.startswith("shop: the table is odd; drop the table, and ")
 
 
 def test_statement_of_a_clients_function_is_not_shown(postgresql_url: str):

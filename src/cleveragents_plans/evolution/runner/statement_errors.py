@@ -20,7 +20,8 @@ _IN_BLOCK = re.compile(r'SQL statement "(.*?)"\s*PL/pgSQL function inline_code_b
 
 # What `raise_if` raises says what was found, and in its hint what to do.
 _RAISED = "P0001"
-_BY_BLOCK = re.compile(r"PL/pgSQL function inline_code_block line \d+ at RAISE")
+# One line, in the language of the server, in which these words have any order.
+_BY_BLOCK = re.compile(r"(?=.*inline_code_block)(?=.*RAISE).*")
 
 
 class StatementFailed(EvolutionError):
