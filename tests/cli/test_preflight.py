@@ -296,3 +296,20 @@ def test_path_that_is_no_file_is_refused_in_one_line(
     what = "a directory" if path == "folder" else "no regular file"
     assert f"{Path(path).name} is {what}; expected the path of a file" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["n" * 300 + ".db", "loop"])
+def test_path_that_cannot_be_looked_at_is_refused_in_one_line(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    url = f"sqlite:///{tmp_path / name}"
+
+    one = main(["upgrade", "--create", "-q", "--url", url])
+    several = main(["status", "-q", "--url", url, "--url", f"sqlite:///{tmp_path}/other.db"])
+
+    assert (one, several) == (ExitStatus.REFUSED,) * 2
+    out, err = capfd.readouterr()
+    (line,) = err.splitlines()
+    assert f"{name} cannot be looked at (" in line
+    assert f"{name} cannot be looked at (" in out

@@ -298,6 +298,13 @@ def test_one_profile_is_read_from_yaml(tmp_path, suffix):
         ("a.json", '{"name": "a", "name": "b"}', "the key 'name' comes 2 times; write it once"),
         ("a.json", '{"name": "m", "\\ud800": 1}', "unable to parse raw data"),
         ("a.yaml", "a: [", "broken YAML"),
+        ("a.yaml", r'"\UFFFFFFFF"', "broken YAML: OverflowError"),
+        ("a.yaml", r'"\U00110000"', "broken YAML: ValueError"),
+        (
+            "a.yaml",
+            "!" * 100_000,
+            "broken YAML: could not determine a constructor.{,200} in line 1",
+        ),
         ("a.yaml", "", "profile 1 is None, not a mapping"),
         ("a.json", '{"edit_code": 1}', "without a name.*name: Field required"),
         ("a.json", json.dumps([custom(), custom()]), "profile 2 is a second 'night-shift'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
@@ -242,7 +243,7 @@ def _look(config: Config, patterns: Sequence[str]) -> TenantSchemas | CommandErr
 def _identity(target: Target) -> Any:
     url: URL = target.url
     if target.is_sqlite:
-        return target.file.resolve() if target.file else url
+        return os.path.realpath(target.file) if target.file else url
     place = {name: url.query.get(name) for name in ("host", "port")}
     port = str(url.port or place["port"] or 5432)
     return url.host or place["host"], port, url.database

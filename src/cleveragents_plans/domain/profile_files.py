@@ -161,9 +161,10 @@ def _decoded_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader)  # noqa: S506  a SafeLoader, see above
     except yaml.MarkedYAMLError as error:
-        problem = ", ".join(filter(None, (error.context, error.problem)))
+        problem = ", ".join(filter(None, (error.context, error.problem)))[:200]
         raise _Bad(f"broken YAML: {problem}{_place(error.problem_mark)}") from None
-    except yaml.YAMLError as error:
+    # The others are those of an escape that is no character.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise _Bad(f"broken YAML: {_line(error)}") from None
 
 

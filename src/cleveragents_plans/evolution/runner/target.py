@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import shlex
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -159,16 +160,24 @@ class Target:
                 f"{self.shown} is a database in memory, which ends with this run; name a file, "
                 "or hand over the engine that the application uses"
             )
-        if not file.exists():
+        try:
+            mode = file.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
             # Opening it would create an empty one.
             if not creates:
-                raise FileMissing(self.shown)
-        elif not file.is_file():
-            what = "a directory" if file.is_dir() else "no regular file"
+                raise FileMissing(self.shown) from None
+            return
+        except OSError as error:  # such as a folder that is closed to this user, or a long name
+            raise EvolutionError(
+                f"{self.shown} cannot be looked at ({error.strerror}); check the path and the "
+                "rights on its folders; nothing was changed"
+            ) from None
+        if not stat.S_ISREG(mode):
+            what = "a directory" if stat.S_ISDIR(mode) else "no regular file"
             raise EvolutionError(
                 f"{self.shown} is {what}; expected the path of a file; nothing was changed"
             )
-        elif writes and not file.stat().st_mode & 0o222:
+        if writes and not mode & 0o222:
             # The mode is looked at because the superuser could write all the same.
             raise EvolutionError(
                 f"{self.shown} is read-only; if it is to be migrated, allow writing with "
