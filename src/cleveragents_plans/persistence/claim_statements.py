@@ -41,12 +41,14 @@ from cleveragents_plans.persistence.sessions import PLANS
 _BEGUN: Final = literal_column("'processing'", Text)
 
 # PostgreSQL checks every constraint of a row that is updated. One that was added NOT VALID may be
-# broken already.
+# broken already. Sorted, as a set has another order in each process, and pg_stat_statements would
+# list each order as a statement of its own.
 _SOUND: Final = and_(
     *(
-        text(f"({each.sqltext}) IS NOT FALSE")
-        for each in PLANS.constraints
-        if isinstance(each, CheckConstraint)
+        text(f"({condition}) IS NOT FALSE")
+        for condition in sorted(
+            str(each.sqltext) for each in PLANS.constraints if isinstance(each, CheckConstraint)
+        )
     )
 )
 
@@ -96,11 +98,11 @@ def _on_sqlite(phases: Sequence[str], given: Any, limit: int) -> Executable:
 
 def _on_postgresql(phases: Sequence[str], given: Any, limit: int) -> Executable:
     others = conditions(True, dict(given), QueueFilters)
-    columns = (PLANS.c.plan_id, PLANS.c.updated_at, _SOUND.label("sound"))
+    columns = (PLANS.c.plan_id, PLANS.c.updated_at)
     chosen = _oldest(phases, others, limit, *columns, lock=True).cte("chosen")
     begun = (
         update(PLANS)
-        .where(PLANS.c.plan_id == chosen.c.plan_id, chosen.c.sound, _precedes(chosen))
+        .where(PLANS.c.plan_id == chosen.c.plan_id, _SOUND, _precedes(chosen))
         .values(processing_state=_BEGUN, updated_at=_NOW)
         .returning(*PLANS.c)
         .cte("begun")
