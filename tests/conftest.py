@@ -29,15 +29,19 @@ settings.register_profile(
 settings.load_profile("busy machines")
 
 
+#: What asks for the version of a server. Elsewhere an older one repeats what the newest has shown.
+_FOR_EACH_SERVER = ("tests/evolution/operations/", "tests/evolution/postgresql/")
+
+
 def _on_an_older_server(item: pytest.Item) -> bool:
     return any(name in item.name for name in SERVERS[1:])
 
 
 @pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are chosen
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what an older server repeats; only `evolution` asks for the version of one."""
+    """Mark as slow what an older server repeats."""
     for item in items:
-        if _on_an_older_server(item) and not item.nodeid.startswith("tests/evolution/"):
+        if _on_an_older_server(item) and not item.nodeid.startswith(_FOR_EACH_SERVER):
             item.add_marker(pytest.mark.slow)
 
 

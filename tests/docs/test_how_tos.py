@@ -421,6 +421,7 @@ test_it_again = test_it
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fixtures", "tests", "engine"),
     [

@@ -35,7 +35,13 @@ RUN_BY = {
 _MADE_BY_SPHINX = {"", "text"}
 
 
-@pytest.mark.parametrize("name", RUN_HERE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "tutorial.md" else [])
+        for name in RUN_HERE
+    ],
+)
 def test_code_of_the_page_does_what_is_shown(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -141,7 +141,9 @@ def test_event_loop_runs_while_postgresql_is_upgraded(postgresql_url, caplog):
     assert current(postgresql_url) == HEAD
 
 
-@pytest.mark.parametrize("engine", ["sqlite", "postgresql-18"])
+@pytest.mark.parametrize(
+    "engine", ["sqlite", pytest.param("postgresql-18", marks=pytest.mark.slow)]
+)
 def test_tasks_and_threads_upgrade_each_its_own_database(engine, tmp_path):
     if engine not in ENGINES:
         pytest.fail(f"{engine} is not installed")

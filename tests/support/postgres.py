@@ -112,7 +112,7 @@ class PostgresServer:
         """Attach a hot standby, which follows until the block ends."""
         standby = object.__new__(PostgresServer)
         standby.binaries, standby.version, standby._user = self.binaries, self.version, self._user
-        standby.folder = Path(tempfile.mkdtemp(prefix="pg"))
+        standby.folder = Path(tempfile.mkdtemp(prefix="pg", dir=self.folder.parent))
         if self._user is not None:
             shutil.chown(standby.folder, self._user)
         try:

@@ -104,7 +104,7 @@ def test_database_whose_children_have_their_own_id_as_root_is_repaired(
 ):
     monkeypatch.setattr(repair, "_BATCH", 7)
     with database_at(M4_003, engine, tmp_path) as url:
-        write_former_release(url, plans=300, pure=True)
+        write_former_release(url, plans=100, pure=True)
         expected = true_roots(url)
         break_database(
             url,

@@ -248,8 +248,11 @@ def test_role_that_may_not_read_a_table_is_refused_with_what_grants_it(tmp_path:
                 client.execute("DROP ROLE reader")
 
 
+@pytest.mark.slow
 def test_standby_is_verified_as_the_primary_is(tmp_path: Path):
-    server = postgres.PostgresServer(postgres.binaries()["postgresql-18"])
+    server = postgres.PostgresServer(
+        postgres.binaries()["postgresql-18"], within=postgres.memory_folder()
+    )
     url = server.url("postgres")
     migrate(url, "head")
     store_family(url)

@@ -167,7 +167,11 @@ def test_two_runs_through_a_pool_of_one_do_not_both_have_the_lock(url: str):
 
 
 def test_pgpool_is_refused():
-    server = postgres.PostgresServer(postgres.binaries()["postgresql-18"], {"wal_level": "replica"})
+    server = postgres.PostgresServer(
+        postgres.binaries()["postgresql-18"],
+        {"wal_level": "replica"},
+        within=postgres.memory_folder(),
+    )
     try:
         url = server.create_database()
         migrate(url, M4_003)

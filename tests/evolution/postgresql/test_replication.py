@@ -25,6 +25,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[postgres.PostgresServer]:
     own = postgres.PostgresServer(
         postgres.binaries()[request.param],
         {"wal_level": "logical", "wal_retrieve_retry_interval": "200ms"},
+        within=postgres.memory_folder(),
     )
     yield own
     own.close()
@@ -37,6 +38,7 @@ def warned(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
 STANDBY = "max_standby_streaming_delay"
 
 
+@pytest.mark.slow
 def test_replica_is_warned_of_once(
     server: postgres.PostgresServer, caplog: pytest.LogCaptureFixture
 ):
@@ -223,6 +225,7 @@ def test_published_rows_that_cannot_be_updated_are_refused_before_a_change(
         connection.execute("DROP PUBLICATION everything")
 
 
+@pytest.mark.slow
 def test_subscriber_is_migrated_first_and_rolled_back_last(server: postgres.PostgresServer):
     source, url = server.create_database(), server.create_database()
     for each in (source, url):

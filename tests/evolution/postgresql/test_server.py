@@ -48,6 +48,7 @@ def refused(url: str, kind: type[CommandError], revision: str = "head") -> str:
     return told
 
 
+@pytest.mark.slow
 def test_standby_is_refused(server: postgres.PostgresServer):
     url = server.create_database()
     migrate(url, M4_003)
@@ -172,7 +173,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[postgres.PostgresServer]:
     # An address that no other process uses, so that the usual port is free.
     address = f"127.{random.randrange(1, 255)}.{random.randrange(255)}.{random.randrange(1, 255)}"
     own = postgres.PostgresServer(
-        postgres.binaries()[request.param], {"listen_addresses": address, "wal_level": "logical"}
+        postgres.binaries()[request.param],
+        {"listen_addresses": address, "wal_level": "logical"},
+        within=postgres.memory_folder(),
     )
     with (own.data / "pg_hba.conf").open("a") as rules:
         rules.write("host all all 127.0.0.0/8 trust\n")

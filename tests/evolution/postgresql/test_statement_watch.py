@@ -29,7 +29,9 @@ from support.revisions import M4_003, M8_001
 def server(request: pytest.FixtureRequest) -> Iterator[postgres.PostgresServer]:
     """A server of its own, whose configuration can be changed."""
     own = postgres.PostgresServer(
-        postgres.binaries()[request.param], {"wal_level": "replica", "synchronous_commit": "on"}
+        postgres.binaries()[request.param],
+        {"wal_level": "replica", "synchronous_commit": "on"},
+        within=postgres.memory_folder(),
     )
     yield own
     own.close()
@@ -42,6 +44,7 @@ def url(tmp_path: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goal", [M8_001, M4_003])
 def test_synchronous_replica_that_has_stopped_is_named(server: postgres.PostgresServer, goal: str):
     url = server.create_database()

@@ -139,6 +139,7 @@ def test_first_error_is_told_where_the_session_cannot_be_set_back(postgresql_url
     assert "refused `SELECT 1 / 0`: division by zero" in str(StatementFailed("shop", refused.value))
 
 
+@pytest.mark.slow
 def test_file_limit_of_a_look_is_told(tmp_path: Path):
     with models("postgresql-18", 2_000).copy("gaps", tmp_path) as url:
         name = make_url(url).database
