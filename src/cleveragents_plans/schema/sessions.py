@@ -6,13 +6,16 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from cleveragents_plans.evolution.postgresql.connection import parameters, run, set_parameters
+from cleveragents_plans.evolution.postgresql.connection import run, set_parameters
 from cleveragents_plans.evolution.postgresql.products import (
     refuse_distributed_tables,
     refuse_unfit_server,
 )
 from cleveragents_plans.evolution.postgresql.search_path import find_schema, use_schema
-from cleveragents_plans.evolution.postgresql.server import refuse_unreadable_tables
+from cleveragents_plans.evolution.postgresql.server import (
+    refuse_unreadable_tables,
+    session_settings,
+)
 from cleveragents_plans.evolution.settings import Options
 from cleveragents_plans.persistence import Base
 
@@ -63,8 +66,7 @@ def begin_postgresql(
     refuse_distributed_tables(connection, tables, schema, shown)
     version_schema = options.schema or find_schema(connection, version_table, tables)
     wanted = {**_SESSION, "application_name": f"cleveragents-plans {purpose}"}
-    known = parameters(connection, wanted)
-    set_parameters(connection, {name: wanted[name] for name in known}, local=True)
+    set_parameters(connection, session_settings(connection, wanted), local=True)
     refuse_unreadable_tables(connection, tables, schema, shown)
     refuse_unreadable_tables(connection, version_table, version_schema, shown)
     connection.execution_options(schema_translate_map={None: schema})

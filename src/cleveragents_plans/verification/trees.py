@@ -123,7 +123,7 @@ def _cycles(database: Database) -> Iterator[list[Any]]:
         run(connection, f"SET LOCAL {name} TO off")
     starts = [start for (start,) in _query(database, _CYCLES)]
     for name in joins:
-        run(connection, f"SET LOCAL {name} TO DEFAULT")
+        run(connection, f"SET LOCAL {name} TO on")
     seen: set[Any] = set()
     for start in starts:
         cycle, at = [], start

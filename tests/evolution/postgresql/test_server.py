@@ -13,12 +13,15 @@ import pytest
 from alembic.util import CommandError
 from sqlalchemy import NullPool, create_engine, make_url
 
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.server import (
     RightsMissing,
     ServerReadOnly,
     configure_session,
 )
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
+from cleveragents_plans.schema import chain_config
+from cleveragents_plans.schema.database import read_database
 from support import postgres
 from support.databases import SERVERS, empty_database, migrate
 from support.online import client
@@ -210,3 +213,24 @@ def test_a_session_depends_on_nothing_and_ends_soon_after_its_client_has_died(
 
         found = connection.exec_driver_sql("SELECT name, setting FROM pg_settings").all()
         assert {name: value for name, value in found if name in wanted} == wanted
+
+
+def test_sessions_choose_plans_whatever_is_set_for_the_database(postgresql_url: str):
+    name = make_url(postgresql_url).database
+    odd = ("enable_indexscan = off", "enable_seqscan = off", "random_page_cost = 1000000")
+    grant(postgresql_url, *(f'ALTER DATABASE "{name}" SET {each}' for each in odd))
+    changed = (
+        "SELECT name FROM pg_settings WHERE setting <> boot_val"
+        " AND (name LIKE 'enable_%' OR name LIKE '%_page_cost')"
+    )
+    with client(postgresql_url) as connection:
+        assert len(connection.execute(changed.encode()).fetchall()) == len(odd)
+
+    engine = create_engine(postgresql_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        configure_session(connection)
+        of_a_run = run(connection, changed).all()
+    with read_database(chain_config(postgresql_url), "verify") as database:
+        of_a_look = run(database.connection, changed).all()
+
+    assert (of_a_run, of_a_look) == ([], [])

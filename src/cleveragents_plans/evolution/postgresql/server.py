@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection
 
@@ -32,6 +33,15 @@ _SESSION = {
     "tcp_keepalives_count": "3",
     "client_connection_check_interval": "10s",
 }
+
+
+# Settings by which the planner chooses, besides those that switch a method off: with another choice
+# each batch of a backfill would read the whole table.
+# https://www.postgresql.org/docs/current/runtime-config-query.html
+_PLANNER = re.compile(
+    r"enable_\w+|(seq|random)_page_cost|cpu_\w+_cost|(from|join)_collapse_limit"
+    r"|cursor_tuple_fraction|plan_cache_mode"
+)
 
 
 class ServerReadOnly(EvolutionError):
@@ -174,14 +184,29 @@ def configure_session(connection: Connection) -> None:
     The *connection* is in autocommit: a limit of the role's on idle transactions would end one
     between two statements.
     """
-    # The search path is still that of the role, so no operator stands in these statements.
-    known = set(run(connection, "SELECT name FROM pg_catalog.pg_settings").scalars())
     calls = [
         f"pg_catalog.set_config('{name}', '{value}', false)"
-        for name, value in _SESSION.items()
-        if name in known
+        for name, value in session_settings(connection, _SESSION).items()
     ]
     run(connection, f"SELECT {', '.join(calls)}")
+
+
+def session_settings(connection: Connection, wanted: Mapping[str, str]) -> dict[str, str]:
+    """
+    Give what a session is to be set to, whatever is set for the role or the database.
+
+    That is what is *wanted* of settings that the server knows, and the server's own values of those
+    by which the planner chooses.
+    """
+    # The search path may still be that of the role, so no operator stands in this statement.
+    query = "SELECT name, boot_val, context FROM pg_catalog.pg_settings"
+    known = {name: (value, context) for name, value, context in run(connection, query)}
+    planner = {
+        name: value
+        for name, (value, context) in known.items()
+        if context == "user" and _PLANNER.fullmatch(name)
+    }
+    return planner | {name: value for name, value in wanted.items() if name in known}
 
 
 # Where the setting comes from: a role, a database, the configuration file, the URL.
