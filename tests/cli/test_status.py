@@ -286,6 +286,40 @@ def test_client_that_writes_for_a_moment_is_not_said_to_migrate(
     assert f"next      run `cleveragents-plans upgrade {url_option(url)}`" in out
 
 
+# In a folder that cannot be written: SQLite needs it for a write-ahead log, and to roll back.
+@pytest.mark.parametrize("leave", ["PRAGMA journal_mode = WAL", "a journal to be rolled back"])
+def test_file_whose_folder_must_be_written_to_read_it_is_refused_with_what_to_do(
+    leave: str, tmp_path: Path
+):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        file = url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            if leave.startswith("PRAGMA"):
+                connection.execute(leave)
+            else:
+                connection.execute("PRAGMA cache_size = 1")
+                connection.execute("BEGIN")
+                connection.execute("CREATE TABLE more AS SELECT zeroblob(100000)")
+                copies = [Path(f"{file}{end}").read_bytes() for end in ("", "-journal")]
+        if not leave.startswith("PRAGMA"):
+            for end, content in zip(("", "-journal"), copies, strict=True):
+                Path(f"{file}{end}").write_bytes(content)
+        tmp_path.chmod(0o555)
+        # Root may write everywhere, unless it gives that up.
+        weaker = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+        done = subprocess.run(
+            [*weaker, sys.executable, "-m", "cleveragents_plans", "status", "-q", "--url", url],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        tmp_path.chmod(0o755)
+        allowed = main(["status", "-q", "--url", url])
+
+    assert (done.returncode, allowed) == (ExitStatus.REFUSED, ExitStatus.FOUND)
+    assert done.stderr.count("\n") == 1
+    assert "plans.db cannot be read by this user (" in done.stderr
+    assert "let this user read the file and write to its folder" in done.stderr
+
+
 @pytest.mark.slow
 def test_waiting_ends_when_another_process_has_migrated(tmp_path: Path):
     with database_at(M4_003, "postgresql-18", tmp_path) as url, subprocess.Popen(

@@ -53,6 +53,7 @@ _VISIBLE = {
         # https://www.sqlite.org/uri.html
         "mode": r"ro|rw|rwc|memory",
         "cache": r"shared|private",
+        "immutable": r"true|false|1|0",
         "uri": r"true|false|1|0",
     }.items()
 }

@@ -18,6 +18,7 @@ from cleveragents_plans.evolution.runner.connection_errors import (
     report_connection_lost,
 )
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
+from cleveragents_plans.evolution.sqlite.transaction import FileNotReadable
 
 
 class OutOfMemory(EvolutionError):
@@ -52,6 +53,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
 
     Raises:
         ConnectionFailed: The connection was lost.
+        FileNotReadable: This process may not read a file of SQLite.
         NotADatabase: The file is none.
         OutOfMemory: The process got no more memory.
         StatementFailed: The database refused a statement.
@@ -66,6 +68,8 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
                 raise
             if "not a database" in str(error.orig):  # SQLite looks into the file late
                 raise NotADatabase(target, str(error.orig)) from error
+            if getattr(error.orig, "sqlite_errorcode", None) in FileNotReadable.CODES:
+                raise FileNotReadable(target, str(error.orig)) from error
             raise StatementFailed(target, error) from error
         except MemoryError as error:
             raise OutOfMemory(target) from error

@@ -75,6 +75,37 @@ class FileNotWritable(EvolutionError):
         self.path = path
 
 
+class FileNotReadable(EvolutionError):
+    """
+    This process may not read a SQLite file, or not write where SQLite writes to read it.
+
+    Attributes:
+        target: What the file is called.
+    """
+
+    #: The error codes by which SQLite says so (https://www.sqlite.org/rescode.html).
+    CODES: Final = frozenset(
+        {
+            sqlite3.SQLITE_CANTOPEN,
+            sqlite3.SQLITE_IOERR_DELETE,  # of the journal, once it is rolled back
+            sqlite3.SQLITE_READONLY_CANTINIT,
+            sqlite3.SQLITE_READONLY_CANTLOCK,
+            sqlite3.SQLITE_READONLY_DIRECTORY,
+            sqlite3.SQLITE_READONLY_RECOVERY,
+            sqlite3.SQLITE_READONLY_ROLLBACK,
+        }
+    )
+
+    def __init__(self, target: str, reason: str) -> None:
+        super().__init__(
+            f"{target} cannot be read by this user ({reason}): SQLite reads a file with a "
+            "write-ahead log by another one beside it, and first rolls back what was interrupted; "
+            "let this user read the file and write to its folder, and run the same command again; "
+            "nothing was changed"
+        )
+        self.target = target
+
+
 @contextmanager
 def write_transaction(connection: Connection, settings: Settings) -> Iterator[None]:
     """
