@@ -13,8 +13,9 @@ from rich.console import Console
 from sqlalchemy import NullPool, create_engine
 
 from cleveragents_plans.cli import main
+from cleveragents_plans.cli.plans import _STYLES
 from cleveragents_plans.cli.statuses import ExitStatus
-from cleveragents_plans.domain import BUILT_IN_PROFILES
+from cleveragents_plans.domain import BUILT_IN_PROFILES, ProcessingState
 from support.broken import A, B, C, D, E, break_database, libpq, store_family
 from support.databases import ONE_OF_EACH, database_at, database_with, empty_database
 from support.former_release import write_former_release
@@ -348,3 +349,7 @@ def test_figures_of_a_run_that_are_no_numbers_are_left_out(number: str, tmp_path
 
         assert "running" in typed(url, "history")
         assert "running" in typed(url, "status", status=ExitStatus.FOUND)
+
+
+def test_every_state_but_queued_looks_its_own_way():
+    assert _STYLES.keys() == {*ProcessingState} - {ProcessingState.QUEUED}

@@ -17,10 +17,11 @@ from cleveragents_plans import evolution
 from cleveragents_plans.evolution.runner.alembic_internals import operations_of
 from support.checkout import Checkout
 from support.databases import ONE_OF_EACH, ROOT, database_at, migrate
+from support.every_method import call_every_method
 from support.online import revision
 from support.plans import ulid
 from support.revisions import CHAIN, HEAD, M8_002
-from support.rows import schema_dump
+from support.rows import Entry, schema_dump
 from support.toys import execute
 
 PAGE = (ROOT / "docs" / "writing-a-revision.md").read_text()
@@ -60,6 +61,15 @@ def test_every_suite_that_is_named_is_there():
     assert [name for name in suites if not (ROOT / name).exists()] == []
 
 
+def test_every_test_that_is_named_is_there():
+    text = re.sub(r"^```.*?^```", "", PAGE, flags=re.M | re.S)
+    named = set(re.findall(r"`(?:[\w/.]+::)?(test_\w+)`", text))
+    defined = "".join(file.read_text() for file in (ROOT / "tests").rglob("test_*.py"))
+
+    assert len(named) >= 6
+    assert [name for name in named if f"def {name}(" not in defined] == []
+
+
 def test_revisions_import_operations_and_nothing_that_changes_with_the_models():
     found: dict[str, set[str]] = {}
     for file in sorted((ROOT / "migrations" / "versions").glob("*.py")):
@@ -86,9 +96,7 @@ def test_example_is_no_revision_of_the_chain():
 def test_worked_example_runs_on_each_engine_and_passes_the_tests_of_the_chain(tmp_path: Path):
     url = f"sqlite:///{tmp_path / 'plans.db'}"
     migrate(url, "head")
-    checkout = Checkout(tmp_path / "checkout", url, ",".join(ONE_OF_EACH))
-    for file, anchor, lines in edits():
-        checkout.change(file, (f"\n{anchor}", f"\n{lines}{anchor}"))
+    checkout = edited_checkout(tmp_path, url)
     assert len(edits()) >= 12
     command = re.search(r"\.venv/bin/(alembic revision --autogenerate .*)", PAGE)
     assert command is not None
@@ -118,6 +126,33 @@ def test_worked_example_runs_on_each_engine_and_passes_the_tests_of_the_chain(tm
     )
 
 
+def edited_checkout(folder: Path, url: str) -> Checkout:
+    """Copy the checkout and make the edits of the page in it, but for the revision."""
+    checkout = Checkout(folder / "checkout", url, ",".join(ONE_OF_EACH))
+    for file, anchor, lines in edits():
+        checkout.change(file, (f"\n{anchor}", f"\n{lines}{anchor}"))
+    return checkout
+
+
+@pytest.mark.slow
+def test_release_before_works_on_the_schema_of_the_example_and_the_example_refuses_the_former_one(
+    tmp_path: Path,
+):
+    """What a rolling deployment does: this checkout is the release before that of the example."""
+    checkout = edited_checkout(tmp_path, "")
+    revision_file = checkout.folder / f"migrations/versions/{EXAMPLE}.py"
+    revision_file.write_text(block(f"{EXAMPLE}.py").replace(M8_002, HEAD))
+    for engine in ONE_OF_EACH:
+        with database_at(HEAD, engine, tmp_path) as url:
+            script = ("tests/support/every_method.py", "--url", url)
+            refused = checkout.run(*script, check=False)
+            assert "SchemaMissing" in refused.stderr
+            checkout.run("-m", "alembic", "-x", f"url={url}", "upgrade", "head")
+            checkout.run(*script)
+
+            call_every_method(url)
+
+
 @pytest.mark.parametrize("engine", ONE_OF_EACH)
 def test_trigger_is_dropped_and_created_as_it_was(engine: str, tmp_path: Path):
     names: dict[str, Any] = {"op": op}
@@ -130,6 +165,63 @@ def test_trigger_is_dropped_and_created_as_it_was(engine: str, tmp_path: Path):
             assert ("trigger" in {entry[0] for entry in schema_dump(url)}) == kinds
 
         assert schema_dump(url) == before
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_word_is_renamed_beside_a_release_that_writes_the_former_one(engine: str, tmp_path: Path):
+    names: dict[str, Any] = {"op": op}
+    exec(block("# rename_word"), names)  # what the page says is what is tested
+    states = "SELECT processing_state FROM v3_plans ORDER BY plan_id"
+    with database_at(M8_002, engine, tmp_path) as url:
+        before = schema_dump(url)
+        for number, state in enumerate(("queued", "processing", "cancelled", "queued")):
+            add_plan(url, number, processing_state=state)
+        for step in ("upgrade", "upgrade"):
+            with revision(url) as here, operations_of(here.get_context()):
+                names[step]()
+        renamed = [("waiting",), ("processing",), ("cancelled",), ("waiting",)]
+        assert execute(url, states) == renamed
+        add_plan(url, 4)  # by the default
+        if engine == "sqlite":
+            with pytest.raises(IntegrityError):
+                add_plan(url, 5, processing_state="queued")
+        else:
+            add_plan(url, 5, processing_state="queued")
+            execute(
+                url, f"UPDATE v3_plans SET processing_state = 'queued' WHERE plan_id = '{ulid(1)}'"
+            )
+            renamed = [("waiting",), ("waiting",), *renamed[2:], ("waiting",)]
+        assert execute(url, states) == [*renamed, ("waiting",)]
+        with pytest.raises(IntegrityError):
+            add_plan(url, 6, processing_state="nonsense")
+        indexes = {entry[2] for entry in schema_dump(url) if entry[0] == "index"}
+        assert "ix_v3_plans_waiting" in indexes
+        assert "ix_v3_plans_queued" not in indexes
+
+        for _ in range(2):
+            with revision(url) as here, operations_of(here.get_context()):
+                names["downgrade"]()
+
+        back = [(each.replace("waiting", "queued"),) for (each,) in [*renamed, ("waiting",)]]
+        assert execute(url, states) == back
+        assert in_any_order(schema_dump(url)) == in_any_order(before)
+
+
+def add_plan(url: str, number: int, **values: str) -> None:
+    """Insert a plan by SQL, as another release does."""
+    time, key = "2026-03-14T00:05:32.000000+00:00", ulid(number)
+    row = {
+        **{"plan_id": key, "root_plan_id": key, "action_name": "local/x"},
+        **{"created_at": time, "updated_at": time, "automation_profile": "balanced"},
+        **values,
+    }
+    listed = ", ".join(f"'{value}'" for value in row.values())
+    execute(url, f"INSERT INTO v3_plans ({', '.join(row)}) VALUES ({listed})")
+
+
+def in_any_order(dump: list[Entry]) -> list[Entry]:
+    """Leave out the order of constraints: one that is dropped is added again as the last."""
+    return [(*each[:3], ",".join(sorted(re.split(r",\s*|\n\)", each[3])))) for each in dump]
 
 
 @pytest.mark.parametrize("engine", ONE_OF_EACH)

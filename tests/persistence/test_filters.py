@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from sqlalchemy import text
@@ -13,6 +13,7 @@ from sqlalchemy import text
 from cleveragents_plans import Plan, PlanRepository
 from cleveragents_plans.domain import Phase, PlanIdentity, ProcessingState, ProjectLink
 from cleveragents_plans.persistence import PlanFilters, QueueFilters, UnknownFilter
+from cleveragents_plans.persistence.filters import PhaseName, ProcessingStateName
 from support.plans import AWKWARD, NOON, a_root, ulid
 
 EAST = timezone(timedelta(hours=5))
@@ -157,6 +158,13 @@ def test_every_filter_is_tried_here():
     tried = {name for filters, _ in CASES for name in filters}
 
     assert tried == {*PlanFilters.__annotations__}
+
+
+@pytest.mark.parametrize(
+    ("names", "words"), [(PhaseName, Phase), (ProcessingStateName, ProcessingState)]
+)
+def test_words_that_type_checkers_accept_are_those_of_the_enumeration(names: Any, words: Any):
+    assert get_args(names) == tuple(words)
 
 
 def test_times_of_any_zone_are_compared_in_utc(repository):

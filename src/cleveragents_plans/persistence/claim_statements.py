@@ -33,12 +33,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql import Executable
 
+from cleveragents_plans.domain import ProcessingState
 from cleveragents_plans.persistence.filters import QueueFilters, conditions
 from cleveragents_plans.persistence.queries import child_columns
 from cleveragents_plans.persistence.scans import QUEUED, only_word
 from cleveragents_plans.persistence.sessions import PLANS
 
-_BEGUN: Final = literal_column("'processing'", Text)
+_BEGUN: Final = literal_column(f"'{ProcessingState.PROCESSING}'", Text)
 
 # PostgreSQL checks every constraint of a row that is updated. One that was added NOT VALID may be
 # broken already. Sorted, as a set has another order in each process, and pg_stat_statements would

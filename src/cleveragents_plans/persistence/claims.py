@@ -30,7 +30,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import Executable
 
-from cleveragents_plans.domain import Phase, Plan
+from cleveragents_plans.domain import Phase, Plan, ProcessingState
 from cleveragents_plans.domain.errors import PlansError
 from cleveragents_plans.persistence.claim_statements import claim_statement
 from cleveragents_plans.persistence.columns import time_text
@@ -104,7 +104,8 @@ def claim_plans(
         plans = claim(session, statement)
         if plans is None:
             wanted = conditions(postgresql, filters, QueueFilters)
-            plans = _take(session, "queued", wanted, Plan.begin, limit, on_corrupt)
+            queued = ProcessingState.QUEUED
+            plans = _take(session, queued, wanted, Plan.begin, limit, on_corrupt)
     refresh_plans(session, [plan.plan_id for plan in plans])
     return plans
 
@@ -142,7 +143,8 @@ def requeue_plans(
         return failed.retry().edit(error_message=reason)
 
     with _report_conflict():
-        return _take(session, "processing", wanted, step, limit, on_corrupt)
+        in_work = ProcessingState.PROCESSING
+        return _take(session, in_work, wanted, step, limit, on_corrupt)
 
 
 def _phases(value: Any) -> list[str]:
@@ -186,8 +188,9 @@ def _queue_again(session: Session, rows: Sequence[Row[Any]], now: str) -> None:
     ids, versions = ([getattr(row, name) for row in rows] for name in ("claimed", "former"))
     held = func.unnest(literal(ids, ARRAY(Text)), literal(versions, ARRAY(Text)))
     former = held.table_valued("plan_id", "updated_at").render_derived("former")
-    in_work = only_word(True, PLANS.c.processing_state, "processing")
-    back = {"processing_state": literal_column("'queued'"), "updated_at": former.c.updated_at}
+    in_work = only_word(True, PLANS.c.processing_state, ProcessingState.PROCESSING)
+    queued: ColumnElement[str] = literal_column(f"'{ProcessingState.QUEUED}'")
+    back = {"processing_state": queued, "updated_at": former.c.updated_at}
     execute(
         session,
         # Where a claim is a transaction by itself, the plan may be another worker's by now.
@@ -199,7 +202,7 @@ def _queue_again(session: Session, rows: Sequence[Row[Any]], now: str) -> None:
 
 def _take(
     session: Session,
-    state: str,
+    state: ProcessingState,
     wanted: Sequence[ColumnElement[bool]],
     step: Callable[[Plan], Plan | None],
     limit: int,
@@ -223,7 +226,7 @@ def _take(
 
 
 def _locked(
-    session: Session, state: str, wanted: Sequence[ColumnElement[bool]], limit: int
+    session: Session, state: ProcessingState, wanted: Sequence[ColumnElement[bool]], limit: int
 ) -> Iterator[Row[Any]]:
     batch, beyond = limit, list(wanted)
     of_state = only_word(on_postgresql(session), PLANS.c.processing_state, state)

@@ -37,7 +37,7 @@ from cleveragents_plans.persistence.queries import plans_query
 from cleveragents_plans.persistence.sessions import PLANS, among, on_postgresql
 
 # Written out, so that PostgreSQL and SQLite know that the indexes of just these rows will do.
-QUEUED: Final = PLANS.c.processing_state == literal_column("'queued'")
+QUEUED: Final = PLANS.c.processing_state == literal_column(f"'{ProcessingState.QUEUED}'")
 
 
 class _Scan(NamedTuple):
@@ -131,7 +131,7 @@ def _scans(postgresql: bool, filters: Mapping[str, Any]) -> list[_Scan]:
     others = [IS_OPEN, *conditions(postgresql, rest)]
     scans = []
     for state in states:
-        if state == "queued" and filters.get("phase") is not None:
+        if state == ProcessingState.QUEUED and filters.get("phase") is not None:
             phases = values_of("phase", filters["phase"], partial(word_of, Phase))
             among_queued = [QUEUED, *conditions(postgresql, {**rest, "phase": None})]
             scans += [_Scan(PLANS.c.phase, each, among_queued) for each in dict.fromkeys(phases)]

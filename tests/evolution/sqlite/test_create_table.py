@@ -187,6 +187,18 @@ def test_not_null_and_default_that_are_there_stay_as_they_are() -> None:
     assert statement.set_default("A", "'x'") is statement
 
 
+@pytest.mark.parametrize("value", ["'x'", "( 'x' /* so */ )", "-1", "CURRENT_TIME"])
+def test_default_is_replaced_in_its_place(value: str) -> None:
+    statement = CreateTable(f"CREATE TABLE t (a TEXT CONSTRAINT d DEFAULT {value} NOT NULL, b)")
+
+    replaced = statement.replace_default("A", "'y'")
+
+    assert replaced.text == statement.text.replace(value, "'y'")
+    assert replaced.replace_default("b", "1").text == replaced.text.replace(
+        ", b)", ", b DEFAULT 1)"
+    )
+
+
 def test_column_that_has_nothing_loses_nothing() -> None:
     statement = CreateTable("CREATE TABLE t (a TEXT REFERENCES t ON DELETE SET DEFAULT)")
 

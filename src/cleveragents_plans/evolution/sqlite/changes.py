@@ -34,9 +34,13 @@ class TableChanges:
         for name in self.drop_constraints:
             statement = statement.drop_constraint(name)
         for column, expression in self.set_default.items():
-            statement = statement.set_default(column, expression)
+            if column in self.drop_default:
+                statement = statement.replace_default(column, expression)
+            else:
+                statement = statement.set_default(column, expression)
         for column in self.drop_default:
-            statement = statement.drop_default(column)
+            if column not in self.set_default:
+                statement = statement.drop_default(column)
         for column in self.set_not_null:
             statement = statement.set_not_null(column)
         for column in self.drop_not_null:

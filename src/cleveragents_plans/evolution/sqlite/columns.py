@@ -71,14 +71,14 @@ def drop(op: Op, table: str, column: str) -> None:
 
 def set_default(op: Op, table: str, column: str, default: str) -> None:
     """Let *column* have this *default*, unless it has."""
+    former = []
     if not op.get_context().as_sql:
         found = _find(op, table, column)
         if found.default is not None and same_expression(found.default, default):
             log.info("%s.%s has the DEFAULT %s already", table, column, default)
             return
-        if found.default is not None:
-            rebuild_table(op, table, drop_default=[column])
-    rebuild_table(op, table, set_default={column: default})
+        former = [] if found.default is None else [column]
+    rebuild_table(op, table, drop_default=former, set_default={column: default})
 
 
 def drop_default(op: Op, table: str, column: str) -> None:

@@ -203,6 +203,15 @@ class CreateTable:
             )
         return self
 
+    def replace_default(self, column: str, expression: str) -> CreateTable:
+        """Give *column* the DEFAULT *expression*, in the place of another one if it has one."""
+        item = self._column(column)
+        place = default_of(item)
+        if place is None:
+            return self.set_default(column, expression)
+        start, end = item.tokens[place[0] + 1].start, item.tokens[place[1] - 1].end
+        return self._with(start, end, _trimmed(expression))
+
     def drop_default(self, column: str) -> CreateTable:
         """Remove the DEFAULT of *column*, if there is one."""
         item = self._column(column)

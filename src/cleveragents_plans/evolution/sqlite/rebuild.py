@@ -70,7 +70,7 @@ def rebuild_table(
         set_not_null: Columns that become NOT NULL, if they are not.
         drop_not_null: Columns that are to allow NULL.
         set_default: Columns that get a DEFAULT; one in parentheses unless it is a value.
-        drop_default: Columns that lose their DEFAULT.
+        drop_default: Columns that lose their DEFAULT, to that of *set_default* if there is one.
         add_constraints: CHECKs and foreign keys of the table, from ``CONSTRAINT name`` on.
         drop_constraints: Names of CHECKs and foreign keys that go.
         values: What the copy writes into a column, as an expression that
