@@ -81,7 +81,7 @@ Every Schema Is Upgraded And Proven
     ${engine}    Engine Of The Database
     ${statuses}    Create Dictionary    postgresql=${{[3, 0, 0]}}    sqlite=${{[1, 1, 1]}}
     FOR    ${block}    ${status}    IN ENUMERATE    @{statuses}[${engine}]    start=1
-        Type From The Page    operations.md    Many databases, or many schemas    ${block}
+        Type From The Page    fleets.md    Step by step, at night    ${block}
         Command Should End With    ${status}
     END
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cleveragents_plans.cli.history import RunFacts
 from cleveragents_plans.cli.options import _FLAGS, SETTINGS
 from cleveragents_plans.cli.program import program
 from cleveragents_plans.cli.statuses import ExitStatus
 from support.databases import ROOT
+from support.revisions import M8_001
 
 PAGES = [
     ROOT / "docs" / name
@@ -21,6 +24,7 @@ PAGES = [
         "backup-and-restore.md",
         "settings-and-locks.md",
         "inspection.md",
+        "fleets.md",
     )
 ]
 
@@ -59,6 +63,20 @@ def test_commands_of_the_page_exist_with_their_options(page: Path):
         options = {option for each in command.params for option in each.opts} | {"-h", "--help"}
         used = {word.partition("=")[0] for word in words if word.startswith("-")}
         assert used <= options, f"{line}: {used - options}"
+
+
+def test_runbook_shows_what_status_says_of_a_run_under_way():
+    told: dict[str, Any] = dict.fromkeys(RunFacts.model_fields) | {
+        **{"run_id": "", "version_table": "", "package_version": "", "pid": 1, "paused": False},
+        **{"began_at": "2026-11-27T20:19:56.000+00:00", "command": "upgrade"},
+        **{"outcome": "running", "role": "plans_owner", "host": "job-7f9c"},
+        **{"revision": M8_001, "what": "roots and profiles", "done": 7334, "total": 13754},
+        **{"rate": 919.0, "eta_s": 7.0},
+    }
+    run = RunFacts(**told)
+
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert f"last run   {run.line()}\n           {run.how_far()}\n" in page
 
 
 def test_no_page_for_operators_is_longer_than_can_be_read_at_night():
