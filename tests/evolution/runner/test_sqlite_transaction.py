@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,33 @@ def test_failure_leaves_the_file_of_the_caller_as_it_was(tmp_path: Path):
         assert list(connection.connection.driver_connection.iterdump()) == before
         assert not connection.connection.driver_connection.in_transaction
     engine.dispose()
+
+
+@pytest.mark.parametrize("journal", ["off", "memory"])
+def test_failure_is_rolled_back_where_the_application_keeps_no_journal(
+    tmp_path: Path, journal: str
+):
+    url = f"sqlite:///{tmp_path}/plans.db"
+    write_former_release(url, plans=300, seed=1)
+    with closing(sqlite3.connect(tmp_path / "plans.db")) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE UPDATE ON alembic_version"
+            " BEGIN SELECT RAISE(ABORT, 'not today'); END"
+        )
+        before = [*connection.iterdump()]
+    engine = create_engine(url, poolclass=NullPool)
+    pragma = "PRAGMA journal_mode"
+    # Of a small cache, pages are written before the end.
+    given = f"{pragma} = {journal}; PRAGMA cache_size = 5"
+    event.listen(engine, "connect", lambda driver, _: driver.executescript(given))
+
+    with engine.connect() as connection:
+        with pytest.raises(CommandError, match="not today"):
+            command.upgrade(on(connection), "head")
+        assert connection.exec_driver_sql(pragma).scalar() == journal
+
+    with closing(sqlite3.connect(tmp_path / "plans.db")) as connection:
+        assert [*connection.iterdump()] == before
 
 
 def test_run_on_a_connection_of_the_caller_waits_for_other_writers(tmp_path: Path):

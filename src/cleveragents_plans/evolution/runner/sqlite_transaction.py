@@ -121,7 +121,7 @@ def sqlite_transaction(connection: Connection, settings: Settings) -> Iterator[N
         return
     level, driver.isolation_level = driver.isolation_level, None
     try:
-        with _kept(driver, "busy_timeout"), _kept(driver, "foreign_keys"):
+        with _journal(driver), _kept(driver, "busy_timeout"), _kept(driver, "foreign_keys"):
             driver.execute("PRAGMA foreign_keys = OFF")
             with write_transaction(connection, settings):
                 yield
@@ -149,6 +149,25 @@ def refuse_enforced_foreign_keys(connection: Connection) -> None:
     """
     if connection.exec_driver_sql("PRAGMA foreign_keys").scalar():
         raise ForeignKeysEnforced
+
+
+@contextmanager
+def _journal(driver: Any) -> Iterator[None]:
+    """
+    Have a journal, and in the file's folder: what an application has switched off for speed.
+
+    Without one nothing can be rolled back; of one in memory, nothing once the process was killed
+    (https://www.sqlite.org/pragma.html#pragma_journal_mode).
+    """
+    (former,) = driver.execute("PRAGMA main.journal_mode").fetchone()
+    is_safe = former not in ("off", "memory")
+    if not is_safe:
+        driver.execute("PRAGMA main.journal_mode = DELETE").fetchone()
+    try:
+        yield
+    finally:
+        if not is_safe:
+            driver.execute(f"PRAGMA main.journal_mode = {former}").fetchone()
 
 
 @contextmanager
