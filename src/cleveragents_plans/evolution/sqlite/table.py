@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult
+from sqlalchemy import Connection, CursorResult, event
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
@@ -48,8 +48,18 @@ class SqliteTable:
         return self.connection.exec_driver_sql(sql, parameters)
 
     def define(self, sql: str) -> None:
-        """Run one statement whose text SQLite keeps, past listeners that would add a comment."""
-        self.driver.execute(sql).close()
+        """Run one statement whose text SQLite keeps as it is, whatever listeners make of it."""
+
+        def send(cursor: Any, _changed: str, parameters: Any, execution: Any) -> bool:
+            cursor.execute(execution.statement, parameters)
+            return True
+
+        dialect = self.connection.dialect
+        event.listen(dialect, "do_execute", send)
+        try:
+            self.run(sql)
+        finally:
+            event.remove(dialect, "do_execute", send)
 
     def refusal(self, reason: str) -> RebuildRefused:
         """Make the error that says why this table is not rebuilt."""
