@@ -25,7 +25,9 @@ run again in either direction.
 No release has carried this revision, so its functions were changed in it: they search system
 schemas only, because one that runs with the rights of the owner would have run operators that any
 role may create in the schema of the table. They fire for rows of logical replication, too, and
-leave a root that is very far up to the backfill. docs/security.md replaces them elsewhere.
+leave a root that is very far up to the backfill. docs/security.md replaces them elsewhere. Patterns
+with backslashes are written E'…': a function reads others as standard_conforming_strings of its
+client says.
 
 On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
 the file, nor collations, nor keys that are numbers or bytes, make a difference. The copy tells the
@@ -261,7 +263,7 @@ HEAD, TAIL = '{ "profile_name": "', '", "provenance": null }'
 # nothing in it that JSON would escape.
 POSTGRESQL = {
     "blank": r"btrim(coalesce({0}, ''), E' \t\n\r\f\x0B') = ''",
-    "bare": r"""({0} ~ '^[^][{{"\\\x01-\x20][^"\\\x01-\x1f]*$'"""
+    "bare": r"""({0} ~ E'^[^][{{"\\\\\\x01-\\x20][^"\\\\\\x01-\\x1f]*$'"""
     r" AND {0} !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')",
     "greatest": "greatest",
 }

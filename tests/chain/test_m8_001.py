@@ -16,11 +16,20 @@ from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository, open_engine
 from cleveragents_plans.evolution.postgresql import not_null
-from support.databases import ENGINES, ONE_OF_EACH, database_at, empty_database, migrate
+from support.databases import (
+    ENGINES,
+    ONE_OF_EACH,
+    database_at,
+    empty_database,
+    migrate,
+    roll_back,
+)
 from support.former_release import true_roots, write_former_release
+from support.online import client
 from support.revision_database import RevisionDatabase, plan_id
 from support.revisions import A5_004, M4_003, M8_001
 from support.rows import database_hash, schema_dump
+from support.statements import dying_at
 
 ARCHIVE = "v3_plans_snapshot_archive"
 SNAPSHOT = '{"name":"odd","who":"söme böðy % :x"}'
@@ -130,6 +139,29 @@ def test_profiles_can_be_read_by_the_former_release_after_a_downgrade(former: Re
             for number, name in enumerate(names, 10)
         },
     }
+
+
+@pytest.mark.parametrize("strings", ["on", "off"])
+def test_profile_that_is_written_during_a_downgrade_takes_the_same_form_for_each_client(
+    postgresql_url: str, strings: str
+):
+    migrate(postgresql_url, M8_001)
+    with dying_at("DROP COLUMN"):
+        roll_back(postgresql_url, M4_003)
+
+    profiles = ["night shift", "a\\b", "{", 'say "no"']
+    with client(postgresql_url) as connection:
+        connection.execute(f"SET standard_conforming_strings = {strings}".encode())
+        for number, profile in enumerate(profiles):
+            connection.execute(
+                "INSERT INTO v3_plans (plan_id, automation_profile, action_name, created_at,"
+                " updated_at) VALUES (%s, %s, 'local/tidy', '', '')",
+                (plan_id(number), profile),
+            )
+        query = "SELECT automation_profile FROM v3_plans ORDER BY plan_id"
+        stored = [text for (text,) in connection.execute(query)]
+
+    assert stored == ['{ "profile_name": "night shift", "provenance": null }', *profiles[1:]]
 
 
 def test_cycle_stops_the_upgrade_before_any_change_and_is_named(former: RevisionDatabase):

@@ -35,7 +35,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   new.root_plan_id := CASE WHEN (new.parent_plan_id IS NULL AND new.root_plan_id = new.plan_id) THEN NULL ELSE new.root_plan_id END;
   new.automation_profile := CASE WHEN new.automation_profile = 'balanced' THEN NULL
-     WHEN (new.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND new.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')
+     WHEN (new.automation_profile ~ E'^[^][{"\\\\\\x01-\\x20][^"\\\\\\x01-\\x1f]*$' AND new.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')
      THEN '{ "profile_name": "' || new.automation_profile || '", "provenance": null }' ELSE new.automation_profile END;
   RETURN new;
 END
@@ -70,12 +70,12 @@ ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effect
 
 WITH batch AS MATERIALIZED (
   SELECT plan_id FROM public.v3_plans t
-   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>' AND (SELECT set_config('search_path', '<search_path>', true)) IS NOT NULL) AND ((t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) OR (t.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
+   WHERE (t.plan_id > '<after>' AND t.plan_id <= '<to>' AND (SELECT set_config('search_path', '<search_path>', true)) IS NOT NULL) AND ((t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) OR (t.automation_profile ~ E'^[^][{"\\\\\\x01-\\x20][^"\\\\\\x01-\\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')) ORDER BY plan_id FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE public.v3_plans t SET
   root_plan_id = CASE WHEN (t.parent_plan_id IS NULL AND t.root_plan_id = t.plan_id) THEN NULL ELSE t.root_plan_id END,
   automation_profile = CASE WHEN t.automation_profile = 'balanced' THEN NULL
-     WHEN (t.automation_profile ~ '^[^][{"\\\x01-\x20][^"\\\x01-\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')
+     WHEN (t.automation_profile ~ E'^[^][{"\\\\\\x01-\\x20][^"\\\\\\x01-\\x1f]*$' AND t.automation_profile !~ '^(true|false|null|-*[0-9][0-9.eE+-]*)$')
      THEN '{ "profile_name": "' || t.automation_profile || '", "provenance": null }' ELSE t.automation_profile END
 FROM batch WHERE t.plan_id = batch.plan_id;
 

@@ -30,7 +30,8 @@ class Trigger:
     name: str
     #: When it fires, as ``BEFORE INSERT OR UPDATE``.
     event: str
-    #: The PL/pgSQL of the function.
+    #: The PL/pgSQL of the function. Literals with backslashes are written ``E'…'``: others mean
+    #: what ``standard_conforming_strings`` of the client says.
     body: str
     #: The condition on which it fires; none is always.
     when: str = ""
