@@ -141,12 +141,19 @@ def test_command_tree_shows_each_plan_of_a_cycle_once_and_verify_names_both_faul
 ):
     url, ids = broken
 
-    for asked in ("top", "leaf", "child"):
+    cycle = {"one", "two", "three", "leaf"}
+    for asked, wanted in (("top", {*ids}), ("leaf", cycle), ("child", {"lost", "child"})):
         assert main(["tree", ids[asked], "--url", url]) == 0
         drawn = capsys.readouterr().out
-        shown = [plan_id for plan_id in ids.values() if drawn.count(plan_id) == 1]
-        print(asked, drawn)
-        assert len(shown) >= 2
+        assert f"{len(wanted)} plans" in drawn
+        assert drawn.count("its own ancestor") == (asked != "child")
+        assert {name: drawn.count(plan_id) for name, plan_id in ids.items()} == {
+            name: int(name in wanted) for name in ids
+        }
+    assert main(["tree", ids["leaf"], "--limit", "2", "--url", url]) == 0
+    drawn = capsys.readouterr().out
+    assert sum(plan_id in drawn for plan_id in ids.values()) == 2
+    assert "4 plans; 2 more are not shown" in drawn
     main(["verify", "--url", url, "--json"])
     said = capsys.readouterr().out
     assert '"cycle"' in said

@@ -46,7 +46,8 @@ def tree_command(plan_id: str, limit: int, json: bool, **given: Any) -> None:
     """
     Show the tree in which the plan ID stands, at any revision.
 
-    Plans that were detached from it, because their parent was deleted, stand at its end.
+    Plans that were detached from it, because their parent was deleted, stand at its end, and so do
+    plans that are their own ancestors, with what is below them.
     """
     with read_database(config_of(given), "tree") as database:
         require_plans(database)
@@ -102,14 +103,19 @@ def _members(database: Database, top: str) -> dict[str, str | None]:
 def _order(parents: dict[str, str | None], top: str) -> list[str]:
     """Put plans in the order in which they are drawn: a parent, and then each child's branch."""
     children = _by_parent(parents, top)
+    return [*_below(children, children[None])]
+
+
+def _below(children: dict[str | None, list[str]], tops: list[str]) -> dict[str, None]:
+    """Give *tops* and all plans below them, each once: a parent, and then each child's branch."""
     order: dict[str, None] = {}
-    waiting = [*reversed(children[None])]
+    waiting = [*reversed(tops)]
     while waiting:
         plan = waiting.pop()
         if plan not in order:
             order[plan] = None
             waiting += reversed(children[plan])
-    return [*order]
+    return order
 
 
 def _by_parent(parents: dict[str, str | None], top: str) -> dict[str | None, list[str]]:
@@ -119,6 +125,15 @@ def _by_parent(parents: dict[str, str | None], top: str) -> dict[str | None, lis
     for plan, parent in parents.items():
         if plan != top:
             children[parent if parent in parents else None].append(plan)
+    reached = _below(children, children[None])
+    for plan in parents:
+        if plan not in reached:  # one of its cycle begins a tree
+            first, met = plan, set[str]()
+            while first not in met:
+                met.add(first)
+                first = parents[first] or ""
+            children[None].append(first)
+            reached |= _below(children, [first])
     return children
 
 
@@ -127,7 +142,10 @@ def _show(report: TreeReport, asked: str) -> None:
     children = _by_parent({each: line.parent_plan_id for each, line in lines.items()}, report.top)
     drawn: set[str] = set()
     for top in children[None]:
-        tree = Tree(_label(lines[top], asked, report.top), guide_style="dim")
+        label = _label(lines[top], asked, report.top)
+        if lines[top].parent_plan_id in lines:
+            label.append("  its own ancestor", "red")
+        tree = Tree(label, guide_style="dim")
         waiting = [(top, tree)]
         while waiting:
             plan, branch = waiting.pop()
