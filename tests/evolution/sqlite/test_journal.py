@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
@@ -205,3 +206,23 @@ def test_log_that_a_reader_does_not_let_be_set_is_told(
     assert warning.levelno == logging.WARNING
     assert f"`sqlite3 {file} 'PRAGMA journal_mode = WAL'` does" in warning.getMessage()
     assert journal_of(file) == "delete"
+
+
+def test_log_is_set_again_when_a_signal_arrives_while_the_journal_is_changed(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+):
+    change = journal._changed
+
+    def interrupted(driver: Any, wanted: str) -> bool:
+        monkeypatch.undo()
+        assert change(driver, wanted)
+        raise KeyboardInterrupt  # the handler is called when the statement is done
+
+    monkeypatch.setattr(journal, "_changed", interrupted)
+    engine = open_engine(f"sqlite:///{file}", migrating=True)
+    with engine.connect() as connection:
+        with pytest.raises(KeyboardInterrupt), journal.rollback_journal(connection):
+            pytest.fail("the block was entered")
+        assert not connection.info.keys() & {journal._CHOSEN}
+        assert journal_of(file) == "wal"
+    engine.dispose()

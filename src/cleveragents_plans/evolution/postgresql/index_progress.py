@@ -34,6 +34,9 @@ log: Final = logging.getLogger("alembic.evolution")
 
 # Which of the server's counters tells how far a phase is.
 _COUNTERS = (("tuples_done", "tuples_total", "rows"), ("blocks_done", "blocks_total", "blocks"))
+# What the second connection is waited for at the end, in seconds: behind a full pool, or a silent
+# network, no answer comes.
+_PATIENCE = 2.0
 
 
 class IndexProgress:
@@ -48,7 +51,7 @@ class IndexProgress:
 
     def __init__(self, connection: Connection, what: str, table: str, settings: Settings) -> None:
         self._blockers: Sequence[Blocker] = ()
-        # That of the caller may have a pool of one connection, or wait for another for ever.
+        # That of the caller may have a pool of one connection, or wait for another without end.
         self._engine = second_engine(connection)
         self._pid = run(connection, "SELECT pg_backend_pid()").scalar_one()
         self._what, self._table, self._every = what, table, settings.report_every
@@ -65,7 +68,7 @@ class IndexProgress:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE)
         self._waits.close()
         self._label.__exit__(None, None, None)
 
@@ -98,6 +101,8 @@ class IndexProgress:
             named = blockers(connection, [self._table], ANY_LOCK)
             processes = [blocker for blocker in self._blockers if blocker.pid is not None]
             self._blockers = [*processes, *(each for each in named if each.pid is None)]
+        if self._over.is_set():
+            return
         phase = str(row["phase"]) + _share(row) if row else ""
         self._waits.close()
         waiting = ""
@@ -107,6 +112,8 @@ class IndexProgress:
         self._log("; ".join(part for part in (phase, waiting) if part))
 
     def _log(self, state: str) -> None:
+        if self._over.is_set():  # the answer came too late
+            return
         log.info("%s, %.0f s: %s", self._what, time.monotonic() - self._begun, state or "working")
 
 

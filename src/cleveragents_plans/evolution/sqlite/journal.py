@@ -93,19 +93,17 @@ def rollback_journal(connection: Connection) -> Iterator[None]:
     driver: Any = connection.connection.driver_connection
     file = file_of(connection)
     connection.info[_CHOSEN] = True
-    changed = _changed(driver, "delete")
-    if not changed:
-        log.info(
-            "%s is open elsewhere, so that its write-ahead log stays: with it a large table takes "
-            "longer, and more room on the disk",
-            file,
-        )
-    try:
+    try:  # already here: a signal is handled when the statement that changes the journal is done
+        if not _changed(driver, "delete"):
+            log.info(
+                "%s is open elsewhere, so that its write-ahead log stays: with it a large table "
+                "takes longer, and more room on the disk",
+                file,
+            )
         yield
     finally:
         del connection.info[_CHOSEN]
-        if changed:
-            _log_ahead_again(driver, file)
+        _log_ahead_again(driver, file)
 
 
 def _changed(driver: Any, journal: str) -> bool:
