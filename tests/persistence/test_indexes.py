@@ -81,6 +81,14 @@ QUESTIONS: dict[str, tuple[Ask, str]] = {
         lambda it: it.list(processing_state=["errored", "complete"]),
         "ix_v3_plans_open",
     ),
+    "list of the open in a tree": (
+        lambda it: it.list(root=ROOT, is_final=False),
+        "ix_v3_plans_root_plan_id",
+    ),
+    "list of the open children": (
+        lambda it: it.list(parent=ROOT, is_final=False),
+        "ix_v3_plans_parent_plan_id",
+    ),
     "count of the open": (lambda it: it.count_by("phase", is_final=False), "ix_v3_plans_open"),
     "retention": (
         lambda it: it.delete_trees(completed_before=created_at(TREE), limit=1),
