@@ -11,9 +11,9 @@ from sqlalchemy.orm import Session
 from cleveragents_plans.domain import InvalidType, Plan
 from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.persistence.filters import PlanFilters, documents_filters
-from cleveragents_plans.persistence.pages import Order
+from cleveragents_plans.persistence.pages import Order, check_listing
 from cleveragents_plans.persistence.queries import OnCorrupt
-from cleveragents_plans.persistence.reader import BATCH, check_listing
+from cleveragents_plans.persistence.reader import BATCH
 from cleveragents_plans.persistence.repository import PlanRepository
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from cleveragents_plans.domain import Plan
 from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
 from cleveragents_plans.persistence.columns import has_surrogates
 from cleveragents_plans.persistence.filters import conditions
+from cleveragents_plans.persistence.parameters import check_on_corrupt, choice_of
 from cleveragents_plans.persistence.sessions import PLANS, execute, on_postgresql, without_index
 
 #: The order of a listing, by the plans' ids.
@@ -43,6 +44,20 @@ class Page(tuple[Plan, ...]):
 
     def __repr__(self) -> str:
         return f"<Page of {len(self)} plans, next_cursor={self.next_cursor!r}>"
+
+
+def check_listing(
+    session: Session, order: Any, on_corrupt: Any, filters: Mapping[str, Any]
+) -> None:
+    """
+    Check the arguments of a listing. Nothing is sent to the database.
+
+    Raises:
+        InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used.
+    """
+    check_on_corrupt(on_corrupt)
+    choice_of("order", order, ORDERS)
+    conditions(on_postgresql(session), filters)
 
 
 def cursor_of(plan_id: str | bytes, order: Order) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Unpack, overload
 
 from sqlalchemy import func, select
@@ -13,7 +13,7 @@ from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
 from cleveragents_plans.persistence import parameters, queries, summaries
 from cleveragents_plans.persistence.errors import NotARoot
 from cleveragents_plans.persistence.filters import PlanFilters, conditions, documents_filters
-from cleveragents_plans.persistence.pages import ORDERS, Order, Page, cursor_of
+from cleveragents_plans.persistence.pages import Order, Page, check_listing, cursor_of
 from cleveragents_plans.persistence.queries import OnCorrupt
 from cleveragents_plans.persistence.scans import any_query, page_query
 from cleveragents_plans.persistence.sessions import PLANS, on_postgresql, session_of
@@ -26,20 +26,6 @@ from cleveragents_plans.persistence.summaries import (
 
 #: How many plans `stream` reads at once.
 BATCH = 1000
-
-
-def check_listing(
-    session: Session, order: Any, on_corrupt: Any, filters: Mapping[str, Any]
-) -> None:
-    """
-    Check the arguments of a listing. Nothing is sent to the database.
-
-    Raises:
-        InvalidType, InvalidValue, UnknownFilter: An argument or a filter cannot be used.
-    """
-    parameters.check_on_corrupt(on_corrupt)
-    parameters.choice_of("order", order, ORDERS)
-    conditions(on_postgresql(session), filters)
 
 
 class PlanReader:

@@ -14,12 +14,12 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import sqlstate
+from cleveragents_plans.evolution.errors import LOCK_TIMEOUT, sqlstate
 from cleveragents_plans.evolution.postgresql.blockers import Deadline
 from cleveragents_plans.evolution.postgresql.connection import run
 
 #: Lock timeout, deadlock, serialization failure: a conflict with another session.
-LOCK_CONFLICTS: Final = frozenset({"55P03", "40P01", "40001"})
+LOCK_CONFLICTS: Final = frozenset({LOCK_TIMEOUT, "40P01", "40001"})
 
 # No session queues behind NOWAIT, so it is tried first; among overlapping transactions it
 # starves, and only a request that queues is granted. The length of that queue is how long

@@ -12,13 +12,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from sqlalchemy import Connection, NullPool, create_engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, waited_for
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.poolers import second_connection
-from cleveragents_plans.evolution.postgresql.search_path import searching_system_schemas
+from cleveragents_plans.evolution.postgresql.statement_watch import second_engine
 
 # Seconds between two questions; clients wait as long as the statement does.
 _POLL = 0.002
@@ -47,15 +46,9 @@ class StatementWaits:
         if not failed:
             yield
             return
-        engine = create_engine(
-            "postgresql+psycopg://",
-            creator=lambda: searching_system_schemas(second_connection(self._connection)),
-            poolclass=NullPool,
-            isolation_level="AUTOCOMMIT",
-        )
         try:
             with suppress(SQLAlchemyError):  # one connection too many for the server
-                self._second = engine.connect()
+                self._second = second_engine(self._connection).connect()
                 self._pid = run(self._connection, "SELECT pg_backend_pid()").scalar_one()
             yield
         finally:

@@ -203,7 +203,7 @@ class RunsTable:
         """
         Read the runs of the chain, newest first, *most* at most; none where none was noted.
 
-        Locks: ACCESS SHARE on the table, for a moment.
+        Locks: see `usable`.
 
         Raises:
             RunsNotUsable: See `usable`.
