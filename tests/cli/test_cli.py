@@ -173,6 +173,19 @@ def test_unknown_revision_is_refused_with_the_known_ones(
     assert f"'no_such'; known: {', '.join(reversed(CHAIN))}" in capfd.readouterr().err
 
 
+def test_downgrade_to_what_is_not_below_says_what_it_would_take(
+    sqlite_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(sqlite_url, M4_003)
+    capfd.readouterr()
+
+    assert main(["downgrade", "-q", HEAD, "--url", sqlite_url]) == ExitStatus.REFUSED
+
+    err = capfd.readouterr().err
+    assert "a downgrade to an earlier one (`cleveragents-plans status` shows where" in err
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
 @pytest.mark.parametrize(
     "command", [["upgrade"], ["downgrade", "base"], ["stamp", HEAD], ["current"], ["status"]]

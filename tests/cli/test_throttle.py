@@ -26,6 +26,7 @@ from support.databases import (
     database_with,
     empty_database,
     roll_back,
+    url_option,
 )
 from support.former_release import write_former_release
 from support.json_output import validated
@@ -118,9 +119,10 @@ def test_run_is_paused_throttled_and_resumed_from_another_process(
     assert session["application_name"].endswith(" %")
     assert locks == {"n": 0}
     assert still["done"] == paused["done"]
-    assert "PAUSED: by `cleveragents-plans throttle pause`" in said
+    assert "PAUSED: by `cleveragents-plans throttle pause`; `cleveragents-plans thro" in said
     assert "going on after a pause of" in said
     assert "PAUSED" in shown
+    assert f"next       run `cleveragents-plans throttle resume {url_option(url)}`" in shown
     assert "upgrade, running, by postgres@" in shown
     assert (last["outcome"], last["revision_after"]) == ("done", M8_001)
     assert last["rows_per_second"] == 0

@@ -146,7 +146,12 @@ def test_missing_parents_are_counted_so_that_preflight_says_the_same(engine: str
         ]
         warnings = preflight(chain_config(url, level=None)).warnings
 
+        statement = finding.remedy.split("; ")[1].removesuffix(" detaches all of them")
+        break_database(url, [statement])
+        mended = kinds(looked_at(url, quick=True))
+
     assert finding.total == 20
+    assert Kind.PARENT_NOT_STORED not in mended
     assert finding.found.endswith(
         "; 2 of these plans have no root, and preflight counts only those"
     )

@@ -183,7 +183,8 @@ def _look(database: Database) -> StatusReport:
         state, remedies = "behind", (f"run {typed(database.config, 'upgrade')}",)
     if migrating:
         # A second run would only wait, and then go the other way.
-        remedies = _ways_to_wait(database, migrating, remedies)
+        paused = last_run is not None and last_run.outcome == "running" and last_run.paused
+        remedies = _ways_to_wait(database, migrating, remedies, paused=paused)
     return StatusReport(
         database=DatabaseFacts.of(database),
         state=state,
@@ -220,9 +221,12 @@ def _ways_out(database: Database, unfinished: Unfinished) -> tuple[str, ...]:
 
 
 def _ways_to_wait(
-    database: Database, migrating: list[Any], remedies: tuple[str, ...]
+    database: Database, migrating: list[Any], remedies: tuple[str, ...], *, paused: bool
 ) -> tuple[str, ...]:
     follow = typed(database.config, "status --follow")
+    if paused:
+        resume = typed(database.config, "throttle resume")
+        return (f"run {resume} to let the run go on that is paused",)
     if database.on_postgresql:
         return (f"wait for the run that is under way; {follow} shows it",)
     if not remedies:  # the application may write

@@ -53,4 +53,6 @@ def _told(rate: float | None, paused: bool | None) -> str:
         return (
             f"{rate:,g} rows/s at most from its next batch on" if rate else "no limit from now on"
         )
-    return "pauses before its next batch" if paused else "goes on"
+    if paused:
+        return "pauses before its next batch, until `cleveragents-plans throttle resume`"
+    return "goes on"

@@ -85,10 +85,15 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
                 f"DELETE FROM {table} WHERE plan_id = {literal_of(plan_id)}",
             )
     for finding in found:
-        if finding.kind is Kind.PARENT_NOT_STORED and not database.position.is_complete:
-            # An upgrade warns of those alone whose root it has to find.
-            told = f"{without_root:,} of these plans have no root, and preflight counts only those"
-            yield finding.model_copy(update={"found": f"{finding.found}; {told}"})
+        if finding.kind is Kind.PARENT_NOT_STORED:
+            what, remedy = finding.found, finding.remedy
+            if not database.position.is_complete:
+                # An upgrade warns of those alone whose root it has to find.
+                what += f"; {without_root:,} of these plans have no root, and preflight counts "
+                what += "only those"
+            if finding.total > 1:
+                remedy += f"; {_DETACH_ALL} detaches all of them"
+            yield finding.model_copy(update={"found": what, "remedy": remedy})
         else:
             yield finding
 
@@ -139,6 +144,11 @@ def _parent_of(connection: Connection, plans: str, plan_id: Any) -> Any:
     query = text(f"SELECT parent_plan_id FROM {plans} WHERE plan_id = :plan_id")
     return connection.execute(query, {"plan_id": plan_id}).scalar_one()
 
+
+_DETACH_ALL = (
+    f"UPDATE {PLANS} SET parent_plan_id = NULL "
+    f"WHERE parent_plan_id NOT IN (SELECT plan_id FROM {PLANS})"
+)
 
 # Before roots are filled in, the root of a plan without parent may be NULL, and means itself.
 _WRONG = """\

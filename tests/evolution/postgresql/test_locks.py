@@ -238,24 +238,29 @@ def test_lock_wait_ends_with_the_blockers_and_the_lock_can_be_taken_again(url):
 
 def test_a_session_that_bars_the_gate_is_named_too(url):
     with client(url, autocommit=False) as other:
-        other.execute("LOCK TABLE public.toy IN SHARE UPDATE EXCLUSIVE MODE")
+        query = "LOCK TABLE public.toy IN SHARE UPDATE EXCLUSIVE MODE"
+        other.execute(f"{query}  /* {100 * 'x'} */")
         with (
             pytest.raises(LockNotObtained) as given_up,
             revision(url, lock_wait=0.2) as op,
         ):
             with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
 
-    assert [blocker.mode for blocker in given_up.value.blockers] == ["ShareUpdateExclusiveLock"]
+    [blocker] = given_up.value.blockers
+    assert blocker.mode == "ShareUpdateExclusiveLock"
+    # The beginning, and a mark that it goes on.
+    assert blocker.query == f"{query} /* {100 * 'x'}"[:80] + " ..."
 
 
 def test_prepared_transaction_that_blocks_is_named_with_the_way_to_end_it(url):
+    lost = "lost  one, " + 100 * "x"
     with client(url) as other:
         # Subtransactions have ids of their own, which name nothing.
         other.execute("BEGIN")
         other.execute("UPDATE public.toy SET word = 'x' WHERE id = 1")
         other.execute("SAVEPOINT s")
         other.execute("UPDATE public.toy SET word = 'x' WHERE id = 2")
-        other.execute("PREPARE TRANSACTION 'lost one'")
+        other.execute(f"PREPARE TRANSACTION '{lost}'")
         try:
             with (
                 pytest.raises(LockNotObtained, match="ROLLBACK PREPARED") as given_up,
@@ -263,10 +268,11 @@ def test_prepared_transaction_that_blocks_is_named_with_the_way_to_end_it(url):
             ):
                 with_exclusive_lock(op, "toy", "ALTER TABLE {schema}.toy ADD a int")
         finally:
-            other.execute("ROLLBACK PREPARED 'lost one'")
+            other.execute(f"ROLLBACK PREPARED '{lost}'")
 
     (blocker,) = given_up.value.blockers
-    assert (blocker.pid, blocker.query, blocker.mode) == (None, "lost one", "RowExclusiveLock")
+    assert (blocker.pid, blocker.query, blocker.mode) == (None, lost, "RowExclusiveLock")
+    assert blocker.ended_by == f"ROLLBACK PREPARED '{lost}'"
     assert blocker.age is not None
     assert 0 <= blocker.age < 60
 

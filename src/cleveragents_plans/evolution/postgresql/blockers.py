@@ -115,12 +115,18 @@ def waited_for(connection: Connection, pid: int) -> list[Blocker]:
     return [Blocker(*row) for row in run(connection, _WAITED_FOR, {"pid": pid})]
 
 
+def _beginning(query: str) -> str:
+    """Give the SQL for the first 80 characters of a *query*, and a mark where it goes on."""
+    line = f"regexp_replace({query}, '[[:space:]]+', ' ', 'g')"
+    return f"left({line}, 80) || CASE WHEN length({line}) > 80 THEN ' ...' ELSE '' END"
+
+
 # A prepared transaction has 0 for a pid here.
-_WAITED_FOR = """\
+_WAITED_FOR = f"""\
 SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp()
                - coalesce(a.xact_start, a.backend_start))::float8 AS age,
-       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80),
+       {_beginning("a.query")},
        a.usename::text, a.client_addr::text
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
@@ -133,10 +139,10 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
  LIMIT 5"""
 
 
-_OLD_SNAPSHOTS = """\
+_OLD_SNAPSHOTS = f"""\
 SELECT a.pid, 'snapshot', coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
-       left(regexp_replace(a.query, '[[:space:]]+', ' ', 'g'), 80),
+       {_beginning("a.query")},
        a.usename::text, a.client_addr::text
   FROM pg_stat_activity a
  WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
@@ -144,12 +150,12 @@ SELECT a.pid, 'snapshot', coalesce(a.state, a.backend_type), a.application_name,
  ORDER BY age DESC NULLS LAST"""
 
 # A prepared transaction has no process; of its locks, the one on its own id names it.
-_BLOCKERS = """\
+_BLOCKERS = f"""\
 WITH held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
 SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.application_name),
        extract(epoch FROM clock_timestamp()
                - min(coalesce(a.xact_start, p.prepared, a.backend_start)))::float8 AS age,
-       left(regexp_replace(min(coalesce(p.gid, a.query)), '[[:space:]]+', ' ', 'g'), 80),
+       coalesce(min(p.gid), {_beginning("min(a.query)")}),
        min(coalesce(p.owner, a.usename)::text), min(a.client_addr::text)
   FROM held l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid

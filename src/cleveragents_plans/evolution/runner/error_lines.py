@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from alembic import context
 from alembic.script import ScriptDirectory
-from alembic.script.revision import ResolutionError
+from alembic.script.revision import RangeNotAncestorError, ResolutionError
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
@@ -58,7 +58,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
         OutOfMemory: The process got no more memory.
         StatementFailed: The database refused a statement.
         VersionChanged: Another session stored a version meanwhile.
-        EvolutionError: The chain has no such revision.
+        EvolutionError: The chain has no such revision, or not in that direction.
     """
     with report_connection_lost(target):
         try:
@@ -76,6 +76,11 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
         except CommandError as error:
             if is_version_changed(error):
                 raise VersionChanged(target) from error
+            if isinstance(error.__cause__, RangeNotAncestorError):
+                raise EvolutionError(
+                    f"{error}; an upgrade leads to a later revision, a downgrade to an earlier one "
+                    "(`cleveragents-plans status` shows where the database is); nothing was changed"
+                ) from None
             if not isinstance(error.__cause__, ResolutionError):
                 raise
             known = ", ".join(each.revision for each in (script or context.script).walk_revisions())

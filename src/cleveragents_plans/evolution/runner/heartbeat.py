@@ -47,6 +47,7 @@ SELECT set_config('lock_timeout', '300ms', false), set_config('statement_timeout
        set_config('application_name', 'cleveragents-plans heartbeat', false),
        set_config('role', %(role)s, false)"""
 _MAX_TEXT = 500
+_PAUSED = "by `cleveragents-plans throttle pause`; `cleveragents-plans throttle resume` ends that"
 
 
 @contextmanager
@@ -242,7 +243,7 @@ class _Heartbeat:
         usable = rate is not None and isfinite(rate) and rate >= 0
         self._limits.rows_per_second = rate if usable else None
         if chosen and chosen.paused:
-            self._limits.pause("throttle", "by `cleveragents-plans throttle pause`")
+            self._limits.pause("throttle", _PAUSED)
         else:
             self._limits.resume("throttle")
 
