@@ -15,6 +15,7 @@ from cleveragents_plans.evolution.postgresql.replication import (
 )
 from support import postgres
 from support.databases import SERVERS, migrate, roll_back
+from support.former_release import write_former_release
 from support.online import client
 from support.revisions import M4_003, M8_001
 
@@ -171,6 +172,32 @@ def test_published_rows_are_written_where_nothing_reads_them(server: postgres.Po
 
     roll_back(url, M4_003)
     migrate(url, M8_001)
+
+
+def test_each_row_of_a_backfill_goes_through_the_slot_of_a_subscriber_once(
+    server: postgres.PostgresServer,
+):
+    url = server.create_database()
+    write_former_release(url, 300, pure=True)
+    with client(url) as publisher:
+        publisher.execute("CREATE PUBLICATION plans FOR TABLE v3_plans")
+        publisher.execute("SELECT pg_create_logical_replication_slot('plans_slow', 'pgoutput')")
+        kept = "SELECT restart_lsn FROM pg_replication_slots WHERE slot_name = 'plans_slow'"
+        before = publisher.execute(kept).fetchone()
+        lacking = "SELECT count(*) FROM v3_plans WHERE root_plan_id IS NULL OR automation_profile"
+        (rows,) = publisher.execute(f"{lacking} IS NULL").fetchone() or (0,)
+
+        migrate(url, M8_001)
+
+        changes = publisher.execute(
+            "SELECT count(*) FROM pg_logical_slot_peek_binary_changes('plans_slow', NULL, NULL,"
+            " 'proto_version', '1', 'publication_names', 'plans') WHERE get_byte(data, 0) = 85"
+        ).fetchone()
+        # Without a reader the write-ahead log is kept from before the first.
+        assert publisher.execute(kept).fetchone() == before
+        publisher.execute("SELECT pg_drop_replication_slot('plans_slow')")
+    assert rows > 100
+    assert changes == (rows,)
 
 
 def applied(server: postgres.PostgresServer, source: str, url: str) -> None:
