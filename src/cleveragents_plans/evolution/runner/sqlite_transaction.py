@@ -7,6 +7,7 @@ outside of a transaction only. So both are seen to before the transaction begins
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
@@ -120,12 +121,17 @@ def sqlite_transaction(connection: Connection, settings: Settings) -> Iterator[N
         yield
         return
     level, driver.isolation_level = driver.isolation_level, None
+    journal = None
     try:
-        with _journal(driver), _kept(driver, "busy_timeout"), _kept(driver, "foreign_keys"):
+        with _kept(driver, "busy_timeout"), _kept(driver, "foreign_keys"):
             driver.execute("PRAGMA foreign_keys = OFF")
             with write_transaction(connection, settings):
+                journal = _have_journal(driver)
                 yield
     finally:
+        if journal is not None:
+            with suppress(sqlite3.Error):  # locked: the connection keeps the safe one
+                driver.execute(f"PRAGMA main.journal_mode = {journal}").fetchone()
         driver.isolation_level = level
 
 
@@ -151,23 +157,22 @@ def refuse_enforced_foreign_keys(connection: Connection) -> None:
         raise ForeignKeysEnforced
 
 
-@contextmanager
-def _journal(driver: Any) -> Iterator[None]:
+def _have_journal(driver: Any) -> str | None:
     """
-    Have a journal, and in the file's folder: what an application has switched off for speed.
+    Have a journal in the folder of the file, where the application has none, for speed.
 
     Without one nothing can be rolled back; of one in memory, nothing once the process was killed
-    (https://www.sqlite.org/pragma.html#pragma_journal_mode).
+    (https://www.sqlite.org/pragma.html#pragma_journal_mode). Until the first change of a
+    transaction it can be chosen.
+
+    Returns:
+        The mode that was set; None where it was another one.
     """
     (former,) = driver.execute("PRAGMA main.journal_mode").fetchone()
-    is_safe = former not in ("off", "memory")
-    if not is_safe:
-        driver.execute("PRAGMA main.journal_mode = DELETE").fetchone()
-    try:
-        yield
-    finally:
-        if not is_safe:
-            driver.execute(f"PRAGMA main.journal_mode = {former}").fetchone()
+    if former not in ("off", "memory"):
+        return None
+    driver.execute("PRAGMA main.journal_mode = DELETE").fetchone()
+    return str(former)
 
 
 @contextmanager
