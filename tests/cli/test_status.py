@@ -247,9 +247,13 @@ def test_lock_that_keeps_readers_out_for_too_long_is_status_75(
     )
 
 
-def test_process_that_writes_to_a_file_is_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    with database_at(M4_003, "sqlite", tmp_path) as url:
-        file = url.removeprefix("sqlite:///")
+@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+def test_process_that_writes_to_a_file_is_named(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], form: str
+):
+    with database_at(M4_003, "sqlite", tmp_path) as plain:
+        file = plain.removeprefix("sqlite:///")
+        url = form.format(file)
         script = (
             "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None);"
             "c.execute('PRAGMA journal_mode = WAL'); c.execute('BEGIN IMMEDIATE');"

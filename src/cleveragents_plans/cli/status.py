@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -34,6 +33,7 @@ from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable
 from cleveragents_plans.evolution.runner.unfinished import Unfinished
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.lock_holders import HELD, lock_holders
+from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.schema.database import Database, read_database
 
@@ -249,7 +249,7 @@ def _bytes(database: Database) -> int | None:
 def _migrating(database: Database) -> list[Any]:
     if database.on_postgresql:
         return [*migration_lock_holders(database.connection, [database.schema or ""])]
-    file = Path(database.connection.engine.url.database or "")
+    file = file_of(database.connection)
     writing = {each.pid for each in lock_holders(file) if each.writes}
     if not writing:
         return []

@@ -94,7 +94,7 @@ def page_query(
         return _ordered(postgresql, query, scans[0], order, limit)
     if scans:
         by_id = PLANS.c.plan_id if order == "oldest" else PLANS.c.plan_id.desc()
-        ids = _together(postgresql, scans, order, limit)
+        ids = _merged(postgresql, scans, order, limit)
         return query.where(PLANS.c.plan_id.in_(ids)).order_by(by_id)
     wanted = conditions(postgresql, filters)
     if after is not None:
@@ -112,7 +112,7 @@ def any_query(session: Session, filters: Mapping[str, Any]) -> Select[Any]:
     postgresql = on_postgresql(session)
     scans = _scans(postgresql, filters)
     if scans:
-        return _together(postgresql, scans, "oldest", 1)
+        return _merged(postgresql, scans, "oldest", 1)
     return select(PLANS.c.plan_id).where(*conditions(postgresql, filters)).limit(1)
 
 
@@ -189,7 +189,7 @@ def _ordered(
     )
 
 
-def _together(
+def _merged(
     postgresql: bool,
     scans: Sequence[_Scan],
     order: Order,

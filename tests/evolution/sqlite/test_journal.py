@@ -211,14 +211,14 @@ def test_log_that_a_reader_does_not_let_be_set_is_told(
 def test_log_is_set_again_when_a_signal_arrives_while_the_journal_is_changed(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    change = journal._changed
+    change = journal._set_journal
 
     def interrupted(driver: Any, wanted: str) -> bool:
         monkeypatch.undo()
         assert change(driver, wanted)
         raise KeyboardInterrupt  # the handler is called when the statement is done
 
-    monkeypatch.setattr(journal, "_changed", interrupted)
+    monkeypatch.setattr(journal, "_set_journal", interrupted)
     engine = open_engine(f"sqlite:///{file}", migrating=True)
     with engine.connect() as connection:
         with pytest.raises(KeyboardInterrupt), journal.rollback_journal(connection):

@@ -25,9 +25,9 @@ from cleveragents_plans.evolution.sqlite.pragmas import file_of, journal_mode
 
 log: Final = logging.getLogger("alembic.evolution")
 
-#: Bytes of a file from which on it is worth while.
+#: Bytes of a file that is large enough.
 _LARGE = 100_000_000
-#: Seconds in which the write-ahead log is tried to be set again.
+#: For how many seconds it is tried to set the write-ahead log again.
 _PATIENCE = 5.0
 # What is remembered of a connection while `rollback_journal` holds.
 _CHOSEN = "evolution.rollback_journal"
@@ -45,7 +45,7 @@ def want_rollback_journal(connection: Connection) -> None:
         RollbackJournalWanted: The file is large and has a write-ahead log, and `rollback_journal`
             was not tried.
     """
-    if _CHOSEN not in connection.info and _has_large_log(connection):
+    if _CHOSEN not in connection.info and _is_large_with_wal(connection):
         raise RollbackJournalWanted
 
 
@@ -56,7 +56,7 @@ def journal_of_run(connection: Connection) -> str:
     A warning names the processes because of which a large file keeps its write-ahead log.
     """
     present = journal_mode(connection)
-    if not _has_large_log(connection):
+    if not _is_large_with_wal(connection):
         return present
     file = file_of(connection)
     others = open_elsewhere(file)
@@ -73,8 +73,8 @@ def journal_of_run(connection: Connection) -> str:
     return present
 
 
-def _has_large_log(connection: Connection) -> bool:
-    """Tell whether a rollback journal is better for the migration of the file."""
+def _is_large_with_wal(connection: Connection) -> bool:
+    """Tell whether the file is large, and has a write-ahead log."""
     file = file_of(connection)
     large = file.is_file() and file.stat().st_size >= _LARGE
     return large and journal_mode(connection) == "wal"
@@ -89,12 +89,14 @@ def rollback_journal(connection: Connection) -> Iterator[None]:
     write-ahead log stays. The *connection* is in no transaction. A process that is killed meanwhile
     leaves the rollback journal: the content of the file is as it was, and the engine of
     `open_engine` sets the write-ahead log whenever it connects.
+
+    Locks: EXCLUSIVE on the file at each change, for the first as long as the log is copied into it.
     """
     driver: Any = connection.connection.driver_connection
     file = file_of(connection)
     connection.info[_CHOSEN] = True
     try:  # already here: a signal is handled when the statement that changes the journal is done
-        if not _changed(driver, "delete"):
+        if not _set_journal(driver, "delete"):
             log.info(
                 "%s is open elsewhere, so that its write-ahead log stays: with it a large table "
                 "takes longer, and more room on the disk",
@@ -103,10 +105,11 @@ def rollback_journal(connection: Connection) -> Iterator[None]:
         yield
     finally:
         del connection.info[_CHOSEN]
-        _log_ahead_again(driver, file)
+        _restore_wal(driver, file)
 
 
-def _changed(driver: Any, journal: str) -> bool:
+def _set_journal(driver: Any, journal: str) -> bool:
+    """Set the ``journal_mode``, without waiting for a lock; tell whether the file has it now."""
     (timeout,) = driver.execute("PRAGMA busy_timeout").fetchone()
     driver.execute("PRAGMA busy_timeout = 0")  # it holds for one of the two directions only
     try:
@@ -118,9 +121,9 @@ def _changed(driver: Any, journal: str) -> bool:
     return bool(found == journal)
 
 
-def _log_ahead_again(driver: Any, file: Path) -> None:
+def _restore_wal(driver: Any, file: Path) -> None:
     until = time.monotonic() + _PATIENCE
-    while not _changed(driver, "wal"):
+    while not _set_journal(driver, "wal"):
         if time.monotonic() > until:
             log.warning(
                 "%s has a rollback journal now, because it is in use or the disk is full; the "
