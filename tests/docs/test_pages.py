@@ -21,6 +21,7 @@ RUN_BY = {
     "fleets.md": "tests/docs/test_how_tos.py",
     "listing.md": "tests/docs/test_how_tos.py",
     "operations.md": "robot/runbook.robot",
+    "renaming-a-word.md": "tests/docs/test_writing_a_revision.py",
     "retention-and-import.md": "tests/docs/test_how_tos.py",
     "scaling.md": "tests/persistence/test_standby.py",
     "security.md": "tests/docs/test_security.py",

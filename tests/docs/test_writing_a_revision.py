@@ -1,4 +1,4 @@
-"""The worked example of docs/writing-a-revision.md does what the page says, as it stands there."""
+"""The code of docs/writing-a-revision.md and docs/renaming-a-word.md does what the pages say."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ from support.revisions import CHAIN, HEAD, M8_002
 from support.rows import Entry, schema_dump
 from support.toys import execute
 
-PAGE = (ROOT / "docs" / "writing-a-revision.md").read_text()
+PAGE = "\n".join(
+    (ROOT / "docs" / name).read_text() for name in ("writing-a-revision.md", "renaming-a-word.md")
+)
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
 EXAMPLE = "x9_001_plan_urgency"
 
