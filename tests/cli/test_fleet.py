@@ -253,6 +253,7 @@ def test_password_is_in_no_list_of_processes_and_not_shown(
         ),
         (["--each-schema", "t%", "--sql"], "--sql is for one database", 2),
         (["--each-schema", "!t%"], "name those that are meant as well", 2),
+        (["--each-schema", "t\\"], "ends with a backslash", 2),
         (["--jobs", "0", "--url", "a"], "0 is not in the range", 2),
     ],
 )

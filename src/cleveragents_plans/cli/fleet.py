@@ -183,6 +183,12 @@ def _refuse_unfit_options(given: dict[str, Any], patterns: Sequence[str]) -> Non
         raise click.UsageError("name the databases by --url only, and none by -x url=")
     if patterns and (given["schema"] is not None or "schema" in names):
         raise click.UsageError("give --schema or --each-schema, not both")
+    for pattern in patterns:
+        if (len(pattern) - len(pattern.rstrip("\\"))) % 2:
+            raise click.UsageError(
+                f"--each-schema {pattern} ends with a backslash, which stands before a character; "
+                "leave it out, or give two of them"
+            )
     if patterns and all(pattern.startswith(EXCEPT) for pattern in patterns):
         raise click.UsageError(
             "--each-schema only leaves schemas out here; name those that are meant as well, such "
