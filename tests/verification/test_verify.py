@@ -129,6 +129,16 @@ def test_quick_verification_reads_no_plan(tmp_path: Path):
         assert kinds(looked_at(url)) == {Kind.UNREADABLE}
 
 
+def planned(url: str, statement: str) -> str:
+    """Give how the database goes about a statement."""
+    engine = open_engine(url)
+    with engine.connect() as connection:
+        how = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+        found = connection.exec_driver_sql(f"{how} {statement}").all()
+    engine.dispose()
+    return "\n".join(str(row[-1]) for row in found)
+
+
 @pytest.mark.parametrize("engine", ONE_OF_EACH)
 def test_missing_parents_are_counted_so_that_preflight_says_the_same(engine: str, tmp_path: Path):
     two = "SELECT plan_id FROM v3_plans ORDER BY plan_id LIMIT 2"
@@ -147,10 +157,12 @@ def test_missing_parents_are_counted_so_that_preflight_says_the_same(engine: str
         warnings = preflight(chain_config(url, level=None)).warnings
 
         statement = finding.remedy.split("; ")[1].removesuffix(" detaches all of them")
+        explained = planned(url, statement)
         break_database(url, [statement])
         mended = kinds(looked_at(url, quick=True))
 
     assert finding.total == 20
+    assert "SubPlan" not in explained  # which goes through all plans for each
     assert Kind.PARENT_NOT_STORED not in mended
     assert finding.found.endswith(
         "; 2 of these plans have no root, and preflight counts only those"

@@ -145,9 +145,10 @@ def _parent_of(connection: Connection, plans: str, plan_id: Any) -> Any:
     return connection.execute(query, {"plan_id": plan_id}).scalar_one()
 
 
+# By NOT IN, PostgreSQL would go through all ids for each plan where they do not fit into work_mem.
 _DETACH_ALL = (
-    f"UPDATE {PLANS} SET parent_plan_id = NULL "
-    f"WHERE parent_plan_id NOT IN (SELECT plan_id FROM {PLANS})"
+    f"UPDATE {PLANS} SET parent_plan_id = NULL WHERE parent_plan_id IS NOT NULL AND NOT EXISTS "
+    f"(SELECT 1 FROM {PLANS} AS p WHERE p.plan_id = {PLANS}.parent_plan_id)"
 )
 
 # Before roots are filled in, the root of a plan without parent may be NULL, and means itself.
