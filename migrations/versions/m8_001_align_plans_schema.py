@@ -26,13 +26,11 @@ No release has carried this revision, so its functions were changed in it: they 
 schemas only, because one that runs with the rights of the owner would have run operators that any
 role may create in the schema of the table. They fire for rows of logical replication, too, and
 leave a root that is very far up to the backfill. docs/security.md replaces them elsewhere. Patterns
-with backslashes are written E'…': a function reads others as standard_conforming_strings of its
-client says.
+with backslashes are written E'…', which no setting of a client changes.
 
 On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
 the file, nor collations, nor keys that are numbers or bytes, make a difference. The copy tells the
-function that finds roots of each parent that is one, because the walk up to it took a third of its
-time.
+function that finds roots which parents are roots, as to walk up to them took a third of its time.
 
 Revision: m8_001_align_plans_schema, after m4_003_plan_env_columns
 """

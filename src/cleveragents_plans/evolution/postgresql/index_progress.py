@@ -45,8 +45,8 @@ class IndexProgress:
 
     `under_way` is told of the latter, too.
 
-    Statements that are done sooner are not mentioned. It takes one more connection, and no
-    lock on any table.
+    Statements that are done sooner are not mentioned. It takes one more connection, which is waited
+    for two seconds at most when the statement is done, and no lock on any table.
     """
 
     def __init__(self, connection: Connection, what: str, table: str, settings: Settings) -> None:

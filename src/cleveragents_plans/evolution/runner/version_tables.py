@@ -52,9 +52,11 @@ def version_tables(
     On PostgreSQL a table must belong to a role that is trusted: one that is not could put a view
     of its own in the place of its table while this session waits for a lock on it. Trusted are
     superusers, this role, the owner of the database, and those who own the schemas that the run
-    uses, or tables of the chain there; a role may well own another schema.
+    uses, or tables of the chain there; a role may well own another schema. Where tenants have
+    thousands of schemas, some hundred are looked at, those that the run uses first: a server has
+    room for some thousand locks only (max_locks_per_transaction).
 
-    Locks: ACCESS SHARE for a moment on each.
+    Locks: ACCESS SHARE on each, until the transaction ends.
 
     Args:
         connection: The connection that migrates.
@@ -64,7 +66,11 @@ def version_tables(
     found: list[VersionTable] = []
     on_postgresql = connection.dialect.name == "postgresql"
     found_tables = (
-        run(connection, _POSTGRESQL, {"tables": list(tables), "used": list(schemas)})
+        run(
+            connection,
+            _POSTGRESQL,
+            {"tables": list(tables), "used": list(schemas), "most": _MAX_TABLES},
+        )
         if on_postgresql
         else run(connection, _SQLITE)
     ).all()
@@ -84,6 +90,8 @@ def schemas_with(connection: Connection, tables: Collection[str], schema: str | 
     return list(run(connection, _OTHER_SCHEMAS, parameters).scalars())
 
 
+# Each takes two locks, one for its index.
+_MAX_TABLES = 500
 # No revision has a longer name; others may store what fills the memory of this process.
 _MAX_LENGTH = 200
 
@@ -107,7 +115,7 @@ SELECT n.nspname, c.relname
    AND NOT c.relrowsecurity
    AND n.nspname !~ '^pg_(temp|toast)' AND has_schema_privilege(n.oid, 'USAGE')
    AND has_table_privilege(c.oid, 'SELECT')
- ORDER BY 1, 2"""
+ ORDER BY coalesce(n.nspname = ANY(%(used)s::text[]), false) DESC, 1, 2 LIMIT %(most)s"""
 
 _OTHER_SCHEMAS = """\
 SELECT DISTINCT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
