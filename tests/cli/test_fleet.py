@@ -176,10 +176,10 @@ def test_one_line_for_each_and_a_table_are_for_people(
 
     lines = [*capfd.readouterr().out.splitlines()]
     assert status == ExitStatus.REFUSED
-    assert lines[0].split() == ["database", "status", "upgrade"]
+    assert lines[0].split() == ["database", "exit", "upgrade"]
     assert lines[1].startswith(f"{two_files[0]}")
-    assert f"0       {M4_003} -> {HEAD}; 0 rows written, longest exclusive lock" in lines[1]
-    assert "1       there is no file at" in lines[2]
+    assert f"0     {M4_003} -> {HEAD}; 0 rows written, longest exclusive lock" in lines[1]
+    assert "1     there is no file at" in lines[2]
     assert lines[-1] == "3 databases, 1 with a status other than 0"
     assert f"1 of 3: {two_files[0]}: {M4_003} -> {HEAD}; 0 rows" in caplog.text
     assert f"2 of 3: {missing}: there is no file at" in caplog.text

@@ -307,7 +307,7 @@ def _show(report: FleetReport) -> None:
         )
         for member in members
     ]
-    show(table(["schema" if one else "database", "status", report.of], rows), "")
+    show(table(["schema" if one else "database", "exit", report.of], rows), "")
     failed = sum(bool(member.status) for member in members)
     left = sum(member.status is None for member in members)
     counts = [f"{counted(len(members), 'schema' if one else 'database')}"]
