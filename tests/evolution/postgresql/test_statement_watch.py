@@ -18,6 +18,7 @@ from cleveragents_plans.evolution.postgresql import statement_watch
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from support import postgres
+from support.bouncers import pgbouncer
 from support.databases import SERVERS, database_at, migrate
 from support.faults import Migration
 from support.online import client
@@ -142,6 +143,21 @@ def test_statement_that_takes_long_goes_on_where_its_state_cannot_be_seen(
             owner.execute(f"DROP ROLE {role}; DROP ROLE IF EXISTS {role}_owner".encode())
 
     assert "`SELECT 1 FROM pg_sleep(2)` (" in caplog.text
+
+
+def test_statement_that_takes_long_goes_on_behind_a_full_pool(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, url: str
+):
+    caplog.set_level("INFO", "alembic.evolution")
+    monkeypatch.setattr(statement_watch, "_SILENCE", 0.3)
+    monkeypatch.setattr(statement_watch, "_PATIENCE", 0.1)
+    with pgbouncer(url, "session", default_pool_size=1) as via:
+        engine = open_engine(via, migrating=True)
+        with engine.connect() as connection, StatementWatch(connection, 0.1):
+            assert run(connection, "SELECT 1 FROM pg_sleep(2)").scalar_one() == 1
+        engine.dispose()
+
+    assert "a second connection gets no answer" in caplog.text
 
 
 STOPPED = """\

@@ -40,7 +40,8 @@ class StatementWatch:
 
     Statements that are done sooner are not mentioned; within a `heartbeat` its words are used.
     A connection on which no answer arrives, though the server has finished (or does not answer a
-    second connection either), is closed after a minute. A server that refuses a second one answers.
+    second connection either), is closed after a minute. A server that refuses a second one answers,
+    and so does a pooler that lets it wait.
     """
 
     def __init__(self, connection: Connection, every: float) -> None:
@@ -52,6 +53,8 @@ class StatementWatch:
         self._reasons = reasons(self.reason)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._found: list[str] = []
+        self._looking, self._looked = threading.Thread(), 0.0
         # One assignment, so that the other thread sees both or neither.
         self._running = ("", time.monotonic())
         self._silent_since: float | None = None
@@ -72,15 +75,28 @@ class StatementWatch:
 
     def reason(self) -> str:
         """Say what the statement that is under way waits for, as far as that can be seen."""
-        found: list[str] = []
-        # Not in this thread: behind a full pool, or a silent network, no answer comes.
-        look = threading.Thread(target=lambda: found.append(self._look()), daemon=True)
-        look.start()
-        look.join(_PATIENCE)
-        if found:
-            return found[0]
-        self._silent()
+        # Not in this thread: behind a full pool, or a silent network, no answer comes. And one a
+        # minute then: a pool would have one more client that waits, each time.
+        if not self._looking.is_alive() or time.monotonic() - self._looked >= _SILENCE:
+            found = self._found = []
+            looking = threading.Thread(target=lambda: found.append(self._look()), daemon=True)
+            looking.start()
+            self._looking, self._looked = looking, time.monotonic()
+        self._looking.join(_PATIENCE)
+        if self._found:
+            return self._found[0]
+        if self._server_answers:
+            self._silent_since = None
+        else:
+            self._silent()
         return "what it waits for cannot be seen: a second connection gets no answer"
+
+    @property
+    def _server_answers(self) -> bool:
+        try:
+            return server_answers(self._connection)
+        except Exception:  # the connection is being closed
+            return False
 
     def _before_statement(self, _connection: object, _cursor: object, sql: str, *_: object) -> None:
         self._begins(sql)
@@ -126,7 +142,7 @@ class StatementWatch:
                 return f"waiting for {listed(blockers)}" if blockers else ""
         except DBAPIError as error:
             # A connection that is refused has no SQLSTATE, as one that reaches no server.
-            if sqlstate(error) is None and not server_answers(self._connection):
+            if sqlstate(error) is None and not self._server_answers:
                 self._silent()
             else:
                 self._silent_since = None
