@@ -65,11 +65,12 @@ def test_bar_is_drawn_again_on_the_same_line(clock, terminal):
         progress.tick(150)
 
     assert terminal.lines == [
-        "filling toy [#######.......................] 50 of 200 rows (25 %), 10 rows/s, 0:05 gone,"
+        "filling toy [######.....................] 50 of 200 rows (25 %), 10 rows/s, 0:05 elapsed,"
         " 0:15 left",
-        "filling toy [#############################.] 200 of 200 rows (99 %), 20 rows/s, 0:10 gone",
-        "filling toy [##############################] 200 of 200 rows (100 %), 20 rows/s, 0:10 gone"
-        "\n",
+        "filling toy [#############################.] 200 of 200 rows (99 %), 20 rows/s,"
+        " 0:10 elapsed",
+        "filling toy [##############################] 200 of 200 rows (100 %), 20 rows/s,"
+        " 0:10 elapsed\n",
     ]
 
 
@@ -98,7 +99,7 @@ def test_bar_says_all_that_is_known_where_there_is_room(clock, terminal):
         progress.tick(50)
 
     assert (
-        "50 of 200 rows (25 %), 1,000 others need nothing, 10 rows/s, 0:05 gone, 0:15 left"
+        "50 of 200 rows (25 %), 1,000 others need nothing, 10 rows/s, 0:05 elapsed, 0:15 left"
         in (terminal.lines[0])
     )
 
@@ -141,7 +142,7 @@ def test_rate_is_that_of_the_last_fifteen_seconds(clock, terminal):
         assert terminal.lines[-1].endswith(" 1:06:10 left")
 
     # The mean at the end.
-    assert ", 670 rows/s, 1:30 gone\n" in terminal.lines[-1]
+    assert ", 670 rows/s, 1:30 elapsed\n" in terminal.lines[-1]
 
 
 def test_log_gets_a_line_now_and_then(caplog):
@@ -168,7 +169,7 @@ def test_log_gets_speed_and_time_left(clock, caplog):
         clock.now = 10.0
         progress.tick(100)
         assert caplog.messages == [
-            "x: 100 of 90,000 rows (0 %), 10 rows/s, 0:10 gone, 2:29:50 left"
+            "x: 100 of 90,000 rows (0 %), 10 rows/s, 0:10 elapsed, 2:29:50 left"
         ]
         (record,) = caplog.records
         assert (record.event, record.done, record.total, record.rate, record.eta_s) == (
@@ -185,7 +186,7 @@ def test_time_left_is_not_known_without_a_row(clock, caplog):
         clock.now = 10.0
         progress.tick(0)
 
-    assert caplog.messages[0] == "x: 0 of 5 rows (0 %), 0 rows/s, 0:10 gone, unknown left"
+    assert caplog.messages[0] == "x: 0 of 5 rows (0 %), 0 rows/s, 0:10 elapsed, unknown left"
 
 
 def test_rows_that_need_nothing_are_counted(caplog):
@@ -234,7 +235,7 @@ def test_heartbeat_speaks_every_so_many_seconds(caplog):
     said = len(caplog.messages)
     time.sleep(0.15)
 
-    assert re.fullmatch(r"counting \(0:0\d gone\)", caplog.messages[0])
+    assert re.fullmatch(r"counting \(0:0\d elapsed\)", caplog.messages[0])
     assert len(caplog.messages) == said
 
 
@@ -246,7 +247,7 @@ def test_heartbeat_says_the_reason(caplog):
     ):
         wait_until_said(caplog, 1)
 
-    assert caplog.messages[0].endswith(" gone); it waits for pid 12")
+    assert caplog.messages[0].endswith(" elapsed); it waits for pid 12")
 
 
 def test_innermost_heartbeat_speaks(caplog):

@@ -74,7 +74,7 @@ def report_pause(reason: str, seconds: float, *, first: bool, lag: float | None 
         log.info(
             "PAUSED: %s%s",
             reason,
-            "" if first else f" ({_clock(seconds)} gone)",
+            "" if first else f" ({_clock(seconds)} elapsed)",
             extra={"event": "paused", "seconds": seconds, "lag_s": lag},
         )
     if terminal and _console is not None and not _console.behind:
@@ -85,14 +85,14 @@ def report_pause(reason: str, seconds: float, *, first: bool, lag: float | None 
 def report_under_way(what: str, begun: float) -> None:
     """Log that *what* is under way since *begun* (of `time.monotonic`), and why it takes long."""
     reason = _reason() if _reason else ""
-    gone = time.monotonic() - begun
+    elapsed = time.monotonic() - begun
     clear_line()
     log.info(
-        "%s (%s gone)%s",
+        "%s (%s elapsed)%s",
         what,
-        _clock(gone),
+        _clock(elapsed),
         reason and f"; {reason}",
-        extra={"event": "heartbeat", "seconds": gone},
+        extra={"event": "heartbeat", "seconds": elapsed},
     )
 
 
@@ -202,7 +202,7 @@ class Progress:
             f"{self.done:,} of {total:,} rows ({share} %)",
             f"{self._passed:,} others need nothing" if self._passed else "",
             f"{rate:,.0f} rows/s",
-            f"{_clock(seconds)} gone",
+            f"{_clock(seconds)} elapsed",
             "" if last else self._left(left),
         ]
         if self._bar:
@@ -239,15 +239,15 @@ class Progress:
 
 def _drawn(label: str, share: int, figures: list[str], columns: int) -> str:
     """Fit a bar and as many of the *figures* as possible into so many *columns*."""
-    rows, others, rate, gone, left = figures
-    for told in ([rows, others, rate, gone, left], [rows, rate, left], [f"{share} %", left]):
+    rows, others, rate, elapsed, left = figures
+    for told in ([rows, others, rate, elapsed, left], [rows, rate, left], [f"{share} %", left]):
         text = ", ".join(filter(None, told))
         room = columns - len(f"{label} [] {text}")
         if room >= _BAR[0]:
             width = min(room, _BAR[-1])
             filled = width * share // 100
             return f"{label} [{'#' * filled}{'.' * (width - filled)}] {text}"
-    return f"{share} %, {left or gone}: {label}"[:columns]
+    return f"{share} %, {left or elapsed}: {label}"[:columns]
 
 
 def clear_line(console: Console | None = None) -> None:

@@ -238,7 +238,7 @@ def test_quick_steps_are_not_reported(url, caplog):
     with caplog.at_level(logging.INFO), revision(url, report_every=120) as op:
         fill(op)
 
-    assert [text for text in caplog.messages if "gone)" in text] == []
+    assert [text for text in caplog.messages if "elapsed)" in text] == []
 
 
 def test_rows_that_need_nothing_are_counted_when_they_are_passed(url, caplog):

@@ -79,7 +79,7 @@ def test_statement_that_waits_for_another_session_names_it(url: str):
     (line, *_) = [
         line for line in ended.said.splitlines() if "`UPDATE public.alembic_version" in line
     ]
-    assert " gone); waiting for pid " in line
+    assert " elapsed); waiting for pid " in line
     assert " console (idle in transaction for " in line
 
 
@@ -88,7 +88,7 @@ def test_check_that_waits_for_another_session_names_it(url: str):
         other.execute("SET application_name = 'console'")
         other.execute("LOCK TABLE v3_plans")
         run = Migration(url, M8_001, "report-every=0.5")
-        run.wait_for("gone); waiting for pid ")
+        run.wait_for("elapsed); waiting for pid ")
         other.rollback()
     ended = run.ended()
 
@@ -99,7 +99,7 @@ def test_check_that_waits_for_another_session_names_it(url: str):
 def test_statement_that_is_quick_is_not_mentioned(url: str):
     ended = Migration(url, M8_001, "report-every=100").ended()
 
-    assert "gone)" not in ended.said
+    assert "elapsed)" not in ended.said
 
 
 def test_connecting_that_takes_long_is_said():

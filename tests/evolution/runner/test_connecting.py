@@ -73,7 +73,10 @@ def test_server_that_does_not_come_is_waited_for_and_status_69(
         assert (
             f"connecting to {url.replace('postgresql', 'postgresql+psycopg')} (0:0" in caplog.text
         )
-        assert " gone); connection failed" in caplog.text or " gone); failed to res" in caplog.text
+        assert (
+            " elapsed); connection failed" in caplog.text
+            or " elapsed); failed to res" in caplog.text
+        )
         assert capfd.readouterr().err.splitlines()[-1].startswith("error: ")
         caplog.clear()
 
@@ -111,7 +114,7 @@ def test_server_that_is_starting_is_waited_for(caplog: pytest.LogCaptureFixture)
             server.kill()
 
     assert status == ExitStatus.UNREACHABLE
-    assert " gone); connection failed" in caplog.text
+    assert " elapsed); connection failed" in caplog.text
     assert "Das Datenbanksystem startet" in caplog.text
 
 
