@@ -227,11 +227,13 @@ def _ways_to_wait(
     if paused:
         resume = typed(database.config, "throttle resume")
         return (f"run {resume} to let the run go on that is paused",)
+    who = "; ".join(map(str, migrating))
     if database.on_postgresql:
+        if all(each.pid is None for each in migrating):  # no run, and none can begin
+            return (f"the migration lock is held by {who}",)
         return (f"wait for the run that is under way; {follow} shows it",)
     if not remedies:  # the application may write
         return ()
-    who = "; ".join(map(str, migrating))
     return (f"wait for {who}: a run, or the application; {follow} shows when it ends",)
 
 

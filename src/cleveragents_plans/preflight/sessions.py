@@ -30,8 +30,8 @@ def sessions_ahead(
     """
     for holder in migration_lock_holders(connection):
         yield Block(
-            found=f"another process migrates the database: {holder}",
-            remedy=f"wait, or: SELECT pg_terminate_backend({holder.pid})",
+            found=f"the migration lock is held by {holder}",
+            remedy=f"wait, or: {holder.ended_by}",
         )
     found = blockers(connection, tables, ANY_LOCK, _MAX_SHOWN)
     pids = {each.pid for each in found}

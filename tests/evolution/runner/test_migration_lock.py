@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from cleveragents_plans.evolution.errors import ExternalTransaction, WrongDialec
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed
 from cleveragents_plans.evolution.runner.migration_lock import (
     MigrationLockNotObtained,
+    lock_key,
     migration_lock,
     migration_lock_holders,
 )
@@ -252,3 +254,25 @@ def test_schemas_of_a_database_have_locks_of_their_own(engine):
             pytest.fail("two have the lock")
         with migration_lock(first, ["tenant_2"], at_once):
             pass
+
+
+def test_prepared_transaction_that_has_the_lock_is_named_with_what_ends_it(engine, postgresql_url):
+    key = lock_key()["lock_class"]
+    take = "SELECT pg_advisory_xact_lock(%s, 'public'::regnamespace::oid::int)"
+    with client(postgresql_url, autocommit=False) as other:
+        other.execute(take, [key - 2**32 if key >= 2**31 else key])
+        other.execute("PREPARE TRANSACTION 'it''s'")
+    try:
+        with (
+            engine.connect() as connection,
+            pytest.raises(MigrationLockNotObtained) as given_up,
+            migration_lock(connection, ["public"], Settings(migration_lock_wait=0.1)),
+        ):
+            pytest.fail("two have the lock")
+    finally:
+        with client(postgresql_url) as connection:
+            connection.execute("ROLLBACK PREPARED 'it''s'")
+
+    told = str(given_up.value)
+    assert re.search(r"by a prepared transaction \(of \d{4}-\d\d-\d\d .*; end it with ", told)
+    assert "end it with ROLLBACK PREPARED 'it''s')" in told

@@ -69,9 +69,7 @@ class Blocker:
     @property
     def ended_by(self) -> str:
         """The statement that ends it."""
-        if self.pid is None:
-            return "ROLLBACK PREPARED '{}'".format((self.query or "").replace("'", "''"))
-        return f"SELECT pg_terminate_backend({self.pid})"
+        return statement_that_ends(self.pid, self.query)
 
     def __str__(self) -> str:
         age = "" if self.age is None else f" for {self.age:.0f} s"
@@ -80,6 +78,13 @@ class Blocker:
             return f"prepared transaction{age}{query} (end it with ROLLBACK PREPARED)"
         who = f" {self.application}" if self.application else ""
         return f"pid {self.pid}{who} ({self.state or 'state hidden'}{age}, {self.mode}){query}"
+
+
+def statement_that_ends(pid: int | None, prepared: str | None) -> str:
+    """Give the statement that ends a session, or the *prepared* transaction of this name."""
+    if pid is None:
+        return "ROLLBACK PREPARED '{}'".format((prepared or "").replace("'", "''"))
+    return f"SELECT pg_terminate_backend({pid})"
 
 
 def blockers(

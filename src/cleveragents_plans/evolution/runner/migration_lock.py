@@ -19,7 +19,7 @@ from cleveragents_plans.evolution.errors import (
     WrongDialect,
     listed,
 )
-from cleveragents_plans.evolution.postgresql.blockers import Deadline
+from cleveragents_plans.evolution.postgresql.blockers import Deadline, statement_that_ends
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.settings import Settings
 
@@ -39,7 +39,7 @@ class MigrationLockNotObtained(EvolutionError):
     def __init__(self, lock: str, waited: float, holders: Sequence[object] = ()) -> None:
         super().__init__(
             f"{lock} is still taken after {waited:.0f} s, by {listed(holders)}; wait until that "
-            "process is done (or give a longer -x migration-lock-wait=SECONDS) and run the same "
+            "is done (or give a longer -x migration-lock-wait=SECONDS) and run the same "
             "command again"
         )
         self.lock = lock
@@ -59,14 +59,24 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The session that has the migration lock."""
+    """The session, or the prepared transaction, that has the migration lock."""
 
-    pid: int
+    #: None for a prepared transaction, which no process holds.
+    pid: int | None
     application: str | None
-    #: When it connected; None when we may not see it.
+    #: When it connected, or was prepared; None when we may not see it.
     since: str | None
+    #: The name of the prepared transaction.
+    prepared: str | None = None
+
+    @property
+    def ended_by(self) -> str:
+        """The statement that ends it."""
+        return statement_that_ends(self.pid, self.prepared)
 
     def __str__(self) -> str:
+        if self.pid is None:
+            return f"a prepared transaction (of {self.since}; end it with {self.ended_by})"
         who = f" {self.application}" if self.application else ""
         return f"pid {self.pid}{who}" + (f" (connected since {self.since})" if self.since else "")
 
@@ -196,8 +206,12 @@ l.granted AND l.locktype = 'advisory' AND l.objsubid = 2
 
 _HOLDERS = f"""\
 SELECT DISTINCT l.pid, a.application_name,
-       to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS OF')
-  FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+       to_char(coalesce(a.backend_start, p.prepared), 'YYYY-MM-DD HH24:MI:SS OF'), p.gid
+  FROM pg_locks l
+  LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+  LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+    AND own.virtualtransaction = l.virtualtransaction
+  LEFT JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
  WHERE {LOCK_IS_HELD}
    AND (%(schemas)s::text[] IS NULL
         OR l.objid = ANY(SELECT oid FROM pg_namespace WHERE nspname = ANY(%(schemas)s)))"""
