@@ -160,6 +160,44 @@ def test_role_that_may_not_create_tables_is_refused(postgresql_url: str, roles: 
     assert tables(postgresql_url) == []
 
 
+@pytest.fixture
+def tablespace(postgresql_url: str) -> Iterator[str]:
+    """A tablespace in which only superusers may create objects."""
+    name = f"fast_{uuid.uuid4().hex[:8]}"
+    in_place = "SET allow_in_place_tablespaces = on"
+    grant(postgresql_url, in_place, f"CREATE TABLESPACE {name} LOCATION ''")
+    yield name
+    grant(postgresql_url, f"DROP TABLESPACE {name}")
+
+
+def test_default_tablespace_in_which_the_owner_may_not_create_objects_is_refused(
+    postgresql_url: str, roles: tuple[str, str], tablespace: str
+):
+    owner, _ = roles
+    migrate(as_role(postgresql_url, owner), M4_003)
+
+    for role in (owner, "postgres"):
+        url = f"{as_role(postgresql_url, role)}&options=-c%20default_tablespace%3D{tablespace}"
+        told = refused(url, RightsMissing)
+        assert f"the role {owner} may not create objects in the tablespace {tablespace}" in told
+        assert f"GRANT CREATE ON TABLESPACE {tablespace} TO {owner}, or set default_t" in told
+
+    migrate(as_role(postgresql_url, owner), "head")
+
+
+def test_default_tablespace_is_refused_before_the_first_table(
+    postgresql_url: str, roles: tuple[str, str], tablespace: str
+):
+    _, app = roles
+    grant(postgresql_url, f"GRANT CREATE ON SCHEMA public TO {app}")
+    url = f"{as_role(postgresql_url, app)}&options=-c%20default_tablespace%3D{tablespace}"
+
+    told = refused(url, RightsMissing)
+
+    assert f"the role {app} may not create objects in the tablespace {tablespace}" in told
+    assert tables(postgresql_url) == []
+
+
 def test_one_session_all_along_has_the_lock_until_it_gives_it_back(postgresql_url: str):
     engine = create_engine(postgresql_url, poolclass=NullPool)
     held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"

@@ -141,8 +141,9 @@ def refuse_missing_rights(
                 f"owns {table} and may not create objects in the schema {schema}",
                 f"GRANT CREATE ON SCHEMA {schema} TO {owner} first",
             )
+        _refuse_tablespace(target, owner, row["tablespace"])
     if not found:
-        role, schema, creates = run(connection, _CREATES, names).one()
+        role, schema, creates, tablespace = run(connection, _CREATES, names).one()
         if not creates:
             raise RightsMissing(
                 target,
@@ -150,6 +151,19 @@ def refuse_missing_rights(
                 f"may not create tables in the schema {schema}",
                 f"GRANT CREATE ON SCHEMA {schema} TO {role} first",
             )
+        _refuse_tablespace(target, role, tablespace)
+
+
+def _refuse_tablespace(target: str, owner: str, tablespace: str | None) -> None:
+    if tablespace is not None:
+        raise RightsMissing(
+            target,
+            owner,
+            f"may not create objects in the tablespace {tablespace}, which default_tablespace "
+            "names for this run",
+            f"GRANT CREATE ON TABLESPACE {tablespace} TO {owner}, or set default_tablespace = '' "
+            "for the role that migrates first",
+        )
 
 
 def refuse_unreadable_tables(
@@ -215,15 +229,24 @@ SELECT pg_is_in_recovery(),
        (SELECT source FROM pg_settings
          WHERE name = 'default_transaction_read_only' AND setting = 'on')"""
 
+# The tablespace of the database takes no right, and one that does not exist is passed over.
+# https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-DEFAULT-TABLESPACE
+_FORBIDDEN_TABLESPACE = """\
+(SELECT quote_ident(t.spcname) FROM pg_tablespace t
+          WHERE t.spcname = current_setting('default_tablespace')
+            AND t.oid <> (SELECT dattablespace FROM pg_database WHERE datname = current_database())
+            AND NOT has_tablespace_privilege({0}, t.oid, 'CREATE'))"""
+
 # From PostgreSQL 16 on, a member of a role may lack the right to SET ROLE to it.
-_RIGHTS = """\
+_RIGHTS = f"""\
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
        quote_ident(n.nspname) AS schema,
        quote_ident(o.rolname) AS owner, quote_ident(current_user) AS role,
        pg_has_role(c.relowner, CASE WHEN current_setting('server_version_num')::int < 160000
                                     THEN 'MEMBER' ELSE 'SET' END) AS becomes_owner,
        has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'UPDATE') AS writes,
-       has_schema_privilege(c.relowner, n.oid, 'CREATE') AS owner_creates
+       has_schema_privilege(c.relowner, n.oid, 'CREATE') AS owner_creates,
+       {_FORBIDDEN_TABLESPACE.format("c.relowner")} AS tablespace
   FROM pg_class c
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_roles o ON o.oid = c.relowner
@@ -241,6 +264,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(curr
    AND n.nspname = %(schema)s AND NOT has_table_privilege(c.oid, 'SELECT')
  ORDER BY c.relname"""
 
-_CREATES = """\
+_CREATES = f"""\
 SELECT quote_ident(current_user), quote_ident(coalesce(%(schema)s, current_schema())),
-       has_schema_privilege(coalesce(%(schema)s, current_schema()), 'CREATE')"""
+       has_schema_privilege(coalesce(%(schema)s, current_schema()), 'CREATE'),
+       {_FORBIDDEN_TABLESPACE.format("current_user")}"""
