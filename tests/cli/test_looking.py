@@ -177,6 +177,89 @@ def test_control_characters_reach_no_terminal(family: str, typed: Any):
     assert "\x1b" not in typed(family, "verify", status=ExitStatus.FOUND)
 
 
+#: Ids, an action, a name and a state in which a terminal would find orders.
+CONTROL = "a\x1b[31mred"
+CONTROL_WRITTEN = r"a\x1b[31mred"
+BELOW = "b\u202e\x07"
+
+
+@pytest.fixture(params=ONE_OF_EACH)
+def control(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A plan and another below it, both with control characters in their ids."""
+    with database_at("head", request.param, tmp_path) as url:
+        database = RevisionDatabase(url)
+        database.plan(CONTROL, root=CONTROL, profile="balanced")
+        database.plan(BELOW, parent=CONTROL, root=CONTROL, profile="balanced")
+        yield url
+
+
+def test_ids_with_control_characters_are_escaped_for_people(control: str, typed: Any):
+    lines = typed(control, "tree", BELOW).splitlines()
+    listed = typed(control, "plans", "--limit", "1")
+    read = typed(control, "show", CONTROL, status=ExitStatus.FOUND)
+
+    assert [line.split("  ")[0] for line in lines] == [
+        CONTROL_WRITTEN, r"└── b\u202e\x07", "", "2 plans",
+    ]  # fmt: skip
+    assert listed.splitlines()[1].startswith(f"{CONTROL_WRITTEN}  ")
+    assert CONTROL_WRITTEN in read
+    assert all(each.isprintable() for each in (*lines, *listed.splitlines(), *read.splitlines()))
+
+
+def test_ids_with_control_characters_are_exact_in_json(control: str, typed: Any, found: Any):
+    break_database(control, ["UPDATE v3_plans SET root_plan_id = plan_id"])
+    tree = found(control, "tree", CONTROL)
+    listed = found(control, "plans")
+    shown = found(control, "show", BELOW, status=ExitStatus.FOUND)
+    (own,) = (
+        finding
+        for finding in found(control, "verify", status=ExitStatus.FOUND)["findings"]
+        if finding["kind"] == "root-own"
+    )
+
+    assert (tree["top"], [each["plan_id"] for each in tree["plans"]]) == (CONTROL, [CONTROL, BELOW])
+    assert [each["plan_id"] for each in listed["plans"]] == [CONTROL, BELOW]
+    assert [each["parent_plan_id"] for each in listed["plans"]] == [None, CONTROL]
+    assert [row["plan_id"] for row in shown["stored"][0]["rows"]] == [BELOW]
+    assert own["plan_ids"] == [BELOW]
+    for words in (["tree", CONTROL], ["plans"]):
+        assert typed(control, *words, "--json").replace("\n", "").isprintable()
+
+
+def test_pages_follow_an_id_with_control_characters(control: str, found: Any):
+    first = found(control, "plans", "--limit", "1")
+    second = found(control, "plans", "--limit", "1", "--after", first["next_cursor"])
+
+    assert [each["plan_id"] for each in first["plans"] + second["plans"]] == [CONTROL, BELOW]
+    assert second["next_cursor"] is None
+
+
+@pytest.mark.parametrize(
+    ("sql", "written"), [("x'00ff'", r"b'\x00\xff'"), ("CAST(x'ff' AS TEXT)", r"'\udcff'")]
+)
+def test_ids_that_are_no_text_are_drawn_and_paged(
+    sql: str, written: str, tmp_path: Path, typed: Any, found: Any
+):
+    with database_with(store_family, "sqlite", tmp_path) as url:
+        below_root = f"UPDATE v3_plans SET root_plan_id = '{A}', parent_plan_id"
+        break_database(
+            url,
+            [f"{below_root} = '{A}', plan_id = {sql} WHERE plan_id = '{C}'",
+             f"{below_root} = {sql} WHERE plan_id = '{E}'"],
+        )  # fmt: skip
+        drawn = typed(url, "tree", E)
+        pages: list[str] = []
+        after: list[str] | None = []
+        while after is not None:
+            page = found(url, "plans", "--limit", "1", *after)
+            pages += [each["plan_id"] for each in page["plans"]]
+            after = ["--after", page["next_cursor"]] if page["next_cursor"] else None
+
+    assert drawn.count(written) == 1
+    assert len(pages) == len({*pages}) == 5
+    assert written in pages
+
+
 def test_plans_are_listed_and_counted(family: str, typed: Any, found: Any):
     lines = typed(family, "plans", "--order", "newest").splitlines()
 

@@ -95,6 +95,29 @@ def test_idle_transaction_is_named_with_what_ends_it(
     assert f"wait, or: SELECT pg_terminate_backend({pid})\n" in out
 
 
+#: It sets the title of the window, and turns what follows around.
+ESCAPES = "\x1b]0;owned\x07\x9b31m\u202e"
+ESCAPED = r"\x1b]0;owned\x07\x9b31m\u202e"
+
+
+def test_query_of_another_session_reaches_no_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sessions, "MIN_AGE", 0.0)
+    with (
+        database_at(M4_003, "postgresql-18", tmp_path) as url,
+        psycopg.connect(libpq(url)) as client,
+    ):
+        client.execute(f"SELECT count(*) FROM v3_plans /* {ESCAPES} */".encode())
+        code, out = preflight(url, capfd)
+        exact = preflight(url, capfd, "--json")[1]
+
+    assert code == ExitStatus.REFUSED
+    assert ESCAPED in " ".join(out.split())
+    assert (out + exact).replace("\n", "").isprintable()
+    assert ESCAPES in validated(exact)["found"]["blocks"][0]["found"]
+
+
 def test_transaction_that_has_just_begun_blocks_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
@@ -163,6 +186,24 @@ def test_process_that_writes_to_the_file_is_named(
     assert code == ExitStatus.REFUSED
     assert f"is in use: pid {writer.pid} (" in out
     assert f"wait, or end process {writer.pid}\n" in out
+
+
+def test_name_of_a_process_reaches_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """Linux cuts it after 15 bytes, which may be inside of a character."""
+    name = "\x1b]0;é\x9b\u202eabcé".encode()
+    named = f"open('/proc/self/comm', 'wb').write({name!r}); {WRITER}"
+    with database_at(M4_003, "sqlite", tmp_path) as url, subprocess.Popen(
+        [sys.executable, "-c", named, url.removeprefix("sqlite:///")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as writer:  # fmt: skip
+        assert writer.stdout
+        assert writer.stdout.readline() == "ready\n"
+        code, out = preflight(url, capfd)
+        exact = preflight(url, capfd, "--json")[1]
+
+    assert code == ExitStatus.REFUSED
+    assert rf"pid {writer.pid} (\x1b]0;é\x9b\u202eabc\xc3)" in out
+    assert (out + exact).replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,11 @@ import click
 from alembic.config import Config
 from alembic.util import CommandError
 from pydantic import Field, TypeAdapter
-from rich.text import Text
 from sqlalchemy import URL
 
 from cleveragents_plans.cli.jobs import Ended, Job, Jobs
 from cleveragents_plans.cli.options import config_of
-from cleveragents_plans.cli.output import counted, show, show_json, table
+from cleveragents_plans.cli.output import counted, show, show_json, styled, table
 from cleveragents_plans.cli.reports import Output, Part, RunReport
 from cleveragents_plans.cli.status import StatusReport
 from cleveragents_plans.cli.statuses import ExitStatus, status_of, worst
@@ -302,8 +301,8 @@ def _show(report: FleetReport) -> None:
     rows = [
         (
             (member.schema_name if one else member.name) or member.name,
-            Text("" if member.status is None else str(member.status), _style(member)),
-            Text(member.result),
+            styled("" if member.status is None else str(member.status), _style(member)),
+            member.result,
         )
         for member in members
     ]
@@ -313,7 +312,7 @@ def _show(report: FleetReport) -> None:
     counts = [f"{counted(len(members), 'schema' if one else 'database')}"]
     counts += [f"{failed:,} with a status other than 0"] if failed else []
     counts += [f"{left:,} not begun"] if left else []
-    show(Text(", ".join(counts), "bold red" if failed or left else "bold green"))
+    show(styled(", ".join(counts), "bold red" if failed or left else "bold green"))
 
 
 def _style(member: FleetMember) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel
-from rich.console import Console, OverflowMethod, RenderableType
+from rich.console import Console, ConsoleOptions, OverflowMethod, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -34,9 +34,21 @@ def _rendered(*parts: RenderableType) -> str:
     console = _console()
     with standard_output(), console.capture() as captured:
         for part in parts:
-            console.print(part)
+            console.print(_Printable(styled(part, limit=None) if isinstance(part, str) else part))
     # Columns are filled up with blanks.
     return "\n".join(line.rstrip() for line in captured.get().split("\n"))
+
+
+class _Printable:
+    """Draws *part*; a terminal acts on nothing in it, however its texts were made (CWE-150)."""
+
+    def __init__(self, part: RenderableType) -> None:
+        self._part = part
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._part, options):
+            lines = segment.text.split("\n")
+            yield segment._replace(text="\n".join(printable(each, None) for each in lines))
 
 
 class Screen:
@@ -91,7 +103,7 @@ def facts(pairs: Iterable[tuple[str, str | Text]], *, whole: bool = False) -> Ta
     grid.add_column(style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, said in pairs:
-        grid.add_row(Text(name), _text(said, None if whole else MAX_MESSAGE))
+        grid.add_row(styled(name), _text(said, None if whole else MAX_MESSAGE))
     return grid
 
 
@@ -107,7 +119,9 @@ def table(
             width = max(_MIN_WIDTH, min(width, _console().width - others))
         kept = shortened is not None
         overflow: OverflowMethod = "ellipsis" if kept else "fold"
-        grid.add_column(Text(name), overflow=overflow, no_wrap=kept, width=width if kept else None)
+        grid.add_column(
+            styled(name), overflow=overflow, no_wrap=kept, width=width if kept else None
+        )
     for row in rows:
         grid.add_row(*map(_text, row))
     return grid
@@ -120,7 +134,7 @@ def fits(names: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> bool:
 
 
 def _widths(names: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> list[int]:
-    return [max(map(len, column)) for column in zip(names, *rows, strict=True)]
+    return [max(len(_text(each)) for each in column) for column in zip(names, *rows, strict=True)]
 
 
 def counted(number: int, what: str) -> str:
@@ -128,10 +142,23 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def styled(said: str, style: str = "", limit: int | None = MAX_MESSAGE) -> Text:
+    """
+    Make a part of a line of *said*, with what cannot be printed escaped.
+
+    It is escaped before the line is laid out: otherwise there is no room for the escapes.
+
+    Args:
+        said: The text.
+        style: How it looks.
+        limit: The characters after which it is cut in the middle; None, it is not.
+    """
+    return Text(printable(said, limit), style)
+
+
 def _text(said: str | Text, limit: int | None = MAX_MESSAGE) -> Text:
-    """Give what is shown as a part of a line; a `Text` is made of what can be printed."""
     if isinstance(said, str):
-        return Text(printable(said, limit))
+        return styled(said, limit=limit)
     return Text().append_text(said)  # its style ends with it: a cell is filled up without
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 import click
 from pydantic import Field
-from rich.text import Text
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, RowMapping, select
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.cli.options import config_of, database_options, json_option
-from cleveragents_plans.cli.output import counted, show, show_json, table
+from cleveragents_plans.cli.output import counted, show, show_json, styled, table
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.domain.errors import InvalidValue, shown
 from cleveragents_plans.evolution.errors import EvolutionError
@@ -23,7 +23,7 @@ from cleveragents_plans.persistence.pages import beyond, cursor_of
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.persistence.summaries import count_by
 from cleveragents_plans.schema.database import Database, read_database
-from cleveragents_plans.verification.findings import text_of
+from cleveragents_plans.verification.findings import exact_text
 
 _COLUMNS = (
     "plan_id",
@@ -61,6 +61,11 @@ class PlanLine(Part):
     created_by: str | None = Field(description="The author.")
     created_at: str | None = Field(description="When it was created.")
     updated_at: str | None = Field(description="When it was last written.")
+
+    @classmethod
+    def of(cls, row: RowMapping) -> Self:
+        """Say it of *row*."""
+        return cls(**{name: _exact(row[name]) for name in _COLUMNS})
 
     @property
     def called(self) -> str:
@@ -160,18 +165,18 @@ def plans_command(
         with database.heartbeat("counting plans"):
             counts = count_by(session, ["phase", "processing_state"], wanted)
         page = [*wanted, beyond(session, after, order)] if after is not None else wanted
-        plans = plan_lines(database, page, limit + 1, newest=order == "newest")
+        rows = listed_rows(database, page, limit + 1, newest=order == "newest")
         about = DatabaseFacts.of(database)
-    more = len(plans) > limit
+    more = len(rows) > limit
     report = PlansReport(
         database=about,
         total=sum(counts.values()),
         counts=tuple(
-            StateCount(phase=_word(phase), processing_state=_word(state), plans=number)
+            StateCount(phase=_exact(phase), processing_state=_exact(state), plans=number)
             for (phase, state), number in counts.items()
         ),
-        plans=tuple(plans[:limit]),
-        next_cursor=cursor_of(plans[limit - 1].plan_id, order) if more else None,
+        plans=tuple(map(PlanLine.of, rows[:limit])),
+        next_cursor=cursor_of(rows[limit - 1]["plan_id"], order) if more else None,
     )
     show_json(report) if json else _show(report)
 
@@ -194,18 +199,17 @@ def require_plans(database: Database) -> None:
         )
 
 
-def plan_lines(
+def listed_rows(
     database: Database, wanted: list[ColumnElement[bool]], limit: int, *, newest: bool = False
-) -> list[PlanLine]:
-    """Read what a listing says of the plans that are *wanted*, in the order of their ids."""
+) -> Sequence[RowMapping]:
+    """Read what a `PlanLine` says of the plans that are *wanted*, in the order of their ids."""
     by_id = PLANS.c.plan_id.desc() if newest else PLANS.c.plan_id
     query = select(*(PLANS.c[name] for name in _COLUMNS)).where(*wanted).order_by(by_id)
-    rows = database.connection.execute(query.limit(limit)).mappings()
-    return [PlanLine(**{name: _word(row[name]) for name in _COLUMNS}) for row in rows]
+    return database.connection.execute(query.limit(limit)).mappings().all()
 
 
-def _word(value: Any) -> str | None:
-    return None if value is None else text_of(getattr(value, "value", value))
+def _exact(value: Any) -> str | None:
+    return None if value is None else exact_text(getattr(value, "value", value))
 
 
 def _given_filters(given: dict[str, Any]) -> dict[str, Any]:
@@ -229,9 +233,9 @@ def _show(report: PlansReport) -> None:
     if report.plans:
         rows = [
             (
-                Text(plan.plan_id, "bold"),
+                styled(plan.plan_id, "bold"),
                 plan.called,
-                Text(f"{plan.phase}/{plan.processing_state}", plan.style),
+                styled(f"{plan.phase}/{plan.processing_state}", plan.style),
                 (plan.updated_at or "")[:16].replace("T", " "),
             )
             for plan in report.plans
@@ -239,9 +243,9 @@ def _show(report: PlansReport) -> None:
         names = ["plan", "name or action", "state", "written (UTC)"]
         show(table(names, rows, shortened="name or action"), "")
     if report.next_cursor:
-        show(Text(f"more: --after {report.next_cursor}", "dim"))
+        show(styled(f"more: --after {report.next_cursor}", "dim", limit=None))
     by_state: Counter[str | None] = Counter()
     for each in report.counts:
         by_state[each.processing_state] += each.plans
     states = ", ".join(f"{number:,} {state}" for state, number in sorted(by_state.items(), key=str))
-    show(Text(f"{counted(report.total, 'plan')}{': ' if states else ''}{states}"))
+    show(styled(f"{counted(report.total, 'plan')}{': ' if states else ''}{states}"))

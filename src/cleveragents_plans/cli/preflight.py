@@ -15,7 +15,7 @@ from cleveragents_plans.cli.options import (
     json_option,
     run_options,
 )
-from cleveragents_plans.cli.output import counted, facts, show, show_json
+from cleveragents_plans.cli.output import counted, facts, show, show_json, styled
 from cleveragents_plans.cli.reports import DatabaseFacts, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.preflight import Preflight, preflight
@@ -88,14 +88,14 @@ def _show(report: PreflightReport) -> None:
     lines += _several("unchecked", found.unchecked, "yellow")
     lines += _several("warns", found.warnings, "yellow")
     for block in found.blocks:
-        lines.append(("BLOCKS", Text(block.found, "bold red")))
+        lines.append(("BLOCKS", styled(block.found, "bold red")))
         if block.remedy:
             lines.append(("", block.remedy))
     show(facts(lines), "", _verdict(report))
 
 
 def _several(name: str, said: Iterable[str], style: str) -> Iterable[tuple[str, str | Text]]:
-    return [(name, Text(each, style)) for each in said]
+    return [(name, styled(each, style)) for each in said]
 
 
 def _written(write: Write, on_sqlite: bool) -> str:
@@ -127,5 +127,5 @@ def _megabytes(number: int) -> str:
 def _verdict(report: PreflightReport) -> Text:
     blocks = len(report.found.blocks)
     if report.ready:
-        return Text("ready" if report.found.steps else "ready, nothing to do", "bold green")
-    return Text(f"not ready, {counted(blocks, 'block')}, exit status 1", "bold red")
+        return styled("ready" if report.found.steps else "ready, nothing to do", "bold green")
+    return styled(f"not ready, {counted(blocks, 'block')}, exit status 1", "bold red")

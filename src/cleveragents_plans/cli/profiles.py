@@ -6,10 +6,9 @@ from typing import Literal
 
 import click
 from pydantic import Field
-from rich.text import Text
 
 from cleveragents_plans.cli.options import json_option
-from cleveragents_plans.cli.output import facts, show, show_json, table
+from cleveragents_plans.cli.output import facts, show, show_json, styled, table
 from cleveragents_plans.cli.reports import Output
 from cleveragents_plans.domain import (
     BUILT_IN_PROFILES,
@@ -47,7 +46,7 @@ def profiles_command(name: str | None, json: bool) -> None:
     elif name is not None:
         _show_one(chosen[0])
     else:
-        rows = [(Text(each.name, "bold"), each.description) for each in chosen]
+        rows = [(styled(each.name, "bold"), each.description) for each in chosen]
         show(table(["profile", "what it is for"], rows))
 
 

@@ -7,22 +7,20 @@ from typing import Any, Literal
 
 import click
 from pydantic import Field
-from rich.text import Text
 from sqlalchemy import text
 
 from cleveragents_plans.cli.options import config_of, database_options, json_option
-from cleveragents_plans.cli.output import facts, show, show_json
+from cleveragents_plans.cli.output import facts, show, show_json, styled
 from cleveragents_plans.cli.plans import require_plans
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain import PlanView, SnapshotUnreadable
-from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.persistence import CorruptPlanRow, PlanNotFound
 from cleveragents_plans.persistence.queries import plan_in
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.schema.database import Database, read_database
-from cleveragents_plans.verification.findings import text_of
+from cleveragents_plans.verification.findings import exact_text
 from cleveragents_plans.verification.rows import CHILD_TABLES, can_be_read, plan_rows
 
 _Value = str | int | float | None
@@ -89,12 +87,7 @@ def _stored(database: Database, plan_id: str) -> tuple[RowsOfTable, ...]:
 
 
 def _value(value: Any) -> _Value:
-    # Texts of several lines stay as they are; what no JSON can hold does not.
-    if value is None or isinstance(value, int | float):
-        return value
-    if isinstance(value, str) and not any("\ud800" <= each <= "\udfff" for each in value):
-        return value
-    return text_of(value)
+    return value if value is None or isinstance(value, int | float) else exact_text(value)
 
 
 def _read(database: Database, plan_id: str) -> tuple[PlanView | None, str | None]:
@@ -114,13 +107,13 @@ def _read(database: Database, plan_id: str) -> tuple[PlanView | None, str | None
 
 def _show(report: ShowReport, raw: bool) -> None:
     if report.problem:
-        show(Text(printable(report.problem), "bold red"), "")
+        show(styled(report.problem, "bold red"), "")
     if report.plan is not None and not raw:
         show(facts(_lines(report.plan), whole=True))
         return
     for table in report.stored:
         for row in table.rows:
-            show(Text(table.table, "bold"))
+            show(styled(table.table, "bold"))
             said = (
                 (name, "NULL" if value is None else _one_line(value)) for name, value in row.items()
             )

@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 import click
 from pydantic import Field
-from rich.text import Text
 
 from cleveragents_plans.cli.options import config_of, database_options, json_option
-from cleveragents_plans.cli.output import counted, facts, show, show_json, table
+from cleveragents_plans.cli.output import counted, facts, show, show_json, styled, table
 from cleveragents_plans.cli.plans import require_plans
 from cleveragents_plans.cli.reports import DatabaseFacts, Output, Part
 from cleveragents_plans.cli.statuses import ExitStatus
@@ -134,7 +133,7 @@ def _show(report: SpecReport) -> None:
     rows = [
         (
             each.specified_name or "",
-            Text(each.name or "absent", "" if each.name else "bold red"),
+            styled(each.name or "absent", "" if each.name else "bold red"),
             each.specified or "",
             each.found or "",
         )
@@ -142,11 +141,10 @@ def _show(report: SpecReport) -> None:
     ]
     show(table(["specified", "here", "as specified", "as it is"], rows), "")
     for each in report.differences:
-        said = Text()
-        said.append(f"{each.what} {each.of}: ", "bold")
-        said.append(f"{each.specified} -> {each.found}\n")
-        said.append(f"  {each.why or 'on no list of errata'}", "dim" if each.why else "bold red")
-        show(said)
+        what = styled(f"{each.what} {each.of}: ", "bold")
+        show(what.append_text(styled(f"{each.specified} -> {each.found}")))
+        style = "dim" if each.why else "bold red"
+        show(styled(f"  {each.why or 'on no list of errata'}", style))
     odd = sum(each.why is None for each in report.differences)
     verdict = f"{counted(len(report.differences), 'difference')}, {odd or 'none'} unexplained"
-    show("", Text(verdict, "bold red" if odd else "bold green"))
+    show("", styled(verdict, "bold red" if odd else "bold green"))

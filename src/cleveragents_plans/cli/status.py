@@ -21,7 +21,7 @@ from cleveragents_plans.cli.options import (
     for_each_database,
     json_option,
 )
-from cleveragents_plans.cli.output import Screen, facts, show, show_json
+from cleveragents_plans.cli.output import Screen, facts, show, show_json, styled
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
@@ -279,6 +279,6 @@ def _shown(report: StatusReport) -> Table:
     style = "bold green" if report.state == "ready" else "bold yellow"
     if report.state in ("misfit", "unfinished"):
         style = "bold red"
-    lines.append(("state", Text(report.state, style)))
+    lines.append(("state", styled(report.state, style)))
     lines += [("" if number else "next", each) for number, each in enumerate(report.remedies)]
     return facts(lines)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import click
 from pydantic import Field
 from rich.text import Text
 from rich.tree import Tree
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, RowMapping, select
+from sqlalchemy.orm import Session
 
 from cleveragents_plans.cli.options import config_of, database_options, json_option
-from cleveragents_plans.cli.output import counted, show, show_json
-from cleveragents_plans.cli.plans import PlanLine, plan_lines, require_plans
+from cleveragents_plans.cli.output import counted, show, show_json, styled
+from cleveragents_plans.cli.plans import PlanLine, listed_rows, require_plans
 from cleveragents_plans.cli.reports import DatabaseFacts, Report
 from cleveragents_plans.persistence import PlanNotFound
+from cleveragents_plans.persistence.pages import stored_id
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.schema.database import Database, read_database
+from cleveragents_plans.verification.findings import exact_text
 
 # Plans that are read at once.
 _BATCH = 500
@@ -55,15 +59,13 @@ def tree_command(plan_id: str, limit: int, json: bool, **given: Any) -> None:
         parents = _members(database, top)
         order = _order(parents, top)
         plans = [
-            line
+            PlanLine.of(row)
             for start in range(0, min(limit, len(order)), _BATCH)
-            for line in plan_lines(
-                database, [PLANS.c.plan_id.in_(order[start : min(limit, start + _BATCH)])], _BATCH
-            )
+            for row in _listed(database, order[start : min(limit, start + _BATCH)])
         ]
         about = DatabaseFacts.of(database)
-    report = TreeReport(database=about, top=top, total=len(order), plans=tuple(plans))
-    show_json(report) if json else _show(report, asked)
+    report = TreeReport(database=about, top=exact_text(top), total=len(order), plans=tuple(plans))
+    show_json(report) if json else _show(report, exact_text(asked))
 
 
 def _top(database: Database, plan_id: str) -> tuple[str, str]:
@@ -85,13 +87,23 @@ def _top(database: Database, plan_id: str) -> tuple[str, str]:
 
 def _links(database: Database, *plan_ids: str) -> Any:
     query = select(PLANS.c.plan_id, PLANS.c.parent_plan_id, PLANS.c.root_plan_id)
-    return database.connection.execute(query.where(PLANS.c.plan_id.in_(plan_ids))).first()
+    return database.connection.execute(query.where(_is_among(database, plan_ids))).first()
+
+
+def _listed(database: Database, plan_ids: Sequence[str]) -> Sequence[RowMapping]:
+    return listed_rows(database, [_is_among(database, plan_ids)], len(plan_ids))
+
+
+def _is_among(database: Database, plan_ids: Iterable[str]) -> ColumnElement[bool]:
+    session = Session(database.connection)
+    return PLANS.c.plan_id.in_([stored_id(session, each) for each in plan_ids])
 
 
 def _members(database: Database, top: str) -> dict[str, str | None]:
     """Read the plans under *top*, and those that name it as their root, each with its parent."""
     plans, below = PLANS.c, PLANS.alias("below")
-    named = select(plans.plan_id).where((plans.plan_id == top) | (plans.root_plan_id == top))
+    stored = stored_id(Session(database.connection), top)
+    named = select(plans.plan_id).where((plans.plan_id == stored) | (plans.root_plan_id == stored))
     tree = named.cte("tree", recursive=True)
     # UNION drops what it has seen: a cycle ends.
     tree = tree.union(select(below.c.plan_id).where(below.c.parent_plan_id == tree.c.plan_id))
@@ -156,14 +168,14 @@ def _show(report: TreeReport, asked: str) -> None:
         show(tree)
     left = report.total - len(report.plans)
     more = f"; {left:,} more are not shown, see --limit" if left else ""
-    show("", Text(f"{counted(report.total, 'plan')}{more}"))
+    show("", f"{counted(report.total, 'plan')}{more}")
 
 
 def _label(plan: PlanLine, asked: str, top: str) -> Text:
     label = Text(no_wrap=True, overflow="ellipsis")
-    label.append(plan.plan_id, "bold reverse" if plan.plan_id == asked else "bold")
-    label.append(f"  {plan.called}  ")
-    label.append(f"{plan.phase}/{plan.processing_state}", plan.style)
+    label.append_text(styled(plan.plan_id, "bold reverse" if plan.plan_id == asked else "bold"))
+    label.append_text(styled(f"  {plan.called}  "))
+    label.append_text(styled(f"{plan.phase}/{plan.processing_state}", plan.style))
     if plan.parent_plan_id is None and plan.plan_id != top:
         label.append("  detached", "yellow")
     return label

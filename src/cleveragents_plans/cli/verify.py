@@ -17,10 +17,9 @@ from cleveragents_plans.cli.options import (
     for_each_database,
     json_option,
 )
-from cleveragents_plans.cli.output import counted, facts, show, show_json
+from cleveragents_plans.cli.output import counted, facts, show, show_json, styled
 from cleveragents_plans.cli.reports import DatabaseFacts, Report
 from cleveragents_plans.cli.statuses import ExitStatus
-from cleveragents_plans.evolution.printable import printable
 from cleveragents_plans.evolution.reporting import Progress, console_logging, tell
 from cleveragents_plans.schema.database import read_database
 from cleveragents_plans.verification import Finding, Kind, repair_roots, verify
@@ -152,19 +151,18 @@ def _listed(findings: tuple[Finding, ...]) -> Table:
     grid.add_column(overflow="fold")
     for finding in sorted(findings, key=lambda each: each.severity):
         style = "bold red" if finding.severity == "fault" else "yellow"
-        said = Text()
-        said.append(f"{finding.kind}  ", style)
-        said.append(printable(finding.subject), "bold")
+        said = Text.assemble(styled(f"{finding.kind}  ", style), styled(finding.subject, "bold"))
         if finding.plan_ids:
             said.append(f"  in {counted(finding.total, 'row')}")
-        said.append(f"\n{printable(finding.found)}")
+        said.append("\n").append_text(styled(finding.found))
         if finding.plan_ids:
             more = finding.total - len(finding.plan_ids)
             others = f" and {more:,} more" if more else ""
-            said.append(f"\nplans: {', '.join(finding.plan_ids)}{others}", "dim")
+            plans = f"plans: {', '.join(finding.plan_ids)}{others}"
+            said.append("\n").append_text(styled(plans, "dim", limit=None))
         said.append("\nto mend it: " if finding.severity == "fault" else "\n")
-        said.append(printable(finding.remedy))
-        grid.add_row(Text(finding.severity, style), said)
+        said.append_text(styled(finding.remedy))
+        grid.add_row(styled(finding.severity, style), said)
     return grid
 
 
@@ -174,5 +172,5 @@ def _verdict(report: VerifyReport) -> Text:
     counts = [counted(faults, "fault")] if faults else []
     counts += [counted(notes, "note")] if notes else []
     if faults:
-        return Text(", ".join(counts), "bold red")
-    return Text(", ".join(["sound", *counts]), "bold green")
+        return styled(", ".join(counts), "bold red")
+    return styled(", ".join(["sound", *counts]), "bold green")

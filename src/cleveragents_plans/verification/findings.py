@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from cleveragents_plans.persistence import LifecyclePlanModel
+from cleveragents_plans.persistence.columns import has_surrogates
 
 
 class Kind(StrEnum):
@@ -146,7 +147,7 @@ class RowFindings:
         """Count a plan; what is said of the kind is *found* and *remedy* of the first plan."""
         key = kind, subject
         self._totals[key] += 1
-        insort(self._first[key], (text_of(plan_id), found, remedy))
+        insort(self._first[key], (exact_text(plan_id), found, remedy))
         del self._first[key][self._listed :]
 
     def __iter__(self) -> Iterator[Finding]:
@@ -167,6 +168,11 @@ class RowFindings:
 def text_of(value: object) -> str:
     """Write a value of a row for people: text as it is, if it can be printed."""
     return value if isinstance(value, str) and value.isprintable() else ascii(value)
+
+
+def exact_text(value: object) -> str:
+    """Write a value of a row for programs: text as it is, unless no JSON can hold it."""
+    return value if isinstance(value, str) and not has_surrogates(value) else ascii(value)
 
 
 def literal_of(value: object) -> str:

@@ -87,7 +87,8 @@ def _has_open(pid: int, file: Path) -> bool:
 
 
 def _program(pid: int) -> str | None:
-    # Not its arguments: they can hold passwords.
+    # Not its arguments: they can hold passwords. Linux cuts the name, even inside of a character.
     with suppress(OSError):
-        return (_PROC / str(pid) / "comm").read_text().strip() or None
+        comm = (_PROC / str(pid) / "comm").read_bytes()
+        return comm.decode(errors="backslashreplace").strip() or None
     return None
