@@ -628,3 +628,100 @@ def test_first_statements_of_a_connection_run_no_operator_of_another_role(url: s
     engine.dispose()
 
     assert execute(url, "SELECT is_called FROM compared") == [(False,)]
+
+
+@pytest.mark.parametrize("direction", [DOWN, UP], ids=["downgrade", "upgrade"])
+def test_objects_that_another_role_makes_of_ours_during_a_run_do_not_keep_it_from_ending(
+    url: str, monkeypatch: pytest.MonkeyPatch, direction: Any
+):
+    go, revision = direction
+    migrate(url, M8_001)
+    execute(url, "UPDATE v3_plans SET effective_profile_snapshot = '[1]' WHERE plan_id = '03'")
+    if go is migrate:
+        roll_back(url, M4_003)
+    clerk = of_role(url, CLERK)
+    execute(clerk, "CREATE TABLE public.mine AS SELECT ''::varchar AS plan_id")
+    said: list[str] = []
+    real_take = locks.take_lock
+    ours = [f"public.v3_plans_{name}()" for name in ("fill", "unfill", "keep")]
+
+    def take_while_others_create(*arguments: Any) -> None:
+        for statement in (
+            *(f"CREATE TRIGGER z BEFORE INSERT ON public.mine FOR EACH ROW"
+              f" EXECUTE FUNCTION {function}" for function in ours),
+            # To create a view that calls a function, no right on it is needed.
+            *(f"CREATE VIEW public.calls_{n} AS SELECT 1 AS a WHERE {function} IS NULL"
+              for n, function in enumerate(ours)),
+            f"CREATE VIEW public.snapshots AS SELECT plan_id FROM public.{ARCHIVE}",
+        ):  # fmt: skip
+            try:
+                execute(clerk, statement)
+            except DBAPIError as error:
+                said.append(str(error.orig))
+        real_take(*arguments)
+
+    monkeypatch.setattr(locks, "take_lock", take_while_others_create)
+
+    go(url, revision)
+
+    monkeypatch.undo()
+    for name in ("unfill", "keep") if go is roll_back else ("fill",):
+        assert any(f"for function public.v3_plans_{name}" in each for each in said)
+    assert execute(url, "SELECT FROM pg_trigger WHERE tgrelid = 'mine'::regclass") == []
+    views = f"SELECT viewname FROM pg_views WHERE viewowner = '{CLERK}' ORDER BY 1"
+    made = [name for (name,) in execute(url, views)]
+    called = ["calls_0", "calls_1", "calls_2"] if go is roll_back else ["calls_0"]
+    assert made == [*called, "snapshots"]
+    execute(url, "DROP VIEW snapshots")
+    # What was left hinders no other run, and is dropped by the next one that nothing hinders.
+    migrate(url, M8_001)
+    assert execute(url, "SELECT effective_profile_snapshot FROM v3_plans WHERE plan_id = '03'") == [
+        ("[1]",)
+    ]
+    execute(url, f"DROP OWNED BY {CLERK}")
+    roll_back(url, M4_003)
+    migrate(url, M8_001)
+    left = "SELECT proname FROM pg_proc WHERE proname LIKE 'v3_plans%'"
+    assert execute(url, left) == [("v3_plans_fill",)]
+    assert execute(url, f"SELECT to_regclass('{ARCHIVE}')") == [(None,)]
+
+
+USING = {
+    "a function of the row type of the archive": (
+        M4_003, f"FUNCTION public.uses({ARCHIVE}) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    ),
+    "a column of the row type of the archive": (M4_003, f"TABLE public.uses (x {ARCHIVE})"),
+    "an array of rows of the archive": (M4_003, f"TABLE public.uses (x {ARCHIVE}[])"),
+    "a view of the archive": (M4_003, f"VIEW public.uses AS SELECT plan_id FROM {ARCHIVE}"),
+    "a view of a child table": (HEAD, "VIEW public.uses AS SELECT plan_id FROM plan_projects"),
+    "a function of the row type of plans": (
+        HEAD, "FUNCTION public.uses(v3_plans) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("at", "created"), USING.values(), ids=USING)
+def test_what_another_role_makes_of_an_object_that_a_run_drops_is_refused_before_any_change(
+    url: str, at: str, created: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(url, HEAD)
+    execute(url, "UPDATE v3_plans SET effective_profile_snapshot = '[1]' WHERE plan_id = '03'")
+    go, target, given = roll_back, "base", ("drop-plans=yes",)
+    if at == M4_003:
+        roll_back(url, M4_003)
+        go, target, given = migrate, HEAD, ()
+    execute(of_role(url, CLERK), f"CREATE {created}")
+    before = schema_dump(url)
+    capfd.readouterr()
+
+    down = ["--down", target, "-x", *given] if given else []
+    assert main(["preflight", "--url", url, *down]) == 1
+    for _ in range(2):
+        with pytest.raises(EvolutionError, match=r"which this run would drop, is used by") as error:
+            go(url, target, *given)
+
+    assert "uses" in str(error.value)
+    assert str(error.value) in " ".join(capfd.readouterr().out.split())
+    assert schema_dump(url) == before
+    execute(url, f"DROP OWNED BY {CLERK}")
+    go(url, target, *given)

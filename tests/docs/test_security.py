@@ -114,12 +114,51 @@ def test_roles_of_the_script_can_do_what_the_table_says_and_no_more(
                 assert read(of[role]) == 1
             with pytest.raises(ProgrammingError, match="permission denied"):
                 execute(of["plans_app"], "SELECT * FROM evolution_runs")
+            for role in roles[1:]:
+                trusted = f"has_table_privilege('{role}', c.oid, 'TRIGGER, REFERENCES')"
+                found = f"SELECT relname FROM pg_class c WHERE relkind = 'r' AND {trusted}"
+                assert execute(url, found) == []
             for table in ("v3_plans", "evolution_runs", "alembic_version"):
                 execute(of["plans_backup"], f"SELECT * FROM {table}")
             assert ran(of["plans_owner"], "verify", "--repair", "roots") == ExitStatus.DONE
         finally:
             dropped = ", ".join(roles)
             execute(url, f"DROP OWNED BY {dropped}", f"DROP ROLE {dropped}")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_trigger_on_the_table_of_a_role_with_references_runs_as_whoever_deletes_before_18(
+    server: str, tmp_path: Path
+):
+    role = "plans_referring"
+    with database_at("head", server, tmp_path) as url:
+        execute(
+            url,
+            f"CREATE ROLE {role} LOGIN",
+            f"GRANT USAGE, CREATE ON SCHEMA public TO {role}",
+            f"GRANT REFERENCES ON v3_plans TO {role}",
+            "CREATE TABLE called (by text)",
+            "GRANT INSERT ON called TO PUBLIC",
+            "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at)"
+            " VALUES ('01', 'local/x', '', '')",
+        )
+        execute(
+            make_url(url).set(username=role).render_as_string(False),
+            "CREATE TABLE mine (plan_id varchar REFERENCES v3_plans ON DELETE CASCADE)",
+            "INSERT INTO mine VALUES ('01')",
+            "CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$BEGIN INSERT INTO called VALUES (current_user); RETURN NULL; END$$",
+            "CREATE CONSTRAINT TRIGGER tell AFTER DELETE ON mine DEFERRABLE INITIALLY DEFERRED"
+            " FOR EACH ROW EXECUTE FUNCTION tell()",
+        )
+
+        [(who, version)] = execute(
+            url, "SELECT current_user, current_setting('server_version_num')::int"
+        )
+        execute(url, "DELETE FROM v3_plans")
+
+        assert execute(url, "SELECT by FROM called") == [(role if version >= 180000 else who,)]
+        execute(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 def ran(url: str, *typed: str) -> int:

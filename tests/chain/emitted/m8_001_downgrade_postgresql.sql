@@ -10,7 +10,11 @@ ALTER TABLE public.v3_plans_snapshot_archive REPLICA IDENTITY FULL;
 
 DROP TRIGGER IF EXISTS v3_plans_fill ON public.v3_plans;
 
-DROP FUNCTION IF EXISTS public.v3_plans_fill();
+DO $drop$ BEGIN
+  DROP FUNCTION IF EXISTS public.v3_plans_fill();
+EXCEPTION WHEN dependent_objects_still_exist THEN
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: FUNCTION IF EXISTS public.v3_plans_fill()';
+END $drop$;
 
 CREATE OR REPLACE FUNCTION public.v3_plans_keep() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -40,6 +44,8 @@ BEGIN
   RETURN new;
 END
 $$;
+
+REVOKE EXECUTE ON FUNCTION public.v3_plans_unfill() FROM PUBLIC;
 
 CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON public.v3_plans
 FOR EACH ROW EXECUTE FUNCTION public.v3_plans_unfill();
@@ -81,11 +87,19 @@ FROM batch WHERE t.plan_id = batch.plan_id;
 
 DROP TRIGGER IF EXISTS v3_plans_unfill ON public.v3_plans;
 
-DROP FUNCTION IF EXISTS public.v3_plans_unfill();
+DO $drop$ BEGIN
+  DROP FUNCTION IF EXISTS public.v3_plans_unfill();
+EXCEPTION WHEN dependent_objects_still_exist THEN
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: FUNCTION IF EXISTS public.v3_plans_unfill()';
+END $drop$;
 
 DROP TRIGGER IF EXISTS v3_plans_keep ON public.v3_plans;
 
-DROP FUNCTION IF EXISTS public.v3_plans_keep();
+DO $drop$ BEGIN
+  DROP FUNCTION IF EXISTS public.v3_plans_keep();
+EXCEPTION WHEN dependent_objects_still_exist THEN
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: FUNCTION IF EXISTS public.v3_plans_keep()';
+END $drop$;
 
 ALTER TABLE public.v3_plans DROP COLUMN effective_profile_snapshot;
 
@@ -93,6 +107,8 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT 1 FROM public.v3_plans_snapshot_archive) THEN
     DROP TABLE public.v3_plans_snapshot_archive;
   END IF;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: public.v3_plans_snapshot_archive';
 END $$;
 
 UPDATE public.alembic_version SET version_num='m4_003_plan_env_columns' WHERE public.alembic_version.version_num = 'm8_001_align_plans_schema';

@@ -2,11 +2,19 @@ COMMENT ON TABLE public.alembic_version IS '[unfinished upgrade of m8_001_align_
 
 DROP TRIGGER IF EXISTS v3_plans_unfill ON public.v3_plans;
 
-DROP FUNCTION IF EXISTS public.v3_plans_unfill();
+DO $drop$ BEGIN
+  DROP FUNCTION IF EXISTS public.v3_plans_unfill();
+EXCEPTION WHEN dependent_objects_still_exist THEN
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: FUNCTION IF EXISTS public.v3_plans_unfill()';
+END $drop$;
 
 DROP TRIGGER IF EXISTS v3_plans_keep ON public.v3_plans;
 
-DROP FUNCTION IF EXISTS public.v3_plans_keep();
+DO $drop$ BEGIN
+  DROP FUNCTION IF EXISTS public.v3_plans_keep();
+EXCEPTION WHEN dependent_objects_still_exist THEN
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: FUNCTION IF EXISTS public.v3_plans_keep()';
+END $drop$;
 
 ALTER TABLE public.v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot TEXT DEFAULT '{}' NOT NULL;
 
@@ -136,7 +144,11 @@ WITH held AS MATERIALIZED (
 )
 SELECT taken.plan_id FROM taken;
 
-DROP TABLE public.v3_plans_snapshot_archive;
+DO $drop$ BEGIN
+  DROP TABLE public.v3_plans_snapshot_archive;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: TABLE public.v3_plans_snapshot_archive';
+END $drop$;
 
 ALTER TABLE public.v3_plans ADD CONSTRAINT becoming_not_null_3 CHECK (root_plan_id IS NOT NULL) NOT VALID;
 

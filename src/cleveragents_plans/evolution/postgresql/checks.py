@@ -14,6 +14,7 @@ from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.dependents import functions_in_use
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -55,9 +56,9 @@ def check_writable(
     Find out whether all rows of *table* can be written on PostgreSQL; change nothing.
 
     A CHECK that is NOT VALID refuses the next UPDATE of each row that breaks it, and
-    another may refuse what is to be written. Triggers that would fire are named in a
-    warning. Reads only: ACCESS SHARE for one scan for each CHECK that is NOT VALID.
-    On SQLite, and offline, it does nothing.
+    another may refuse what is to be written. Triggers that would fire, and what else uses the
+    functions of *ours*, are named in a warning. Reads only: ACCESS SHARE for one scan for each
+    CHECK that is NOT VALID. On SQLite, and offline, it does nothing.
 
     Args:
         op: Alembic's ``op``.
@@ -78,6 +79,8 @@ def check_writable(
         return
     name_in_sql = qualified(op.get_context(), table)
     refuse_foreign_functions(connection, name_in_sql, ours)
+    for used in functions_in_use(connection, name_in_sql, ours):
+        log.warning("the function %s: it is left where this run would drop it", used)
     needs = in_schema(op.get_context(), needs)
     key = connection.dialect.identifier_preparer.quote(key)
     _refuse_rules(connection, table, name_in_sql)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from cleveragents_plans.evolution.postgresql.dependents import drop_unless_in_use
 from cleveragents_plans.evolution.postgresql.ownership import (
     raise_if_foreign_function,
 )
@@ -21,7 +22,8 @@ class Trigger:
 
     The function searches system schemas only, and so that no other role can have its own
     operators called by it, names everything else with its schema, for which ``{schema}``
-    stands. The trigger is ENABLE ALWAYS: it fires for rows that a logical subscriber receives,
+    stands. PUBLIC may not execute it, so no other role can create a trigger that calls it.
+    The trigger is ENABLE ALWAYS: it fires for rows that a logical subscriber receives,
     too. See https://www.postgresql.org/docs/current/sql-createfunction.html and
     https://www.postgresql.org/docs/current/sql-altertable.html.
     """
@@ -37,7 +39,7 @@ class Trigger:
     when: str = ""
     #: SECURITY DEFINER: run the function with the rights of the table's owner. A role that
     #: writes to the table may have no right to read or lock it, or see only some of its rows
-    #: (row-level security). No other role may then create a trigger that calls the function.
+    #: (row-level security).
     as_owner: bool = False
 
     def create_sql(self) -> tuple[str, ...]:
@@ -50,13 +52,13 @@ class Trigger:
         definer = " SECURITY DEFINER" if self.as_owner else ""
         condition = f" WHEN (\n  {self.when}\n)" if self.when else ""
         function, table = f"{{schema}}.{name}()", f"{{schema}}.{self.table}"
-        # EXECUTE is checked when a trigger is created, not when it fires.
-        revoke = (f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC",) if self.as_owner else ()
         return (
             f"CREATE OR REPLACE FUNCTION {function} RETURNS trigger\n"
             f"LANGUAGE plpgsql{definer} SET search_path = {SYSTEM_SCHEMAS} AS $$\n{self.body}\n$$",
             raise_if_foreign_function(function, table),
-            *revoke,
+            # EXECUTE is checked when a trigger is created, not when it fires. A trigger of another
+            # role would run the function, and be in use when it is to be dropped.
+            f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC",
             f"CREATE OR REPLACE TRIGGER {name} {self.event} ON {table}\n"
             f"FOR EACH ROW{condition} EXECUTE FUNCTION {function}",
             f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}",
@@ -67,11 +69,11 @@ def drop_trigger_sql(table: str, name: str) -> tuple[str, ...]:
     """
     Give the statements, for `with_exclusive_lock`, that drop a trigger and its function.
 
-    They raise where the function is another role's.
+    They raise where the function is another role's, and leave it where something else uses it.
     """
     function, owned = f"{{schema}}.{name}()", f"{{schema}}.{table}"
     return (
         f"DROP TRIGGER IF EXISTS {name} ON {owned}",
         raise_if_foreign_function(function, owned),
-        f"DROP FUNCTION IF EXISTS {function}",
+        drop_unless_in_use(f"FUNCTION IF EXISTS {function}"),
     )

@@ -11,6 +11,10 @@ from cleveragents_plans.evolution.lookups import columns_of
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
+from cleveragents_plans.evolution.postgresql.dependents import (
+    drop_unless_in_use,
+    refuse_table_in_use,
+)
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.ownership import (
     NameTaken,
@@ -155,6 +159,8 @@ DO $$ BEGIN
   IF NOT EXISTS (SELECT 1 FROM {{schema}}.{self.name}) THEN
     DROP TABLE {{schema}}.{self.name};
   END IF;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: {{schema}}.{self.name}';
 END $$"""
 
 
@@ -168,6 +174,7 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
 
     Raises:
         NameTaken: A table of its name belongs to another role, or has another shape.
+        TableInUse: Something is made from it, so that it could not be dropped.
         RowsArePublished: Its rows would be sent to subscribers.
     """
     context = op.get_context()
@@ -176,14 +183,10 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
     if context.dialect.name == "sqlite":
         _refuse_other_shape(op, archive)
         return
-    connection = op.get_bind()
-    refuse_foreign_table(
-        connection,
-        qualified(context, archive.name),
-        qualified(context, archive.table),
-        archive.columns,
-        archive.index,
-    )
+    connection, name = op.get_bind(), qualified(context, archive.name)
+    table = qualified(context, archive.table)
+    refuse_foreign_table(connection, name, table, archive.columns, archive.index)
+    refuse_table_in_use(connection, name)
     refuse_published_rows(connection, archive.name, schema_of(context), exists=exists)
 
 
@@ -251,10 +254,12 @@ def restore_column(op: Op, archive: ColumnArchive) -> None:
     Write archived values into rows with the empty value, on PostgreSQL, and drop *archive*.
 
     In batches that leave rows which other sessions lock for a later pass; then ACCESS
-    EXCLUSIVE on the archive for a moment.
+    EXCLUSIVE on the archive for a moment. It is left, empty, where something was made from it
+    meanwhile.
     """
     _backfill(op, archive, archive.name, "TRUE", archive._restore_column)
-    with_exclusive_lock(op, archive.name, f"DROP TABLE {{schema}}.{archive.name}")
+    dropped = drop_unless_in_use(f"TABLE {{schema}}.{archive.name}")
+    with_exclusive_lock(op, archive.name, dropped)
 
 
 def drop_if_empty(op: Op, archive: ColumnArchive) -> None:

@@ -10,6 +10,7 @@ from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import raise_if, run
+from cleveragents_plans.evolution.postgresql.dependents import refuse_table_in_use
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.ownership import raise_if_foreign_relation
 
@@ -60,6 +61,7 @@ def check_drop_tables(
     Raises:
         TableNotEmpty: The table has rows.
         TableReferenced: A foreign key of another table refers to it.
+        TableInUse: A view, or something else, is made from one of them (PostgreSQL).
     """
     if op.get_context().as_sql:
         return
@@ -71,6 +73,7 @@ def check_drop_tables(
     if connection.dialect.name != "sqlite":
         for child in others:
             run(connection, raise_if_foreign_relation(child, name))
+        refuse_table_in_use(connection, name, *others)
     rows = run(connection, f"SELECT count(*) FROM {name}").scalar_one()
     if rows and not _is_confirmed(op, confirm_option):
         raise TableNotEmpty(table, rows, confirm_option)
@@ -93,6 +96,7 @@ def drop_tables(op: Op, table: str, *, children: Sequence[str] = (), confirm_opt
     Raises:
         TableNotEmpty: The table has rows.
         TableReferenced: A foreign key of another table refers to it.
+        TableInUse: A view, or something else, is made from one of them (PostgreSQL).
     """
     check_drop_tables(op, table, children=children, confirm_option=confirm_option)
     name, *others = (qualified(op.get_context(), each) for each in (table, *children))
