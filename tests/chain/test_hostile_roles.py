@@ -632,7 +632,7 @@ def test_first_statements_of_a_connection_run_no_operator_of_another_role(url: s
 
 @pytest.mark.parametrize("direction", [DOWN, UP], ids=["downgrade", "upgrade"])
 def test_objects_that_another_role_makes_of_ours_during_a_run_do_not_keep_it_from_ending(
-    url: str, monkeypatch: pytest.MonkeyPatch, direction: Any
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, direction: Any
 ):
     go, revision = direction
     migrate(url, M8_001)
@@ -675,6 +675,8 @@ def test_objects_that_another_role_makes_of_ours_during_a_run_do_not_keep_it_fro
     execute(url, "DROP VIEW snapshots")
     # What was left hinders no other run, and is dropped by the next one that nothing hinders.
     migrate(url, M8_001)
+    warned = "v3_plans_unfill() is used by view public.calls_1: it is left" in caplog.text
+    assert warned == (go is roll_back)
     assert execute(url, "SELECT effective_profile_snapshot FROM v3_plans WHERE plan_id = '03'") == [
         ("[1]",)
     ]
