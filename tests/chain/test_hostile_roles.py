@@ -630,13 +630,22 @@ def test_first_statements_of_a_connection_run_no_operator_of_another_role(url: s
     assert execute(url, "SELECT is_called FROM compared") == [(False,)]
 
 
-@pytest.mark.parametrize("direction", [DOWN, UP], ids=["downgrade", "upgrade"])
+@pytest.mark.parametrize(
+    ("direction", "snapshot"),
+    [(DOWN, "[1]"), (DOWN, "{}"), (UP, "[1]")],
+    ids=["downgrade", "downgrade without snapshots", "upgrade"],
+)
 def test_objects_that_another_role_makes_of_ours_during_a_run_do_not_keep_it_from_ending(
-    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, direction: Any
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    direction: Any,
+    snapshot: str,
 ):
     go, revision = direction
     migrate(url, M8_001)
-    execute(url, "UPDATE v3_plans SET effective_profile_snapshot = '[1]' WHERE plan_id = '03'")
+    kept = f"effective_profile_snapshot = '{snapshot}'"
+    execute(url, f"UPDATE v3_plans SET {kept} WHERE plan_id = '03'")
     if go is migrate:
         roll_back(url, M4_003)
     clerk = of_role(url, CLERK)
@@ -677,11 +686,12 @@ def test_objects_that_another_role_makes_of_ours_during_a_run_do_not_keep_it_fro
     migrate(url, M8_001)
     warned = "v3_plans_unfill() is used by view public.calls_1: it is left" in caplog.text
     assert warned == (go is roll_back)
-    assert execute(url, "SELECT effective_profile_snapshot FROM v3_plans WHERE plan_id = '03'") == [
-        ("[1]",)
-    ]
+    assert execute(url, f"SELECT {kept} FROM v3_plans WHERE plan_id = '03'") == [(True,)]
     execute(url, f"DROP OWNED BY {CLERK}")
     roll_back(url, M4_003)
+    assert execute(url, f"SELECT count(*) FROM pg_class WHERE relname = '{ARCHIVE}'") == [
+        (int(snapshot != "{}"),)
+    ]
     migrate(url, M8_001)
     left = "SELECT proname FROM pg_proc WHERE proname LIKE 'v3_plans%'"
     assert execute(url, left) == [("v3_plans_fill",)]

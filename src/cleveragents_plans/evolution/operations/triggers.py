@@ -34,7 +34,8 @@ def drop_trigger(op: Op, table: str, name: str) -> None:
 
     Idempotent: a trigger that is not there is no error, but a warning, unless an interrupted
     run may have dropped it. A name that differs by a letter or two from one that is there is
-    refused, before the first change of the revision.
+    refused, before the first change of the revision. A function that something else uses, such as
+    a view, is left without a trigger.
 
     Raises:
         OperationRefused: The table does not exist, or *name* is misspelt. Nothing was changed.
