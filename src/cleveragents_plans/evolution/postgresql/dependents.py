@@ -73,11 +73,12 @@ def drop_unless_in_use(dropped: str) -> str:
     keep it from ending. What is left does nothing: a function without a trigger, or a table
     without rows. The server says so in a warning.
     """
+    what = dropped.replace("'", "''")
     return f"""\
 DO $drop$ BEGIN
   DROP {dropped};
 EXCEPTION WHEN dependent_objects_still_exist THEN
-  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: {dropped}';
+  RAISE WARNING USING MESSAGE = 'others depend on it, so it was left: {what}';
 END $drop$"""
 
 
