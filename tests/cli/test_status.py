@@ -204,6 +204,26 @@ def test_plans_are_counted_once_while_a_run_is_followed(
     assert "plans     5, 2 with a parent" in out
 
 
+def test_writer_that_is_followed_is_named_and_the_default_database_is_told_once(tmp_path: Path):
+    command = [sys.executable, "-m", "cleveragents_plans"]
+    subprocess.run([*command, "upgrade", "-q"], check=True, cwd=tmp_path)
+    with closing(sqlite3.connect(tmp_path / "plans.db")) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        with subprocess.Popen(
+            [*command, "status", "--follow"], cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as following:  # fmt: skip
+            assert following.stdout
+            first, second = following.stdout.readline(), following.stdout.readline()
+            writer.rollback()
+            shown, told = following.communicate(timeout=60)
+
+    for line in (first, second):
+        assert f" migrating: pid {os.getpid()} (" in line
+    assert shown.endswith("state     ready\n")
+    assert told.count("database: sqlite:///plans.db (the default") == 1
+
+
 def test_lock_that_keeps_readers_out_is_named_and_ends_at_a_signal(tmp_path: Path):
     """As that of an upgrade does, where the journal is a rollback journal."""
     with database_at(M4_003, "sqlite", tmp_path) as url:
@@ -281,7 +301,7 @@ def test_client_that_writes_for_a_moment_is_not_said_to_migrate(
     with database_at(M4_003, "sqlite", tmp_path) as url:
         writer = LockHolder(4711, "shop", writes=True)
         seen = [[writer], []]
-        monkeypatch.setattr(status_module, "lock_holders", lambda _file: seen.pop(0))
+        monkeypatch.setattr(status_module, "lock_holders", lambda _file: seen.pop(0) if seen else [])
         code, out = status(url, capfd)
 
     assert seen == []

@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
+from sqlalchemy import Engine, event, make_url
 
-from cleveragents_plans.cli import main
+from cleveragents_plans.cli import main, status
 from cleveragents_plans.cli.statuses import ExitStatus
 from support import postgres
 from support.broken import break_database, libpq, store_family
@@ -203,6 +205,75 @@ def test_status_follows_a_run_to_its_end_and_the_waiting_one_says_how_far_it_is(
     assert "revision  " in shown
     assert following.returncode == ExitStatus.FOUND  # m8_002 is pending
     assert waiting.returncode == 0
+
+
+@contextmanager
+def before_statement(part: str, do: Callable[[], Any]) -> Iterator[None]:
+    """Call *do* once, before this process executes the first statement that has *part* in it."""
+    due = [do]
+
+    def look(_c: Any, _r: Any, statement: str, *_: Any) -> None:
+        if part in statement and due:
+            due.pop()()
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
+    assert not due, f"no statement had {part!r} in it"
+
+
+@pytest.mark.parametrize("command", ["status", "status --follow", "history"])
+def test_run_that_ends_during_a_look_at_it_is_not_said_to_be_interrupted(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with former_release(tmp_path) as (url, watcher), slow_run(url) as process:
+
+        def end() -> None:
+            watcher.execute("UPDATE evolution_runs SET rows_per_second = 0")
+            process.communicate(timeout=120)
+
+        wait_until(lambda: in_backfill(watcher))
+        with before_statement("FROM pg_locks", end):
+            code = main([*command.split(), "-q", "--url", url])
+        shown = capfd.readouterr().out
+
+    assert process.returncode == 0
+    assert "interrupted" not in shown
+    assert "unfinished" not in shown
+    assert code == (0 if command == "history" else ExitStatus.FOUND)
+
+
+@pytest.mark.parametrize("options", [[], ["--follow"]])
+def test_status_of_a_file_whose_writer_ends_during_the_look_is_what_it_is_afterwards(
+    options: list[str],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    with database_at(M8_001, "sqlite", tmp_path) as url:
+        holding = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
+        holding += "c.execute('BEGIN IMMEDIATE'); print('', flush=True); input()"
+        with subprocess.Popen(
+            [sys.executable, "-c", holding, make_url(url).database or ""],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as writer:  # fmt: skip
+            assert writer.stdout
+            writer.stdout.readline()
+
+            def end(_seconds: float) -> None:
+                writer.communicate("\n", timeout=60)
+                upgrade = [sys.executable, "-m", "cleveragents_plans", "upgrade", "-q"]
+                subprocess.run([*upgrade, "--url", url], check=True, timeout=60)
+
+            # Between its two looks at who writes, it has no transaction open.
+            monkeypatch.setattr(status, "time", SimpleNamespace(**vars(time) | {"sleep": end}))
+            code = main(["status", *options, "-q", "--url", url])
+        shown = capfd.readouterr().out
+
+    assert code == 0
+    assert shown.splitlines()[-1].split() == ["state", "ready"]
 
 
 @pytest.mark.parametrize("engine", ONE_OF_EACH)

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Literal, Self
 
 import click
+from alembic.config import Config
 from pydantic import Field
 
 from cleveragents_plans.cli.options import config_of, database_options, json_option
@@ -104,13 +105,21 @@ def history_command(json: bool, **given: Any) -> None:
     A run that had nothing to do is not noted, and on SQLite none that failed. On PostgreSQL a
     crash of the server empties the list.
     """
-    with read_database(config_of(given), "history") as database:
-        runs = tuple(map(RunFacts.of, database.runs.read(database.connection)))
-        report = HistoryReport(database=DatabaseFacts.of(database), runs=runs)
+    config = config_of(given)
+    report = _report(config)
+    if report.runs and report.runs[0].outcome == "interrupted":
+        # It may have ended between its row and the look whether its lock is held.
+        report = _report(config)
     if json:
         show_json(report)
         return
     _show(report)
+
+
+def _report(config: Config) -> HistoryReport:
+    with read_database(config, "history") as database:
+        runs = tuple(map(RunFacts.of, database.runs.read(database.connection)))
+        return HistoryReport(database=DatabaseFacts.of(database), runs=runs)
 
 
 def _show(report: HistoryReport) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -79,6 +80,12 @@ class StatusReport(Report):
             self.last_run is not None and self.last_run.outcome == "running"
         )
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of it can be the trace of a run that ended while it was found out."""
+        interrupted = self.last_run is not None and self.last_run.outcome == "interrupted"
+        return self.state == "ready" and not interrupted
+
     def in_a_line(self) -> str:
         """Say it in a line."""
         if self.state == "behind":
@@ -125,8 +132,7 @@ def _report(config: Config, wait: float) -> StatusReport:
     while True:
         late = time.monotonic() >= until
         try:
-            with read_database(config, "status") as database:
-                report = _look(database)
+            with _looked_at(config) as (database, report):
                 if late or report.state == "ready":
                     return report.model_copy(update=_counts(database))
         except ConnectionFailed as error:
@@ -139,16 +145,40 @@ def _follow(config: Config, report: StatusReport) -> StatusReport:
     """Show *report*, and what it becomes, until no run is under way; give the last one."""
     screen = Screen()
     while True:
-        run = report.last_run if report.is_under_way else None
-        screen.show(_shown(report), f"{time.strftime('%H:%M:%S')} {run.how_far()}" if run else None)
+        screen.show(_shown(report), _line(report) if report.is_under_way else None)
         if not report.is_under_way:
             screen.end(_shown(report))
             return report
         time.sleep(_POLL)
-        with read_database(config, "status") as database:
-            # Counting goes through the whole table, which is not for each second.
-            counts = {"plans": report.plans, "children": report.children}
-            report = _look(database).model_copy(update=counts)
+        # Counting goes through the whole table, which is not for each second.
+        counts = {"plans": report.plans, "children": report.children}
+        with _looked_at(config) as (_, report):
+            report = report.model_copy(update=counts)
+
+
+@contextmanager
+def _looked_at(config: Config) -> Iterator[tuple[Database, StatusReport]]:
+    """
+    Find out everything but the counts, in a transaction that begins after the last run ended.
+
+    Tables are read in one snapshot, and who holds a lock is looked up after it: a run that ends
+    in between is in the snapshot, unfinished, but under way no more. The next snapshot has its end.
+    """
+    with read_database(config, "status") as database:
+        report = _look(database)
+        if report.is_under_way or report.is_settled:
+            yield database, report
+            return
+    with read_database(config, "status") as database:
+        yield database, _look(database)
+
+
+def _line(report: StatusReport) -> str:
+    """Say how far the run under way is; the last one may be another, or the application writes."""
+    run = report.last_run
+    running = run is not None and run.outcome == "running"
+    far = run.how_far() if run and running else f"migrating: {'; '.join(report.migrating)}"
+    return f"{time.strftime('%H:%M:%S')} {far}"
 
 
 _STATUSES = {

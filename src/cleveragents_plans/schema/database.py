@@ -211,7 +211,10 @@ def _opened(
     if target.is_sqlite and options.schema:
         raise BadSetting("schema", options.schema, "PostgreSQL: SQLite has no schemas")
     if target.note and not writes and config.attributes.get("level") == logging.INFO:
-        tell(f"database: {target.shown}{target.note}")
+        # Once for a command that looks at it again and again.
+        if not config.attributes.get("database_told"):
+            tell(f"database: {target.shown}{target.note}")
+        config.attributes["database_told"] = True
     with (
         console_logging(config.attributes.get("level", logging.INFO)),
         interruptible(target.shown, command_line=True),
