@@ -300,11 +300,11 @@ def test_client_that_writes_for_a_moment_is_not_said_to_migrate(
 ):
     with database_at(M4_003, "sqlite", tmp_path) as url:
         writer = LockHolder(4711, "shop", writes=True)
-        seen = [[writer], []]
-        monkeypatch.setattr(status_module, "lock_holders", lambda _file: seen.pop(0) if seen else [])
+        seen = iter([[writer], []])
+        monkeypatch.setattr(status_module, "lock_holders", lambda _file: next(seen, []))
         code, out = status(url, capfd)
 
-    assert seen == []
+    assert not [*seen]
     assert code == ExitStatus.FOUND
     assert "migrating" not in out
     assert f"next      run `cleveragents-plans upgrade {url_option(url)}`" in out
