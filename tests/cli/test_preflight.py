@@ -339,7 +339,36 @@ def test_path_that_is_no_file_is_refused_in_one_line(
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["n" * 300 + ".db", "loop"])
+@pytest.mark.parametrize("parameter", ["mode=ro", "immutable=1", "immutable=ON", "immutable=02"])
+def test_url_that_opens_the_file_to_be_read_only_is_refused(
+    parameter: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        file = url.removeprefix("sqlite:///")
+        named = f"sqlite:///file:{file}?{parameter}&uri=true"
+        capfd.readouterr()
+        foreseen = main(["preflight", "-q", "--url", named])
+        migrated = main(["upgrade", "-q", "--url", named])
+        shown = main(["status", "-q", "--url", named])
+
+    out, err = capfd.readouterr()
+    expected = f"the URL opens the file to be read only ({parameter}); leave that out of it"
+    assert (foreseen, migrated, shown) == (1, ExitStatus.REFUSED, ExitStatus.FOUND)
+    assert expected in out
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("parameter", ["mode=rw", "immutable=0", "immutable=off"])
+def test_url_that_opens_the_file_to_be_written_is_ready(parameter: str, tmp_path: Path):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        named = f"sqlite:///file:{url.removeprefix('sqlite:///')}?{parameter}&uri=true"
+        assert main(["preflight", "-q", "--url", named]) == 0
+        assert main(["upgrade", "-q", "--url", named]) == 0
+
+
+# A file can have the second, but its journal cannot have a name that is longer.
+@pytest.mark.parametrize("name", ["n" * 300 + ".db", "n" * 250 + ".db", "loop"])
 def test_path_that_cannot_be_looked_at_is_refused_in_one_line(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):
@@ -354,3 +383,4 @@ def test_path_that_cannot_be_looked_at_is_refused_in_one_line(
     (line,) = err.splitlines()
     assert f"{name} cannot be looked at (" in line
     assert f"{name} cannot be looked at (" in out
+    assert [*tmp_path.iterdir()] == [tmp_path / "loop"]

@@ -149,7 +149,7 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
     depth, rows, sample = None, None, None
     with gathering() as found:
         with found.looking("writable file"):
-            require_writable(file)
+            require_writable(connection)
         with database.heartbeat("checking what the run would refuse"):
             ahead = look_ahead(database, command_to(script, goal, direction), found)
         connection.rollback()  # a writer would wait

@@ -7,7 +7,7 @@ import os
 import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,6 +161,9 @@ class Target:
                 "or hand over the engine that the application uses"
             )
         try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                # SQLite writes it first, and its name is longer.
+                Path(f"{file}-journal").stat()
             mode = file.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             # Opening it would create an empty one.

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +76,29 @@ class FileNotWritable(EvolutionError):
         self.path = path
 
 
+class OpenedReadOnly(EvolutionError):
+    """
+    The URL of a SQLite file opens it to be read only.
+
+    Attributes:
+        parameter: What of the URL says so.
+    """
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__(
+            f"the URL opens the file to be read only ({parameter}); leave that out of it; "
+            "nothing was changed"
+        )
+        self.parameter = parameter
+
+
+# As SQLite reads the parameters of a URI (https://www.sqlite.org/uri.html), and booleans.
+_READ_ONLY: Final[Mapping[str, Callable[[str], bool]]] = {
+    "mode": "ro".__eq__,
+    "immutable": lambda value: value in ("on", "yes", "true") or bool(re.match("0*[1-9]", value)),
+}
+
+
 class FileNotReadable(EvolutionError):
     """
     This process may not read a SQLite file, or not write where SQLite writes to read it.
@@ -116,7 +140,7 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     journal or its write-ahead log took is freed.
 
     Raises:
-        FileNotWritable: The file or its folder is read-only.
+        OpenedReadOnly, FileNotWritable: See `require_writable`.
         FileLocked: Other processes had it locked for ``migration-lock-wait`` seconds.
         FileDamaged: A statement met damaged pages.
         KeyboardInterrupt: A signal ended a statement; the transaction was rolled back.
@@ -124,7 +148,7 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     driver: Any = connection.connection.driver_connection
     file = file_of(connection)
     if file.name:
-        require_writable(file)
+        require_writable(connection)
     before = _size(file, "wal")
     with report_damage(file):
         with interruptible(driver):
@@ -140,13 +164,19 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
             _warn_of_left_overs(file, before)
 
 
-def require_writable(file: Path) -> None:
+def require_writable(connection: Connection) -> None:
     """
-    Refuse a *file* that cannot be written, or whose folder cannot.
+    Refuse the file of *connection* if it cannot be written, or its folder cannot.
 
     Raises:
+        OpenedReadOnly: Its URL opens it to be read only.
         FileNotWritable: The file or its folder is read-only.
     """
+    query = connection.engine.url.query
+    for name, opens_read_only in _READ_ONLY.items():
+        if name in query and opens_read_only(str(query[name]).lower()):
+            raise OpenedReadOnly(f"{name}={query[name]}")
+    file = file_of(connection)
     for path in (file.parent, file):
         if not os.access(path, os.W_OK):
             raise FileNotWritable(path)
