@@ -141,12 +141,16 @@ def test_one_of_ten_processes_migrates_a_file(tmp_path: Path, goal: str):
 def test_waiting_process_takes_over_from_a_killed_one(tmp_path: Path, engine: str):
     model = models(engine, PLANS)
     with model.copy("gaps", tmp_path) as url:
-        slow = "rows-per-second=800"
-        first = Migration(url, M8_001, slow, victim=("--die-after", "1.5"))
-        first.wait_for("Running upgrade")
+        batch, go_on = "WITH RECURSIVE batch", tmp_path / "go on"
+        victim = ("--pause-at", batch, str(go_on), "--die-at", batch)
+        first = Migration(url, M8_001, victim=victim)
+        first.wait_for("pausing at")
         others = [Migration(url, M8_001) for _ in range(5)]
+        for each in others:
+            each.wait_for("another process is migrating")
+        go_on.touch()
         assert first.ended().killed
         said = one_migrated([each.ended() for each in others], M8_001)
 
-        assert any("going on with" in text for text in said)
+        assert any(f"continuing {M8_001}, whose upgrade was" in text for text in said)
         assert State.of(url) == model.states["new"]
