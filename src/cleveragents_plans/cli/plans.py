@@ -183,11 +183,12 @@ def plans_command(
 
 def require_plans(database: Database) -> None:
     """
-    Refuse a database that has no plans.
+    Refuse a database that has no plans; lock its tables to be read.
 
     Raises:
         EvolutionError: The table is not there, or lacks columns of the first revision.
     """
+    database.lock_tables()
     missing = {*_COLUMNS} - database.columns(PLANS.name)
     if missing:
         raise EvolutionError(

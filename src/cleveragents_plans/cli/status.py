@@ -192,6 +192,7 @@ _STATUSES = {
 def _counts(database: Database) -> dict[str, int | None]:
     if PLANS.name not in database.position.tables:
         return {"plans": None, "children": None}
+    database.lock_tables()
     query = select(func.count(), func.count(PLANS.c.parent_plan_id)).select_from(PLANS)
     with database.heartbeat("counting plans"):
         plans, children = database.connection.execute(query).one()

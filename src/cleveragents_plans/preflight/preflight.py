@@ -81,6 +81,7 @@ def _on_postgresql(
     script, connection = database.migration.script, database.connection
     assert script is not None  # noqa: S101  # it was configured with one
     has_plans = PLANS.name in database.position.tables
+    database.lock_tables()
     with gathering() as found:
         found.topics += session.topics
         found.troubled |= session.troubled

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, inspect
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
+from cleveragents_plans.evolution.postgresql.read_locks import lock_to_read
 from cleveragents_plans.evolution.postgresql.search_path import searched_schemas
 from cleveragents_plans.evolution.postgresql.server import refuse_read_only
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
@@ -32,7 +33,10 @@ from cleveragents_plans.evolution.runner.version_state import (
     VersionRefused,
     VersionState,
 )
-from cleveragents_plans.evolution.runner.version_tables import require_version_table
+from cleveragents_plans.evolution.runner.version_tables import (
+    lock_version_table,
+    require_version_table,
+)
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
 from cleveragents_plans.evolution.sqlite.transaction import wait_until_readable
 from cleveragents_plans.persistence import Base
@@ -119,6 +123,18 @@ class Database:
     def heartbeat(self, what: str) -> AbstractContextManager[None]:
         """Log now and then that *what* is under way, unless it is over before."""
         return heartbeat(what, self.report_every)
+
+    def lock_tables(self) -> None:
+        """
+        Lock the tables of this package, before their rows are read; nothing is done on SQLite.
+
+        Locks: ACCESS SHARE on each, until the transaction ends.
+
+        Raises:
+            NameTaken: Something else has such a name since a moment ago.
+            EvolutionError: A lock was not obtained in time.
+        """
+        lock_to_read(self.connection, self.position.tables, self.schema)
 
     def table(self, name: str) -> str:
         """Write the name of a table for SQL, as the database reads it."""
@@ -267,7 +283,9 @@ def _position(
     assert script is not None  # noqa: S101
     tables = frozenset(inspect(connection).get_table_names(schema)) & Base.metadata.tables.keys()
     require_tables(connection, Base.metadata.tables, schema)
-    require_version_table(connection, options.version_table, migration.version_table_schema)
+    version_table, version_schema = options.version_table, migration.version_table_schema
+    require_version_table(connection, version_table, version_schema)
+    lock_version_table(connection, version_table, version_schema, Base.metadata.tables, schema)
     state = VersionState(migration, options, Base.metadata.tables, APPLICATION.version_table)
     unfinished = note.read()
     misfit = None

@@ -69,6 +69,7 @@ def _next_batch(database: Database, after: str | None) -> list[tuple[str, str | 
             "the tables are not at a revision of the chain; run `cleveragents-plans verify`, and "
             "mend what it finds in the version first; nothing was changed"
         )
+    database.lock_tables()
     if database.on_postgresql:
         # In the order of the primary key a batch is found without reading the whole table.
         for name in ("enable_hashjoin", "enable_sort"):

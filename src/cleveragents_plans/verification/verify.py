@@ -61,6 +61,7 @@ def verify(
         fingerprint: Make a fingerprint of the plans, for which every row is read.
         listed: How many plans are named for each kind of finding.
     """
+    database.lock_tables()
     with database.heartbeat("checking the version and the schema"):
         findings = [*_check_version(database), *_check_schema(database)]
     if PLANS not in database.position.tables:

@@ -11,7 +11,12 @@ from sqlalchemy import table as sql_table
 
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.ownership import TRUSTED_OWNER, TRUSTED_ROLE
+from cleveragents_plans.evolution.postgresql.ownership import (
+    TRUSTED_OWNER,
+    TRUSTED_ROLE,
+    NameTaken,
+)
+from cleveragents_plans.evolution.postgresql.read_locks import lock_to_read
 from cleveragents_plans.evolution.settings import BadSetting
 
 
@@ -41,6 +46,42 @@ def require_version_table(connection: Connection, table: str, schema: str | None
         columns = [column["name"] for column in inspector.get_columns(table, schema=schema)]
         if "version_num" not in columns:
             raise BadSetting("version-table", table, "a table that only Alembic uses")
+
+
+def lock_version_table(
+    connection: Connection, table: str, schema: str | None, tables: Collection[str], of: str | None
+) -> None:
+    """
+    Lock a version table to be read, and refuse it if whoever owns it does not own the tables.
+
+    Another role can create one in an earlier schema of the search path, or where there is none. It
+    would be believed, and its owner could put a view in its place. Trusted are superusers,
+    this role, the owners of the database and of the schema, and those who may act as an owner of
+    the tables.
+
+    Locks: see `lock_to_read`.
+
+    Args:
+        connection: The connection that reads, in a transaction; nothing is done on SQLite.
+        table: The version table.
+        schema: Its schema.
+        tables: Names of the tables of the chain.
+        of: Their schema.
+
+    Raises:
+        NameTaken: It belongs to a role that is not trusted, or was replaced just now.
+    """
+    if schema is None:
+        return
+    names = {"table": table, "schema": schema, "tables": list(tables), "of": of}
+    for name, owner, owners in run(connection, _NOT_TRUSTED, names):
+        raise NameTaken(
+            name,
+            f"belongs to {owner}, and the tables of this chain to {owners}",
+            f"if it is this chain's, run ALTER TABLE {name} OWNER TO one of them, otherwise rename "
+            "or drop it, or give -x schema=NAME of the tables",
+        )
+    lock_to_read(connection, [table], schema)
 
 
 def version_tables(
@@ -116,6 +157,19 @@ SELECT n.nspname, c.relname
    AND n.nspname !~ '^pg_(temp|toast)' AND has_schema_privilege(n.oid, 'USAGE')
    AND has_table_privilege(c.oid, 'SELECT')
  ORDER BY coalesce(n.nspname = ANY(%(used)s::text[]), false) DESC, 1, 2 LIMIT %(most)s"""
+
+_NOT_TRUSTED = f"""\
+WITH ours AS (
+  SELECT t.relowner FROM pg_class t JOIN pg_namespace s ON s.oid = t.relnamespace
+   WHERE t.relname = ANY(%(tables)s::text[]) AND s.nspname = %(of)s::text
+)
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.rolname),
+       (SELECT string_agg(DISTINCT quote_ident(pg_get_userbyid(ours.relowner)), ' and ') FROM ours)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_roles o ON o.oid = c.relowner
+ WHERE c.relname = %(table)s::text AND n.nspname = %(schema)s::text AND NOT {TRUSTED_OWNER}
+   AND EXISTS (SELECT FROM ours)
+   AND NOT EXISTS (SELECT FROM ours WHERE pg_has_role(c.relowner, ours.relowner, 'MEMBER'))"""
 
 _OTHER_SCHEMAS = """\
 SELECT DISTINCT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

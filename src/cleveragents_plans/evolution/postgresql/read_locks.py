@@ -1,0 +1,54 @@
+"""
+Locks with which the tables that are read stay what they were found to be.
+
+A statement that waits for a lock on a table reads, once it has the lock, what has the name by then:
+whoever owned the table may have put a view in its place, whose functions would run with the rights
+of the role that reads. READ ONLY does not forbid ``COPY … TO PROGRAM``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import Connection
+
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.ownership import NameTaken
+
+
+def lock_to_read(connection: Connection, tables: Collection[str], schema: str | None) -> None:
+    """
+    Lock the *tables* that are there, so that nothing takes their place in this transaction.
+
+    Locks: ACCESS SHARE on each, until the transaction ends.
+
+    Args:
+        connection: The connection that reads, in a transaction; nothing is done on SQLite.
+        tables: Their names, without a schema.
+        schema: Their schema.
+
+    Raises:
+        NameTaken: Something else has such a name, since now or since a moment ago.
+        DBAPIError: A lock was not obtained within ``lock_timeout``.
+    """
+    if schema is None:
+        return
+    wanted = {"tables": list(tables), "schema": schema}
+    for oid, name in run(connection, _THERE, wanted).all():
+        run(connection, f"LOCK TABLE ONLY {name} IN ACCESS SHARE MODE")
+        if not run(connection, _IS_LOCKED, {"oid": oid, "name": name}).scalar():
+            raise NameTaken(name, "was replaced just now", "run the same command again")
+
+
+_THERE = """\
+SELECT c.oid, quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relname = ANY(CAST(%(tables)s AS text[])) AND n.nspname = %(schema)s
+   AND c.relkind IN ('r', 'p') ORDER BY c.relname"""
+
+# These functions look at what is there now; the snapshot of the transaction may be older. Before
+# PostgreSQL 16 a table without rows could become a view, which has no file.
+_IS_LOCKED = """\
+SELECT coalesce(to_regclass(%(name)s) = CAST(%(oid)s AS oid), false)
+       AND (c.relkind = 'p' OR pg_relation_filenode(c.oid) IS NOT NULL)
+  FROM pg_class c WHERE c.oid = CAST(%(oid)s AS oid)"""

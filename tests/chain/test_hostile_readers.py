@@ -1,0 +1,156 @@
+"""Commands that read run nothing that another role puts in the place of a table meanwhile."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+
+from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
+from support.broken import libpq
+from support.databases import ENGINES, database_at
+from support.revisions import HEAD
+from support.toys import execute
+
+SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
+CLERK = "swapping_clerk"
+READERS = [
+    ["status"], ["history"], ["preflight"], ["verify", "--quick"], ["plans"], ["tree", "p"],
+    ["show", "p"], ["spec"], ["throttle", "pause"], ["verify", "--repair", "roots"],
+]  # fmt: skip
+PLAN = (
+    "INSERT INTO v3_plans (plan_id, root_plan_id, automation_profile, effective_profile_snapshot,"
+    " action_name, created_at, updated_at) VALUES ('p', 'p', 'manual', '{}', 'local/tidy', '', '')"
+)
+EVIL = (
+    "CREATE FUNCTION evil() RETURNS varchar LANGUAGE plpgsql AS"
+    " $$BEGIN PERFORM pg_catalog.nextval('public.fired'); RETURN 'x'; END$$"
+)
+
+
+@pytest.fixture(params=SERVERS)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of a superuser in whose schema another role may create objects."""
+    with database_at(HEAD, request.param, tmp_path) as url:
+        rights = f"GRANT USAGE, CREATE ON SCHEMA public TO {CLERK}"
+        execute(url, PLAN, f"CREATE ROLE {CLERK} LOGIN", rights)
+        execute(of_clerk(url), "CREATE SEQUENCE fired", EVIL)
+        yield url
+        execute(url, f"DROP OWNED BY {CLERK} CASCADE", f"DROP ROLE {CLERK}")
+
+
+def of_clerk(url: str) -> str:
+    return make_url(url).set(username=CLERK).render_as_string()
+
+
+@contextmanager
+def swapped(url: str, table: str, *by: str) -> Iterator[None]:
+    """Keep *table* locked until another session waits for it; then send *by* and commit."""
+    with psycopg.connect(libpq(of_clerk(url))) as clerk:
+        clerk.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+
+        def swap() -> None:
+            until = time.monotonic() + 8
+            waits = "SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+            while not execute(url, waits) and time.monotonic() < until:
+                time.sleep(0.05)
+            for each in by:
+                clerk.execute(each.encode())
+            clerk.commit()
+
+        thread = threading.Thread(target=swap)
+        thread.start()
+        yield
+        thread.join()
+
+
+def fired(url: str) -> bool:
+    [(called,)] = execute(url, "SELECT is_called FROM fired")
+    return bool(called)
+
+
+@pytest.mark.parametrize("schema", ["public", "shared"])
+def test_version_table_of_another_role_is_not_read(
+    url: str, schema: str, capfd: pytest.CaptureFixture[str]
+):
+    database = make_url(url).database
+    execute(
+        url,
+        *(["DROP TABLE alembic_version", "DROP TABLE evolution_runs"] * (schema == "public")),
+        "CREATE SCHEMA shared",
+        f"GRANT USAGE, CREATE ON SCHEMA shared TO {CLERK}",
+        f"ALTER DATABASE {database} SET search_path = shared, public",
+    )
+    execute(
+        of_clerk(url),
+        f"CREATE TABLE {schema}.alembic_version (version_num varchar(32))",
+        f"INSERT INTO {schema}.alembic_version VALUES ('{HEAD}')",
+        f"GRANT ALL ON {schema}.alembic_version TO PUBLIC",
+    )
+    for typed in READERS:
+        capfd.readouterr()
+        code = main([*typed, "-q", "--url", url])
+        said = capfd.readouterr()
+
+        assert code == ExitStatus.REFUSED, typed
+        assert f"{schema}.alembic_version belongs to {CLERK}, and the tables" in said.err
+        assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["verify", "show p", "plans --project x", "preflight"])
+def test_table_that_becomes_a_view_while_it_is_waited_for_is_not_read(
+    url: str, command: str, capfd: pytest.CaptureFixture[str]
+):
+    [(columns,)] = execute(
+        url,
+        "SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', '"
+        " ORDER BY attnum) FROM pg_attribute"
+        " WHERE attrelid = 'plan_projects'::regclass AND attnum > 0",
+    )
+    execute(url, "DROP TABLE plan_projects")
+    execute(of_clerk(url), f"CREATE TABLE plan_projects ({columns})")
+    view = "CREATE VIEW plan_projects AS SELECT public.evil() AS plan_id, public.evil() AS project"
+    with swapped(url, "plan_projects", "DROP TABLE plan_projects", view):
+        code = main([*command.split(), "-q", "--url", url])
+    said = capfd.readouterr()
+
+    assert not fired(url)
+    assert code == ExitStatus.REFUSED
+    assert "public.plan_projects was replaced just now; run the same command again" in said.err
+
+
+def test_table_that_is_turned_into_a_view_is_not_read(url: str, capfd: pytest.CaptureFixture[str]):
+    """As it can be before PostgreSQL 16; later versions refuse the rule."""
+    execute(url, "DROP TABLE plan_projects")
+    execute(of_clerk(url), "CREATE TABLE plan_projects (plan_id varchar)")
+    rule = (
+        'CREATE RULE "_RETURN" AS ON SELECT TO plan_projects DO INSTEAD'
+        " SELECT public.evil() AS plan_id"
+    )
+    [(version,)] = execute(url, "SELECT current_setting('server_version_num')::int")
+    with swapped(url, "plan_projects", *([rule] if version < 160000 else [])):
+        main(["verify", "-q", "--url", url])
+    said = capfd.readouterr()
+
+    assert not fired(url)
+    assert ("was replaced just now" in said.err) == (version < 160000)
+
+
+def test_version_table_of_a_role_that_may_act_as_the_owner_is_read(url: str):
+    execute(
+        url,
+        *(
+            f"ALTER TABLE {table} OWNER TO {CLERK}"
+            for table in ("alembic_version", "evolution_runs")
+        ),
+    )
+    assert main(["status", "-q", "--url", url]) == ExitStatus.REFUSED
+    execute(url, f"GRANT postgres TO {CLERK}")
+    assert main(["status", "-q", "--url", url]) == 0
