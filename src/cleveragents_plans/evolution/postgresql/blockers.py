@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.foreign_text import as_bytes, read_bytes
 from cleveragents_plans.evolution.settings import Settings
 
 
@@ -95,10 +98,8 @@ def blockers(
 
     Asked of ``pg_locks``: ``pg_blocking_pids`` is empty once our own attempt has timed out.
     """
-    rows = run(
-        connection, _BLOCKERS, {"tables": list(tables), "modes": list(modes), "limit": limit}
-    )
-    return [Blocker(*row) for row in rows]
+    asked = {"tables": list(tables), "modes": list(modes), "limit": limit}
+    return _read(run(connection, _BLOCKERS, asked))
 
 
 def old_snapshots(connection: Connection) -> list[Blocker]:
@@ -107,7 +108,7 @@ def old_snapshots(connection: Connection) -> list[Blocker]:
 
     An index that is built concurrently waits for each that is older.
     """
-    return [Blocker(*row) for row in run(connection, _OLD_SNAPSHOTS)]
+    return _read(run(connection, _OLD_SNAPSHOTS))
 
 
 def waited_for(connection: Connection, pid: int) -> list[Blocker]:
@@ -117,13 +118,23 @@ def waited_for(connection: Connection, pid: int) -> list[Blocker]:
     Locks of every kind count, and old snapshots, which ``CREATE INDEX CONCURRENTLY`` waits
     for. A prepared transaction is not named, only counted, by a pid of None.
     """
-    return [Blocker(*row) for row in run(connection, _WAITED_FOR, {"pid": pid})]
+    return _read(run(connection, _WAITED_FOR, {"pid": pid}))
+
+
+def _read(rows: Iterable[Any]) -> list[Blocker]:
+    found = []
+    for pid, mode, state, application, age, query, user, host in rows:
+        said = read_bytes(query)
+        if said and pid is not None:
+            said = _beginning(said)
+        found.append(Blocker(pid, mode, state, application, age, said, read_bytes(user), host))
+    return found
 
 
 def _beginning(query: str) -> str:
-    """Give the SQL for the first 80 characters of a *query*, and a mark where it goes on."""
-    line = f"regexp_replace({query}, '[[:space:]]+', ' ', 'g')"
-    return f"left({line}, 80) || CASE WHEN length({line}) > 80 THEN ' ...' ELSE '' END"
+    """Give the first 80 characters of a *query* in one line, and a mark where it goes on."""
+    line = re.sub(r"\s+", " ", query)
+    return line if len(line) <= 80 else f"{line[:80]} ..."
 
 
 # A prepared transaction has 0 for a pid here.
@@ -131,8 +142,7 @@ _WAITED_FOR = f"""\
 SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp()
                - coalesce(a.xact_start, a.backend_start))::float8 AS age,
-       {_beginning("a.query")},
-       a.usename::text, a.client_addr::text
+       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
@@ -147,8 +157,7 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
 _OLD_SNAPSHOTS = f"""\
 SELECT a.pid, 'snapshot', coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
-       {_beginning("a.query")},
-       a.usename::text, a.client_addr::text
+       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text
   FROM pg_stat_activity a
  WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
    AND a.backend_type = 'client backend' AND a.backend_xmin IS NOT NULL
@@ -160,8 +169,9 @@ WITH held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
 SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.application_name),
        extract(epoch FROM clock_timestamp()
                - min(coalesce(a.xact_start, p.prepared, a.backend_start)))::float8 AS age,
-       coalesce(min(p.gid), {_beginning("min(a.query)")}),
-       min(coalesce(p.owner, a.usename)::text), min(a.client_addr::text)
+       {as_bytes('min(coalesce(p.gid, a.query) COLLATE "C")')},
+       {as_bytes('min(coalesce(p.owner, a.usename)::text COLLATE "C")')},
+       min(a.client_addr::text)
   FROM held l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
   LEFT JOIN held own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'

@@ -21,6 +21,7 @@ from cleveragents_plans.evolution.errors import (
 )
 from cleveragents_plans.evolution.postgresql.blockers import Deadline, statement_that_ends
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.foreign_text import as_bytes, read_bytes
 from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -174,7 +175,8 @@ def migration_lock_holders(
 ) -> list[Holder]:
     """Find the sessions that migrate one of *schemas*, or any schema of the database."""
     chosen = {"schemas": None if schemas is None else list(schemas)}
-    return [Holder(*row) for row in run(connection, _HOLDERS, chosen | lock_key())]
+    rows = run(connection, _HOLDERS, chosen | lock_key())
+    return [Holder(pid, name, since, read_bytes(gid)) for pid, name, since, gid in rows]
 
 
 def lock_key() -> dict[str, int]:
@@ -206,7 +208,8 @@ l.granted AND l.locktype = 'advisory' AND l.objsubid = 2
 
 _HOLDERS = f"""\
 SELECT DISTINCT l.pid, a.application_name,
-       to_char(coalesce(a.backend_start, p.prepared), 'YYYY-MM-DD HH24:MI:SS OF'), p.gid
+       to_char(coalesce(a.backend_start, p.prepared), 'YYYY-MM-DD HH24:MI:SS OF'),
+       {as_bytes("p.gid")}
   FROM pg_locks l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
   LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'

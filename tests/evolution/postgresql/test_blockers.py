@@ -1,0 +1,141 @@
+"""Sessions in the way are named, whatever bytes others have put into their names and statements."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine, make_url
+
+from cleveragents_plans.evolution.postgresql.blockers import (
+    blockers,
+    old_snapshots,
+    waited_for,
+)
+from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
+from cleveragents_plans.evolution.runner.migration_lock import lock_key, migration_lock_holders
+from support import postgres
+from support.broken import libpq
+from support.databases import SERVERS, empty_database
+
+#: No UTF-8, no EUC_JP, and what SQL and bytea escape.
+ODD = b"r\xff\\134'\x81"
+SHOWN = r"r\xff\134'\x81"
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[postgres.PostgresServer]:
+    """A server with a role whose name is no text but in a database in SQL_ASCII."""
+    quoted = b'"' + ODD + b'"'
+    with empty_database(request.param, tmp_path) as url:
+        server = postgres.server(request.param)
+        name = f"{make_url(url).database}_bytes"
+        server.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0")
+        with psycopg.connect(libpq(server.url(name)), autocommit=True) as connection:
+            connection.execute(b"CREATE ROLE " + quoted + b" SUPERUSER LOGIN")
+            try:
+                yield server
+            finally:
+                connection.execute(b"DROP ROLE " + quoted)
+        server.drop_database(server.url(name))
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest, server: postgres.PostgresServer) -> Iterator[str]:
+    """A database of the encoding that the test names."""
+    name = f"bytes_{request.param.lower()}"
+    server.execute(
+        f"CREATE DATABASE {name} ENCODING '{request.param}' TEMPLATE template0"
+        " LC_COLLATE 'C' LC_CTYPE 'C'"
+    )
+    yield server.url(name)
+    server.drop_database(server.url(name))
+
+
+@pytest.mark.parametrize("url", ["UTF8", "SQL_ASCII", "EUC_JP", "LATIN1"], indirect=True)
+def test_blocker_with_bytes_that_are_no_text_is_named(url: str, monkeypatch: pytest.MonkeyPatch):
+    # libpq takes any bytes from there only.
+    monkeypatch.setenv("PGUSER", os.fsdecode(ODD))
+    anonymous = libpq(url).replace("postgres@", "")
+    # A server checks the bytes that a statement has, but in SQL_ASCII.
+    comment, said = b"/* it's", "/* it's"
+    if "sql_ascii" in url:
+        comment, said = b"/* " + ODD, f"/* {SHOWN}"
+    engine = engine_in_utf8(url)
+    with (
+        psycopg.connect(anonymous, client_encoding="SQL_ASCII") as other,
+        engine.connect() as connection,
+    ):
+        other.execute(b"CREATE TABLE toy ()")
+        other.commit()
+        other.execute(comment + b" */ LOCK TABLE\n\n  toy IN SHARE MODE")
+        query = f"{said} */ LOCK TABLE toy IN SHARE MODE"
+
+        (found,) = blockers(connection, ["public.toy"], ANY_LOCK)
+        assert (found.user, found.query) == (SHOWN, query)
+        assert str(found).endswith(query)
+        other.execute(b"SELECT txid_current(), " + b"1 + " * 99 + b"1")
+        (found,) = blockers(connection, ["public.toy"], ANY_LOCK)
+        assert found.query == f"SELECT txid_current(), {'1 + ' * 99}"[:80] + " ..."
+        other.execute(b"DECLARE c CURSOR FOR SELECT " + comment + b" */ 1")
+        (found,) = old_snapshots(connection)
+        assert (found.user, found.query) == (SHOWN, f"DECLARE c CURSOR FOR SELECT {said} */ 1")
+        assert waited_for_by(url, other.info.backend_pid, engine) == (SHOWN, found.query)
+
+
+def engine_in_utf8(url: str) -> Engine:
+    return create_engine(
+        f"{url}&client_encoding=utf8", poolclass=NullPool, isolation_level="AUTOCOMMIT"
+    )
+
+
+def waited_for_by(url: str, holder: int, engine: Engine) -> tuple[str | None, str | None]:
+    def wait() -> None:
+        with suppress(psycopg.errors.QueryCanceled):
+            waiting.execute("LOCK TABLE toy")
+
+    with psycopg.connect(libpq(url)) as waiting, engine.connect() as connection:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until = time.monotonic() + 60
+        while not (found := waited_for(connection, waiting.info.backend_pid)):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        waiting.cancel()
+        thread.join(60)
+    assert [each.pid for each in found] == [holder]
+    return found[0].user, found[0].query
+
+
+@pytest.mark.parametrize("url", ["SQL_ASCII"], indirect=True)
+def test_prepared_transaction_with_such_a_name_is_named(url: str):
+    engine = engine_in_utf8(url)
+    name = ODD.replace(b"'", b"''")
+    key = f"{lock_key()['lock_class']}::bigint::bit(32)::int"
+    with psycopg.connect(libpq(url), client_encoding="SQL_ASCII") as other:
+        other.execute(b"CREATE TABLE toy ()")
+        other.commit()
+        other.execute(b"LOCK TABLE toy IN SHARE MODE")
+        other.execute(f"SELECT pg_advisory_xact_lock({key}, 1)".encode())
+        other.execute(b"PREPARE TRANSACTION '" + name + b"'")
+        try:
+            with engine.connect() as connection:
+                (blocker,) = blockers(connection, ["public.toy"], ANY_LOCK)
+                (holder,) = migration_lock_holders(connection)
+        finally:
+            other.rollback()
+            other.autocommit = True
+            other.execute(b"ROLLBACK PREPARED '" + name + b"'")
+
+    assert (blocker.pid, blocker.query, holder.prepared) == (None, SHOWN, SHOWN)
+    assert (
+        blocker.ended_by
+        == holder.ended_by
+        == "ROLLBACK PREPARED '{}'".format(SHOWN.replace("'", "''"))
+    )
