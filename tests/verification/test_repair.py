@@ -142,6 +142,68 @@ def test_chain_in_any_order_of_its_ids_is_repaired(
         assert set(roots(url).values()) == {ids[0]}
 
 
+KEEPING = {
+    "postgresql": (
+        "CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN new.root_plan_id := old.root_plan_id; RETURN new; END$$",
+        "CREATE TRIGGER keeping BEFORE UPDATE ON v3_plans FOR EACH ROW "
+        f"WHEN (old.plan_id = '{B}') EXECUTE FUNCTION kept()",
+    ),
+    "sqlite": (
+        f"CREATE TRIGGER keeping AFTER UPDATE ON v3_plans WHEN new.plan_id = '{B}' "
+        f"AND new.root_plan_id <> '{B}' BEGIN "
+        f"UPDATE v3_plans SET root_plan_id = '{B}' WHERE plan_id = new.plan_id; END",
+    ),
+}
+
+
+def test_trigger_that_keeps_a_root_ends_the_repair(family: str, capfd: pytest.CaptureFixture[str]):
+    break_database(family, set_roots(b=B, c=C))
+    break_database(family, KEEPING[family.partition("+")[0].partition(":")[0]])
+    capfd.readouterr()
+
+    status = main(["verify", "--repair", "roots", "--log", "plain", "--url", family])
+
+    said = capfd.readouterr().err.splitlines()
+    assert status == ExitStatus.REFUSED
+    assert said[-1].endswith(
+        f"the repair of roots would never end: 1 root is wrong again after each pass, such as of "
+        f"{B}; triggers that fire for an UPDATE of v3_plans: keeping; disable a "
+        "trigger that undoes it, or end the client that writes them, and run the same command "
+        "again; what was repaired stays"
+    )
+    assert roots(family) == {A: A, B: B, C: A, D: D, E: A}
+
+
+def test_client_that_writes_wrong_roots_again_and_again_ends_the_repair(family: str):
+    again = set_roots(b=B, c=C)
+    break_database(family, again)
+    done: list[int] = []
+
+    def repair_beside_the_client() -> None:
+        for written in repair_roots(chain_config(family)):
+            done.append(written)
+            break_database(family, again)
+
+    with pytest.raises(repair.RepairNeverEnds, match="v3_plans: none; end the client") as ended:
+        repair_beside_the_client()
+
+    assert set(ended.value.plans) == {B, C}
+    assert done == [2, 0, 0, 0]
+
+
+def test_client_that_adds_plans_with_wrong_roots_ends_the_repair(family: str):
+    break_database(family, set_roots(b=B))
+    database = RevisionDatabase(family)
+
+    def repair_beside_the_client() -> None:
+        for number, _ in enumerate(repair_roots(chain_config(family))):
+            database.plan(f"{number + 100:026}", parent=A, root=D, profile="ci")
+
+    with pytest.raises(repair.RepairNeverEnds, match="1 root is wrong again"):
+        repair_beside_the_client()
+
+
 def test_repair_is_refused_where_a_revision_is_unfinished(tmp_path: Path):
     with database_with(store_family, "postgresql-18", tmp_path) as url:
         break_database(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from alembic.config import Config
@@ -10,13 +10,23 @@ from sqlalchemy import bindparam, select, update
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.stuck_backfills import update_triggers
 from cleveragents_plans.persistence.columns import has_surrogates
 from cleveragents_plans.persistence.sessions import PLANS
-from cleveragents_plans.schema.database import Database, write_database
+from cleveragents_plans.schema.database import Database, read_database, write_database
+from cleveragents_plans.verification.findings import text_of
 from cleveragents_plans.verification.trees import wrong_roots
 
 # Plans that one transaction writes.
 _BATCH = 200
+# Passes over the table without progress; a client may write a wrong root now and then.
+_MAX_PASSES = 3
+_SHOWN = 5
+# No revision makes a trigger there.
+_SQLITE_TRIGGERS = (
+    f"SELECT name FROM sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = '{PLANS.name}' "
+    "ORDER BY 1"
+)
 _NEXT = "AND kind IS NOT NULL {after} ORDER BY plan_id LIMIT :batch"
 
 _Link = tuple[str | None, str | None]
@@ -24,6 +34,32 @@ _Link = tuple[str | None, str | None]
 
 class CannotRepair(EvolutionError):
     """The version of the database says that it is no time for repairs."""
+
+
+class RepairNeverEnds(EvolutionError):
+    """
+    Roots are wrong however often they are set.
+
+    Attributes:
+        plans: Some of the plans.
+        triggers: Triggers that fire for an UPDATE of the table, one of which may undo it; those
+            that a revision created are not among them.
+    """
+
+    def __init__(self, left: int, plans: Sequence[str], triggers: Sequence[str]) -> None:
+        fire = ", ".join(triggers) or "none"
+        wrong = "1 root is" if left == 1 else f"{left:,} roots are"
+        remedies = ["end the client that writes them"]
+        if triggers:
+            remedies.insert(0, "disable a trigger that undoes it")
+        super().__init__(
+            f"the repair of roots would never end: {wrong} wrong again after each pass, such as of "
+            f"{', '.join(map(text_of, plans))}; triggers that fire for an UPDATE of {PLANS.name}: "
+            f"{fire}; {', or '.join(remedies)}, and run the same command again; what was repaired "
+            "stays"
+        )
+        self.plans: tuple[str, ...] = tuple(plans)
+        self.triggers: tuple[str, ...] = tuple(triggers)
 
 
 def repair_roots(config: Config) -> Iterator[int]:
@@ -35,31 +71,52 @@ def repair_roots(config: Config) -> Iterator[int]:
     as in a migration. A plan of a cycle has no root, and stays as it is.
 
     Each batch is a transaction of its own, so it can be interrupted and repeated. Locks: the rows
-    of a batch, for milliseconds; on SQLite the file.
+    of a batch, for milliseconds; on SQLite the file. Memory: the ids of the plans that are written.
 
     Yields:
-        How many plans were written, after each batch.
+        How many plans were given their root for the first time, after each batch.
 
     Raises:
         CannotRepair: A revision is unfinished, or the version does not fit the tables.
         CommandError: See `write_database`.
+        RepairNeverEnds: A trigger or a client undoes what is written; the rest stays repaired.
     """
+    repaired: set[str] = set()
+    in_vain = 0
     while True:
-        written = 0
+        first, progress = not repaired, False
+        wrong: list[str] = []
         after: str | None = None
         while True:
             with write_database(config, "verify --repair roots") as database:
                 found = _next_batch(database, after)
-                done = _repair(database, found)
-            written += done
-            yield done
+                written, undone = _repair(database, found)
+            # Where a parent is younger than its child, the child is found wrong after the parent.
+            # Whatever else is found wrong by a later pass became so meanwhile.
+            progress = progress or any(
+                first or not repaired.isdisjoint((parent, root))
+                for plan_id, parent, root in found
+                if plan_id in written and plan_id not in repaired
+            )
+            wrong += sorted(undone if first else undone | written)
+            yield len(written - repaired)
+            repaired |= written
             names = [plan_id for plan_id, _, _ in found]
             if len(found) < _BATCH or names[-1:] == [after]:
                 break
             after = names[-1]
-        # Where a parent is younger than its child, the child is found wrong after the parent.
-        if not written:
+        if not progress and not wrong:
             return
+        in_vain = 0 if progress else in_vain + 1
+        if in_vain == _MAX_PASSES:
+            raise RepairNeverEnds(len(wrong), wrong[:_SHOWN], _update_triggers(config))
+
+
+def _update_triggers(config: Config) -> list[str]:
+    with read_database(config, "verify --repair roots") as database:
+        if database.on_postgresql:
+            return update_triggers(database.connection, database.table(PLANS.name))
+        return list(run(database.connection, _SQLITE_TRIGGERS).scalars())
 
 
 def _next_batch(database: Database, after: str | None) -> list[tuple[str, str | None, str | None]]:
@@ -85,7 +142,10 @@ def _is_text(plan_id: Any) -> bool:
     return isinstance(plan_id, str) and not has_surrogates(plan_id)
 
 
-def _repair(database: Database, found: list[tuple[str, str | None, str | None]]) -> int:
+def _repair(
+    database: Database, found: list[tuple[str, str | None, str | None]]
+) -> tuple[set[str], set[str]]:
+    """Give the plans that have the root of their tree now, and those that a trigger kept off it."""
     links = _Links(database)
     roots = links.roots_of(plan_id for plan_id, _, _ in found)
     changes = [
@@ -93,6 +153,8 @@ def _repair(database: Database, found: list[tuple[str, str | None, str | None]])
         for plan_id, parent, root in found
         if roots[plan_id] not in (None, root)
     ]
+    if not changes:
+        return set(), set()
     # What another session wrote meanwhile is looked at again.
     statement = (
         update(PLANS)
@@ -104,9 +166,18 @@ def _repair(database: Database, found: list[tuple[str, str | None, str | None]])
         # Or else SQLAlchemy would move it on, as for a write of a client.
         .values(root_plan_id=bindparam("new"), updated_at=PLANS.c.updated_at)
     )
-    if not changes:
-        return 0
-    return int(database.connection.execute(statement, changes).rowcount)
+    database.connection.execute(statement, changes)
+    # The number of rows says nothing: a trigger may keep the root, or set it back.
+    stored = _Links(database).of(str(each["of"]) for each in changes)
+    written: set[str] = set()
+    undone: set[str] = set()
+    for each in changes:
+        parent, root = stored[str(each["of"])] or (None, None)
+        if root == each["new"]:
+            written.add(str(each["of"]))
+        elif parent == each["parent"]:
+            undone.add(str(each["of"]))
+    return written, undone
 
 
 class _Links:
@@ -116,6 +187,11 @@ class _Links:
         self._database = database
         #: By plan; None for one that is not stored.
         self._known: dict[str, _Link | None] = {}
+
+    def of(self, plan_ids: Iterable[str]) -> dict[str, _Link | None]:
+        """Give parent and root of each plan, as they are stored now; None if it is not stored."""
+        self._read({*plan_ids})
+        return self._known
 
     def roots_of(self, plan_ids: Iterable[str]) -> dict[str, str | None]:
         """Find the root of each plan; None for one that has none, because of a cycle."""
