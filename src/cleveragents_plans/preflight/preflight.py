@@ -28,7 +28,7 @@ from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space, u
 from cleveragents_plans.evolution.sqlite.journal import journal_of_run
 from cleveragents_plans.evolution.sqlite.lock_holders import HELD, lock_holders
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
-from cleveragents_plans.evolution.sqlite.transaction import require_writable
+from cleveragents_plans.evolution.sqlite.writable_file import require_writable
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.preflight import postgresql, sqlite
 from cleveragents_plans.preflight.costs import Counted, costs

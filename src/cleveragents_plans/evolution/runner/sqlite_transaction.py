@@ -23,8 +23,10 @@ from cleveragents_plans.evolution.sqlite.journal import (
     rollback_journal,
     want_rollback_journal,
 )
+from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
 from cleveragents_plans.evolution.sqlite.transaction import write_transaction
+from cleveragents_plans.evolution.sqlite.writable_file import report_replacement, require_writable
 
 T = TypeVar("T")
 
@@ -54,7 +56,8 @@ def call_in_driver_thread(connection: Connection, act: Callable[[Connection], T]
     external = connection.in_transaction()
 
     def act_there(driver: Any) -> T:
-        engine = create_engine("sqlite://", creator=lambda: driver, poolclass=StaticPool)
+        url = connection.engine.url.set(drivername="sqlite")
+        engine = create_engine(url, creator=lambda: driver, poolclass=StaticPool)
         if external:  # it is the caller's to end
             keep: Any = engine.dialect
             keep.do_rollback = keep.do_commit = lambda _connection: None
@@ -116,9 +119,13 @@ def sqlite_transaction(connection: Connection, settings: Settings) -> Iterator[N
     """
     driver: Any = connection.connection.driver_connection
     if connection.in_transaction():
+        if file_of(connection).name:
+            require_writable(connection)
         if not driver.in_transaction:  # the driver would begin it later, and not for DDL
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield
+        with report_replacement(connection) as require_in_place:
+            yield
+            require_in_place()
         return
     level, driver.isolation_level = driver.isolation_level, None
     journal = None

@@ -9,12 +9,10 @@ waiting, and what does not fit into the page cache in memory until then.
 from __future__ import annotations
 
 import logging
-import os
-import re
 import shlex
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +27,7 @@ from cleveragents_plans.evolution.sqlite.callbacks import interruptible
 from cleveragents_plans.evolution.sqlite.lock_holders import LockHolder, lock_holders
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.evolution.sqlite.soundness import report_damage
+from cleveragents_plans.evolution.sqlite.writable_file import report_replacement, require_writable
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -58,45 +57,6 @@ class FileLocked(EvolutionError):
         self.file = file
         self.waited = waited
         self.holders: Final = tuple(holders)
-
-
-class FileNotWritable(EvolutionError):
-    """
-    This process may not write to a SQLite file, or to its folder, where the journal goes.
-
-    Attributes:
-        path: The file or the folder.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"{path} is read-only for this user, and SQLite writes to the file and to its folder; "
-            "allow that, and run the same command again; nothing was changed"
-        )
-        self.path = path
-
-
-class OpenedReadOnly(EvolutionError):
-    """
-    The URL of a SQLite file opens it to be read only.
-
-    Attributes:
-        parameter: What of the URL says so.
-    """
-
-    def __init__(self, parameter: str) -> None:
-        super().__init__(
-            f"the URL opens the file to be read only ({parameter}); leave that out of it; "
-            "nothing was changed"
-        )
-        self.parameter = parameter
-
-
-# As SQLite reads the parameters of a URI (https://www.sqlite.org/uri.html), and booleans.
-_READ_ONLY: Final[Mapping[str, Callable[[str], bool]]] = {
-    "mode": "ro".__eq__,
-    "immutable": lambda value: value in ("on", "yes", "true") or bool(re.match("0*[1-9]", value)),
-}
 
 
 class FileNotReadable(EvolutionError):
@@ -140,7 +100,8 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     journal or its write-ahead log took is freed.
 
     Raises:
-        OpenedReadOnly, FileNotWritable: See `require_writable`.
+        FileNotWritable, UrlUnfit, FileHasOtherPlace: See `require_writable`.
+        FileReplaced: Another file is at the path by now, or none; the transaction was rolled back.
         FileLocked: Other processes had it locked for ``migration-lock-wait`` seconds.
         FileDamaged: A statement met damaged pages.
         KeyboardInterrupt: A signal ended a statement; the transaction was rolled back.
@@ -150,7 +111,7 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
     if file.name:
         require_writable(connection)
     before = _size(file, "wal")
-    with report_damage(file):
+    with report_damage(file), report_replacement(connection) as require_in_place:
         with interruptible(driver):
             transaction = _begin(connection, driver, file, settings)
         since = time.monotonic()
@@ -158,28 +119,11 @@ def write_transaction(connection: Connection, settings: Settings) -> Iterator[No
             # A signal whose error was suppressed is raised before the transaction commits.
             with transaction, interruptible(driver):
                 yield
+                require_in_place()
             record_lock(since)
         finally:
             _free_disk_space(driver)
             _warn_of_left_overs(file, before)
-
-
-def require_writable(connection: Connection) -> None:
-    """
-    Refuse the file of *connection* if it cannot be written, or its folder cannot.
-
-    Raises:
-        OpenedReadOnly: Its URL opens it to be read only.
-        FileNotWritable: The file or its folder is read-only.
-    """
-    query = connection.engine.url.query
-    for name, opens_read_only in _READ_ONLY.items():
-        if name in query and opens_read_only(str(query[name]).lower()):
-            raise OpenedReadOnly(f"{name}={query[name]}")
-    file = file_of(connection)
-    for path in (file.parent, file):
-        if not os.access(path, os.W_OK):
-            raise FileNotWritable(path)
 
 
 def wait_until_readable(connection: Connection, report_every: float) -> None:

@@ -1,0 +1,229 @@
+"""A SQLite file that a run cannot write to safely is refused, and one that was replaced is said."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from cleveragents_plans import open_engine, schema
+from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.evolution.runner.sqlite_transaction import sqlite_transaction
+from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.sqlite import transaction, writable_file
+from cleveragents_plans.evolution.sqlite.transaction import write_transaction
+from cleveragents_plans.evolution.sqlite.writable_file import FileReplaced, UrlUnfit
+from support.databases import database_at
+from support.rebuilds import execute
+from support.revisions import HEAD, M4_003
+
+QUICK = Settings(migration_lock_wait=20, report_every=0.1)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    with database_at(M4_003, "sqlite", tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def file(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+@contextmanager
+def connected(file: Path) -> Iterator[Connection]:
+    engine = open_engine(f"sqlite:///{file}", migrating=True)
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def replace(file: Path) -> None:
+    shutil.copy(file, f"{file}.copy")
+    Path(f"{file}.copy").replace(file)
+
+
+@pytest.mark.parametrize("happens", [replace, Path.unlink])
+@pytest.mark.parametrize("before", ["RENAME TO", "UPDATE alembic_version"])
+def test_file_that_is_replaced_during_a_run_is_told_and_the_run_fails(
+    happens, before: str, url: str, file: Path, capfd: pytest.CaptureFixture[str]
+):
+    def meanwhile(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+        if before in sql and not done:
+            done.append(sql)
+            happens(file)
+
+    done: list[str] = []
+    capfd.readouterr()
+    event.listen(Engine, "before_cursor_execute", meanwhile)
+    try:
+        status = main(["upgrade", "-q", "--url", url])
+    finally:
+        event.remove(Engine, "before_cursor_execute", meanwhile)
+
+    _, err = capfd.readouterr()
+    assert (status, len(done)) == (ExitStatus.REFUSED, 1)
+    assert f"{file} was replaced or deleted during the run" in err
+    assert err.count("\n") == 1
+    if happens is replace:
+        assert main(["upgrade", "-q", "--url", url]) == ExitStatus.DONE
+        assert execute(file, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+    else:
+        assert [*file.parent.iterdir()] == []
+
+
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_file_that_is_replaced_while_a_lock_is_waited_for_is_told(
+    journal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    file = tmp_path / "plans.db"
+    execute(file, f"PRAGMA journal_mode = {journal}", "CREATE TABLE port (id)")
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+
+        def replace_and_end(_file: Path) -> list[object]:
+            if writer.in_transaction:
+                replace(file)
+                writer.execute("ROLLBACK")
+            return []
+
+        monkeypatch.setattr(transaction, "lock_holders", replace_and_end)
+        with (
+            connected(file) as connection,
+            pytest.raises(FileReplaced),
+            write_transaction(connection, QUICK),
+        ):
+            connection.exec_driver_sql("INSERT INTO port VALUES (2)")
+
+    assert execute(file, "SELECT id FROM port") == []
+
+
+def test_connection_that_was_open_before_the_file_was_replaced_is_told(file: Path):
+    with connected(file) as connection:
+        replace(file)
+        with pytest.raises(FileReplaced), write_transaction(connection, QUICK):
+            connection.exec_driver_sql("CREATE TABLE port (id)")
+
+
+def test_transaction_of_the_caller_is_told_of_a_replaced_file(file: Path):
+    with (
+        connected(file) as connection,
+        connection.begin(),
+        pytest.raises(FileReplaced),
+        sqlite_transaction(connection, QUICK),
+    ):
+        replace(file)
+
+
+def refused(url: str, capfd: pytest.CaptureFixture[str]) -> str:
+    """Give the line by which a file is refused, by preflight and by what writes to it."""
+    capfd.readouterr()
+    assert main(["preflight", "-q", "--url", url]) == 1
+    out, err = capfd.readouterr()
+    assert err == ""
+    for command in (["upgrade"], ["downgrade", M4_003], ["stamp", M4_003]):
+        assert main([*command, "-q", "--url", url]) == ExitStatus.REFUSED
+        _, err = capfd.readouterr()
+        (line,) = err.splitlines()
+        assert line.endswith("; nothing was changed")
+        assert f" {line.split('error   ')[-1]}\n" in out
+    assert main(["status", "-q", "--url", url]) == ExitStatus.FOUND
+    return line
+
+
+def test_file_with_two_names_is_refused(url: str, file: Path, capfd: pytest.CaptureFixture[str]):
+    other = file.with_name("other name.db")
+    os.link(file, other)
+
+    line = refused(url, capfd)
+    assert f"{file} has 2 names (hard links), and SQLite keeps its journal beside" in line
+    listed = line.split("`")[1]
+    found = subprocess.run(["sh", "-c", listed], capture_output=True, text=True, check=True).stdout
+    assert sorted(found.splitlines()) == sorted([str(file), str(other)])
+
+    other.unlink()
+    assert main(["upgrade", "-q", "--url", url]) == ExitStatus.DONE
+
+
+def test_file_with_a_symbolic_link_is_ready(url: str, file: Path):
+    link = file.with_name("link.db")
+    link.symlink_to(file)
+
+    assert main(["preflight", "-q", "--url", f"sqlite:///{link}"]) == 0
+    assert main(["upgrade", "-q", "--url", f"sqlite:///{link}"]) == ExitStatus.DONE
+
+
+def test_file_that_is_mounted_without_its_folder_is_refused(
+    url: str, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch
+):
+    mounts = tmp_path / "mountinfo"
+    monkeypatch.setattr(writable_file, "_MOUNTS", mounts)
+    place = str(file.resolve())
+    mounts.write_text(f"36 35 98:0 {place} {file.parent} rw - ext4 /dev/root rw\n")
+    assert main(["preflight", "-q", "--url", url]) == 0
+
+    mounts.write_text(f"36 35 98:0 /other {place} rw - ext4 /dev/root rw\n")
+    assert f"{file} is mounted without its folder, and SQLite" in refused(url, capfd)
+
+    spaced = file.rename(file.with_name("a plan.db"))
+    escaped = str(spaced.resolve()).replace(" ", "\\040")
+    mounts.write_text(f"36 35 98:0 /other {escaped} rw - ext4 /dev/root rw\n")
+    assert f"{spaced} is mounted without its folder" in refused(f"sqlite:///{spaced}", capfd)
+
+
+def test_bind_mount_of_a_file_is_refused(url: str, file: Path, tmp_path: Path):
+    place = tmp_path / "container" / "plans.db"
+    place.parent.mkdir()
+    place.touch()
+    mounted = ["unshare", "-rm", "sh", "-c", f'mount --bind {file} {place} && exec "$@"', "sh"]
+    if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    upgrade = [sys.executable, "-m", "cleveragents_plans", "upgrade", "--url", f"sqlite:///{place}"]
+    done = subprocess.run([*mounted, *upgrade], capture_output=True, text=True, check=False)
+
+    assert done.returncode == ExitStatus.REFUSED
+    assert f"{place} is mounted without its folder" in done.stderr
+    assert [*place.parent.iterdir()] == [place]
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    ["nolock=1", "nolock=yes", "vfs=unix-none", "vfs=unix-dotfile"],
+)
+def test_url_that_opens_the_file_without_locks_is_refused(
+    parameter: str, file: Path, capfd: pytest.CaptureFixture[str]
+):
+    line = refused(f"sqlite:///file:{file}?{parameter}&uri=true", capfd)
+    assert "the URL opens the file without the locks by which SQLite keeps two writers " in line
+    assert f"({parameter}); leave that out of it" in line
+
+
+def test_url_of_asyncio_that_opens_the_file_without_locks_is_refused(file: Path):
+    async def upgrade() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///file:{file}?nolock=1&uri=true")
+        try:
+            await schema.upgrade(engine)
+        finally:
+            await engine.dispose()
+
+    with pytest.raises(UrlUnfit, match="nolock=1"):
+        asyncio.run(upgrade())
+
+
+@pytest.mark.parametrize("parameter", ["nolock=0", "vfs=unix", "vfs=unix-excl"])
+def test_url_with_locks_is_ready(parameter: str, file: Path):
+    named = f"sqlite:///file:{file}?{parameter}&uri=true"
+    assert main(["preflight", "-q", "--url", named]) == 0
+    assert main(["upgrade", "-q", "--url", named]) == ExitStatus.DONE
