@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cleveragents_plans.cli.statuses import ExitStatus
 from support.databases import ONE_OF_EACH, ROOT, migrate
 from support.faults import State, models
 from support.revisions import M4_003, M8_001
@@ -161,6 +165,40 @@ def test_sql_that_cannot_be_written_is_refused_in_one_line(program: str):
 
     assert done.returncode not in (0, 120)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_result_that_cannot_be_written_is_refused(sqlite_url: str, program: str):
+    migrate(sqlite_url, M4_003)
+
+    done = shell(f"PYTHONUNBUFFERED=1 {PROGRAMS[program]} current >/dev/full", sqlite_url)
+
+    assert done.returncode not in (0, 120)
+    assert "Traceback" not in done.stderr
+
+
+def test_pipe_that_does_not_block_gets_all_of_the_result(sqlite_url: str):
+    migrate(sqlite_url, M4_003)
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)
+    command = [sys.executable, "-m", "cleveragents_plans", "spec", "--json"]
+    with subprocess.Popen(
+        command,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "DATABASE_URL": sqlite_url},
+    ) as process:
+        os.close(write)
+        while select.select([read], [], [], 0.1) != ([read], [], []):
+            assert process.poll() is None
+        time.sleep(0.5)  # it goes on writing, or loses what does not fit
+        with os.fdopen(read) as pipe:
+            result = pipe.read()
+
+    assert process.returncode == ExitStatus.FOUND  # the tables are behind
+    assert len(result) > 4096
+    assert json.loads(result)["command"] == "spec"
 
 
 RECORDING = """\

@@ -57,9 +57,9 @@ from cleveragents_plans.evolution.runner.sqlite_transaction import (
     statements_interruptible,
 )
 from cleveragents_plans.evolution.runner.standard_streams import (
+    alembic_output,
     have_standard_streams,
     log_level,
-    standard_output,
 )
 from cleveragents_plans.evolution.runner.steps import (
     check_ahead,
@@ -277,7 +277,7 @@ class _Run:
         noting = noted(migration, self._runs, command.name) if changes else nullcontext()
         named = nullcontext() if external else blockers_named(connection)
         run_all = context.begin_transaction()
-        result = standard_output() if command.only_reads else nullcontext()
+        result = alembic_output(context.config) if command.only_reads else nullcontext()
         with noting, told, named, naming_revisions(), note.watched(), run_all, result:
             context.run_migrations()
         if not command.plans_ahead:

@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO, TextIOWrapper
+from typing import TextIO
 
 from alembic.config import Config
 
@@ -41,8 +43,9 @@ def standard_output() -> Iterator[None]:
         EvolutionError: Not all could be written, for another reason.
     """
     try:
-        yield
-        sys.stdout.flush()
+        with _blocking(sys.stdout):
+            yield
+            sys.stdout.flush()
     except BrokenPipeError:
         # What Python still has to write would make the exit status 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -53,6 +56,49 @@ def standard_output() -> Iterator[None]:
             f"standard output cannot be written to ({error.strerror}), so the result is not "
             "whole; let it go elsewhere and run the same command again"
         ) from error
+
+
+@contextmanager
+def _blocking(stream: TextIO) -> Iterator[None]:
+    """
+    Let writes to *stream* wait for its reader.
+
+    Whoever started this process may have made the pipe non-blocking; what does not fit into it
+    would be lost, and Python does not say so.
+    """
+    try:
+        number = stream.fileno()
+        former = os.get_blocking(number)
+    except (AttributeError, OSError, ValueError):  # of whatever an application put in its place
+        yield
+        return
+    os.set_blocking(number, True)
+    try:
+        yield
+    finally:
+        os.set_blocking(number, former)
+
+
+@contextmanager
+def alembic_output(config: Config) -> Iterator[None]:
+    """
+    Write what Alembic prints, at the end of the block: it passes over what cannot be written.
+
+    Raises:
+        EvolutionError: See `standard_output`.
+    """
+    stream = config.stdout
+    encoding = getattr(stream, "encoding", None) or "ascii"
+    with TextIOWrapper(BytesIO(), encoding, newline="") as printed:
+        config.stdout = printed
+        try:
+            yield
+        finally:
+            config.stdout = stream
+        printed.flush()
+        text = printed.buffer.getvalue().decode(encoding)
+    with standard_output():
+        stream.write(text)
 
 
 def log_level(config: Config) -> int | None:
