@@ -737,3 +737,25 @@ def test_what_another_role_makes_of_an_object_that_a_run_drops_is_refused_before
     assert schema_dump(url) == before
     execute(url, f"DROP OWNED BY {CLERK}")
     go(url, target, *given)
+
+
+def test_look_at_an_index_runs_no_function_of_another_role(url: str):
+    execute(url, "CREATE SEQUENCE ran", "GRANT ALL ON SEQUENCE ran TO PUBLIC")
+    execute(
+        of_role(url, CLERK),
+        "CREATE FUNCTION public.planted(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM nextval('public.ran'); RETURN $1; END$$",
+    )
+    execute(
+        url,
+        # The first of them, so that it would be looked at before the other one is refused.
+        "CREATE INDEX a ON v3_plans (planted(automation_profile))"
+        " WHERE planted(automation_profile) <> ''",
+        "CREATE INDEX b ON v3_plans ((automation_profile::jsonb ->> 'profile_name'))",
+        "ALTER SEQUENCE ran RESTART",
+    )
+
+    with pytest.raises(EvolutionError, match="v3_plans has the index b, which would refuse"):
+        migrate(url, M8_001)
+
+    assert execute(url, "SELECT is_called FROM ran") == [(False,)]

@@ -282,6 +282,42 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["CREATE RULE never AS ON UPDATE TO v3_plans DO INSTEAD NOTHING"],
         "v3_plans has rules that would be run instead of, or beside, each UPDATE: never",
     ),
+    "an index over a part of the profile": (
+        ["CREATE INDEX odd ON v3_plans ((automation_profile::jsonb ->> 'profile_name'))"],
+        r"v3_plans has the index odd, which would refuse automation_profile = 'balanced' "
+        r"\(PostgreSQL says: invalid input syntax for type json\); drop it",
+    ),
+    "a partial index": (
+        ["CREATE INDEX odd ON v3_plans (plan_id) WHERE parent_plan_id IS NULL"
+         " AND (automation_profile::jsonb ->> 'profile_name') = 'ci'"],
+        "v3_plans has the index odd, which would refuse automation_profile = 'balanced'",
+    ),
+    "a stored generated column": (
+        ["ALTER TABLE v3_plans ADD odd TEXT GENERATED ALWAYS AS"
+         " (automation_profile::jsonb ->> 'profile_name') STORED"],
+        "v3_plans has the generated column odd, which would refuse automation_profile = 'balanced'",
+    ),
+    "the condition of a trigger": (
+        ["CREATE FUNCTION odd() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+         "CREATE TRIGGER odd BEFORE INSERT OR UPDATE ON v3_plans FOR EACH ROW"
+         " WHEN (new.plan_id <> ')' AND (new.automation_profile::jsonb ->> 'profile_name') = 'ci')"
+         " EXECUTE FUNCTION odd()"],
+        "v3_plans has the trigger odd, which would refuse automation_profile = 'balanced'",
+    ),
+    "a function that refuses in an index": (
+        ["CREATE FUNCTION odd(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS"
+         " $$BEGIN IF $1 = 'balanced' THEN RAISE EXCEPTION 'odd name'; END IF; RETURN $1; END$$",
+         "CREATE INDEX odd ON v3_plans (odd(automation_profile))"],
+        r"v3_plans has the index odd, which would refuse .* \(PostgreSQL says: odd name\)",
+    ),
+    "a foreign key of the profile": (
+        ["CREATE TABLE odd (profile text PRIMARY KEY)",
+         "INSERT INTO odd SELECT DISTINCT automation_profile FROM v3_plans"
+         " WHERE automation_profile IS NOT NULL",
+         "ALTER TABLE v3_plans ADD CONSTRAINT odd FOREIGN KEY (automation_profile) REFERENCES odd"],
+        "v3_plans has the foreign key odd, which would refuse automation_profile = 'balanced': "
+        "public.odd has no such row; insert it there, or drop the foreign key",
+    ),
     "a view of its name": (
         ["ALTER TABLE v3_plans RENAME TO plans", "CREATE VIEW v3_plans AS SELECT * FROM plans"],
         "v3_plans is a view; expected a table",
@@ -305,6 +341,61 @@ def test_what_would_stop_a_run_half_way_is_refused_before_any_change(url: str, f
     with pytest.raises(EvolutionError, match=r"."):
         migrate(url, M8_001)
     assert run(url, "SELECT obj_description('alembic_version'::regclass, 'pg_class')") == [(None,)]
+
+
+WARNED = {
+    "a foreign key of the roots": (
+        ["CREATE TABLE odd (id varchar(26) PRIMARY KEY)",
+         "INSERT INTO odd SELECT plan_id FROM v3_plans",
+         "ALTER TABLE v3_plans ADD CONSTRAINT odd FOREIGN KEY (root_plan_id) REFERENCES odd"],
+        "v3_plans has the foreign key odd, over a column that is written",
+    ),
+    "a foreign key to the profile": (
+        ["ALTER TABLE v3_plans ADD CONSTRAINT u UNIQUE (automation_profile, plan_id)",
+         "CREATE TABLE odd (p text, id varchar(26), CONSTRAINT odd FOREIGN KEY (p, id)"
+         " REFERENCES v3_plans (automation_profile, plan_id))"],
+        "v3_plans has the foreign key odd of public.odd to it, over a column that is written",
+    ),
+    "a unique index": (
+        ["ALTER TABLE v3_plans ADD CONSTRAINT odd UNIQUE (root_plan_id, plan_id)"],
+        "v3_plans has the unique index odd, over root_plan_id, which is written",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("found", WARNED)
+def test_keys_that_may_refuse_what_is_written_are_warned_of(
+    url: str, found: str, caplog: pytest.LogCaptureFixture
+):
+    statements, message = WARNED[found]
+    build(url, {})
+    run(url, *statements)
+
+    up_down_and_up(url)
+
+    assert message in caplog.text
+
+
+def test_virtual_column_that_cannot_be_read_any_more_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with empty_database("postgresql-18", tmp_path) as url:
+        build(url, {})
+        run(
+            url,
+            "ALTER TABLE v3_plans ADD odd TEXT GENERATED ALWAYS AS"
+            " (automation_profile::jsonb ->> 'profile_name') VIRTUAL",
+        )
+        migrate(url, M8_001)
+
+    assert "v3_plans has the generated column odd, which cannot be read any more" in caplog.text
+
+
+def test_row_that_a_foreign_key_of_the_profile_refers_to_lets_the_run_pass(url: str):
+    build(url, {})
+    run(url, *REFUSED["a foreign key of the profile"][0], "INSERT INTO odd VALUES ('balanced')")
+
+    migrate(url, M8_001)
 
 
 @pytest.mark.parametrize("profile", ["JSONB", "JSON", "INTEGER", "VARCHAR(5)", "BYTEA", "BOOLEAN"])

@@ -459,6 +459,63 @@ def test_pooler_that_a_run_cannot_use_is_refused_in_the_same_words(tmp_path: Pat
     assert found.blocks[0].found == str(refused.value)
 
 
+FINISHED = (
+    "CREATE FUNCTION frozen() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN"
+    " IF OLD.processing_state IN ('complete', 'applied', 'cancelled', 'errored') THEN"
+    "  RAISE EXCEPTION 'a finished plan must not be changed'{code}; END IF; RETURN NEW; END$$"
+)
+TRIED = {
+    "a trigger that raises": (
+        [FINISHED.format(code=""),
+         "CREATE TRIGGER frozen BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION frozen()"],
+        "PostgreSQL refuses a batch of roots and profiles that was tried out on public.v3_plans "
+        "in the function frozen(): a finished plan must not be changed; let it pass these rows, "
+        "or disable it; nothing was changed",
+    ),
+    "a trigger that raises what a lock does": (
+        [FINISHED.format(code=" USING ERRCODE = '55P03'"),
+         "CREATE TRIGGER frozen BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION frozen()"],
+        "in the function frozen(): a finished plan must not be changed",
+    ),
+    "a trigger that raises in the end": (
+        [FINISHED.format(code=""),
+         "CREATE CONSTRAINT TRIGGER frozen AFTER UPDATE ON v3_plans DEFERRABLE INITIALLY DEFERRED"
+         " FOR EACH ROW EXECUTE FUNCTION frozen()"],
+        "in the function frozen(): a finished plan must not be changed",
+    ),
+    "a unique index": (
+        ["ALTER TABLE v3_plans ADD seat int NOT NULL DEFAULT 1",
+         "UPDATE v3_plans SET seat = n FROM (SELECT plan_id p, row_number() OVER () n FROM v3_plans"
+         " WHERE automation_profile IS NOT NULL) x WHERE p = plan_id",
+         "ALTER TABLE v3_plans ADD CONSTRAINT seats UNIQUE (automation_profile, seat)"],
+        'for the constraint seats: duplicate key value violates unique constraint "seats"; '
+        "correct the rows, or drop it; nothing was changed",
+    ),
+    "a foreign key of roots": (
+        ["CREATE TABLE odd (id varchar(26) PRIMARY KEY)",
+         "INSERT INTO odd SELECT DISTINCT root_plan_id FROM v3_plans"
+         " WHERE root_plan_id IS NOT NULL",
+         "ALTER TABLE v3_plans ADD CONSTRAINT odd FOREIGN KEY (root_plan_id) REFERENCES odd"],
+        "for the constraint odd: ",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", TRIED)
+def test_batch_that_would_be_refused_for_anything_but_a_lock_blocks(case: str, tmp_path: Path):
+    statements, words = TRIED[case]
+    with at(M4_003, "postgresql-18", tmp_path) as url:
+        break_database(url, statements)
+        before = database_hash(url), schema_dump(url)
+        found = look(url)
+
+        assert (database_hash(url), schema_dump(url)) == before
+
+    assert not found.ready
+    assert [block.found for block in found.blocks if words in block.found]
+    assert found.estimate is None
+
+
 def test_trigger_of_tables_that_the_role_may_not_migrate_is_not_run_by_a_trial(tmp_path: Path):
     with (
         at(M4_003, "postgresql-18", tmp_path) as url,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -195,3 +196,14 @@ def message_of(error: DBAPIError) -> str:
     """Give what the database said, on one line and without the details, which may quote rows."""
     said = getattr(getattr(error.orig, "diag", None), "message_primary", None)
     return " ".join(str(said or error.orig).split())
+
+
+# In every language of the server; a block of a script is no function of anybody's.
+_IN_FUNCTION = re.compile(r"PL/pgSQL[^\n]*?([^\s(]+\([^)\n]*\))")
+
+
+def function_of(error: DBAPIError) -> str | None:
+    """Name the function of PL/pgSQL in which the database refused something, if it was in one."""
+    context = getattr(getattr(error.orig, "diag", None), "context", None) or ""
+    found = _IN_FUNCTION.search(context)
+    return found[1] if found else None

@@ -19,6 +19,8 @@ from cleveragents_plans.evolution.foreseen import (
     Rebuild,
     gathering,
 )
+from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
+from cleveragents_plans.evolution.postgresql.checks import CheckViolated
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
@@ -103,9 +105,12 @@ def _on_postgresql(
                 found.warnings += [warning] if warning else []
         estimate, disk = None, None
         # A trial runs the triggers of the tables, whose owner this role may have to mistrust.
-        if tries and ahead.steps and not found.troubled & {"rights", "owners"}:
+        mistrusted = bool(found.troubled & {"rights", "owners"})
+        # What would refuse the rows is told already, and would be told once more.
+        refuses = any(isinstance(each, CheckViolated | TableUnfit) for each in found.refusals)
+        if tries and ahead.steps and not mistrusted and not refuses:
             settings = Settings.of(database.migration.environment_context)
-            with database.heartbeat("trying batches and index builds"):
+            with database.heartbeat("trying batches and index builds"), found.looking("trials"):
                 estimate, disk = costs(connection, counted, found.operations, settings, looked)
     writes = tuple(each.write for each in counted)
     return Preflight(

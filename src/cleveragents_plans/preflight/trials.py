@@ -11,13 +11,21 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from cleveragents_plans.evolution.errors import (
+    EvolutionError,
+    function_of,
+    message_of,
+    sqlstate,
+)
 from cleveragents_plans.evolution.foreseen import Backfill, IndexBuild
 from cleveragents_plans.evolution.postgresql.batch_queue import batch_statement
 from cleveragents_plans.evolution.postgresql.batches import BATCH_SESSION
+from cleveragents_plans.evolution.postgresql.conflicts import is_conflict
 from cleveragents_plans.evolution.postgresql.connection import parameters, run
 from cleveragents_plans.evolution.postgresql.ranges import base_type
 
@@ -27,6 +35,33 @@ _LOOK = 2_000
 _SAMPLED = 10_000
 # A trial that takes longer than clients can wait is given up.
 _LIMITS = {"lock_timeout": "20ms", "statement_timeout": "250ms"}
+_CANCELLED = "57014"
+
+
+class BatchRefused(EvolutionError):
+    """
+    The database refused a batch that was tried out, as it would refuse it in a run.
+
+    Attributes:
+        table: The table.
+    """
+
+    def __init__(self, backfill: Backfill, error: DBAPIError) -> None:
+        said: Any = getattr(error.orig, "diag", None)
+        function = function_of(error)
+        if function:
+            where, remedy = f" in the function {function}", "let it pass these rows, or disable it"
+        elif said is not None and said.constraint_name:
+            where = f" for the constraint {said.constraint_name}"
+            remedy = "correct the rows, or drop it"
+        else:
+            where = ""
+            remedy = "look for an index, a generated column or a trigger that refuses such a value"
+        super().__init__(
+            f"PostgreSQL refuses a batch of {backfill.label} that was tried out on "
+            f"{backfill.table}{where}: {message_of(error)[:300]}; {remedy}; nothing was changed"
+        )
+        self.table = backfill.table
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +91,9 @@ def try_batches(connection: Connection, backfill: Backfill) -> BatchTrial | None
     Args:
         connection: In a transaction that is going to be rolled back.
         backfill: What is tried out.
+
+    Raises:
+        BatchRefused: The database refused one, and neither a lock nor the time is why.
     """
     key = f"t.{connection.dialect.identifier_preparer.quote(backfill.key)}"
     kind = base_type(connection, backfill.table, backfill.key)
@@ -84,9 +122,15 @@ def try_batches(connection: Connection, backfill: Backfill) -> BatchTrial | None
                         if done > 0:
                             writes.append(seconds / done)
                             wal.append(float(after - before) / done)
+                        # What is checked at the end of a transaction is not reached otherwise.
+                        run(connection, "SET CONSTRAINTS ALL IMMEDIATE")
                     attempt.rollback()
-            except DBAPIError:  # a lock, or a limit; another place is as good
-                continue
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise
+                # Of a lock, or a limit; another place is as good.
+                if sqlstate(error) != _CANCELLED and not is_conflict(connection, error):
+                    raise BatchRefused(backfill, error) from error
         savepoint.rollback()
     if not looks:
         return None

@@ -16,6 +16,7 @@ from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import functions_in_use
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
+from cleveragents_plans.evolution.postgresql.written_values import refuse_unfit_values
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -56,7 +57,8 @@ def check_writable(
     Find out whether all rows of *table* can be written on PostgreSQL; change nothing.
 
     A CHECK that is NOT VALID refuses the next UPDATE of each row that breaks it, and
-    another may refuse what is to be written. Triggers that would fire, and what else uses the
+    another may refuse what is to be written, as may an expression of an index, a generated
+    column or a trigger, or a foreign key. Triggers that would fire, and what else uses the
     functions of *ours*, are named in a warning. Reads only: ACCESS SHARE for one scan for each
     CHECK that is NOT VALID. On SQLite, and offline, it does nothing.
 
@@ -71,7 +73,8 @@ def check_writable(
 
     Raises:
         CheckViolated: A CHECK would refuse a row.
-        TableUnfit: A rule would be run for an UPDATE, or *needs* is no condition for its columns.
+        TableUnfit: A rule would be run for an UPDATE, *needs* is no condition for its columns, or
+            something else would refuse one of *values*.
         NameTaken: A function of one of *ours* belongs to another role.
     """
     connection = _connection(op)
@@ -102,6 +105,7 @@ def check_writable(
         if _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
             shown = ", ".join(f"{column} = {value}" for column, value in planned.items())
             raise CheckViolated(table, name, f"would refuse {shown}", "let it pass, or drop it")
+    refuse_unfit_values(connection, table, name_in_sql, values)
     written = {"columns": list(values), "ours": list(ours)}
     triggers = [name for (name,) in _rows(connection, _TRIGGERS, name_in_sql, **written)]
     if triggers:
