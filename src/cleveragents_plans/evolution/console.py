@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import threading
+from contextlib import suppress
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Protocol, Self
@@ -39,7 +40,8 @@ class Console:
         self._stream = stream or sys.stderr
         self._texts: SimpleQueue[str | None] = SimpleQueue()
         self._writer = threading.Thread(target=self._write_all, daemon=True)
-        self._writer.start()
+        with suppress(RuntimeError):  # where there can be no more threads, this one writes
+            self._writer.start()
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +57,10 @@ class Console:
     def close(self) -> None:
         """Wait, for a moment, until all is written."""
         self._texts.put(None)
-        self._writer.join(_PATIENCE)
+        if self._writer.ident is None:
+            self._write_all()
+        else:
+            self._writer.join(_PATIENCE)
 
     def write(self, text: str) -> None:
         """Write *text* as soon as the stream takes it."""

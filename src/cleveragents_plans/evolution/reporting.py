@@ -16,6 +16,7 @@ from cleveragents_plans.evolution import under_way
 from cleveragents_plans.evolution.console import Console, Stream
 from cleveragents_plans.evolution.log_format import EventFormatter, formatted, is_plain
 from cleveragents_plans.evolution.printable import printable
+from cleveragents_plans.evolution.threads import start
 from cleveragents_plans.evolution.under_way import Figures
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -53,7 +54,7 @@ def heartbeat(what: str, every: float) -> Iterator[None]:
 
     thread = threading.Thread(target=beat, daemon=True)
     with under_way.entered(what):
-        thread.start()
+        start(thread)
         try:
             yield
         finally:

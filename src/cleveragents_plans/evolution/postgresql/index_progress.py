@@ -28,6 +28,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
 from cleveragents_plans.evolution.postgresql.statement_watch import second_engine
 from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.threads import start
 from cleveragents_plans.evolution.under_way import entered, waits
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -63,7 +64,7 @@ class IndexProgress:
 
     def __enter__(self) -> Self:
         self._label.__enter__()
-        self._thread.start()
+        start(self._thread)
         return self
 
     def __exit__(self, *_: object) -> None:

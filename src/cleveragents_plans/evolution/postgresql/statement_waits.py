@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, waited_for
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.statement_watch import second_engine
+from cleveragents_plans.evolution.threads import start
 
 # Seconds between two questions; clients wait as long as the statement does.
 _POLL = 0.002
@@ -64,7 +65,7 @@ class StatementWaits:
         if self._second is not None:
             asked = (self._second, self._pid, over)
             thread = threading.Thread(target=self._ask, args=asked, daemon=True)
-            thread.start()
+            start(thread)
         try:
             yield
         except DBAPIError:

@@ -22,6 +22,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.poolers import second_connection, server_answers
 from cleveragents_plans.evolution.postgresql.search_path import searching_system_schemas
 from cleveragents_plans.evolution.reporting import reasons, report_under_way
+from cleveragents_plans.evolution.threads import start
 from cleveragents_plans.evolution.under_way import uncounted
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -63,7 +64,7 @@ class StatementWatch:
         event.listen(self._connection, "before_cursor_execute", self._before_statement)
         event.listen(self._connection, "commit", self._before_commit)
         self._reasons.__enter__()
-        self._thread.start()
+        start(self._thread)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,7 +81,7 @@ class StatementWatch:
         if not self._looking.is_alive() or time.monotonic() - self._looked >= _SILENCE:
             found = self._found = []
             looking = threading.Thread(target=lambda: found.append(self._look()), daemon=True)
-            looking.start()
+            start(looking)
             self._looking, self._looked = looking, time.monotonic()
         self._looking.join(_PATIENCE)
         if self._found:

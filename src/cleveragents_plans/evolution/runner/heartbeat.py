@@ -32,6 +32,7 @@ from cleveragents_plans.evolution.postgresql.throttle import Limits
 from cleveragents_plans.evolution.runner.interruption import signal_arrived
 from cleveragents_plans.evolution.runner.runs import NOW, RunsNotUsable, RunsTable, now
 from cleveragents_plans.evolution.settings import BadSetting, Settings
+from cleveragents_plans.evolution.threads import start
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -134,7 +135,7 @@ class _Heartbeat:
 
     def begin(self) -> None:
         """Write the row, and from then on each second what is under way."""
-        self._thread.start()
+        start(self._thread)
         if not self._begun.wait(_PATIENCE):
             self._warn("a second connection gets no answer")
             self._lag_unknown("a second connection gets no answer")

@@ -21,6 +21,7 @@ from typing import Final
 
 from cleveragents_plans.evolution.errors import AGAIN, causes
 from cleveragents_plans.evolution.sqlite.callbacks import interrupt_statements
+from cleveragents_plans.evolution.threads import ThreadNotStarted, start
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -123,7 +124,11 @@ def _interrupting_statements() -> Iterator[None]:
             return
         over = threading.Event()
         thread = threading.Thread(target=_interrupt, args=(numbers, over), daemon=True)
-        thread.start()
+        try:
+            start(thread)
+        except ThreadNotStarted:
+            signal.set_wakeup_fd(-1)
+            raise
         try:
             yield
         finally:
