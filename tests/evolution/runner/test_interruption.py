@@ -382,6 +382,22 @@ def test_statement_in_which_sqlite_calls_nothing_ends_at_a_signal(
     assert_ended_by(run, number)
 
 
+def test_statement_ends_at_a_signal_though_the_program_has_a_timeout_for_sockets(sqlite_url: str):
+    migrate(sqlite_url, M8_001)
+    rarely = (
+        "import socket; socket.setdefaulttimeout(0.05);"
+        "import cleveragents_plans.evolution.sqlite.callbacks as c; c._INSTRUCTIONS = 2**31 - 1"
+    )
+    run = Run("-c", f"{rarely}\n{ENDLESS.format(command='upgrade', url=sqlite_url)}")
+    run.wait_for("begun")
+    run.wait_until_busy()
+
+    run.end(signal.SIGTERM)
+
+    assert_ended_by(run, signal.SIGTERM)
+    assert "Traceback" not in run.said
+
+
 def test_handler_of_a_program_is_called_when_a_statement_has_ended(sqlite_url: str):
     """It may go on afterwards, so that nothing is interrupted for it."""
     migrate(sqlite_url, M8_001)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -183,3 +185,18 @@ def test_database_in_memory_is_written():
     engine = open_engine("sqlite://", migrating=True, poolclass=NullPool)
     with engine.connect() as connection, write_transaction(connection, QUICK):
         connection.exec_driver_sql("CREATE TABLE port (id)")
+
+
+def test_driver_that_has_no_names_of_extended_codes_will_do():
+    """Such as pysqlite3, which programs put in the place of `sqlite3`."""
+    code = """
+import sqlite3, sys
+for name in [n for n in dir(sqlite3) if n.startswith(("SQLITE_IOERR_", "SQLITE_READONLY_"))]:
+    delattr(sqlite3, name)
+from cleveragents_plans import schema
+from cleveragents_plans.cli import main
+sys.exit(main(["--version"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")

@@ -116,6 +116,7 @@ def _interrupting_statements() -> Iterator[None]:
     """
     numbers, written = socket.socketpair()
     with numbers, written:
+        numbers.settimeout(None)  # whatever `socket.setdefaulttimeout` says
         written.setblocking(False)
         former = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
         if former != -1:

@@ -67,16 +67,17 @@ class FileNotReadable(EvolutionError):
         target: What the file is called.
     """
 
-    #: The error codes by which SQLite says so (https://www.sqlite.org/rescode.html).
+    #: The error codes by which SQLite says so (https://www.sqlite.org/rescode.html), by number: the
+    #: drivers that may stand in the place of `sqlite3` lack some of the names.
     CODES: Final = frozenset(
         {
             sqlite3.SQLITE_CANTOPEN,
-            sqlite3.SQLITE_IOERR_DELETE,  # of the journal, once it is rolled back
-            sqlite3.SQLITE_READONLY_CANTINIT,
-            sqlite3.SQLITE_READONLY_CANTLOCK,
-            sqlite3.SQLITE_READONLY_DIRECTORY,
-            sqlite3.SQLITE_READONLY_RECOVERY,
-            sqlite3.SQLITE_READONLY_ROLLBACK,
+            2570,  # SQLITE_IOERR_DELETE, of the journal, once it is rolled back
+            1288,  # SQLITE_READONLY_CANTINIT
+            520,  # SQLITE_READONLY_CANTLOCK
+            1544,  # SQLITE_READONLY_DIRECTORY
+            264,  # SQLITE_READONLY_RECOVERY
+            776,  # SQLITE_READONLY_ROLLBACK
         }
     )
 
