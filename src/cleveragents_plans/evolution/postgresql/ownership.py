@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 from sqlalchemy import Connection
 
-from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.errors import EvolutionError, running_revision
 from cleveragents_plans.evolution.postgresql.connection import raise_if, run
 
 
@@ -26,7 +26,10 @@ class NameTaken(EvolutionError):
     """
 
     def __init__(self, name: str, found: str, remedy: str) -> None:
-        super().__init__(f"{name} {found}; {remedy}; nothing was changed")
+        running = running_revision.get()
+        changed = running is not None and running.has_changes()
+        kept = "what the revision did before stays" if changed else "nothing was changed"
+        super().__init__(f"{name} {found}; {remedy}; {kept}")
         self.name = name
 
 

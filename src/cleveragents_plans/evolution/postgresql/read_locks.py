@@ -35,9 +35,32 @@ def lock_to_read(connection: Connection, tables: Collection[str], schema: str | 
         return
     wanted = {"tables": list(tables), "schema": schema}
     for oid, name in run(connection, _THERE, wanted).all():
-        run(connection, f"LOCK TABLE ONLY {name} IN ACCESS SHARE MODE")
-        if not run(connection, _IS_LOCKED, {"oid": oid, "name": name}).scalar():
-            raise NameTaken(name, "was replaced just now", "run the same command again")
+        lock_as_found(connection, name, oid)
+
+
+def lock_as_found(
+    connection: Connection, name: str, oid: int | None, mode: str = "ACCESS SHARE"
+) -> None:
+    """
+    Lock a table in *mode* until the transaction ends, if it is still the one that was found.
+
+    Args:
+        connection: The connection that uses it, in a transaction.
+        name: The table, as in SQL with its schema.
+        oid: What it was found to be; None where nothing had the name.
+        mode: The mode of the lock.
+
+    Raises:
+        NameTaken: Something else has the name now, or nothing has it any more.
+        DBAPIError: The lock was not obtained within ``lock_timeout``.
+    """
+    there = run(connection, "SELECT to_regclass(%(name)s) IS NOT NULL", {"name": name}).scalar_one()
+    if there and oid is None:
+        raise NameTaken(name, "was created by another session just now", "rename or drop it")
+    if there:
+        run(connection, f"LOCK TABLE ONLY {name} IN {mode} MODE")
+    if not run(connection, _IS_LOCKED, {"oid": oid, "name": name}).scalar():
+        raise NameTaken(name, "was replaced just now", "run the same command again")
 
 
 _THERE = """\

@@ -22,6 +22,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import HeadMaintainer, MigrationContext, RevisionStep, StampStep
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from sqlalchemy import Table
 
 from cleveragents_plans.evolution.runner.process_lock import ConcurrentRuns, process_lock
 
@@ -231,6 +232,11 @@ def heads_after(step: Step, migration: MigrationContext, heads: Heads) -> Heads:
 def set_heads_after(step: Step, migration: MigrationContext, heads: Heads) -> None:
     """Change the version table from *heads* as if *step* had been run."""
     HeadMaintainer(migration, heads).update_to_step(step)
+
+
+def version_table_of(migration: MigrationContext) -> Table:
+    """Give the version table as Alembic reads and writes it."""
+    return migration._version
 
 
 @contextmanager

@@ -71,6 +71,7 @@ from cleveragents_plans.evolution.runner.steps import (
 )
 from cleveragents_plans.evolution.runner.target import Application, Target, find_target
 from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
+from cleveragents_plans.evolution.runner.version_lock import CheckedVersionTable
 from cleveragents_plans.evolution.runner.version_state import VersionState
 from cleveragents_plans.evolution.runner.version_tables import require_version_table
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
@@ -245,7 +246,6 @@ class _Run:
         )
 
     def _run(self, connection: Connection, external: bool) -> str:
-        command = self.command
         note = self._configure(connection)
         migration = context.get_context()
         if not external:
@@ -253,9 +253,18 @@ class _Run:
         if not self.target.is_sqlite:
             refuse_distributed_tables(connection, self.tables, self.schema, self.target.shown)
         # Under the migration lock, and before the version table is read.
-        require_tables(connection, self.tables, self.schema)
-        require_version_table(connection, self.options.version_table, self.schema_of_versions)
-        self._refuse_taken_names(connection)
+        versions = CheckedVersionTable(migration, lambda: self._check_names(connection))
+        with versions.enforced():
+            return self._run_checked(connection, external, note, versions)
+
+    def _run_checked(
+        self,
+        connection: Connection,
+        external: bool,
+        note: UnfinishedNote,
+        versions: CheckedVersionTable,
+    ) -> str:
+        command, migration = self.command, context.get_context()
         state = VersionState(migration, self.options, self.tables, self.own_version_table)
         state.check(command, unfinished=note.read() is not None)
         self.figures.before = before = migration.get_current_heads()
@@ -274,7 +283,7 @@ class _Run:
         if over:
             set_start(migration, over)
         told = in_one_line(self.target.shown)
-        noting = noted(migration, self._runs, command.name) if changes else nullcontext()
+        noting = noted(migration, self._runs, versions, command.name) if changes else nullcontext()
         named = nullcontext() if external else blockers_named(connection)
         run_all = context.begin_transaction()
         result = alembic_output(context.config) if command.only_reads else nullcontext()
@@ -315,6 +324,11 @@ class _Run:
             **(NOT_CREATING_VERSION_TABLE if self.command.only_reads else {}),
         )
         return note
+
+    def _check_names(self, connection: Connection) -> None:
+        require_tables(connection, self.tables, self.schema)
+        require_version_table(connection, self.options.version_table, self.schema_of_versions)
+        self._refuse_taken_names(connection)
 
     def _refuse_taken_names(self, connection: Connection) -> None:
         if self.target.is_sqlite or self.command.only_reads:

@@ -31,6 +31,7 @@ from cleveragents_plans.evolution.postgresql.statement_watch import second_engin
 from cleveragents_plans.evolution.postgresql.throttle import Limits
 from cleveragents_plans.evolution.runner.interruption import signal_arrived
 from cleveragents_plans.evolution.runner.runs import NOW, RunsNotUsable, RunsTable, now
+from cleveragents_plans.evolution.runner.version_lock import CheckedVersionTable
 from cleveragents_plans.evolution.settings import BadSetting, Settings
 from cleveragents_plans.evolution.threads import start
 
@@ -52,13 +53,16 @@ _PAUSED = "by `cleveragents-plans throttle pause`; `cleveragents-plans throttle 
 
 
 @contextmanager
-def noted(migration: MigrationContext, table: RunsTable, command: str) -> Iterator[None]:
+def noted(
+    migration: MigrationContext, table: RunsTable, versions: CheckedVersionTable, command: str
+) -> Iterator[None]:
     """
     Note what runs here as one run.
 
     Args:
         migration: The context of the run; on PostgreSQL its connection is in no transaction.
         table: Where it is noted.
+        versions: The version table.
         command: ``upgrade`` or ``downgrade``.
 
     Raises:
@@ -97,7 +101,7 @@ def noted(migration: MigrationContext, table: RunsTable, command: str) -> Iterat
         require_visible_lag(connection)
     connection.rollback()
     limits, lag = Limits.begin(connection), ReplicaLag(max_lag) if max_lag else None
-    heartbeat = _Heartbeat(second_engine(connection), table, row, path, limits, lag)
+    heartbeat = _Heartbeat(second_engine(connection), table, versions, row, path, limits, lag)
     heartbeat.begin()
     with under_way.revisions():
         try:
@@ -115,6 +119,7 @@ class _Heartbeat:
         self,
         engine: Engine,
         table: RunsTable,
+        versions: CheckedVersionTable,
         row: dict[str, Any],
         path: list[str],
         limits: Limits,
@@ -122,6 +127,7 @@ class _Heartbeat:
     ) -> None:
         self._engine = engine
         self._table = table
+        self._versions = versions
         self._row = row
         self._path = path
         self._limits = limits
@@ -252,17 +258,16 @@ class _Heartbeat:
         if self._run_id is None:
             return
         outcome, error = self._ending
-        versions = self._table.quoted(connection, self._table.version_table).replace("%", "%%")
         self._send(
             connection,
             # How far it came stays: what is under way here is the end.
             f"SET outcome = %(outcome)s, error = %(error)s, ended_at = {NOW}, waiting_for = NULL, "
             "revision = %(revision)s, "
-            "paused = false, revision_after = (SELECT string_agg(version_num, ',' "
-            f"ORDER BY version_num) FROM {versions}) WHERE run_id = %(run_id)s",
+            "paused = false, revision_after = %(after)s WHERE run_id = %(run_id)s",
             {
                 "outcome": outcome,
                 "error": error,
+                "after": self._versions.stored(connection),
                 "revision": under_way.look().revision,
                 "run_id": self._run_id,
             },

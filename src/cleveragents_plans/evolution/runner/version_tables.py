@@ -41,11 +41,17 @@ def require_version_table(connection: Connection, table: str, schema: str | None
         BadSetting: It has no column ``version_num``.
     """
     require_tables(connection, [table], schema)
-    inspector = inspect(connection)
-    if inspector.has_table(table, schema=schema):
-        columns = [column["name"] for column in inspector.get_columns(table, schema=schema)]
-        if "version_num" not in columns:
-            raise BadSetting("version-table", table, "a table that only Alembic uses")
+    if connection.dialect.name == "postgresql":
+        # In one statement: another session may drop the table between two.
+        names = {"table": table, "schema": schema}
+        fits = run(connection, _HAS_VERSION, names).scalar() is not False
+    else:
+        inspector = inspect(connection)
+        fits = not inspector.has_table(table) or "version_num" in (
+            column["name"] for column in inspector.get_columns(table)
+        )
+    if not fits:
+        raise BadSetting("version-table", table, "a table that only Alembic uses")
 
 
 def lock_version_table(
@@ -116,6 +122,7 @@ def version_tables(
         else run(connection, _SQLITE)
     ).all()
     for schema, name in found_tables:
+        lock_to_read(connection, [name], schema)
         start = func.substr(column("version_num"), 1, _MAX_LENGTH)
         rows: Result[Any] = connection.execute(
             select(start).select_from(sql_table(name, schema=schema)).limit(100)
@@ -157,6 +164,13 @@ SELECT n.nspname, c.relname
    AND n.nspname !~ '^pg_(temp|toast)' AND has_schema_privilege(n.oid, 'USAGE')
    AND has_table_privilege(c.oid, 'SELECT')
  ORDER BY coalesce(n.nspname = ANY(%(used)s::text[]), false) DESC, 1, 2 LIMIT %(most)s"""
+
+_HAS_VERSION = """\
+SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid
+                  AND a.attname = 'version_num' AND NOT a.attisdropped)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE c.relname = %(table)s::text AND c.relkind IN ('r', 'p')
+   AND n.nspname = coalesce(%(schema)s::text, current_schema())"""
 
 _NOT_TRUSTED = f"""\
 WITH ours AS (
