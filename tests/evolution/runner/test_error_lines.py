@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, event
 
-from cleveragents_plans.evolution.runner.error_lines import VersionChanged
+from cleveragents_plans.evolution.runner.error_lines import TableDropped, VersionChanged
 from support.broken import libpq
 from support.databases import database_at, migrate
 from support.revisions import HEAD, M4_003, M8_001
@@ -38,3 +38,22 @@ def test_version_that_another_session_stored_meanwhile_is_said_and_the_run_can_b
         migrate(url, "head")
         with psycopg.connect(libpq(url)) as client:
             assert client.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
+
+
+def test_table_that_is_dropped_while_it_is_looked_at_is_told_in_one_line(tmp_path: Path):
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        dropped: list[str] = []
+
+        def drop_first(_connection: Any, _cursor: Any, _sql: str, values: Any, *_: Any) -> None:
+            # SQLAlchemy has found the table, and asks for its columns.
+            if "plan_projects" in str(values) and "format_type" in _sql and not dropped:
+                dropped.append("plan_projects")
+                with psycopg.connect(libpq(url), autocommit=True) as other:
+                    other.execute("DROP TABLE plan_projects")
+
+        event.listen(Engine, "before_cursor_execute", drop_first)
+        try:
+            with pytest.raises(TableDropped, match=r"dropped or renamed public\.plan_projects"):
+                migrate(url, M8_001)
+        finally:
+            event.remove(Engine, "before_cursor_execute", drop_first)

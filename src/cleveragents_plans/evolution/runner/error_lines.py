@@ -9,7 +9,7 @@ from alembic import context
 from alembic.script import ScriptDirectory
 from alembic.script.revision import RangeNotAncestorError, ResolutionError
 from alembic.util import CommandError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
 from cleveragents_plans.evolution.runner.alembic_internals import is_version_changed
@@ -28,6 +28,15 @@ class OutOfMemory(EvolutionError):
         super().__init__(
             f"{target}: this process ran out of memory, perhaps because of a very large value in "
             f"the database; give it more memory, and {AGAIN}"
+        )
+
+
+class TableDropped(EvolutionError):
+    """Another session dropped or renamed a table while its columns or indexes were looked at."""
+
+    def __init__(self, target: str, table: str) -> None:
+        super().__init__(
+            f"{target}: another session dropped or renamed {table} while it was looked at; {AGAIN}"
         )
 
 
@@ -57,6 +66,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
         NotADatabase: The file is none.
         OutOfMemory: The process got no more memory.
         StatementFailed: The database refused a statement.
+        TableDropped: A table was dropped while it was looked at.
         VersionChanged: Another session stored a version meanwhile.
         EvolutionError: The chain has no such revision, or not in that direction.
     """
@@ -71,6 +81,8 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
             if getattr(error.orig, "sqlite_errorcode", None) in FileNotReadable.CODES:
                 raise FileNotReadable(target, str(error.orig)) from error
             raise StatementFailed(target, error) from error
+        except NoSuchTableError as error:  # SQLAlchemy reads a table with several statements
+            raise TableDropped(target, str(error)) from error
         except MemoryError as error:
             raise OutOfMemory(target) from error
         except CommandError as error:
