@@ -362,8 +362,8 @@ def test_a_character_that_the_encoding_lacks_is_refused_in_one_line(encoded):
 
 
 @pytest.mark.parametrize("encoded", ["SQL_ASCII"], indirect=True)
-def test_bytes_that_are_no_text_are_told_in_one_line(encoded):
-    engine = open_engine(encoded)
+def test_bytes_that_are_no_text_in_the_encoding_that_the_url_names_are_told_in_one_line(encoded):
+    engine = open_engine(encoded.update_query_dict({"client_encoding": "EUC_JP"}))
     with Session(engine) as session, session.begin():
         PlanRepository(session).add(Plan.create("a"))
     with psycopg.connect(encoded.set(drivername="postgresql").render_as_string(False)) as broken:

@@ -76,9 +76,10 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
     Foreign keys are on, and the journal is a write-ahead log, so that readers go on during
     a write (https://www.sqlite.org/wal.html). A file that can only be read keeps its journal.
 
-    On PostgreSQL texts are sent as UTF-8 whatever the encoding of the database. Behind a pooler in
-    transaction mode, ``?prepare_threshold=none`` in the URL switches off prepared statements, which
-    belong to a session of the server (https://www.psycopg.org/psycopg3/docs/advanced/prepare.html).
+    On PostgreSQL texts are sent as UTF-8 whatever the encoding of the database; where that is
+    SQL_ASCII, bytes that are no UTF-8 are read as lone surrogates. Behind a pooler in transaction
+    mode, ``?prepare_threshold=none`` in the URL switches off prepared statements, which belong to a
+    session of the server (https://www.psycopg.org/psycopg3/docs/advanced/prepare.html).
 
     A statement raises `SchemaMissing` where the database lacks a table or a column,
     `DatabaseReadOnly` where it writes, or locks rows, and nothing can be written, and
@@ -190,6 +191,9 @@ def _listen(engine: Engine, connected: Callable[[Any, object], None]) -> None:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", connected)
         event.listen(engine, "begin", _begin)
+    else:
+        # Before SQLAlchemy asks the server for its version and the default schema.
+        event.listen(engine, "connect", _postgresql_connection, insert=True)
 
 
 def read_only(engine: _AnyEngine) -> _AnyEngine:
@@ -253,6 +257,13 @@ def _use_write_ahead_log(driver_connection: Any) -> None:
 def _migrating_connection(driver_connection: Any, _record: object) -> None:
     driver_connection.isolation_level = None
     _send(driver_connection, "PRAGMA foreign_keys = OFF")
+
+
+def _postgresql_connection(driver_connection: Any, _record: object) -> None:
+    # The driver is an extra, which SQLite does without.
+    from cleveragents_plans.persistence.sql_ascii import read_any_bytes
+
+    read_any_bytes(driver_connection)
 
 
 def _send(driver_connection: Any, statement: str) -> None:

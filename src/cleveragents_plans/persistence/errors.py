@@ -103,7 +103,7 @@ class DatabaseReadOnly(PlansError):
 
 @dataclass(eq=False)
 class EncodingMismatch(PlansError, ValueError):
-    """The encoding of a PostgreSQL database cannot hold a text, or is none (SQL_ASCII)."""
+    """The encoding of a PostgreSQL database, or of a connection to it, cannot hold a text."""
 
     http_status: ClassVar[int] = 422
 

@@ -15,7 +15,13 @@ from cleveragents_plans.domain.errors import InvalidType, InvalidValue, shown
 from cleveragents_plans.persistence.columns import has_surrogates
 from cleveragents_plans.persistence.filters import conditions
 from cleveragents_plans.persistence.parameters import check_on_corrupt, choice_of
-from cleveragents_plans.persistence.sessions import PLANS, execute, on_postgresql, without_index
+from cleveragents_plans.persistence.sessions import (
+    PLANS,
+    connection_of,
+    execute,
+    on_postgresql,
+    without_index,
+)
 
 #: The order of a listing, by the plans' ids.
 Order = Literal["oldest", "newest"]
@@ -65,7 +71,7 @@ def cursor_of(plan_id: str | bytes, order: Order) -> str:
     Write the cursor of a page that ends with *plan_id*.
 
     A row that cannot be read may end a page, too: on SQLite its id can be bytes, or text that is
-    no UTF-8 (with lone surrogates, as `rows_of` reads it).
+    no UTF-8 (with lone surrogates, as `rows_of` reads it), and in SQL_ASCII such text.
     """
     kind = _BLOB if isinstance(plan_id, bytes) else _TEXT
     held = order[:1].encode() + kind + _bytes_of(plan_id)
@@ -107,10 +113,17 @@ def stored_id(session: Session, plan_id: str | bytes) -> Any:
     if isinstance(plan_id, str) and "\0" not in plan_id and not has_surrogates(plan_id):
         return plan_id
     if on_postgresql(session):
+        if isinstance(plan_id, str) and "\0" not in plan_id and _holds_any_bytes(session):
+            return plan_id
         raise InvalidValue("after", shown(plan_id), "a cursor of this database")
     if isinstance(plan_id, bytes):
         return literal(plan_id, LargeBinary)
     return cast(literal(_bytes_of(plan_id), LargeBinary), Text)
+
+
+def _holds_any_bytes(session: Session) -> bool:
+    driver: Any = connection_of(session).connection.driver_connection
+    return bool(driver.info.parameter_status("server_encoding") == "SQL_ASCII")
 
 
 def _id_in(cursor: Any, order: Order) -> str | bytes:

@@ -102,7 +102,8 @@ def second_connection(connection: Connection, name: str | None = None) -> psycop
     """
     Connect once more to the server that *connection* is connected to, in autocommit.
 
-    The session has the *name*, from its first moment on, in ``pg_stat_activity``.
+    The session has the *name*, from its first moment on, in ``pg_stat_activity``. Texts are read
+    and sent as by the first one.
 
     Raises:
         psycopg.Error: That is not possible.
@@ -111,9 +112,16 @@ def second_connection(connection: Connection, name: str | None = None) -> psycop
 
     driver: Any = connection.connection.driver_connection
     parameters = _parameters(driver)
+    parameters["client_encoding"] = driver.info.parameter_status("client_encoding")
     if name:
         parameters["application_name"] = name
-    return psycopg.connect(**parameters, password=driver.info.password or None, autocommit=True)
+    second = psycopg.connect(
+        **parameters, password=driver.info.password or None, autocommit=True, context=driver
+    )
+    cursor = getattr(driver.cursor_factory, "without_asyncio", driver.cursor_factory)
+    if issubclass(cursor, psycopg.Cursor):
+        second.cursor_factory = cursor
+    return second
 
 
 def server_answers(connection: Connection) -> bool:
