@@ -11,21 +11,18 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import (
     EvolutionError,
-    function_of,
-    message_of,
     sqlstate,
 )
 from cleveragents_plans.evolution.foreseen import Backfill, IndexBuild
 from cleveragents_plans.evolution.postgresql.batch_queue import batch_statement
 from cleveragents_plans.evolution.postgresql.batches import BATCH_SESSION
-from cleveragents_plans.evolution.postgresql.conflicts import is_conflict
+from cleveragents_plans.evolution.postgresql.conflicts import is_conflict, reason_of
 from cleveragents_plans.evolution.postgresql.connection import parameters, run
 from cleveragents_plans.evolution.postgresql.ranges import base_type
 
@@ -47,19 +44,10 @@ class BatchRefused(EvolutionError):
     """
 
     def __init__(self, backfill: Backfill, error: DBAPIError) -> None:
-        said: Any = getattr(error.orig, "diag", None)
-        function = function_of(error)
-        if function:
-            where, remedy = f" in the function {function}", "let it pass these rows, or disable it"
-        elif said is not None and said.constraint_name:
-            where = f" for the constraint {said.constraint_name}"
-            remedy = "correct the rows, or drop it"
-        else:
-            where = ""
-            remedy = "look for an index, a generated column or a trigger that refuses such a value"
+        found, remedy = reason_of(error)
         super().__init__(
             f"PostgreSQL refuses a batch of {backfill.label} that was tried out on "
-            f"{backfill.table}{where}: {message_of(error)[:300]}; {remedy}; nothing was changed"
+            f"{backfill.table}{found}; {remedy}; nothing was changed"
         )
         self.table = backfill.table
 

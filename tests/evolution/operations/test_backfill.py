@@ -17,7 +17,7 @@ from cleveragents_plans.evolution import (
 )
 from cleveragents_plans.evolution.errors import BackfillNeverEnds, OperationRefused
 from cleveragents_plans.evolution.op import qualified
-from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
+from cleveragents_plans.evolution.postgresql.conflicts import BackfillRefused
 from cleveragents_plans.evolution.sqlite.backfill import ForeignKeyBroken
 from support.online import client, revision, script
 from support.toys import ROWS, execute, structure
@@ -183,8 +183,8 @@ def test_backfill_refuses_references_to_rows_that_do_not_exist(toy_url: str):
     execute(toy_url, "INSERT INTO part VALUES (1, 1), (2, NULL)")
 
     with (
-        pytest.raises((ForeignKeyBroken, BackfillStuck), match=r"do not exist|foreign key"),
-        revision(toy_url, lock_wait=1) as op,
+        pytest.raises((ForeignKeyBroken, BackfillRefused), match=r"do not exist|foreign key"),
+        revision(toy_url) as op,
     ):
         backfill(op, "part", key="id", values={"toy_id": "-1"})
 

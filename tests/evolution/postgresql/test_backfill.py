@@ -14,6 +14,7 @@ from sqlalchemy import event, make_url
 
 from cleveragents_plans.evolution import Trigger, run_in_batches, with_exclusive_lock
 from cleveragents_plans.evolution.errors import BackfillNeverEnds, OperationRefused, WrongDialect
+from cleveragents_plans.evolution.postgresql.conflicts import BackfillRefused
 from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
 from support.online import client, meanwhile, revision, script
 from support.statements import recorded
@@ -438,6 +439,80 @@ def test_parent_deleted_during_a_batch_makes_the_batch_run_again(url):
 
     assert one_value(url, "SELECT last_value FROM tries") == 2
     assert one_value(url, "SELECT count(*) FROM public.toy WHERE parent = 1") == ROWS
+
+
+def refer(url, to):
+    with client(url) as connection:
+        connection.execute("CREATE TABLE parents (id text PRIMARY KEY)")
+        connection.execute(
+            f"ALTER TABLE public.toy ADD parent text CONSTRAINT refers REFERENCES {to}".encode()
+        )
+    return "UPDATE public.toy t SET word = 'x', parent = 'none' WHERE {batch} AND word IS NULL"
+
+
+def test_value_that_another_table_does_not_have_ends_the_backfill_at_once(url):
+    update = refer(url, "public.parents")
+
+    with (
+        pytest.raises(
+            BackfillRefused, match=r"public\.toy for the constraint refers: .* or drop it, and run"
+        ) as refused,
+        revision(url, lock_wait=600) as op,
+    ):
+        fill(op, update=update)
+
+    assert "\n" not in str(refused.value)
+    assert one_value(url, WRITTEN) == 0
+
+
+def test_parent_in_the_table_that_is_missing_is_waited_for(url):
+    update = refer(url, "public.toy")
+
+    with (
+        pytest.raises(BackfillStuck, match=r"the last batch was refused \(.*\"refers\"") as stuck,
+        revision(url, lock_wait=1) as op,
+    ):
+        fill(op, update=update)
+
+    assert stuck.value.left == ROWS
+
+
+def test_error_of_a_lock_that_a_trigger_raises_itself_ends_the_backfill_at_once(url):
+    with client(url) as connection:
+        connection.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE EXCEPTION 'not today' USING ERRCODE = '55P03'; END $$;"
+            "CREATE TRIGGER refusing BEFORE UPDATE ON toy FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+
+    with (
+        pytest.raises(
+            BackfillRefused, match=r"in the function (public\.)?refuse\(\): not today; let it pass"
+        ),
+        revision(url, lock_wait=600) as op,
+    ):
+        fill(op)
+
+
+def test_lock_that_a_trigger_does_not_get_is_waited_for(url, other, caplog):
+    with client(url) as connection:
+        connection.execute("CREATE TABLE parents AS SELECT 1 AS id")
+        connection.execute(
+            "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM FROM public.parents FOR UPDATE NOWAIT; RETURN NEW; END $$;"
+            "CREATE TRIGGER looking BEFORE UPDATE ON toy FOR EACH ROW EXECUTE FUNCTION look()"
+        )
+    other.execute("SELECT FROM public.parents FOR UPDATE")
+    with client(url, autocommit=False) as holder:
+        # A session that is seen to lock the table, or the trigger would be the suspect.
+        holder.execute("LOCK TABLE public.toy IN ROW SHARE MODE")
+
+        def release():
+            wait_for(caplog, "could not be written")
+            other.rollback()
+
+        with meanwhile(release), revision(url, report_every=0.2) as op:
+            assert fill(op) == ROWS
 
 
 def test_batches_run_without_hash_and_merge_joins(url):

@@ -25,6 +25,11 @@ from cleveragents_plans.evolution.postgresql.batch_queue import (
     literally,
 )
 from cleveragents_plans.evolution.postgresql.blockers import Deadline, blockers
+from cleveragents_plans.evolution.postgresql.conflicts import (
+    FOREIGN_KEY_BROKEN,
+    BackfillRefused,
+    is_conflict,
+)
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, READ_CONFLICTS, retry
@@ -43,9 +48,9 @@ from cleveragents_plans.evolution.run_figures import record_rows
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.under_way import waits
 
-# A parent that another session deletes meanwhile is a conflict, too.
-_NO_PARENT = "23503"
-_TRY_AGAIN = LOCK_CONFLICTS | {_NO_PARENT}
+# A parent that another session deletes meanwhile is a conflict, too. Where it is not in the same
+# table, some tries tell that from a value that is in no other table.
+_TRY_AGAIN = LOCK_CONFLICTS | {FOREIGN_KEY_BROKEN}
 _TRIES = 3
 # So many waits in which no other session locked the table, and still no row was written.
 _MAX_UNLOCKED = 6
@@ -98,6 +103,7 @@ class BatchRun:
         self.vacuum_after: int = 0
         self.next_vacuum: int = 0
         self.refused: str = ""
+        self.error: DBAPIError | None = None
         self.unlocked: int = 0
         self.second: Final = SecondSession(connection)
         self.conflict: bool = False
@@ -109,6 +115,7 @@ class BatchRun:
         Raises:
             BackfillStuck: Rows that need it could not be done for too long.
             BackfillNeverEnds: Rows need it however often they are done.
+            BackfillRefused: The database refuses rows, and no other session is why.
         """
         left = self._left()
         if not left:
@@ -224,6 +231,7 @@ UNION ALL
         update = self.wanted.update
         sql, values = batch_statement(self.connection, update, condition, parameters)
         for _ in range(_TRIES):
+            self.error = None
             begun = time.monotonic()
             if self.written:
                 done = self._try(sql, values)
@@ -236,6 +244,8 @@ UNION ALL
                     self.batch.observe(done, seconds / (_ALONE if self.throttle.alone else 1))
                 return done
             time.sleep(random.uniform(0.005, 0.05))  # noqa: S311  # jitter, not a secret
+        if self.error is not None:
+            raise BackfillRefused(self.table, self.error) from self.error
         return 0  # a later pass takes it
 
     def _try(
@@ -247,14 +257,18 @@ UNION ALL
         try:
             return run(connection or self.connection, sql, parameters).rowcount
         except DBAPIError as error:
-            self._refused(error)
+            self._refused(error, beside=connection is not None)
             return None
 
-    def _refused(self, error: DBAPIError) -> None:
+    def _refused(self, error: DBAPIError, *, beside: bool = False) -> None:
         """Let a conflict pass, and remember a row that refers to none: perhaps it never will."""
         if sqlstate(error) not in _TRY_AGAIN:
             raise error
-        if sqlstate(error) == _NO_PARENT:
+        if beside:  # this session tries it, too
+            return
+        if not is_conflict(self.connection, error):
+            self.error = error
+        elif sqlstate(error) == FOREIGN_KEY_BROKEN:
             self.refused = str(getattr(getattr(error.orig, "diag", None), "message_primary", ""))
 
     def _try_first(self, condition: str, sql: str, parameters: Mapping[str, Any]) -> int | None:

@@ -96,6 +96,7 @@ def run_in_batches(
         BackfillStuck: Rows that need it could not be done for too long.
         BackfillNeverEnds: Rows need it however often they are done; if the first batch
             shows it, it was rolled back.
+        BackfillRefused: A trigger, or a foreign key to another table, refuses rows.
         OperationRefused: The table or the key does not exist, several rows may have the
             same key, or PostgreSQL refuses a statement. Nothing was changed.
         WrongDialect: The database is not PostgreSQL.

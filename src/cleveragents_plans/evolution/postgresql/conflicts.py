@@ -1,4 +1,4 @@
-"""Whether another session is why a batch was refused."""
+"""Whether another session is why a batch was refused, and what is said if not."""
 
 from __future__ import annotations
 
@@ -7,12 +7,49 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import sqlstate
+from cleveragents_plans.evolution.errors import (
+    AGAIN,
+    EvolutionError,
+    function_of,
+    message_of,
+    sqlstate,
+)
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 
 #: A row that another one refers to is not there, or is referred to.
 FOREIGN_KEY_BROKEN = "23503"
+
+
+class BackfillRefused(EvolutionError):
+    """
+    The database refuses rows of a backfill, and no other session is why.
+
+    Attributes:
+        table: The table.
+    """
+
+    def __init__(self, table: str, error: DBAPIError) -> None:
+        found, remedy = reason_of(error)
+        super().__init__(
+            f"PostgreSQL refuses a batch of rows of {table}{found}; {remedy}, and {AGAIN}"
+        )
+        self.table = table
+
+
+def reason_of(error: DBAPIError) -> tuple[str, str]:
+    """Say in which function, or for which constraint, a batch was refused, and what ends it."""
+    said: Any = getattr(error.orig, "diag", None)
+    words, function = message_of(error)[:300], function_of(error)
+    if function:
+        return f" in the function {function}: {words}", "let it pass these rows, or disable it"
+    if said is not None and said.constraint_name:
+        found = f" for the constraint {said.constraint_name}: {words}"
+        return found, "correct the rows, or drop it"
+    return (
+        f": {words}",
+        "look for an index, a generated column or a trigger that refuses such a value",
+    )
 
 
 def is_conflict(connection: Connection, error: DBAPIError) -> bool:
