@@ -467,6 +467,39 @@ def test_a_migrating_connection_ends_when_the_network_falls_silent(postgresql_ur
         assert want in (None, have)
 
 
+READS = """\
+import sys
+from sqlalchemy.orm import Session
+from cleveragents_plans import PlanRepository, open_engine, read_only
+with Session(read_only(open_engine(sys.argv[1]))) as session:
+    print(len(PlanRepository(session).list()))
+"""
+
+
+def test_a_file_in_a_folder_that_cannot_be_written_says_how_it_is_read(file):
+    folder = file.parent
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    folder.chmod(0o555)
+    # The superuser could write all the same.
+    weaker = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+
+    def read(url: str) -> str:
+        command = [*weaker, sys.executable, "-c", READS, url]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout or done.stderr
+
+    try:
+        refused = read(f"sqlite:///{file}").splitlines()[-1]
+        found = read(f"sqlite:///file:{file}?immutable=1&uri=true")
+    finally:
+        folder.chmod(0o755)
+
+    assert "DatabaseReadOnly: nothing can be written" in refused
+    assert "or, if nobody else writes to the file, read it through read_only(" in refused
+    assert found == "1\n"
+
+
 def test_a_file_that_can_only_be_read_is_read(file):
     url = f"sqlite:///file:{file}?mode=ro&uri=true"
     engine = open_engine(url)

@@ -290,6 +290,12 @@ _ENCODING = ("22P05", "22021")
 # read_only_sql_transaction, which a standby says, too
 _READ_ONLY = "25006"
 _READ_ONLY_ON_SQLITE = "attempt to write a readonly database"
+# https://www.sqlite.org/wal.html#read_only_databases
+_FOLDER_READ_ONLY = (
+    "SQLite writes to the folder of a file, to read one with a write-ahead log as well: let this "
+    "process write there, or, if nobody else writes to the file, read it through "
+    "read_only(open_engine('sqlite:///file:PATH?immutable=1&uri=true'))"
+)
 
 
 def _explained(context: ExceptionContext) -> Exception | None:
@@ -299,6 +305,8 @@ def _explained(context: ExceptionContext) -> Exception | None:
     reason = " ".join(str(error.diag.message_primary if sqlstate else error).split())
     if sqlstate in _ENCODING:
         return EncodingMismatch(reason)
+    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DIRECTORY:
+        return DatabaseReadOnly(reason, _shown_url(context), _FOLDER_READ_ONLY)
     if sqlstate == _READ_ONLY or reason == _READ_ONLY_ON_SQLITE:
         return DatabaseReadOnly(reason, _shown_url(context))
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF

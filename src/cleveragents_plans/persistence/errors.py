@@ -93,12 +93,14 @@ class DatabaseReadOnly(PlansError):
     reason: str
     #: The URL of the database, without its password.
     url: str
+    #: What to do.
+    remedy: str = (
+        "only the methods that read can be used: write to the primary of a standby, or make the "
+        "file writable"
+    )
 
     def __str__(self) -> str:
-        return (
-            f"nothing can be written to {self.url} ({self.reason}); only the methods that read can "
-            "be used: write to the primary of a standby, or make the file writable"
-        )
+        return f"nothing can be written to {self.url} ({self.reason}); {self.remedy}"
 
 
 @dataclass(eq=False)
