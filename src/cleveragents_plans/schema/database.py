@@ -25,7 +25,7 @@ from cleveragents_plans.evolution.reporting import console_logging, heartbeat, t
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
-from cleveragents_plans.evolution.runner.runs import RunsTable
+from cleveragents_plans.evolution.runner.runs import RUNS, RunsTable
 from cleveragents_plans.evolution.runner.sqlite_transaction import statements_interruptible
 from cleveragents_plans.evolution.runner.target import find_target
 from cleveragents_plans.evolution.runner.unfinished import Unfinished, UnfinishedNote
@@ -243,7 +243,9 @@ def _opened(
         else:
             configure_postgresql(connection, writes or tries)
             schema, version_schema = begin_postgresql(connection, options, target.shown, purpose)
-        with statements_interruptible(connection), blockers_named(connection):
+        ours = {(schema, each) for each in Base.metadata.tables}
+        ours |= {(version_schema, options.version_table), (version_schema, RUNS)}
+        with statements_interruptible(connection), blockers_named(connection, ours):
             if target.is_sqlite and not writes:
                 wait_until_readable(connection, settings.report_every)
             migration = _migration(connection, config, options, schema, version_schema)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
+from sqlalchemy.exc import OperationalError
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.evolution.postgresql import lock_timeouts
 from cleveragents_plans.schema import sessions
 from support.databases import database_at
 from support.online import client
@@ -93,3 +95,50 @@ def test_session_that_locks_the_table_of_runs_is_named(
         holder.rollback()
         assert "no lock on public.evolution_runs in " in said
         assert ": LOCK TABLE evolution_runs IN ACCESS EXCLUSIVE MODE -- ss;" in said
+
+
+@pytest.mark.parametrize("command", [*READERS[2:5], RUNS[2]], ids=lambda command: command[0])
+def test_session_that_locks_a_table_of_others_is_not_blamed(
+    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with (
+        database_at("head", "postgresql-18", tmp_path) as url,
+        client(url, autocommit=False) as innocent,
+        client(url, autocommit=False) as holder,
+    ):
+        execute(url, "CREATE SCHEMA shop", "CREATE TABLE t (a int)", "CREATE TABLE plan (a int)",
+                "CREATE TABLE shop.v3_plans (a int)")  # fmt: skip
+        innocent.execute("LOCK TABLE t, plan, shop.v3_plans IN ACCESS EXCLUSIVE MODE")
+        holder.execute("LOCK TABLE v3_plans IN ACCESS EXCLUSIVE MODE")
+        wait = ["-x", "lock-wait=0.1"] if command in RUNS else []
+
+        said = said_by([*command, *wait], url, capfd)
+
+        innocent.rollback()
+        holder.rollback()
+        assert "no lock on public.v3_plans in " in said
+        assert f"SELECT pg_terminate_backend({holder.info.backend_pid})" in said
+        assert f"pid {innocent.info.backend_pid} " not in said
+
+
+@pytest.mark.parametrize(
+    ("statement", "values", "named"),
+    [
+        ("SELECT FROM public.v3_plans t", {}, True),
+        ('SELECT FROM "public"."v3_plans"', {}, True),
+        ("SELECT FROM public.v3_plans_old", {}, False),
+        ("SELECT FROM x.public.v3_plans, shop.v3_plans", {}, False),
+        ("SELECT v3_plans FROM public.t v3_plans", {}, False),
+        ("SELECT %(names)s", {"names": ["v3_plans", "other"], "schema": "public"}, True),
+        ("SELECT %(names)s", {"names": ["v3_plans"], "schema": "shop"}, False),
+        ("SELECT to_regclass(%(table)s)", {"table": '"public".v3_plans'}, True),
+        ("SELECT %(oids_1)s", {"oids_1": 16384}, True),
+        ("SELECT %(rows)s", {"rows": 16384}, False),
+    ],
+)
+def test_table_is_named_by_its_whole_name_or_its_oid(
+    statement: str, values: dict[str, object], named: bool
+):
+    table = lock_timeouts._Table(16384, ("public", "v3_plans"), "public.v3_plans")
+
+    assert table.is_named_by(OperationalError(statement, values, Exception())) is named

@@ -49,7 +49,7 @@ from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.evolution.runner.offline import print_script
 from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session
-from cleveragents_plans.evolution.runner.runs import RunsTable, told_under_way
+from cleveragents_plans.evolution.runner.runs import RUNS, RunsTable, told_under_way
 from cleveragents_plans.evolution.runner.sqlite_transaction import (
     call_in_driver_thread,
     in_sqlite_transaction,
@@ -228,7 +228,7 @@ class _Run:
                 how_far = partial(told_under_way, connection, self._runs)
                 locked = (self.schema, self.schema_of_versions), Settings.of(context)
                 stack.enter_context(migration_lock(connection, *locked, how_far))
-            with blockers_named(connection):
+            with blockers_named(connection, self._ours):
                 told = self._run(connection, external)
             connection.commit()
             return told
@@ -284,7 +284,7 @@ class _Run:
             set_start(migration, over)
         told = in_one_line(self.target.shown)
         noting = noted(migration, self._runs, versions, command.name) if changes else nullcontext()
-        named = nullcontext() if external else blockers_named(connection)
+        named = nullcontext() if external else blockers_named(connection, self._ours)
         run_all = context.begin_transaction()
         result = alembic_output(context.config) if command.only_reads else nullcontext()
         with noting, told, named, naming_revisions(), note.watched(), run_all, result:
@@ -295,6 +295,12 @@ class _Run:
         self.figures.ended(self.schema, after, ran=changes)
         was, now = (", ".join(map(str, each)) or "empty" for each in (before, after))
         return f"{was} -> {now}" if steps else f"already at {now}, nothing to do"
+
+    @property
+    def _ours(self) -> set[tuple[str | None, str]]:
+        versions = self.schema_of_versions
+        beside = {(versions, self.options.version_table), (versions, RUNS)}
+        return {(self.schema, each) for each in self.tables} | beside
 
     @property
     def _runs(self) -> RunsTable:
