@@ -6,7 +6,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
+
 from support import postgres
+from support.broken import libpq
 from support.databases import migrate
 
 
@@ -25,3 +28,18 @@ def database_in(encoding: str, engine: str, revision: str | None = "head") -> It
         yield server.url(name)
     finally:
         server.drop_database(server.url(name))
+
+
+@contextmanager
+def role_named(name: bytes, engine: str) -> Iterator[None]:
+    """Make a role with a name of these bytes, which other databases do not check."""
+    quoted = b'"' + name + b'"'
+    with (
+        database_in("SQL_ASCII", engine, None) as url,
+        psycopg.connect(libpq(url), autocommit=True) as connection,
+    ):
+        connection.execute(b"CREATE ROLE " + quoted + b" SUPERUSER LOGIN")
+        try:
+            yield
+        finally:
+            connection.execute(b"DROP ROLE " + quoted)

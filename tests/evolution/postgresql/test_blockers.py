@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, make_url
+from sqlalchemy import Engine, NullPool, create_engine
 
 from cleveragents_plans.evolution.postgresql.blockers import (
     blockers,
@@ -20,9 +19,9 @@ from cleveragents_plans.evolution.postgresql.blockers import (
 )
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
 from cleveragents_plans.evolution.runner.migration_lock import lock_key, migration_lock_holders
-from support import postgres
 from support.broken import libpq
-from support.databases import SERVERS, empty_database
+from support.databases import SERVERS
+from support.encodings import database_in, role_named
 
 #: No UTF-8, no EUC_JP, and what SQL and bytea escape.
 ODD = b"r\xff\\134'\x81"
@@ -30,32 +29,17 @@ SHOWN = r"r\xff\134'\x81"
 
 
 @pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[postgres.PostgresServer]:
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
     """A server with a role whose name is no text but in a database in SQL_ASCII."""
-    quoted = b'"' + ODD + b'"'
-    with empty_database(request.param, tmp_path) as url:
-        server = postgres.server(request.param)
-        name = f"{make_url(url).database}_bytes"
-        server.execute(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' TEMPLATE template0")
-        with psycopg.connect(libpq(server.url(name)), autocommit=True) as connection:
-            connection.execute(b"CREATE ROLE " + quoted + b" SUPERUSER LOGIN")
-            try:
-                yield server
-            finally:
-                connection.execute(b"DROP ROLE " + quoted)
-        server.drop_database(server.url(name))
+    with role_named(ODD, request.param):
+        yield request.param
 
 
 @pytest.fixture
-def url(request: pytest.FixtureRequest, server: postgres.PostgresServer) -> Iterator[str]:
+def url(request: pytest.FixtureRequest, server: str) -> Iterator[str]:
     """A database of the encoding that the test names."""
-    name = f"bytes_{request.param.lower()}"
-    server.execute(
-        f"CREATE DATABASE {name} ENCODING '{request.param}' TEMPLATE template0"
-        " LC_COLLATE 'C' LC_CTYPE 'C'"
-    )
-    yield server.url(name)
-    server.drop_database(server.url(name))
+    with database_in(request.param, server, None) as url:
+        yield url
 
 
 @pytest.mark.parametrize("url", ["UTF8", "SQL_ASCII", "EUC_JP", "LATIN1"], indirect=True)

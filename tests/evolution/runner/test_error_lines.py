@@ -9,9 +9,16 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, event
 
-from cleveragents_plans.evolution.runner.error_lines import TableDropped, VersionChanged
+from cleveragents_plans.cli import main
+from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.evolution.runner.error_lines import (
+    NameNotReadable,
+    TableDropped,
+    VersionChanged,
+)
 from support.broken import libpq
-from support.databases import database_at, migrate
+from support.databases import SERVERS, database_at, migrate
+from support.encodings import role_named
 from support.revisions import HEAD, M4_003, M8_001
 
 
@@ -57,3 +64,31 @@ def test_table_that_is_dropped_while_it_is_looked_at_is_told_in_one_line(tmp_pat
                 migrate(url, M8_001)
         finally:
             event.remove(Engine, "before_cursor_execute", drop_first)
+
+
+@pytest.mark.parametrize("engine", SERVERS)
+def test_owner_whose_name_is_no_utf_8_is_told_in_one_line(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with role_named(b"cl\xe9", engine), database_at(M4_003, engine, tmp_path) as url:
+        with psycopg.connect(libpq(url), client_encoding="SQL_ASCII") as connection:
+            connection.execute(OWNED_BY_CLE)
+        with pytest.raises(NameNotReadable, match=r"bytes .*\(b'.*cl\\xe9.*'\).*; rename it there"):
+            migrate(url, "head")
+        for command in ("preflight", "verify"):
+            assert main([command, "--url", url]) == ExitStatus.REFUSED
+            out, err = capfd.readouterr()
+            assert "rename it there (ALTER ROLE ... RENAME TO)" in err
+            assert "Traceback" not in out + err
+
+
+#: A database in UTF8 does not take the name in a statement.
+OWNED_BY_CLE = b"""\
+DO $$ DECLARE
+  name text;
+  owner name := (SELECT rolname FROM pg_roles WHERE rolname ~ '^cl');
+BEGIN
+  FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' LOOP
+    EXECUTE format('ALTER TABLE %I OWNER TO %I', name, owner);
+  END LOOP;
+END $$"""

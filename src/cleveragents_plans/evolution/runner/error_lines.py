@@ -40,6 +40,17 @@ class TableDropped(EvolutionError):
         )
 
 
+class NameNotReadable(EvolutionError):
+    """The server sent a name that is no UTF-8: it checks those of roles for no database."""
+
+    def __init__(self, target: str, found: bytes) -> None:
+        super().__init__(
+            f"{target} has a name with bytes that are no UTF-8 ({found[:100]!r}), as a role has "
+            "that was named in a database of another encoding; rename it there (ALTER ROLE ... "
+            f"RENAME TO), and {AGAIN}"
+        )
+
+
 class VersionChanged(EvolutionError):
     """Another session stored a version while a revision ran."""
 
@@ -63,6 +74,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
     Raises:
         ConnectionFailed: The connection was lost.
         FileNotReadable: This process may not read a file of SQLite.
+        NameNotReadable: The owner of a table, say, has a name that is no UTF-8.
         NotADatabase: The file is none.
         OutOfMemory: The process got no more memory.
         StatementFailed: The database refused a statement.
@@ -83,6 +95,8 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
             raise StatementFailed(target, error) from error
         except NoSuchTableError as error:  # SQLAlchemy reads a table with several statements
             raise TableDropped(target, str(error)) from error
+        except UnicodeDecodeError as error:  # of the driver, which SQLAlchemy passes on
+            raise NameNotReadable(target, error.object) from error
         except MemoryError as error:
             raise OutOfMemory(target) from error
         except CommandError as error:
