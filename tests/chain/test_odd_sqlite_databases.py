@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
+from cleveragents_plans import open_engine, schema
+from cleveragents_plans.cli import main
 from support.databases import migrate, roll_back
 from support.faults import Migration, execute, one_clear_line
 from support.former_release import write_former_release
@@ -385,3 +388,54 @@ def test_reader_of_a_write_ahead_log_goes_on_reading_what_it_saw(former: Path, t
         reader.execute("COMMIT")
         assert reader.execute(query).fetchall() != seen
     assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+def test_table_with_a_collation_of_the_application_is_no_hindrance(tmp_path: Path, mode: str):
+    url = f"sqlite:///{tmp_path / 'plans.db'}"
+    write_former_release(url, 50)
+    with closing(sqlite3.connect(tmp_path / "plans.db", isolation_level=None)) as driver:
+        driver.execute(f"PRAGMA journal_mode = {mode}")
+        driver.create_collation("unicase", lambda a, b: (a > b) - (a < b))
+        driver.create_function("own", 1, lambda value: value, deterministic=True)
+        driver.execute(
+            "CREATE TABLE notes (n TEXT COLLATE unicase CHECK (own(n) = n), g TEXT AS (own(n)))"
+        )
+        driver.execute("CREATE INDEX ix_notes ON notes (n)")
+        driver.execute("CREATE INDEX ix_own ON notes (own(n))")
+        driver.execute("INSERT INTO notes VALUES ('b'), ('a')")
+
+        assert main(["preflight", "-q", "--url", url]) == 0
+        for command in (["upgrade"], ["downgrade", M4_003], ["upgrade"]):
+            assert main([*command, "-q", "--url", url]) == 0
+        assert driver.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert driver.execute("SELECT n FROM notes ORDER BY n").fetchall() == [("a",), ("b",)]
+
+
+def test_index_of_plans_with_a_collation_of_the_application_is_migrated_by_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    url = f"sqlite:///{tmp_path / 'plans.db'}"
+    write_former_release(url, 50)
+    engine = open_engine(url, migrating=True)
+
+    @event.listens_for(engine, "connect")
+    def _register(driver: Any, _record: object) -> None:
+        driver.create_collation("unicase", lambda a, b: (a > b) - (a < b))
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE INDEX ix_action ON v3_plans (action_name COLLATE unicase)"
+        )
+    capfd.readouterr()
+    assert main(["upgrade", "-q", "--url", url]) == 1
+    _, err = capfd.readouterr()
+    assert err.count("\n") == 1
+    assert "the index ix_action of v3_plans in " in err
+    assert "cleveragents_plans.schema.upgrade(engine)" in err
+    assert main(["preflight", "-q", "--url", url]) == 1
+    assert "BLOCKS    the index ix_action of v3_plans in " in capfd.readouterr().out
+
+    schema.upgrade(engine)
+    schema.downgrade(engine, M4_003)
+    engine.dispose()

@@ -48,7 +48,8 @@ class FunctionMissing(EvolutionError):
     def __init__(self, name: str, found: str) -> None:
         super().__init__(
             f"{name} cannot be created in a copy: {found}, which only connections of the "
-            "application have; drop it, and create it again after the run; nothing was changed"
+            "application have; drop it, and create it again after the run, or migrate from the "
+            "application, with an engine that registers it; nothing was changed"
         )
         self.name = name
 

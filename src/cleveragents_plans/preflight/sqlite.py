@@ -28,6 +28,7 @@ from cleveragents_plans.evolution.sqlite.pragmas import journal_mode
 from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
 from cleveragents_plans.evolution.sqlite.table import rowid_name
 from cleveragents_plans.evolution.sqlite.tokens import quote
+from cleveragents_plans.persistence import Base
 from cleveragents_plans.preflight.findings import Disk, Estimate, Write
 from cleveragents_plans.preflight.sample import SampleRun
 from cleveragents_plans.schema.database import Database
@@ -186,7 +187,7 @@ def check_file(database: Database, file: Path, found: Foreseen) -> None:
     connection = database.connection
     if journal_mode(connection) == "wal" or file.stat().st_size <= _MAX_READ:
         with found.looking("damaged pages"):
-            require_sound_file(connection, database.report_every)
+            require_sound_file(connection, database.report_every, Base.metadata.tables)
     else:
         found.unchecked.append("damaged pages: writers would have to wait; the run checks them")
 

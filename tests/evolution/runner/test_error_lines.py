@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,26 @@ BEGIN
     EXECUTE format('ALTER TABLE %I OWNER TO %I', name, owner);
   END LOOP;
 END $$"""
+
+
+@pytest.mark.parametrize(
+    "command", ["upgrade", "status", "preflight", "verify", "history", "plans"]
+)
+def test_file_whose_schema_cannot_be_read_is_said_to_be_damaged(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """As an interrupted run leaves it where its journal is lost."""
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        file = Path(url.removeprefix("sqlite:///"))
+        with closing(sqlite3.connect(file, isolation_level=None)) as driver:
+            driver.execute("PRAGMA writable_schema = ON")
+            driver.execute("UPDATE sqlite_master SET rootpage = 99999 WHERE name = 'v3_plans'")
+        before = file.read_bytes()
+        capfd.readouterr()
+        status = main([command, "-q", "--url", url])
+
+        said = "".join(capfd.readouterr())
+        assert status != 0
+        assert said.count("\n") == 1
+        assert "is damaged (malformed database schema (v3_plans) - invalid rootpage)" in said
+        assert file.read_bytes() == before

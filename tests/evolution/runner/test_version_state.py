@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -120,6 +123,63 @@ def test_version_without_any_table_is_mended_by_the_command_that_is_told(
     do_as_told(line, empty_url)
     assert main(["upgrade", "--create", "--url", empty_url]) == 0
     assert stored(empty_url) == [HEAD]
+
+
+@pytest.mark.parametrize("word", ["upgrade", "status", "preflight", "verify"])
+def test_tables_of_which_some_are_left_are_not_said_to_be_none(
+    empty_url: str, word: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(empty_url, M4_003)
+    on_sqlite = empty_url.startswith("sqlite")
+    run(empty_url, f"DROP TABLE v3_plans{'' if on_sqlite else ' CASCADE'}")
+    capfd.readouterr()
+    status = main([word, "-q", "--url", empty_url])
+
+    said = "".join(capfd.readouterr())
+    assert status != 0
+    assert "stamp" not in said
+    if word != "verify":  # which compares
+        assert "of its tables only plan_arguments, plan_invariants, plan_projects are left" in said
+    assert stored(empty_url) == [M4_003]
+
+
+def test_table_that_a_rebuild_renamed_is_not_said_to_be_none(
+    sqlite_url: str, capfd: pytest.CaptureFixture[str]
+):
+    """As an interrupted run leaves it in a file whose journal is lost."""
+    migrate(sqlite_url, M4_003)
+    children = [f"DROP TABLE plan_{each}" for each in ("projects", "arguments", "invariants")]
+    run(sqlite_url, *children, "ALTER TABLE v3_plans RENAME TO _rebuild_1")
+
+    line = refusal(capfd, "upgrade", "--create", "--url", sqlite_url)
+    assert "of its tables only _rebuild_1 is left; restore a backup" in line
+
+
+def test_torn_file_without_tables_is_said_to_be_damaged(
+    sqlite_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(sqlite_url, M4_003)
+    run(
+        sqlite_url,
+        *[
+            f"DROP TABLE {t}"
+            for t in ("plan_projects", "plan_arguments", "plan_invariants", "v3_plans")
+        ],
+    )
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    content = file.read_bytes()
+    with closing(sqlite3.connect(file)) as driver:
+        page = driver.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_alembic_version_1'"
+        ).fetchone()[0]
+    file.write_bytes(content[: (page - 1) * 4096] + b"\xff" * 8 + content[(page - 1) * 4096 + 8 :])
+
+    for word in ("upgrade", "status", "preflight", "verify"):
+        capfd.readouterr()
+        assert main([word, "-q", "--url", sqlite_url]) == 1
+        out, err = capfd.readouterr()
+        assert "is damaged (" in out + err
+        assert "stamp" not in out + err
 
 
 def test_chain_of_another_application_is_told_from_a_newer_release(

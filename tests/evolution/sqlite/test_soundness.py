@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from sqlalchemy.pool import NullPool
 
 from cleveragents_plans.evolution.sqlite.soundness import (
     FileDamaged,
+    OnlyInApplication,
     report_damage,
     require_sound_file,
 )
@@ -128,3 +129,59 @@ def test_long_check_is_reported(file: Path, caplog: pytest.LogCaptureFixture):
         require_sound_file(connection, 0.001)
 
     assert f"checking that {file} is not damaged (0:00 elapsed)" in caplog.text
+
+
+def with_own(file: Path, *statements: str) -> None:
+    """Run *statements* as an application does that has a collation and a function of its own."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as driver:
+        driver.create_collation("unicase", lambda a, b: (a > b) - (a < b))
+        driver.create_function("own", 1, lambda value: value, deterministic=True)
+        for statement in statements:
+            driver.execute(statement)
+
+
+OWN = {
+    "an index": ("CREATE TABLE notes (n TEXT COLLATE unicase)", "CREATE INDEX ix_n ON notes (n)"),
+    "a key": ("CREATE TABLE notes (n TEXT COLLATE unicase PRIMARY KEY) WITHOUT ROWID",),
+    "a CHECK": ("CREATE TABLE notes (n TEXT CHECK (own(n) = n))",),
+    "a generated column": ("CREATE TABLE notes (n TEXT, g TEXT AS (own(n)))",),
+    "an expression": ("CREATE TABLE notes (n TEXT)", "CREATE INDEX ix_n ON notes (own(n))"),
+}
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_table_that_only_the_application_can_check_is_left_out_with_a_warning(
+    file: Path, own: str, caplog: pytest.LogCaptureFixture
+):
+    with_own(file, *OWN[own], "INSERT INTO notes (n) VALUES ('b'), ('a')")
+    execute(file, 'CREATE TABLE [odd "name] (id)', 'INSERT INTO [odd "name] VALUES (1)')
+    with connected(file) as connection:
+        require_sound_file(connection, 3, ["port"])
+
+    if own in ("an index", "a key"):  # versions of SQLite differ in what of the others they read
+        assert "the table notes was not checked for damaged pages: it needs what" in caplog.text
+    flip(file, PAGE)
+    with connected(file) as connection, pytest.raises(FileDamaged):
+        require_sound_file(connection, 3, ["port"])
+
+
+def test_table_of_the_chain_that_only_the_application_can_check_is_refused(file: Path):
+    with_own(file, "CREATE INDEX ix_own ON port (name COLLATE unicase)")
+    with connected(file) as connection, pytest.raises(OnlyInApplication) as refused:
+        require_sound_file(connection, 3, ["PORT"])
+
+    assert str(refused.value).startswith(f"the index ix_own of port in {file} needs what only")
+    assert "(no such collation sequence: unicase)" in str(refused.value)
+    assert "cleveragents_plans.schema.upgrade(engine)" in str(refused.value)
+
+
+def test_older_sqlite_says_that_the_file_was_not_checked(
+    file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """One that would check all tables for each."""
+    with_own(file, *OWN["an index"], "INSERT INTO notes (n) VALUES ('b'), ('a')")
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 32, 3))
+    with connected(file) as connection:
+        require_sound_file(connection, 3, ["port"])
+
+    assert caplog.text.count(f"{file} was not checked for damaged pages") == 1

@@ -275,7 +275,7 @@ class _Run:
             refuse_external_transaction(connection)
         if self.target.is_sqlite:
             if changes:
-                prepare_file(connection, Settings.of(context), external=external)
+                prepare_file(connection, Settings.of(context), self.tables, external=external)
         elif not external:
             if changes:
                 check_replication(connection, self.tables, self.schema)

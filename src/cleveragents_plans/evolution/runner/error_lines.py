@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,7 @@ from cleveragents_plans.evolution.runner.connection_errors import (
     report_connection_lost,
 )
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
+from cleveragents_plans.evolution.sqlite.soundness import FileDamaged, is_damage
 from cleveragents_plans.evolution.sqlite.transaction import FileNotReadable
 
 
@@ -73,6 +75,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
 
     Raises:
         ConnectionFailed: The connection was lost.
+        FileDamaged: The bytes of a file of SQLite are not what SQLite wrote.
         FileNotReadable: This process may not read a file of SQLite.
         NameNotReadable: The owner of a table, say, has a name that is no UTF-8.
         NotADatabase: The file is none.
@@ -85,11 +88,14 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
     with report_connection_lost(target):
         try:
             yield
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as raised:
+            error = raised if isinstance(raised, DBAPIError) else _by_driver(raised)
             if error.connection_invalidated:
                 raise
             if "not a database" in str(error.orig):  # SQLite looks into the file late
                 raise NotADatabase(target, str(error.orig)) from error
+            if is_damage(error.orig):
+                raise FileDamaged(target, str(error.orig)) from error
             if getattr(error.orig, "sqlite_errorcode", None) in FileNotReadable.CODES:
                 raise FileNotReadable(target, str(error.orig)) from error
             raise StatementFailed(target, error) from error
@@ -111,3 +117,10 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
                 raise
             known = ", ".join(each.revision for each in (script or context.script).walk_revisions())
             raise EvolutionError(f"{error}; known: {known}, head and base") from None
+
+
+def _by_driver(error: sqlite3.Error) -> DBAPIError:
+    """Give *error*, of a statement that the driver ran by itself, as SQLAlchemy would."""
+    wrapped = DBAPIError("a statement", None, error)
+    wrapped.__cause__ = error
+    return wrapped

@@ -8,7 +8,7 @@ outside of a transaction only. So both are seen to before the transaction begins
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Any, TypeVar
 
@@ -88,22 +88,25 @@ def in_sqlite_transaction(connection: Connection, settings: Settings, act: Calla
         return act()
 
 
-def prepare_file(connection: Connection, settings: Settings, *, external: bool) -> None:
+def prepare_file(
+    connection: Connection, settings: Settings, tables: Collection[str], *, external: bool
+) -> None:
     """
     Look at the whole file before its first change, and choose its journal.
 
     Args:
         connection: The connection that migrates, in its transaction.
         settings: Of the run.
+        tables: Those of the chain.
         external: The transaction is the caller's, so that the journal stays as it is.
 
     Raises:
-        FileDamaged: ``PRAGMA quick_check`` found a fault.
+        FileDamaged, OnlyInApplication: See `require_sound_file`.
         RollbackJournalWanted: The transaction is to begin again.
     """
     if not external:
         want_rollback_journal(connection)
-    require_sound_file(connection, settings.report_every)
+    require_sound_file(connection, settings.report_every, tables)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from cleveragents_plans.evolution.op import schema_of
 from cleveragents_plans.evolution.printable import identifier, printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
+from cleveragents_plans.evolution.runner.remains import remains
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
 from cleveragents_plans.evolution.settings import Options
 
@@ -218,6 +219,8 @@ class VersionState:
         looks = self._looks_like()
         if looks is None:
             return
+        if looks == "base" and self.known:
+            self._refuse_remains()
         if not self.known:
             if looks == "base":
                 return
@@ -250,6 +253,15 @@ class VersionState:
                 f"lack {', '.join(missing[:_MAX_SHOWN])}{more}",
                 "restore what is missing from a backup, or create it as docs/specification.md has "
                 f"it; {typed_for_program(self._config, 'verify')} says what else differs",
+            )
+
+    def _refuse_remains(self) -> None:
+        found = remains(self._migration, self._tables, self._schemas[0])
+        if found:
+            raise TablesIncomplete(
+                f"{self._options.version_table} says {' and '.join(self.known)}, and of its tables "
+                f"only {', '.join(found)} {'are' if len(found) > 1 else 'is'} left",
+                "restore a backup",
             )
 
     def _missing(self) -> list[str]:

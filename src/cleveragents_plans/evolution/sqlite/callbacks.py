@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 #: Virtual machine instructions between two calls of the progress handler; some milliseconds.
 _INSTRUCTIONS = 50_000
+_NO_COLLATION = re.compile(r"no such collation sequence: (.+)$")
 _FUNCTION_RAISED = "user-defined function raised exception"
 
 # The connections in `interruptible`, of all threads.
@@ -61,6 +63,31 @@ def functions(driver: Any, makers: Mapping[str, MakeFunction], old: str) -> Iter
             driver.create_function(name, -1, None)
     for function in made.values():
         function.close()
+
+
+def with_lent_collations(driver: Any, alter: Callable[[], object]) -> None:
+    """
+    Call *alter*, which renames a table, where other tables have collations of the application.
+
+    To rename a table SQLite reads the definitions of all of them, and refuses an index whose
+    collation the connection does not have, though it compares nothing. So it is lent one, until the
+    table is renamed.
+    """
+    lent: list[str] = []
+    try:
+        while True:
+            try:
+                alter()
+                return
+            except DBAPIError as error:
+                found = _NO_COLLATION.search(str(error.orig))
+                if found is None or found[1] in lent:
+                    raise
+                driver.create_collation(found[1], lambda a, b: (a > b) - (a < b))
+                lent.append(found[1])
+    finally:
+        for name in lent:
+            driver.create_collation(name, None)
 
 
 @contextmanager

@@ -23,7 +23,11 @@ from cleveragents_plans.evolution.foreseen import Rebuild, foresee
 from cleveragents_plans.evolution.op import Op
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.sqlite.callbacks import MakeFunction, functions
+from cleveragents_plans.evolution.sqlite.callbacks import (
+    MakeFunction,
+    functions,
+    with_lent_collations,
+)
 from cleveragents_plans.evolution.sqlite.changes import TableChanges
 from cleveragents_plans.evolution.sqlite.copy_rows import copy_rows, restore_sequence, sequence_of
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable
@@ -146,7 +150,8 @@ class _Rebuild:
             old = _free_name(table, values)
         legacy = switched_on(table.connection, "legacy_alter_table")
         with self.step("copy", "renaming the old table"), legacy:
-            run(f"ALTER TABLE main.{quote(table.name)} RENAME TO {old}")
+            rename = f"ALTER TABLE main.{quote(table.name)} RENAME TO {old}"
+            with_lent_collations(table.driver, lambda: run(rename))
         with self.step("copy", "creating the new table"):
             table.define(statements[1].text)
         generated = {fold(column.name) for column in columns if column.generated}
