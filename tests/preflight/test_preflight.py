@@ -433,19 +433,38 @@ def test_disk_that_is_too_small_is_refused_in_the_same_words(
 
 
 @pytest.mark.parametrize(
-    ("query", "gives_way"),
+    ("query", "kind", "gives_way"),
     [
-        ("autovacuum: VACUUM ANALYZE public.v3_plans", True),
-        ("autovacuum: VACUUM public.v3_plans (to prevent wraparound)", False),
-        ("VACUUM v3_plans", False),
-        (None, False),
+        ("autovacuum: VACUUM ANALYZE public.v3_plans", "autovacuum worker", True),
+        ("autovacuum: VACUUM public.v3_plans (to prevent wraparound)", "autovacuum worker", False),
+        ("autovacuum: VACUUM ANALYZE public.v3_plans", "client backend", False),
+        ("VACUUM v3_plans", "client backend", False),
+        (None, None, False),
     ],
 )
-def test_ordinary_autovacuum_is_no_block(query: str | None, gives_way: bool):
+def test_ordinary_autovacuum_is_no_block(query: str | None, kind: str | None, gives_way: bool):
     """Its state is `active`, as that of a client, on PostgreSQL 18."""
-    holder = Blocker(7, "ShareUpdateExclusiveLock", "active", "", 3.0, query)
+    holder = Blocker(7, "ShareUpdateExclusiveLock", "active", "", 3.0, query, kind=kind)
 
     assert _gives_way(holder) == gives_way
+
+
+def test_client_whose_statement_reads_like_that_of_an_autovacuum_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from cleveragents_plans.preflight import sessions
+
+    monkeypatch.setattr(sessions, "MIN_AGE", 0.0)
+    with at(M4_003, "postgresql-18", tmp_path) as url, psycopg.connect(libpq(url)) as client:
+        client.execute("LOCK TABLE v3_plans IN ACCESS SHARE MODE")
+        client.execute("SAVEPOINT here")
+        with pytest.raises(psycopg.errors.SyntaxError):
+            client.execute("autovacuum: VACUUM public.v3_plans")
+
+        pid = client.info.backend_pid
+        found = look(url)
+
+    assert any(f"pid {pid}," in block.found for block in found.blocks)
 
 
 def test_pooler_that_a_run_cannot_use_is_refused_in_the_same_words(tmp_path: Path):

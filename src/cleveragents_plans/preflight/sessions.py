@@ -46,8 +46,10 @@ def sessions_ahead(
 
 def _gives_way(blocker: Blocker) -> bool:
     """Tell whether it is an ordinary autovacuum, which the server cancels for a waiting lock."""
+    # A client may send a statement of any text, even of this one.
     query = blocker.query or ""
-    return query.startswith("autovacuum: ") and "(to prevent wraparound)" not in query
+    ordinary = query.startswith("autovacuum: ") and "(to prevent wraparound)" not in query
+    return blocker.kind == "autovacuum worker" and ordinary
 
 
 def _described(blocker: Blocker) -> str:

@@ -68,6 +68,8 @@ class Blocker:
     user: str | None = None
     #: Its address; None for a local socket, or when it is hidden.
     host: str | None = None
+    #: What the server says that it is, such as ``client backend``; None when it is hidden.
+    kind: str | None = None
 
     @property
     def ended_by(self) -> str:
@@ -123,11 +125,12 @@ def waited_for(connection: Connection, pid: int) -> list[Blocker]:
 
 def _read(rows: Iterable[Any]) -> list[Blocker]:
     found = []
-    for pid, mode, state, application, age, query, user, host in rows:
+    for pid, mode, state, application, age, query, user, host, kind in rows:
         said = read_bytes(query)
         if said and pid is not None:
             said = _beginning(said)
-        found.append(Blocker(pid, mode, state, application, age, said, read_bytes(user), host))
+        who = read_bytes(user), host, kind
+        found.append(Blocker(pid, mode, state, application, age, said, *who))
     return found
 
 
@@ -142,7 +145,7 @@ _WAITED_FOR = f"""\
 SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp()
                - coalesce(a.xact_start, a.backend_start))::float8 AS age,
-       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text
+       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text, a.backend_type
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
@@ -157,7 +160,7 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
 _OLD_SNAPSHOTS = f"""\
 SELECT a.pid, 'snapshot', coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
-       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text
+       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text, a.backend_type
   FROM pg_stat_activity a
  WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
    AND a.backend_type = 'client backend' AND a.backend_xmin IS NOT NULL
@@ -171,7 +174,7 @@ SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.applica
                - min(coalesce(a.xact_start, p.prepared, a.backend_start)))::float8 AS age,
        {as_bytes('min(coalesce(p.gid, a.query) COLLATE "C")')},
        {as_bytes('min(coalesce(p.owner, a.usename)::text COLLATE "C")')},
-       min(a.client_addr::text)
+       min(a.client_addr::text), min(a.backend_type)
   FROM held l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
   LEFT JOIN held own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
