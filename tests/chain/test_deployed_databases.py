@@ -264,6 +264,23 @@ def test_view_of_the_snapshots_stops_the_downgrade_before_any_change(postgresql_
     assert (database_hash(postgresql_url), schema_dump(postgresql_url)) == before
 
 
+def test_rule_of_a_table_that_uses_the_snapshots_is_named_as_a_rule(postgresql_url: str):
+    migrate(postgresql_url, M8_001)
+    run(
+        postgresql_url,
+        "CREATE TABLE own (a text)",
+        "CREATE RULE log AS ON INSERT TO own"
+        " DO ALSO SELECT effective_profile_snapshot FROM v3_plans",
+        "CREATE MATERIALIZED VIEW counted AS SELECT effective_profile_snapshot FROM v3_plans",
+    )
+
+    with pytest.raises(
+        CommandError,
+        match=r"is used by rule log on table public.own, view public.counted; drop that first",
+    ):
+        roll_back(postgresql_url, M4_003)
+
+
 def test_triggers_that_fire_for_every_plan_are_named_first(
     postgresql_url: str, caplog: pytest.LogCaptureFixture
 ):

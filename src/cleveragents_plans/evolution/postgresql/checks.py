@@ -14,7 +14,7 @@ from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.dependents import functions_in_use
+from cleveragents_plans.evolution.postgresql.dependents import USER, functions_in_use
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
 from cleveragents_plans.evolution.postgresql.written_values import refuse_unfit_values
 
@@ -240,9 +240,8 @@ SELECT quote_ident(rulename) FROM pg_rewrite
  WHERE ev_class = to_regclass(%(table)s) AND ev_type = '2' AND ev_enabled IN ('O', 'A')
  ORDER BY rulename"""
 
-_USERS = """\
-SELECT DISTINCT CASE WHEN r.oid IS NULL THEN pg_describe_object(d.classid, d.objid, d.objsubid)
-                     ELSE 'view ' || r.ev_class::regclass::text END
+_USERS = f"""\
+SELECT DISTINCT {USER}
   FROM pg_depend d
   JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
   LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid

@@ -9,6 +9,7 @@ See https://www.postgresql.org/docs/current/ddl-depend.html.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from sqlalchemy import Connection
 
@@ -83,9 +84,11 @@ END $drop$"""
 
 
 _MAX_SHOWN = 5
-_USER = """\
-CASE WHEN r.oid IS NULL THEN pg_describe_object(d.classid, d.objid, d.objsubid)
-     ELSE 'view ' || CAST(CAST(r.ev_class AS regclass) AS text) END"""
+#: Says what ``pg_depend d`` is about; of a view, ``pg_rewrite r``, the view and not its rule.
+USER: Final = """\
+CASE WHEN (SELECT v.relkind FROM pg_class v WHERE v.oid = r.ev_class) IN ('v', 'm')
+     THEN 'view ' || CAST(CAST(r.ev_class AS regclass) AS text)
+     ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END"""
 
 # By the row type and its array, too. What belongs to one of the tables is dropped with them.
 _OF_TABLES = f"""\
@@ -98,7 +101,7 @@ WITH ours AS (
   SELECT CAST('pg_type' AS regclass), t.oid, ours.name FROM ours
     JOIN pg_type t ON t.oid = ours.reltype OR (t.typelem = ours.reltype AND t.typelem <> 0)
 )
-SELECT DISTINCT used.name, {_USER}
+SELECT DISTINCT used.name, {USER}
   FROM used JOIN pg_depend d ON d.refclassid = used.classid AND d.refobjid = used.oid
   LEFT JOIN pg_rewrite r ON d.classid = CAST('pg_rewrite' AS regclass) AND r.oid = d.objid
   LEFT JOIN pg_constraint k ON d.classid = CAST('pg_constraint' AS regclass) AND k.oid = d.objid
@@ -111,7 +114,7 @@ SELECT DISTINCT used.name, {_USER}
  ORDER BY 1, 2"""
 
 _OF_FUNCTIONS = f"""\
-SELECT DISTINCT CAST(CAST(f.oid AS regprocedure) AS text), {_USER}
+SELECT DISTINCT CAST(CAST(f.oid AS regprocedure) AS text), {USER}
   FROM pg_class t JOIN pg_proc f ON f.pronamespace = t.relnamespace AND f.pronargs = 0
   JOIN pg_depend d ON d.refclassid = CAST('pg_proc' AS regclass) AND d.refobjid = f.oid
   LEFT JOIN pg_rewrite r ON d.classid = CAST('pg_rewrite' AS regclass) AND r.oid = d.objid
