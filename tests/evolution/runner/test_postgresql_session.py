@@ -166,6 +166,45 @@ def test_schema_that_does_not_exist_is_refused(postgresql_url):
     engine.dispose()
 
 
+def schemas_of_plans(url):
+    engine = create_engine(url)
+    query = "SELECT relnamespace::regnamespace::text FROM pg_class WHERE relname = 'v3_plans'"
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql(query).scalars().all()
+    engine.dispose()
+    return found
+
+
+@pytest.mark.parametrize("schema", ["pg_catalog", "information_schema", "pg_temp", "pg_toast"])
+def test_schema_of_postgresql_itself_is_refused(postgresql_url, schema):
+    engine = create_engine(postgresql_url)
+    for revise in (command.upgrade, lambda config, _: command.current(config)):
+        with pytest.raises(CommandError, match=f"the schema would be {schema}, .* was changed$"):
+            revise(on(engine, f"schema={schema}"), "head")
+    engine.dispose()
+    assert schemas_of_plans(postgresql_url) == []
+
+
+@pytest.mark.parametrize("path", ["pg_temp,public", "pg_temp"])
+def test_search_path_that_begins_with_temporary_tables_is_refused(postgresql_url, path):
+    engine = create_engine(postgresql_url, connect_args={"options": f"-csearch_path={path}"})
+    with pytest.raises(CommandError, match=r"would be pg_temp_\d+, the schema of temporary tables"):
+        command.upgrade(on(engine), "head")
+    engine.dispose()
+    assert schemas_of_plans(postgresql_url) == []
+
+
+def test_tables_behind_those_that_are_temporary_are_found(postgresql_url):
+    engine = create_engine(postgresql_url)
+    command.upgrade(on(engine), "head")
+    engine.dispose()
+    path = {"options": "-csearch_path=pg_temp,public"}
+    engine = create_engine(postgresql_url, connect_args=path)
+    command.downgrade(on(engine), M4_003)
+    engine.dispose()
+    assert schemas_of_plans(postgresql_url) == ["public"]
+
+
 def test_search_path_without_a_schema_is_refused(postgresql_url):
     engine = create_engine(postgresql_url, connect_args={"options": "-csearch_path=nowhere"})
     with pytest.raises(CommandError, match=r"search path \(nowhere\) has no schema that exists"):

@@ -36,7 +36,7 @@ _FORMER, _SCHEMAS = "evolution.search_path", "evolution.schemas"
 
 
 class SchemaNotUsable(EvolutionError):
-    """There is no such schema, or none on the search path, or it has a name that cannot be used."""
+    """There is no such schema, none on the search path, or one that cannot be used."""
 
 
 def use_schema(
@@ -98,7 +98,7 @@ def search_schema(connection: Connection, schema: str | None, *, local: bool = F
     if schema is not None:
         found = _existing(connection, schema)
     elif schemas:
-        found = str(schemas[0])
+        found = checked_schema(str(schemas[0]))
     else:
         raise SchemaNotUsable(_NO_SCHEMA.format(path or "empty"))
     if not run(connection, _IS_TRUSTED, {"schema": found}).scalar_one():
@@ -133,11 +133,21 @@ def find_schema(connection: Connection, *tables: Collection[str]) -> str:
 
 def checked_schema(name: str) -> str:
     """
-    Give the *name* of a schema, if it can be written into functions.
+    Give the *name* of a schema, if tables stay in it, and it can be written into functions.
 
     Raises:
-        SchemaNotUsable: It cannot.
+        SchemaNotUsable: It is one of PostgreSQL's own, such as that of temporary tables, or its
+            name cannot be written.
     """
+    # PostgreSQL lets no other schema have such a name.
+    if name.startswith("pg_") or name == "information_schema":
+        temporary = "the schema of temporary tables, which go with their session"
+        what = temporary if name.startswith(("pg_temp", "pg_toast_temp")) else "a system schema"
+        raise SchemaNotUsable(
+            f"the schema would be {name}, {what}; expected one for the tables: "
+            "give -x schema=NAME, or set search_path for the role, with that one first; "
+            "nothing was changed"
+        )
     if _UNFIT.search(name):
         raise SchemaNotUsable(
             f"the schema is called {name!r}; expected a name without $ ' \\ {{ }} and control "
@@ -148,13 +158,14 @@ def checked_schema(name: str) -> str:
 
 
 def _existing(connection: Connection, schema: str) -> str:
+    checked_schema(schema)
     query = "SELECT FROM pg_namespace WHERE nspname = %(schema)s::text"
     if not run(connection, query, {"schema": schema}).all():
         raise SchemaNotUsable(
             f"there is no schema {schema!r} in this database; expected one that exists: check "
             "the name, or run CREATE SCHEMA; nothing was changed"
         )
-    return checked_schema(schema)
+    return schema
 
 
 _NO_SCHEMA = (
