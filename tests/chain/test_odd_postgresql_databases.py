@@ -269,6 +269,14 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "an event trigger that forbids ALTER TABLE": (
         list(EVENT_TRIGGER), r"\(no ALTER TABLE today\)",
     ),
+    "a type that it is made of": (
+        ["DO $$BEGIN EXECUTE (SELECT format('CREATE TYPE plan AS (%s)', string_agg(format('%I %s',"
+         " attname, format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)) FROM pg_attribute"
+         " WHERE attrelid = 'v3_plans'::regclass AND attnum > 0); END$$",
+         "ALTER TABLE v3_plans OF plan"],
+        "v3_plans is made of the type public.plan, so that PostgreSQL adds no column to it, "
+        "and drops none; run ALTER TABLE public.v3_plans NOT OF; nothing was changed",
+    ),
     "1,600 columns": (
         ["ALTER TABLE v3_plans " + ", ".join(f"ADD c{n} int" for n in range(1594))],
         "has or had 1600 columns, and PostgreSQL allows 1600",
@@ -396,6 +404,19 @@ def test_row_that_a_foreign_key_of_the_profile_refers_to_lets_the_run_pass(url: 
     run(url, *REFUSED["a foreign key of the profile"][0], "INSERT INTO odd VALUES ('balanced')")
 
     migrate(url, M8_001)
+
+
+def test_check_that_is_not_enforced_refuses_nothing(tmp_path: Path):
+    with empty_database("postgresql-18", tmp_path) as url:
+        build(url, {})
+        run(
+            url,
+            "ALTER TABLE v3_plans ADD CONSTRAINT a CHECK (automation_profile <> 'balanced')"
+            " NOT ENFORCED",
+            "ALTER TABLE v3_plans ADD CONSTRAINT b CHECK (action_name = 'none') NOT ENFORCED",
+        )
+
+        up_down_and_up(url)
 
 
 @pytest.mark.parametrize("profile", ["JSONB", "JSON", "INTEGER", "VARCHAR(5)", "BYTEA", "BOOLEAN"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from cleveragents_plans.evolution.postgresql.search_path import path_statement
 
 #: Dropped columns count, too. https://www.postgresql.org/docs/current/limits.html
 _MAX_COLUMNS = 1600
+_OF_COLUMNS = re.compile(r"\s*(ADD|DROP)\s+COLUMN\b", re.IGNORECASE)
 
 
 class TableUnfit(EvolutionError):
@@ -38,6 +40,8 @@ class _Table(NamedTuple):
     not_null: list[str]
     #: Columns of other tables that hold its rows.
     users: list[str]
+    #: The type that it is made of (CREATE TABLE … OF), if so.
+    of_type: str | None
 
 
 @checks("columns")
@@ -60,7 +64,7 @@ def check_alterable(
 
     Raises:
         TableUnfit: It has too many columns, a column of another table is of its row
-            type, or PostgreSQL refuses an action or a default.
+            type, it is made of a type, or PostgreSQL refuses an action or a default.
     """
     context = op.get_context()
     if context.dialect.name == "sqlite" or context.as_sql:
@@ -77,6 +81,13 @@ def check_alterable(
             f"has or had {found.columns} columns, and PostgreSQL allows {_MAX_COLUMNS}, dropped "
             f"ones included: {' and '.join(missing)} cannot be added",
             "copy it into a new table, or move columns to another one",
+        )
+    if found.of_type and (missing or any(_OF_COLUMNS.match(action) for action in actions)):
+        raise TableUnfit(
+            table,
+            f"is made of the type {found.of_type}, so that PostgreSQL adds no column to it, and "
+            "drops none",
+            f"run ALTER TABLE {name} NOT OF",
         )
     if missing and found.users:
         raise TableUnfit(
@@ -143,5 +154,6 @@ SELECT c.relnatts,
        ARRAY(SELECT CAST(a.attrelid AS regclass) || '.' || quote_ident(a.attname)
                FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
               WHERE a.atttypid IN (SELECT used.oid FROM used WHERE used.oid <> 0)
-                AND r.relkind IN ('r', 'p', 'm') AND NOT a.attisdropped ORDER BY 1)
+                AND r.relkind IN ('r', 'p', 'm') AND NOT a.attisdropped ORDER BY 1),
+       CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END
   FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"""

@@ -208,14 +208,17 @@ def _rows(connection: Connection, query: str, table: str, **values: Any) -> list
     return list(run(connection, query, {"table": table, **values}))
 
 
-_NOT_VALID = """\
-SELECT conname, pg_get_expr(conbin, conrelid) FROM pg_constraint
- WHERE conrelid = to_regclass(%(table)s) AND contype = 'c' AND NOT convalidated
+# From PostgreSQL 18 on one may be NOT ENFORCED, which is NOT VALID as well.
+_ENFORCED = "coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'"
+_NOT_VALID = f"""\
+SELECT conname, pg_get_expr(conbin, conrelid) FROM pg_constraint c
+ WHERE conrelid = to_regclass(%(table)s) AND contype = 'c' AND NOT convalidated AND {_ENFORCED}
    AND conname !~ '^becoming_not_null_[0-9]+$' ORDER BY conname"""
 
-_ONLY_OF = """\
+_ONLY_OF = f"""\
 SELECT c.conname, pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
- WHERE c.conrelid = to_regclass(%(table)s) AND c.contype = 'c' AND c.conkey <@ ARRAY(
+ WHERE c.conrelid = to_regclass(%(table)s) AND c.contype = 'c' AND {_ENFORCED}
+   AND c.conkey <@ ARRAY(
          SELECT a.attnum FROM pg_attribute a
           WHERE a.attrelid = c.conrelid AND a.attname = ANY(%(columns)s)) ORDER BY c.conname"""
 
