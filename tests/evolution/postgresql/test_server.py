@@ -137,6 +137,21 @@ def test_role_that_does_not_inherit_the_rights_of_the_owner_is_refused(
     assert f"the role {app} may not read and write public." in told
 
 
+def test_owner_that_has_revoked_its_rights_is_told_to_grant_them(
+    postgresql_url: str, roles: tuple[str, str]
+):
+    owner, _ = roles
+    migrate(as_role(postgresql_url, owner), M4_003)
+    grant(as_role(postgresql_url, owner), f"REVOKE UPDATE ON v3_plans FROM {owner}")
+
+    told = refused(as_role(postgresql_url, owner), RightsMissing)
+
+    assert f"the role {owner} may not read and write public.v3_plans" in told
+    assert f"; GRANT SELECT, UPDATE ON public.v3_plans TO {owner} first; nothing was " in told
+    grant(as_role(postgresql_url, owner), f"GRANT SELECT, UPDATE ON v3_plans TO {owner}")
+    migrate(as_role(postgresql_url, owner), "head")
+
+
 def test_owner_that_may_not_create_objects_in_the_schema_is_refused(
     postgresql_url: str, roles: tuple[str, str]
 ):

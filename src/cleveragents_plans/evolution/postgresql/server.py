@@ -127,6 +127,13 @@ def refuse_missing_rights(
                 f"cannot become {owner}, who owns {table}",
                 f"run it as {owner} or as a superuser, or GRANT {owner} TO {role} first",
             )
+        if not row["writes"] and row["inherits"]:
+            raise RightsMissing(
+                target,
+                role,
+                f"may not read and write {table}: {owner}, who owns it, was revoked the right to",
+                f"GRANT SELECT, UPDATE ON {table} TO {owner} first",
+            )
         if not row["writes"]:
             raise RightsMissing(
                 target,
@@ -245,6 +252,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
        pg_has_role(c.relowner, CASE WHEN current_setting('server_version_num')::int < 160000
                                     THEN 'MEMBER' ELSE 'SET' END) AS becomes_owner,
        has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'UPDATE') AS writes,
+       pg_has_role(c.relowner, 'USAGE') AS inherits,
        has_schema_privilege(c.relowner, n.oid, 'CREATE') AS owner_creates,
        {_FORBIDDEN_TABLESPACE.format("c.relowner")} AS tablespace
   FROM pg_class c
