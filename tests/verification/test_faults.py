@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psycopg
 import pytest
 
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable
@@ -14,9 +16,10 @@ from cleveragents_plans.schema import chain_config
 from cleveragents_plans.schema.database import read_database
 from cleveragents_plans.verification import Kind, Verification, sqlite_tables, verify
 from cleveragents_plans.verification.expected import expected_tables
-from support.broken import A, B, C, D, E, break_database, store_family
+from support.broken import A, B, C, D, E, break_database, libpq, store_family
 from support.databases import ENGINES, ONE_OF_EACH, database_at, database_with
 from support.revisions import CHAIN, HEAD, M4_003, M8_001, M8_002
+from support.waiting import wait_until
 
 SQLITE, POSTGRESQL = ONE_OF_EACH
 
@@ -423,3 +426,57 @@ def test_index_on_an_expression_is_a_note(tmp_path: Path):
         (finding,) = looked_at(url).findings
 
     assert (finding.kind, finding.severity) == (Kind.INDEX_EXTRA, "note")
+
+
+def test_indexes_that_are_being_built_anew_are_no_fault_and_leftovers_are_to_be_dropped(
+    tmp_path: Path,
+):
+    left = "SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid"
+    with (
+        database_with(store_family, POSTGRESQL, tmp_path) as url,
+        psycopg.connect(libpq(url), autocommit=True) as observer,
+        psycopg.connect(libpq(url)) as writer,
+        psycopg.connect(libpq(url), autocommit=True) as builder,
+        ThreadPoolExecutor() as threads,
+    ):
+        writer.execute("LOCK TABLE v3_plans IN ROW EXCLUSIVE MODE")
+        pid = builder.info.backend_pid
+        work = threads.submit(builder.execute, "REINDEX TABLE CONCURRENTLY v3_plans")
+        wait_until(lambda: len(observer.execute(left).fetchall()) > 2)
+
+        while_built = looked_at(url).findings
+
+        observer.execute("SELECT pg_cancel_backend(%s)", (pid,))
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            work.result()
+        writer.rollback()
+        interrupted = looked_at(url).findings
+        for finding in interrupted:
+            observer.execute(finding.remedy.encode())
+
+        assert looked_at(url).findings == ()
+    assert while_built
+    assert {(each.kind, each.severity) for each in while_built} == {(Kind.INDEX_INVALID, "note")}
+    assert all(f"the process {pid} is" in each.found for each in while_built)
+    assert {(each.kind, each.severity) for each in interrupted} == {(Kind.INDEX_INVALID, "fault")}
+
+
+def test_index_that_is_being_built_is_no_fault(tmp_path: Path):
+    with (
+        database_with(store_family, POSTGRESQL, tmp_path) as url,
+        psycopg.connect(libpq(url), autocommit=True) as observer,
+        psycopg.connect(libpq(url)) as writer,
+        psycopg.connect(libpq(url), autocommit=True) as builder,
+        ThreadPoolExecutor() as threads,
+    ):
+        writer.execute("LOCK TABLE v3_plans IN ROW EXCLUSIVE MODE")
+        create = "CREATE INDEX CONCURRENTLY mine ON v3_plans (created_by)"
+        work = threads.submit(builder.execute, create)
+        wait_until(lambda: observer.execute("SELECT to_regclass('mine')").fetchone() != (None,))
+        found = looked_at(url).findings
+        writer.rollback()
+        work.result()
+
+    assert {(each.kind, each.severity) for each in found} == {
+        (Kind.INDEX_EXTRA, "note"), (Kind.INDEX_INVALID, "note"),
+    }  # fmt: skip

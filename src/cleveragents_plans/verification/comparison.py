@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from cleveragents_plans.evolution.printable import identifier
@@ -234,15 +235,42 @@ def _compare_indexes(expected: Table, found: Table) -> Iterator[Finding]:
             yield _invalid(expected.name, same)
     for index in unmatched.values():
         subject = f"{expected.name}.{index.name}"
-        yield note(Kind.INDEX_EXTRA, subject, f"no revision made this index on {index.definition}")
+        if not _is_of_reindex(index):
+            made = f"no revision made this index on {index.definition}"
+            yield note(Kind.INDEX_EXTRA, subject, made)
         if not index.valid:
             yield _invalid(expected.name, index)
 
 
+# PostgreSQL gives such names for the time of REINDEX CONCURRENTLY.
+# https://www.postgresql.org/docs/current/sql-reindex.html#SQL-REINDEX-CONCURRENTLY
+_REINDEX = re.compile(r"_cc(new|old)[0-9]*$")
+
+
+def _is_of_reindex(index: Index) -> bool:
+    return not index.valid and bool(_REINDEX.search(index.name))
+
+
 def _invalid(table: str, index: Index) -> Finding:
+    name, subject = identifier(index.name), f"{table}.{index.name}"
+    if index.pid is not None:
+        return note(
+            Kind.INDEX_INVALID,
+            subject,
+            f"the index is not valid yet, or not any more: the process {index.pid} is building or "
+            "dropping it, and no query uses it",
+        )
+    if _is_of_reindex(index):
+        return fault(
+            Kind.INDEX_INVALID,
+            subject,
+            "the index is INVALID: an interrupted REINDEX CONCURRENTLY left it, each write "
+            "maintains it, and no query uses it",
+            f"DROP INDEX CONCURRENTLY {name}",
+        )
     return fault(
         Kind.INDEX_INVALID,
-        f"{table}.{index.name}",
+        subject,
         "the index is INVALID: it was not built to its end, and no query uses it",
-        f"REINDEX INDEX CONCURRENTLY {identifier(index.name)}",
+        f"REINDEX INDEX CONCURRENTLY {name}",
     )

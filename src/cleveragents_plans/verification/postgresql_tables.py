@@ -44,7 +44,8 @@ def postgresql_tables(
     indexes: dict[str, list[Index]] = defaultdict(list)
     for row in run(connection, _INDEXES, of).mappings():
         definition = index_definition(row["columns"], row["unique"], row["condition"])
-        indexes[row["table"]].append(Index(row["name"], definition, row["valid"]))
+        index = Index(row["name"], definition, row["valid"], row["pid"])
+        indexes[row["table"]].append(index)
     return {
         name: Table(name, columns[name], tuple(constraints[name]), tuple(indexes[name]))
         for name in sorted(columns)
@@ -104,13 +105,23 @@ SELECT c.relname AS table, k.contype::text AS kind, k.conname AS name, k.convali
   LEFT JOIN pg_namespace tn ON tn.oid = t.relnamespace
  ORDER BY c.relname, k.conname"""
 
-# Without those that a constraint made. The first bit of an option means DESC.
+# Without those that a constraint made. CREATE INDEX CONCURRENTLY shows which one it builds; REINDEX
+# holds a lock on all that it builds or drops, one after the other. The first bit of an option means
+# DESC.
 _INDEXES = f"""\
 SELECT c.relname AS table, i.relname AS name, x.indisunique AS unique,
        x.indisvalid AND x.indisready AS valid, pg_get_expr(x.indpred, x.indrelid) AS condition,
        (SELECT array_agg(pg_get_indexdef(x.indexrelid, p, true)
                 || CASE WHEN x.indoption[p - 1] & 1 = 1 THEN ' DESC' ELSE '' END ORDER BY p)
-          FROM generate_series(1, x.indnkeyatts) p) AS columns
+          FROM generate_series(1, x.indnkeyatts) p) AS columns,
+       CASE WHEN NOT (x.indisvalid AND x.indisready) THEN (
+         SELECT min(at.pid) FROM (
+           SELECT b.pid FROM pg_stat_progress_create_index b
+            WHERE b.datname = current_database() AND b.index_relid = i.oid
+            UNION ALL
+           SELECT l.pid FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+            WHERE d.datname = current_database() AND l.relation = i.oid AND l.granted
+              AND l.mode = 'ShareUpdateExclusiveLock') AS at) END AS pid
   FROM {_OF}
   JOIN pg_index x ON x.indrelid = c.oid
   JOIN pg_class i ON i.oid = x.indexrelid

@@ -63,6 +63,8 @@ class Index:
     definition: str
     #: Whether it was built to its end.
     valid: bool = True
+    #: The process that is building it, or dropping it, just now.
+    pid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
