@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.evolution import ColumnArchive, EvolutionError, check_archive
 from support.databases import ENGINES, database_at
+from support.online import revision
 from support.revision_database import RevisionDatabase, plan_id
 from support.revisions import M4_003, M8_001
 from support.rows import schema_dump
@@ -81,3 +82,26 @@ def test_other_table_of_the_name_of_the_archive_is_refused_before_any_change(
     with pytest.raises(EvolutionError, match="rename or drop it; nothing was changed"):
         former.downgrade(M4_003)
     assert set(former.column("effective_profile_snapshot").values()) == {SNAPSHOT}
+
+
+def test_archive_of_a_table_that_was_renamed_is_not_to_be_dropped(former: RevisionDatabase):
+    former.upgrade(M8_001)
+    former.run(ARCHIVE_ALL, s=SNAPSHOT)
+    former.downgrade(M4_003)
+    former.run("ALTER TABLE v3_plans RENAME TO renamed")
+    archive = ColumnArchive(
+        ARCHIVE,
+        table="v3_plans",
+        key="plan_id",
+        column="effective_profile_snapshot",
+        empty_value="'{}'",
+        identity=("created_at",),
+    )
+
+    with (
+        pytest.raises(EvolutionError, match="give it its name back, otherwise rename") as refused,
+        revision(former.url) as op,
+    ):
+        check_archive(op, archive, exists=True)
+
+    assert "drop" not in str(refused.value)

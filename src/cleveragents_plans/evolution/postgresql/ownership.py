@@ -265,7 +265,9 @@ SELECT found, remedy FROM pg_namespace n
          || quote_ident(pg_get_userbyid(t.relowner)) || ', otherwise rename or drop it' AS remedy
    WHERE c.relowner <> t.relowner
   UNION ALL
-  SELECT 'is there, and ' || CAST(%(table)s AS text) || ' is not', 'rename or drop it'
+  SELECT 'is there, and ' || CAST(%(table)s AS text) || ' is not',
+         'it may keep what was in that table: if that was renamed, give it its name back, '
+         'otherwise rename this one'
    WHERE c.oid IS NOT NULL AND t.oid IS NULL
   UNION ALL
   SELECT 'is the name of a type', 'rename or drop that'

@@ -198,7 +198,12 @@ def _refuse_other_shape(op: Op, archive: ColumnArchive) -> None:
     if not found.has_table(archive.name):
         return
     if not found.has_table(archive.table):
-        raise NameTaken(archive.name, f"is there, and {archive.table} is not", "rename or drop it")
+        raise NameTaken(
+            archive.name,
+            f"is there, and {archive.table} is not",
+            "it may keep what was in that table: if that was renamed, give it its name back, "
+            "otherwise rename this one",
+        )
     triggers = connection.exec_driver_sql(_TRIGGERS, (archive.name,)).scalars().all()
     if triggers:
         raise NameTaken(archive.name, f"has the triggers {', '.join(triggers)}", "drop these")
