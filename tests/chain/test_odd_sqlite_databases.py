@@ -439,3 +439,34 @@ def test_index_of_plans_with_a_collation_of_the_application_is_migrated_by_it(
     schema.upgrade(engine)
     schema.downgrade(engine, M4_003)
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        ("CREATE INDEX ix_mine ON v3_plans (json_extract(automation_profile, '$.x'))", "ix_mine"),
+        (
+            "ALTER TABLE v3_plans ADD COLUMN mine TEXT AS (automation_profile ->> '$.x')",
+            "mine",
+        ),
+    ],
+)
+def test_what_cannot_be_computed_from_a_written_column_is_named(
+    tmp_path: Path, made: str, name: str, capfd: pytest.CaptureFixture[str]
+):
+    """The name of a profile is no JSON."""
+    url = f"sqlite:///{tmp_path / 'plans.db'}"
+    write_former_release(url, 50)
+    with closing(sqlite3.connect(tmp_path / "plans.db", isolation_level=None)) as driver:
+        driver.execute(
+            "UPDATE v3_plans SET automation_profile = NULL WHERE NOT json_valid(automation_profile)"
+        )
+        driver.execute(made)
+    for command in ("preflight", "upgrade"):
+        capfd.readouterr()
+        assert main([command, "-q", "--url", url]) == 1
+        said = "".join(capfd.readouterr())
+        assert (
+            f"failed with `malformed JSON`; if what is written is nothing that {name} can" in said
+        )
+        assert "drop it before the run, and create it for the new values afterwards" in said

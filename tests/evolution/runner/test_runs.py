@@ -223,3 +223,14 @@ def test_table_that_was_replaced_after_the_snapshot_is_not_read(tmp_path: Path):
                 RunsTable("alembic_version", "public").read(connection)
         with psycopg.connect(libpq(url)) as client:
             assert client.execute("SELECT is_called FROM fired").fetchone() == (False,)
+
+
+def test_newest_run_of_a_file_comes_first_though_the_clock_went_back(tmp_path: Path):
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        (table,) = [name for name in tables(url) if name.endswith("_runs")]
+        with create_engine(url, poolclass=NullPool).begin() as connection:
+            connection.exec_driver_sql(f"UPDATE {table} SET began_at = '2099-01-01T00:00:00Z'")
+        migrate(url, "head")
+        newest, former = runs(url)
+
+    assert (newest.revision_after, former.revision_after) == (HEAD, M4_003)

@@ -228,7 +228,8 @@ class RunsTable:
             rows = run(
                 connection,
                 f"SELECT {listed} FROM {self.quoted(connection)} "
-                "WHERE version_table = :versions ORDER BY began_at DESC LIMIT coalesce(:most, -1)",
+                # In the order in which they were written: the clock may have gone back since.
+                "WHERE version_table = :versions ORDER BY rowid DESC LIMIT coalesce(:most, -1)",
                 values,
             )
         return [Run(**{**row._mapping, "paused": bool(row.paused)}) for row in rows]

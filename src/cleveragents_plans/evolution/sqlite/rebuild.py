@@ -40,6 +40,8 @@ from cleveragents_plans.evolution.sqlite.tokens import fold, quote, tokenize
 
 log: Final = logging.getLogger("alembic.evolution")
 
+_DROP = "from, drop it before the run, and create it for the new values afterwards"
+
 
 def rebuild_table(
     op: Op,
@@ -126,11 +128,13 @@ class _Rebuild:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
-    def step(self, kind: str, what: str, *, reports: bool = False) -> Iterator[None]:
+    def step(
+        self, kind: str, what: str, remedy: str = "", *, reports: bool = False
+    ) -> Iterator[None]:
         """Run a step, which *reports* by itself or is reported here."""
         begun = time.monotonic()
         heard = heartbeat(f"{self.table.name}: {what}", self.report_every)
-        with self.table.refusing(what), nullcontext() if reports else heard:
+        with self.table.refusing(what, remedy), nullcontext() if reports else heard:
             yield
         self.seconds[kind] += time.monotonic() - begun
 
@@ -155,14 +159,19 @@ class _Rebuild:
         with self.step("copy", "creating the new table"):
             table.define(statements[1].text)
         generated = {fold(column.name) for column in columns if column.generated}
-        copying = self.step("copy", "copying the rows", reports=True)
+        computed = ", ".join(column.name for column in columns if column.generated)
+        remedy = (
+            computed and f"; if what is written is nothing that {computed} can be computed {_DROP}"
+        )
+        copying = self.step("copy", "copying the rows", remedy, reports=True)
         with copying, functions(table.driver, makers, old):
             copy_rows(table, old, statements, generated, values, self.report_every)
         with self.step("copy", "dropping the old table"):
             run(f"DROP TABLE main.{old}")
             restore_sequence(table, sequence)
         for name, sql in dependents:
-            with self.step("create", f"creating {name} again"):
+            remedy = f"; if what is written is nothing that {name} can be made {_DROP}"
+            with self.step("create", f"creating {name} again", remedy):
                 table.define(sql)
         with self.step("check", "checking the new table"):
             after = TableState.of(table.connection, table.name)

@@ -66,9 +66,9 @@ class SqliteTable:
         return RebuildRefused(self.name, reason)
 
     @contextmanager
-    def refusing(self, step: str) -> Iterator[None]:
+    def refusing(self, step: str, remedy: str = "") -> Iterator[None]:
         """
-        Turn an error of SQLite during *step* into a refusal.
+        Turn an error of SQLite during *step* into a refusal, with its *remedy* if one is known.
 
         Raises:
             RebuildRefused: SQLite raised an error, or the driver did in a function of the copy.
@@ -77,7 +77,7 @@ class SqliteTable:
             yield
         except (DBAPIError, sqlite3.Error) as error:
             reason = " ".join(str(getattr(error, "orig", error)).split())
-            raise self.refusal(f"{step} failed with `{reason}`") from error
+            raise self.refusal(f"{step} failed with `{reason}`{remedy}") from error
 
 
 def rowid_name(connection: Connection, *tables: str) -> str | None:
