@@ -82,6 +82,20 @@ def test_row_with_such_bytes_is_named_and_hides_no_other(url: str, said: Any):
     assert B in said(url, "show", B)
 
 
+def test_names_with_such_bytes_are_in_json_too(url: str, said: Any):
+    store_family(url)
+    with other_session(url) as other:
+        other.execute(b'ALTER TABLE v3_plans ADD CONSTRAINT "k\xff" CHECK (attempt > -5)')
+
+    report = validated(said(url, "spec", "--json", status=ExitStatus.FOUND))
+    assert r"k\udcff'" in str(report["differences"]).replace("\\\\", "\\")
+    with other_session(url) as other:
+        other.execute(b'ALTER TABLE v3_plans ADD COLUMN "c\xff" int')
+    assert r"no UTF-8 (b'c\xff'): that of a column" in said(url, "show", A, status=1)
+    report = validated(said(url, "verify", "--json"))
+    assert r"c\udcff" in str(report["findings"]).replace("\\\\", "\\")
+
+
 @pytest.fixture(params=SERVERS)
 def empty(request: pytest.FixtureRequest) -> Iterator[str]:
     with database_in("SQL_ASCII", request.param, None) as url:

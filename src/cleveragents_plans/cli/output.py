@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 from rich.console import Console, ConsoleOptions, OverflowMethod, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from cleveragents_plans.evolution.printable import MAX_MESSAGE, printable
 from cleveragents_plans.evolution.runner.standard_streams import standard_output
+from cleveragents_plans.verification.findings import exact_text
 
 # Of what is no terminal: a line is as long as it is.
 _WITHOUT_LIMIT = 100_000
@@ -81,11 +84,23 @@ def show_json(report: BaseModel) -> None:
     Write *report* to standard output as JSON.
 
     A terminal may show it, so what cannot be printed is escaped, as JSON escapes it; and so is all
-    that is not ASCII where the output has another encoding than UTF-8.
+    that is not ASCII where the output has another encoding than UTF-8. A name or a value that was
+    no UTF-8, which JSON has not, is written as `exact_text` does.
     """
     unicode = (sys.stdout.encoding or "utf-8").lower().replace("-", "") == "utf8"
-    lines = report.model_dump_json(indent=2).split("\n")
-    _write("\n".join(_escaped(line, unicode) for line in lines) + "\n")
+    try:
+        text = report.model_dump_json(indent=2)
+    except PydanticSerializationError:  # of a lone surrogate
+        text = json.dumps(_exact(report.model_dump(mode="json")), indent=2, ensure_ascii=False)
+    _write("\n".join(_escaped(line, unicode) for line in text.split("\n")) + "\n")
+
+
+def _exact(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {exact_text(name): _exact(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_exact(each) for each in value]
+    return exact_text(value) if isinstance(value, str) else value
 
 
 def _escaped(line: str, unicode: bool) -> str:

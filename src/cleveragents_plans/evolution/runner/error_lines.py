@@ -43,13 +43,13 @@ class TableDropped(EvolutionError):
 
 
 class NameNotReadable(EvolutionError):
-    """The server sent a name that is no UTF-8: it checks those of roles for no database."""
+    """The server sent a name that is no UTF-8: of a column in SQL_ASCII, or of a role."""
 
     def __init__(self, target: str, found: bytes) -> None:
         super().__init__(
-            f"{target} has a name with bytes that are no UTF-8 ({found[:100]!r}), as a role has "
-            "that was named in a database of another encoding; rename it there (ALTER ROLE ... "
-            f"RENAME TO), and {AGAIN}"
+            f"{target} has a name with bytes that are no UTF-8 ({found[:100]!r}): that of a "
+            "column, or of a role that was named in a database of another encoding; rename it "
+            f"there (ALTER TABLE ... RENAME COLUMN, ALTER ROLE ... RENAME TO), and {AGAIN}"
         )
 
 
@@ -77,7 +77,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
         ConnectionFailed: The connection was lost.
         FileDamaged: The bytes of a file of SQLite are not what SQLite wrote.
         FileNotReadable: This process may not read a file of SQLite.
-        NameNotReadable: The owner of a table, say, has a name that is no UTF-8.
+        NameNotReadable: A column, or the owner of a table, has a name that is no UTF-8.
         NotADatabase: The file is none.
         OutOfMemory: The process got no more memory.
         StatementFailed: The database refused a statement.
