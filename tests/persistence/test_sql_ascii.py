@@ -8,12 +8,23 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Column, Engine, MetaData, String, Table, insert, select, text
+from sqlalchemy import (
+    Column,
+    Engine,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import CorruptPlanRow, Plan, PlanRepository
 from cleveragents_plans.persistence import open_async_engine, open_engine
+from support.bouncers import pgbouncer
 from support.broken import libpq
 from support.databases import SERVERS
 from support.encodings import database_in
@@ -151,7 +162,38 @@ def test_asyncio_reads_any_bytes_too(url: str, engine: Engine):
     assert asyncio.run(work()) == ((one,), "éß")
 
 
-def test_encoding_that_the_url_names_stays(url: str):
+def test_pooler_gives_each_client_its_own_encoding(url: str, engine: Engine):
+    (one,) = store(engine, 1)
+    store(engine, 2)
+    spoil(url, "UPDATE v3_plans SET description = '\xff'", 2)
+    with pgbouncer(url, "transaction", default_pool_size=2) as via:
+        mine = open_engine(f"{via}&prepare_threshold=none")
+        plain = create_engine(
+            via, connect_args={"client_encoding": "utf8", "prepare_threshold": None}
+        )
+        # Two sessions of the server, which two clients have in turn.
+        with Session(mine) as first, plain.connect() as other, Session(mine) as second:
+            for _ in range(3):
+                for session in (first, second):
+                    assert PlanRepository(session).list(on_corrupt="skip") == (one,)
+                    encoding = other.execute(text("SHOW client_encoding")).scalar_one()
+                    assert encoding == "UTF8"
+                    session.rollback()
+                    other.rollback()
+        mine.dispose()
+        plain.dispose()
+
+
+@pytest.mark.parametrize("named", ["UTF8", "SQL_ASCII"])
+def test_texts_are_read_whichever_of_both_encodings_the_url_names(url: str, named: str):
+    engine = open_engine(f"{url}&client_encoding={named}")
+    plans = store(engine, 1)
+    with Session(engine) as session:
+        assert PlanRepository(session).list() == (*plans,)
+    engine.dispose()
+
+
+def test_another_encoding_that_the_url_names_stays(url: str):
     engine = open_engine(f"{url}&client_encoding=latin1")
     with engine.connect() as connection:
         assert connection.execute(text("SHOW client_encoding")).scalar_one() == "LATIN1"

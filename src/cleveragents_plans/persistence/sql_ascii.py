@@ -29,11 +29,13 @@ def read_any_bytes(connection: Any) -> None:
     """
     Configure a *connection* that was just made, if its database is in SQL_ASCII.
 
-    One whose encoding was set by the caller, to another than UTF8, stays as it is.
+    One for which the URL names another encoding than UTF8 stays as it is. A pooler may spell it as
+    that does, or say at first which one its session had before.
     """
     driver = getattr(connection, "driver_connection", connection)  # of asyncio
-    encodings = map(driver.info.parameter_status, ("server_encoding", "client_encoding"))
-    if [*encodings] != ["SQL_ASCII", "UTF8"]:
+    if driver.info.parameter_status("server_encoding") != "SQL_ASCII":
+        return
+    if driver.info.encoding not in ("utf-8", "ascii"):
         return
     cursor = connection.cursor()
     cursor.execute("SET client_encoding TO 'SQL_ASCII'")
