@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import Engine, event, make_url
 
+from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken
 from support.broken import libpq
 from support.databases import ENGINES, chain, empty_database, migrate
@@ -180,3 +181,43 @@ def test_end_of_a_run_is_noted_without_a_version_table_that_was_replaced(url: st
     assert not fired(url)
     last = "SELECT outcome, revision_after FROM evolution_runs ORDER BY began_at DESC LIMIT 1"
     assert execute(url, last) == [("done", M4_003)]
+
+
+PLANS_VIEW = "CREATE VIEW public.v3_plans AS SELECT " + ", ".join(
+    f"public.evil() AS {column}"
+    for column in ("plan_id", "parent_plan_id", "root_plan_id", "automation_profile", "created_at")
+)
+
+
+@contextmanager
+def plans_taken(url: str, number: int) -> Iterator[list[str]]:
+    """Let another role create a view before statement *number* that names the plans."""
+    seen, before = 0, []
+
+    def plant(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        nonlocal seen
+        seen += "public.v3_plans" in f"{statement} {values}"
+        if seen == number and not before:
+            before.append(statement.strip())
+            if not before[0].startswith("CREATE TABLE public"):
+                execute(of_clerk(url), PLANS_VIEW, "GRANT ALL ON v3_plans TO PUBLIC")
+
+    event.listen(Engine, "before_cursor_execute", plant)
+    try:
+        yield before
+    finally:
+        event.remove(Engine, "before_cursor_execute", plant)
+
+
+def test_view_that_takes_the_name_of_the_plans_during_the_checks_is_not_read(url: str):
+    """As the first run begins, when the tables are still to be created."""
+    execute(of_clerk(url), "ALTER FUNCTION evil() IMMUTABLE")  # so that planning calls it
+    for number in range(1, 100):
+        with plans_taken(url, number) as before, suppress(EvolutionError):
+            migrate(url, "head")
+
+        assert not fired(url), before
+        if before[0].startswith("CREATE TABLE public"):
+            break
+        execute(of_clerk(url), "DROP VIEW v3_plans")
+    assert number > 3

@@ -13,6 +13,7 @@ from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.read_locks import lock_known
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
 
 #: Dropped columns count, too. https://www.postgresql.org/docs/current/limits.html
@@ -70,7 +71,7 @@ def check_alterable(
     if context.dialect.name == "sqlite" or context.as_sql:
         return
     connection, name = op.get_bind(), qualified(context, table)
-    row = run(connection, _TABLE, {"table": name}).first()
+    row = run(connection, _TABLE, {"table": name}).first() if lock_known(connection, name) else None
     if row is None:
         return
     found = _Table(*row)

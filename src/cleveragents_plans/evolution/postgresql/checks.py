@@ -16,6 +16,7 @@ from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import USER, functions_in_use
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
+from cleveragents_plans.evolution.postgresql.read_locks import lock_known
 from cleveragents_plans.evolution.postgresql.written_values import refuse_unfit_values
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -84,6 +85,9 @@ def check_writable(
     refuse_foreign_functions(connection, name_in_sql, ours)
     for used in functions_in_use(connection, name_in_sql, ours):
         log.warning("the function %s: it is left where this run would drop it", used)
+    # A step before this one may be to create the table.
+    if not lock_known(connection, name_in_sql):
+        return
     needs = in_schema(op.get_context(), needs)
     key = connection.dialect.identifier_preparer.quote(key)
     _refuse_rules(connection, table, name_in_sql)

@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.lookups import names_of
 from cleveragents_plans.evolution.misspellings import column_in, suggestion
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run
+from cleveragents_plans.evolution.postgresql.read_locks import lock_known
 from cleveragents_plans.evolution.rehearsal import Rehearsal
 
 _MAY_NOT = "42501"
@@ -104,6 +105,8 @@ def rehearse_expressions(
     if rehearsal is None or (running and running.resumed):
         return
     name, known = qualified(op.get_context(), table, schema), names_of(op, "column", table, schema)
+    if not lock_known(rehearsal.connection, name):
+        return
     for expression in expressions:
         query = f"EXPLAIN SELECT ({in_schema(op.get_context(), expression, schema)}) FROM {name} t"
         with rehearsal.trial() as connection, refusing(operation, known):

@@ -12,8 +12,8 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection
 
-from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.ownership import NameTaken
+from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run
+from cleveragents_plans.evolution.postgresql.ownership import TRUSTED_OWNER, NameTaken
 
 
 def lock_to_read(connection: Connection, tables: Collection[str], schema: str | None) -> None:
@@ -36,6 +36,47 @@ def lock_to_read(connection: Connection, tables: Collection[str], schema: str | 
     wanted = {"tables": list(tables), "schema": schema}
     for oid, name in run(connection, _THERE, wanted).all():
         lock_as_found(connection, name, oid)
+
+
+def remember_tables(connection: Connection, tables: Collection[str], schema: str | None) -> None:
+    """
+    Remember which of *tables* are there, for `lock_known`; to be called before owners are checked.
+
+    Catalogs are read only; nothing is done on SQLite.
+    """
+    if schema is not None:
+        wanted = {"tables": list(tables), "schema": schema}
+        connection.info[_KNOWN] = {oid for oid, _ in run(connection, _THERE, wanted)}
+
+
+def lock_known(connection: Connection, name: str) -> bool:
+    """
+    Lock a table whose rows a check of a revision reads; tell whether it is there.
+
+    Where the first tables are still to be created, another role may have taken the name of one
+    since `remember_tables` was called.
+
+    Locks: ACCESS SHARE, until the transaction ends; none in autocommit.
+
+    Args:
+        connection: The connection that reads.
+        name: The table, as in SQL with its schema.
+
+    Raises:
+        NameTaken: It is no table; or a role owns it that is neither trusted, nor the owner of one
+            that was there before.
+        DBAPIError: The lock was not obtained within ``lock_timeout``.
+    """
+    known = connection.info.get(_KNOWN)
+    wanted = {"name": name, "any": known is None, "known": list(known or ())}
+    found = run(connection, _IS_KNOWN, wanted).first()
+    if found is None:
+        return False
+    if not found.known:
+        raise NameTaken(name, "was created by another role just now", "rename or drop it")
+    if not in_autocommit(connection):
+        lock_as_found(connection, name, found.oid)
+    return True
 
 
 def lock_as_found(
@@ -62,6 +103,17 @@ def lock_as_found(
     if not run(connection, _IS_LOCKED, {"oid": oid, "name": name}).scalar():
         raise NameTaken(name, "was replaced just now", "run the same command again")
 
+
+# What is remembered of each connection: the oids of tables that were there.
+_KNOWN = "evolution.known_tables"
+
+_IS_KNOWN = f"""\
+SELECT CAST(c.oid AS bigint) AS oid, c.relkind IN ('r', 'p') AND (
+         {TRUSTED_OWNER} OR %(any)s OR c.relowner IN (
+           SELECT k.relowner FROM pg_class k WHERE k.oid = ANY(CAST(%(known)s AS oid[])))) AS known
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_roles o ON o.oid = c.relowner
+ WHERE c.oid = to_regclass(%(name)s)"""
 
 _THERE = """\
 SELECT c.oid, quote_ident(n.nspname) || '.' || quote_ident(c.relname)

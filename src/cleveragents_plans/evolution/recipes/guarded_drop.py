@@ -13,6 +13,7 @@ from cleveragents_plans.evolution.postgresql.connection import raise_if, run
 from cleveragents_plans.evolution.postgresql.dependents import refuse_table_in_use
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.ownership import raise_if_foreign_relation
+from cleveragents_plans.evolution.postgresql.read_locks import lock_known
 
 
 class TableNotEmpty(EvolutionError):
@@ -71,6 +72,7 @@ def check_drop_tables(
     if referring:
         raise TableReferenced(table, referring)
     if connection.dialect.name != "sqlite":
+        lock_known(connection, name)
         for child in others:
             run(connection, raise_if_foreign_relation(child, name))
         refuse_table_in_use(connection, name, *others)

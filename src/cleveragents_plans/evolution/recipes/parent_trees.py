@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
     session,
     transaction,
 )
+from cleveragents_plans.evolution.postgresql.read_locks import lock_known
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
 
@@ -91,7 +92,7 @@ def check_parent_tree(op: Op, tree: ParentTree) -> None:
     settings = Settings.of(context.environment_context)
     name = qualified(context, tree.table)
     # A step before this one may be to create the table.
-    if not run(connection, "SELECT to_regclass(%(name)s) IS NOT NULL", {"name": name}).scalar_one():
+    if not lock_known(connection, name):
         return
     with heartbeat(f"looking for cycles in {name}", settings.report_every):
         first, cycles = _out_of_order(connection, tree, name)

@@ -24,6 +24,7 @@ from cleveragents_plans.evolution.postgresql.products import (
     refuse_distributed_tables,
     refuse_unfit_server,
 )
+from cleveragents_plans.evolution.postgresql.read_locks import remember_tables
 from cleveragents_plans.evolution.postgresql.replication import check_replication
 from cleveragents_plans.evolution.postgresql.search_path import (
     event_triggers_served,
@@ -254,6 +255,7 @@ class _Run:
             refuse_distributed_tables(connection, self.tables, self.schema, self.target.shown)
         # Under the migration lock, and before the version table is read.
         versions = CheckedVersionTable(migration, lambda: self._check_names(connection))
+        remember_tables(connection, self.tables, self.schema)
         with versions.enforced():
             return self._run_checked(connection, external, note, versions)
 
