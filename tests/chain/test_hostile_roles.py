@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from cleveragents_plans.cli import main
 from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.postgresql import locks
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
+from cleveragents_plans.evolution.postgresql.statement_watch import StatementBlocked
 from cleveragents_plans.evolution.runner import environment
 from cleveragents_plans.persistence import Base, open_engine, references
 from support.databases import ENGINES, chain, database_at, migrate, roll_back
@@ -482,6 +484,43 @@ def test_session_that_has_not_committed_a_name_of_ours_is_named_and_no_other(
     innocent.dispose()
     assert schema_dump(url) == before
     go(url, revision)
+
+
+FIRST = {
+    "the version table": "CREATE TABLE public.alembic_version (a int)",
+    "the index of the version table": "CREATE TABLE public.alembic_version_pkc (a int)",
+    "a table of the first revision": "CREATE TABLE public.plan_projects (a int)",
+    "a type": "CREATE TYPE public.v3_plans AS ENUM ('a')",
+}
+
+
+@pytest.mark.parametrize("planted", FIRST.values(), ids=FIRST)
+def test_session_that_has_not_committed_a_name_is_named_by_the_first_run(
+    url: str, planted: str, caplog: pytest.LogCaptureFixture
+):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(url, "DROP TABLE alembic_version, evolution_runs")
+    engine, innocent = open_engine(of_role(url, CLERK)), open_engine(of_role(url, CLIENT))
+    with engine.connect() as holder, innocent.connect() as reader:
+        pid = holder.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        other = reader.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        holder.exec_driver_sql(planted)
+
+        caplog.set_level(logging.INFO, "alembic.evolution")
+        with pytest.raises(StatementBlocked, match="-x lock-wait=SECONDS") as refused:
+            migrate(url, HEAD, "lock-wait=4", "report-every=2")
+
+        assert 3 < refused.value.waited < 9
+        assert f"pid {pid} " in str(refused.value)
+        assert "not committed" in str(refused.value)
+        assert f"pid {other} " not in str(refused.value)
+        assert f"end these sessions (SELECT pg_terminate_backend({pid}))" in str(refused.value)
+        holder.rollback()
+    engine.dispose()
+    innocent.dispose()
+    assert re.search(r"`CREATE TABLE public\.\w+ .*elapsed\); waiting for pid", caplog.text)
+    assert "does not say how far" not in caplog.text
+    migrate(url, HEAD)
 
 
 def test_version_table_that_another_role_created_first_is_refused(url: str):

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
@@ -48,6 +48,10 @@ class Deadline:
             return False
         self._said = time.monotonic()
         return True
+
+
+#: What `Blocker.mode` is of a session that has written what another one waits for.
+NOT_COMMITTED: Final = "not committed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,7 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
     SELECT CASE l.locktype WHEN 'virtualxid' THEN 'snapshot or lock of its transaction'
-                           WHEN 'transactionid' THEN 'not committed'
+                           WHEN 'transactionid' THEN '{NOT_COMMITTED}'
                            ELSE 'against ' || l.mode END AS mode
       FROM pg_locks l WHERE l.pid = %(pid)s AND NOT l.granted LIMIT 1) w ON true
  ORDER BY age DESC NULLS LAST

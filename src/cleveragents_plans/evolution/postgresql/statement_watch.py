@@ -11,13 +11,21 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Self
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import listed, sqlstate
-from cleveragents_plans.evolution.postgresql.blockers import waited_for
+from cleveragents_plans.evolution.errors import (
+    AGAIN,
+    LOCK_TIMEOUT,
+    EvolutionError,
+    listed,
+    sqlstate,
+)
+from cleveragents_plans.evolution.postgresql.blockers import NOT_COMMITTED, Blocker, waited_for
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.poolers import second_connection, server_answers
 from cleveragents_plans.evolution.postgresql.search_path import searching_system_schemas
@@ -33,6 +41,28 @@ _SILENCE = 60.0
 # What a second connection may take; it can be one too many for the server, or a pooler.
 _PATIENCE = 2.0
 _POLL = 0.25
+# Seconds after which a statement is looked at for the first time.
+_EARLY = 1.0
+
+
+class StatementBlocked(EvolutionError):
+    """
+    A statement waited in vain for sessions that have created what has a name of ours.
+
+    Attributes:
+        waited: For how many seconds.
+        blockers: The sessions that it waited for when last looked.
+    """
+
+    def __init__(self, statement: str, waited: float, found: Sequence[Blocker]) -> None:
+        ends = " and ".join(dict.fromkeys(each.ended_by for each in found if each.pid))
+        super().__init__(
+            f"`{' '.join(statement.split())[:60]}` waited for {waited:.0f} s in vain; blocked by: "
+            f"{listed(found)}; end these sessions ({ends or 'ROLLBACK PREPARED'}) or give a longer "
+            f"-x lock-wait=SECONDS, and {AGAIN}"
+        )
+        self.waited = waited
+        self.blockers: tuple[Blocker, ...] = tuple(found)
 
 
 class StatementWatch:
@@ -59,6 +89,8 @@ class StatementWatch:
         # One assignment, so that the other thread sees both or neither.
         self._running = ("", time.monotonic())
         self._silent_since: float | None = None
+        # What a statement waited for when last looked, and its beginning.
+        self._blockers: tuple[float, Sequence[Blocker]] = (0.0, ())
 
     def __enter__(self) -> Self:
         event.listen(self._connection, "before_cursor_execute", self._before_statement)
@@ -92,6 +124,25 @@ class StatementWatch:
             self._silent()
         return "what it waits for cannot be seen: a second connection gets no answer"
 
+    @contextmanager
+    def blockers_named(self) -> Iterator[None]:
+        """
+        Name the sessions for whose commit a statement waited until its lock_timeout.
+
+        They are asked for while it waits: afterwards the server does not know them any more.
+
+        Raises:
+            StatementBlocked: A statement ran into its lock_timeout, and it was seen why.
+        """
+        try:
+            yield
+        except DBAPIError as error:
+            (sql, begun), (of, found) = self._running, self._blockers
+            unseen = of != begun or not any(each.mode == NOT_COMMITTED for each in found)
+            if sqlstate(error) != LOCK_TIMEOUT or unseen:
+                raise
+            raise StatementBlocked(sql, time.monotonic() - begun, found) from error
+
     @property
     def _server_answers(self) -> bool:
         try:
@@ -119,10 +170,14 @@ class StatementWatch:
         return bool(status == status.ACTIVE)
 
     def _watch(self) -> None:
-        said = time.monotonic()
+        said = asked = time.monotonic()
         while not self._over.wait(_POLL):
             sql, begun = self._running
             now = time.monotonic()
+            # Once, so that it is known where the wait ends before the first report.
+            if asked != begun and now - begun >= _EARLY and self._busy and not uncounted():
+                asked = begun
+                self.reason()
             if now - max(begun, said) < self._every or not self._busy or uncounted():
                 continue
             said = now
@@ -139,7 +194,9 @@ class StatementWatch:
                 self._silent_since = None
                 if found.wait_event == "SyncRep":
                     return _waits_for_replica(*run(connection, _SYNCHRONOUS).one())
+                begun = self._running[1]
                 blockers = waited_for(connection, self._pid)
+                self._blockers = (begun, blockers)
                 return f"waiting for {listed(blockers)}" if blockers else ""
         except DBAPIError as error:
             # A connection that is refused has no SQLSTATE, as one that reaches no server.

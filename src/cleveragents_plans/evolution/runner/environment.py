@@ -6,8 +6,8 @@ An ``env.py`` calls `run_environment` and has nothing else to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import naming_revisions
 from cleveragents_plans.evolution.operations.names import refuse_taken_names, require_tables
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
+from cleveragents_plans.evolution.postgresql.new_tables import created_patiently
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.products import (
     refuse_distributed_tables,
@@ -135,6 +136,7 @@ class _Run:
         self.figures = RunFigures(target=target.shown)
         # Of PostgreSQL, where names are not looked up by the search path.
         self.schema: str | None = None
+        self.blockers_seen: Callable[[], AbstractContextManager[None]] = nullcontext
         self.schema_of_versions: str | None = None
 
     def start(self) -> None:
@@ -212,13 +214,16 @@ class _Run:
         connection.rollback()  # in a transaction a pooler would not show
         with ExitStack() as stack:
             refuse_pooler(connection, self.target.shown)
+            # Before it is watched: what it sends before a statement is not the one to be named.
+            stack.enter_context(event_triggers_served(connection))
             watch = StatementWatch(connection, Settings.of(context).report_every)
             stack.enter_context(watch)
+            self.blockers_seen = watch.blockers_named
             restore = isinstance(self.target.given, Connection)
             stack.enter_context(postgresql_session(connection, restore=restore))
             self._use_schema(connection)
             connection.commit()
-            stack.enter_context(event_triggers_served(connection))
+            stack.enter_context(created_patiently(connection, Settings.of(context)))
             if self.schema and not self.command.compares_tables:
                 stack.enter_context(named_in(connection, self.schema))
             if not self.command.only_reads:
@@ -289,7 +294,8 @@ class _Run:
         named = nullcontext() if external else blockers_named(connection, self._ours)
         run_all = context.begin_transaction()
         result = alembic_output(context.config) if command.only_reads else nullcontext()
-        with noting, told, named, naming_revisions(), note.watched(), run_all, result:
+        seen = self.blockers_seen()
+        with noting, told, named, seen, naming_revisions(), note.watched(), run_all, result:
             context.run_migrations()
         if not command.plans_ahead:
             return "" if command.only_reads else f"{self.options.version_table} is there"

@@ -1,0 +1,64 @@
+"""How long a new table may wait for another session that has created what has its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.schema import CreateTable, Table
+
+from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run
+from cleveragents_plans.evolution.postgresql.lock_requests import set_lock_timeout
+from cleveragents_plans.evolution.settings import Settings
+
+
+@contextmanager
+def created_patiently(connection: Connection, settings: Settings) -> Iterator[None]:
+    """
+    Let ``CREATE TABLE`` of SQLAlchemy wait as long as for other locks, where no client waits.
+
+    It waits until the session that has created something of its name ends its transaction. It takes
+    no lock that others want, unless it refers to a table that is in use: then the
+    ``lock_timeout`` of the session holds.
+    """
+    created: set[tuple[str | None, str]] = set()
+    former: list[str] = []
+
+    def before(_connection: Connection, element: Any, *_: object) -> None:
+        if not isinstance(element, CreateTable) or in_autocommit(connection):
+            return
+        created.add(_key(element.element))
+        if {
+            _key(each.referred_table) for each in element.element.foreign_key_constraints
+        } - created:
+            return
+        former[:] = [run(connection, "SELECT current_setting('lock_timeout')").scalar_one()]
+        set_lock_timeout(connection, 1000 * settings.lock_wait, local=True)
+
+    def after(_connection: Connection, element: Any, *_: object) -> None:
+        if isinstance(element, CreateTable) and former:
+            query = "SELECT set_config('lock_timeout', %(former)s, true)"
+            run(connection, query, {"former": former.pop()})
+
+    def over(*_: object) -> None:
+        created.clear()
+        former.clear()
+
+    listeners: dict[str, Callable[..., None]] = {
+        "before_execute": before,
+        "after_execute": after,
+        **dict.fromkeys(("commit", "rollback"), over),
+    }
+    for name, listener in listeners.items():
+        event.listen(connection, name, listener)
+    try:
+        yield
+    finally:
+        for name, listener in listeners.items():
+            event.remove(connection, name, listener)
+
+
+def _key(table: Table) -> tuple[str | None, str]:
+    return table.schema, table.name
