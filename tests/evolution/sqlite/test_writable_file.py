@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cleveragents_plans import open_engine, schema
@@ -23,7 +23,11 @@ from cleveragents_plans.evolution.runner.sqlite_transaction import sqlite_transa
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite import transaction, writable_file
 from cleveragents_plans.evolution.sqlite.transaction import write_transaction
-from cleveragents_plans.evolution.sqlite.writable_file import FileReplaced, UrlUnfit
+from cleveragents_plans.evolution.sqlite.writable_file import (
+    FileNotWritable,
+    FileReplaced,
+    UrlUnfit,
+)
 from support.databases import database_at
 from support.rebuilds import execute
 from support.revisions import HEAD, M4_003
@@ -227,3 +231,12 @@ def test_url_with_locks_is_ready(parameter: str, file: Path):
     named = f"sqlite:///file:{file}?{parameter}&uri=true"
     assert main(["preflight", "-q", "--url", named]) == 0
     assert main(["upgrade", "-q", "--url", named]) == ExitStatus.DONE
+
+
+def test_file_that_could_be_opened_to_be_read_only_is_told(file: Path):
+    """As with ``chattr +a``, which the rights of the file do not show."""
+    address = f"file:{file}?mode=ro"
+    engine = create_engine("sqlite://", creator=lambda: sqlite3.connect(address, uri=True))
+    with pytest.raises(FileNotWritable, match=f"{file} is read-only"):
+        schema.upgrade(engine)
+    engine.dispose()

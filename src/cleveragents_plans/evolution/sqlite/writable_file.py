@@ -25,6 +25,8 @@ from cleveragents_plans.evolution.sqlite.pragmas import file_of
 _MOUNTS = Path("/proc/self/mountinfo")
 # SQLITE_READONLY_DBMOVED, for which older drivers have no name.
 _MOVED: Final = 1032
+# SQLITE_READONLY: the system let SQLite open the file to be read only, as with `chattr +a`.
+_READONLY: Final = 8
 # Which file a connection has, as long as it is open.
 _OPENED: Final = "evolution.opened_file"
 
@@ -157,6 +159,7 @@ def report_replacement(connection: Connection) -> Iterator[Callable[[], None]]:
 
     Raises:
         FileReplaced: It was.
+        FileNotWritable: The connection could open it to be read only.
     """
     file = file_of(connection)
     if not file.name:  # in memory
@@ -171,12 +174,15 @@ def report_replacement(connection: Connection) -> Iterator[Callable[[], None]]:
     try:
         yield require_in_place
     except Exception as error:
-        moved = any(
-            isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlite_errorcode", 0) == _MOVED
+        codes = {
+            getattr(cause.orig, "sqlite_errorcode", 0)
             for cause in causes(error)
-        )
-        if moved:
+            if isinstance(cause, DBAPIError)
+        }
+        if _MOVED in codes:
             raise FileReplaced(file) from error
+        if _READONLY in codes:
+            raise FileNotWritable(file) from error
         require_in_place()
         raise
 
