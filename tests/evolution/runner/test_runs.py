@@ -13,6 +13,7 @@ from alembic import command
 from sqlalchemy import NullPool, create_engine, inspect
 
 from cleveragents_plans import open_engine, schema
+from cleveragents_plans.cli import main
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable, RunsTable
 from support.broken import break_database, libpq
@@ -234,3 +235,54 @@ def test_newest_run_of_a_file_comes_first_though_the_clock_went_back(tmp_path: P
         newest, former = runs(url)
 
     assert (newest.revision_after, former.revision_after) == (HEAD, M4_003)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("done", "'abc'"),
+        ("total", "x'00ff'"),
+        ("pid", "1.5"),
+        ("pid", "NULL"),
+        ("rate", "'fast'"),
+        ("paused", "'x'"),
+        ("host", "x'ff'"),
+        ("host", "CAST(x'ff' AS TEXT)"),
+        ("outcome", "NULL"),
+    ],
+)
+def test_value_of_another_type_is_told_in_one_line(
+    column: str, value: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at("head", "sqlite", tmp_path) as url:
+        break_database(
+            url,
+            ["CREATE TABLE copied AS SELECT * FROM evolution_runs", "DROP TABLE evolution_runs",
+             "ALTER TABLE copied RENAME TO evolution_runs",
+             f"UPDATE evolution_runs SET {column} = {value}"],
+        )  # fmt: skip
+        capfd.readouterr()
+
+        for words, status in ((["history"], 1), (["history", "--json"], 1), (["status"], 0)):
+            assert main([*words, "--url", url]) == status
+            out, err = capfd.readouterr()
+            said = out if words == ["status"] else err.splitlines()[-1]
+            assert "main.evolution_runs has " in said
+            assert f" for {column} in the row of the run " in said
+            assert "expected " in said
+            assert "Traceback" not in out + err
+
+
+def test_value_that_is_missing_on_postgresql_is_told_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        break_database(
+            url,
+            ["ALTER TABLE evolution_runs ALTER pid DROP NOT NULL",
+             "UPDATE evolution_runs SET pid = NULL"],
+        )  # fmt: skip
+
+        assert main(["history", "--url", url]) == 1
+
+        assert "public.evolution_runs has None for pid" in capfd.readouterr().err

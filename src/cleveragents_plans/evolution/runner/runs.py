@@ -103,6 +103,17 @@ _REQUIRED: Final = {
 }  # annotations are texts here
 
 
+_SHOWN: Final = 60
+_WORDS: Final = {"str": "text", "int": "a whole number", "float": "a number", "bool": "0 or 1"}
+
+
+def _is_a(wanted: str, value: object) -> bool:
+    """Tell whether *value* is of the type that an annotation of `Run` names."""
+    if wanted == "str":  # bytes that are no text are surrogates
+        return isinstance(value, str) and not any("\ud800" <= each <= "\udfff" for each in value)
+    return type(value).__name__ in (("float", "int") if wanted == "float" else (wanted,))
+
+
 @dataclass(frozen=True, slots=True)
 class RunsTable:
     """
@@ -206,7 +217,7 @@ class RunsTable:
         Locks: see `usable`.
 
         Raises:
-            RunsNotUsable: See `usable`.
+            RunsNotUsable: See `usable`; or a row has a value of another type.
         """
         if not self.usable(connection):
             return []
@@ -232,7 +243,23 @@ class RunsTable:
                 "WHERE version_table = :versions ORDER BY rowid DESC LIMIT coalesce(:most, -1)",
                 values,
             )
-        return [Run(**{**row._mapping, "paused": bool(row.paused)}) for row in rows]
+        return [self._run(connection, dict(row._mapping)) for row in rows]
+
+    def _run(self, connection: Connection, row: dict[str, Any]) -> Run:
+        # SQLite stores values of any type in any column, and has 0 and 1 for booleans.
+        row["paused"] = bool(row["paused"]) if row["paused"] in (0, 1) else row["paused"]
+        for field in fields(Run):
+            value = row[field.name]
+            wanted, _, optional = str(field.type).partition(" | ")
+            if (value is None and optional) or _is_a(wanted, value):
+                continue
+            raise RunsNotUsable(
+                self.quoted(connection),
+                f"has {ascii(value)[:_SHOWN]} for {field.name} in the row of the run "
+                f"{ascii(row['run_id'])[:_SHOWN]}; expected {_WORDS[wanted]}"
+                f"{' or NULL' if optional else ''}: correct or delete that row",
+            )
+        return Run(**row)
 
     def under_way(self, connection: Connection) -> Run | None:
         """
