@@ -301,6 +301,7 @@ def test_second_set_of_tables_is_refused(
     line = refusal(capfd, *words, "--url", in_another_schema)
 
     assert "the schema app of this database has tables of this chain" in line
+    assert "(they belong in app to the role postgres)" in line
     assert "give -x schema=app, or -x allow-second-schema=yes" in line
     inspector = inspect(create_engine(in_another_schema, poolclass=NullPool))
     assert inspector.get_table_names("public") == []

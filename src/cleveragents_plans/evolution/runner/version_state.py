@@ -154,11 +154,15 @@ class VersionState:
                 f"{identifier(str(current))}, or add {identifier(schema)} to the "
                 "end of the search_path of the role",
             )
-        schemas = sorted({*hidden, *schemas_with(self._connection, self._tables, current)})
+        owners = schemas_with(self._connection, self._tables, current)
+        schemas = sorted({*hidden, *owners})
         if schemas and not options.allow_second_schema:
+            # A role that may create a schema can have tables of any name there.
+            roles = [f"in {each} to the role {owners[each]}" for each in schemas if each in owners]
+            owned = f" (they belong {', '.join(roles)})" if roles else ""
             raise VersionRefused(
                 f"the schema {' and the schema '.join(schemas)} of this database "
-                f"has tables of this chain, and this run would use the schema {current}, "
+                f"has tables of this chain{owned}, and this run would use the schema {current}, "
                 "which has none",
                 f"give -x {shlex.quote(f'schema={schemas[0]}')}, or -x allow-second-schema=yes if "
                 f"{current} is to have a set of its own",

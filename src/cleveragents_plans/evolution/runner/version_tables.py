@@ -132,10 +132,12 @@ def version_tables(
     return found
 
 
-def schemas_with(connection: Connection, tables: Collection[str], schema: str | None) -> list[str]:
-    """Find the schemas of PostgreSQL with one of *tables*, other than *schema*."""
+def schemas_with(
+    connection: Connection, tables: Collection[str], schema: str | None
+) -> dict[str, str]:
+    """Find the schemas of PostgreSQL with one of *tables*, but *schema*, and the tables' owners."""
     parameters = {"tables": list(tables), "schema": schema}
-    return list(run(connection, _OTHER_SCHEMAS, parameters).scalars())
+    return {row[0]: row[1] for row in run(connection, _OTHER_SCHEMAS, parameters)}
 
 
 # Each takes two locks, one for its index.
@@ -186,6 +188,8 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.ro
    AND NOT EXISTS (SELECT FROM ours WHERE pg_has_role(c.relowner, ours.relowner, 'MEMBER'))"""
 
 _OTHER_SCHEMAS = """\
-SELECT DISTINCT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+SELECT n.nspname, string_agg(DISTINCT pg_get_userbyid(c.relowner)::text, ' and ')
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = ANY(%(tables)s::text[]) AND c.relkind IN ('r', 'p')
-   AND n.nspname <> %(schema)s::text AND n.nspname !~ '^pg_(temp|toast)' ORDER BY 1"""
+   AND n.nspname <> %(schema)s::text AND n.nspname !~ '^pg_(temp|toast)'
+ GROUP BY n.nspname ORDER BY 1"""
