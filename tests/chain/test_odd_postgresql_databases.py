@@ -312,12 +312,6 @@ REFUSED: dict[str, tuple[list[str], str]] = {
          " EXECUTE FUNCTION odd()"],
         "v3_plans has the trigger odd, which would refuse automation_profile = 'balanced'",
     ),
-    "a function that refuses in an index": (
-        ["CREATE FUNCTION odd(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS"
-         " $$BEGIN IF $1 = 'balanced' THEN RAISE EXCEPTION 'odd name'; END IF; RETURN $1; END$$",
-         "CREATE INDEX odd ON v3_plans (odd(automation_profile))"],
-        r"v3_plans has the index odd, which would refuse .* \(PostgreSQL says: odd name\)",
-    ),
     "a foreign key of the profile": (
         ["CREATE TABLE odd (profile text PRIMARY KEY)",
          "INSERT INTO odd SELECT DISTINCT automation_profile FROM v3_plans"

@@ -17,7 +17,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import USER, functions_in_use
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
 from cleveragents_plans.evolution.postgresql.read_locks import lock_known
-from cleveragents_plans.evolution.postgresql.written_values import refuse_unfit_values
+from cleveragents_plans.evolution.postgresql.written_values import BUILT_IN, refuse_unfit_values
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -92,7 +92,10 @@ def check_writable(
     key = connection.dialect.identifier_preparer.quote(key)
     _refuse_rules(connection, table, name_in_sql)
     _refuse_condition(connection, table, name_in_sql, needs)
-    for name, check in _rows(connection, _NOT_VALID, name_in_sql):
+    for name, check, is_built_in in _rows(connection, _NOT_VALID, name_in_sql):
+        if not is_built_in:
+            _warn_of_check(table, name)
+            continue
         where = f"({needs}) AND NOT ({check})"
         query = f"SELECT t.{key} FROM {name_in_sql} t WHERE {where} LIMIT {_MAX_SHOWN}"
         broken = [str(found) for (found,) in run(connection, query)]
@@ -105,8 +108,10 @@ def check_writable(
             )
     planned = {column: value for column, value in values.items() if value is not None}
     columns = ", ".join(f"{value} AS {column}" for column, value in planned.items())
-    for name, check in _rows(connection, _ONLY_OF, name_in_sql, columns=list(planned)):
-        if _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
+    for name, check, is_built_in in _rows(connection, _ONLY_OF, name_in_sql, columns=list(planned)):
+        if not is_built_in:
+            _warn_of_check(table, name)
+        elif _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
             shown = ", ".join(f"{column} = {value}" for column, value in planned.items())
             raise CheckViolated(table, name, f"would refuse {shown}", "let it pass, or drop it")
     refuse_unfit_values(connection, table, name_in_sql, values)
@@ -124,6 +129,15 @@ def check_writable(
             rights,
             ", ".join(triggers),
         )
+
+
+def _warn_of_check(table: str, name: str) -> None:
+    # Looked at as text, it could call what another role has given the same name.
+    log.warning(
+        "the CHECK %s of %s calls functions or types of its own, so that it is not looked at: what "
+        "it refuses would stop this run half way; drop it for the time of this run unless it fits",
+        name, table,
+    )  # fmt: skip
 
 
 def _refuse_rules(connection: Connection, table: str, name_in_sql: str) -> None:
@@ -214,13 +228,14 @@ def _rows(connection: Connection, query: str, table: str, **values: Any) -> list
 
 # From PostgreSQL 18 on one may be NOT ENFORCED, which is NOT VALID as well.
 _ENFORCED = "coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'"
+_OF_CHECK = BUILT_IN.format(objects="('pg_constraint'::regclass, c.oid)", except_for=0)
 _NOT_VALID = f"""\
-SELECT conname, pg_get_expr(conbin, conrelid) FROM pg_constraint c
+SELECT conname, pg_get_expr(conbin, conrelid), {_OF_CHECK} FROM pg_constraint c
  WHERE conrelid = to_regclass(%(table)s) AND contype = 'c' AND NOT convalidated AND {_ENFORCED}
    AND conname !~ '^becoming_not_null_[0-9]+$' ORDER BY conname"""
 
 _ONLY_OF = f"""\
-SELECT c.conname, pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
+SELECT c.conname, pg_get_expr(c.conbin, c.conrelid), {_OF_CHECK} FROM pg_constraint c
  WHERE c.conrelid = to_regclass(%(table)s) AND c.contype = 'c' AND {_ENFORCED}
    AND c.conkey <@ ARRAY(
          SELECT a.attnum FROM pg_attribute a

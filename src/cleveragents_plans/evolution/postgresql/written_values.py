@@ -19,12 +19,17 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import UNDEFINED_COLUMN, message_of, sqlstate
 from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.read_locks import lock_as_found
 
 log: Final = logging.getLogger("alembic.evolution")
 
 # A value that cannot be had, a constraint of a domain, what a function raises.
 _REFUSED = ("22", "23", "P0")
 _SAMPLED = 20
+_UNKNOWN: Final = (
+    "%s has %s, %s: what it refuses would stop this run half way; drop it for the time of this run "
+    "unless it fits"
+)
 _WHEN = re.compile(r" WHEN \((.*)\) EXECUTE FUNCTION ", re.DOTALL)
 
 
@@ -34,10 +39,10 @@ def refuse_unfit_values(
     """
     Refuse a table with something that would refuse what is to be written; change nothing.
 
-    An expression that calls what a role has made who is neither a superuser nor the one that
-    migrates is left out: a look runs nothing of another role's. What cannot be known
-    beforehand, such as a foreign key of a column without a literal, is warned of. ACCESS
-    SHARE on the table and on those that it refers to, for some milliseconds.
+    An expression is looked at as text, which another role can give another meaning to: one that
+    calls what is not PostgreSQL's own is only warned of, and so is what else cannot be known
+    beforehand, such as a foreign key of a column without a literal, or to a table of another
+    owner. ACCESS SHARE on the table and on those that it refers to, for some milliseconds.
 
     Args:
         connection: In a transaction.
@@ -54,7 +59,12 @@ def refuse_unfit_values(
     planned = {quote(column): value for column, value in values.items() if value is not None}
     shown = " and ".join(f"{column} = {value}" for column, value in planned.items())
     if planned:
-        for what, kind, definition in run(connection, _EXPRESSIONS, {"table": name_in_sql}):
+        for what, kind, definition, is_built_in in run(
+            connection, _EXPRESSIONS, {"table": name_in_sql}
+        ):
+            if not is_built_in:
+                log.warning(_UNKNOWN, table, what, "which calls functions or types of its own")
+                continue
             said = _refusal(connection, name_in_sql, planned, kind, definition)
             if said and kind == "virtual":
                 log.warning(
@@ -68,9 +78,11 @@ def refuse_unfit_values(
                     "drop it, or make it so that it accepts this, and run the same command again",
                 )
     written = {"table": name_in_sql, "columns": list(values)}
-    for what, column, referred, key in run(connection, _FOREIGN_KEYS, written):
+    for what, column, oid, referred, key in run(connection, _FOREIGN_KEYS, written):
         value = planned.get(quote(column)) if column is not None else None
-        known = _has_row(connection, referred, key, value) if value is not None else None
+        known = None
+        if value is not None and oid is not None:
+            known = _has_row(connection, oid, referred, key, value)
         if known is False:
             raise TableUnfit(
                 table,
@@ -78,11 +90,7 @@ def refuse_unfit_values(
                 "insert it there, or drop the foreign key, and run the same command again",
             )
         if known is None:
-            log.warning(
-                "%s has %s, over a column that is written: what it refuses would stop this run "
-                "half way; drop it for the time of this run unless it fits",
-                table, what,
-            )  # fmt: skip
+            log.warning(_UNKNOWN, table, what, "over a column that is written")
     for what, columns in run(connection, _UNIQUE, written):
         log.warning(
             "%s has %s, over %s, which is written: rows that become equal would stop this run half "
@@ -133,15 +141,16 @@ def _said(error: DBAPIError) -> str | None:
     return message_of(error) if (sqlstate(error) or "").startswith(_REFUSED) else None
 
 
-def _has_row(connection: Connection, table: str, key: str, value: str) -> bool | None:
+def _has_row(connection: Connection, oid: int, table: str, key: str, value: str) -> bool | None:
     """Tell whether *table* has a row with that *key*; None where it cannot be read."""
     try:
-        with connection.begin_nested():
+        with connection.begin_nested() as savepoint:
             # A policy may call what others wrote.
             run(connection, "SET LOCAL row_security = off")
-            query = f"SELECT EXISTS (SELECT FROM {table} t WHERE t.{key} = {value})"
+            lock_as_found(connection, table, oid)
+            query = f"SELECT EXISTS (SELECT FROM ONLY {table} t WHERE t.{key} = {value})"
             found = bool(run(connection, query).scalar_one())
-            run(connection, "SET LOCAL row_security = DEFAULT")
+            savepoint.rollback()
             return found
     except DBAPIError as error:
         if error.connection_invalidated:
@@ -154,44 +163,43 @@ SELECT quote_ident(a.attname) FROM pg_attribute a
  WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped
  ORDER BY a.attnum"""
 
-# What an expression calls, in the catalog under the object that has it; before PostgreSQL 15 that
-# of a generated column under the column. What belongs to PostgreSQL itself is not listed there.
-_OF_OTHERS = """\
-EXISTS (
+#: Whether objects, as pairs of catalog and oid, use no function, operator or type but PostgreSQL's
+#: own, which ``pg_depend`` does not list; *except_for* is a function that does not count.
+BUILT_IN: Final = """\
+NOT EXISTS (
   SELECT FROM pg_depend d
-    LEFT JOIN pg_proc f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
-    LEFT JOIN pg_operator p ON d.refclassid = 'pg_operator'::regclass AND p.oid = d.refobjid
-    LEFT JOIN pg_type y ON d.refclassid = 'pg_type'::regclass AND y.oid = d.refobjid
-    JOIN pg_roles o ON o.oid = coalesce(f.proowner, p.oprowner, y.typowner)
-   WHERE (d.classid, d.objid) IN ({0}) AND f.oid IS DISTINCT FROM {1}
-     AND NOT o.rolsuper AND o.rolname <> current_user)"""
-_NO_FUNCTION = "CAST(0 AS oid)"
-_OF_INDEX = _OF_OTHERS.format("('pg_class'::regclass, i.indexrelid)", _NO_FUNCTION)
-_OF_COLUMN = _OF_OTHERS.format(
-    "('pg_attrdef'::regclass, g.oid), ('pg_class'::regclass, g.adrelid)", _NO_FUNCTION
+   WHERE (d.classid, d.objid) IN ({objects}) AND d.refobjid <> {except_for}
+     AND d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass))"""
+_OF_INDEX = BUILT_IN.format(objects="('pg_class'::regclass, i.indexrelid)", except_for=0)
+# Before PostgreSQL 15 they are listed under the column.
+_OF_COLUMN = BUILT_IN.format(
+    objects="('pg_attrdef'::regclass, g.oid), ('pg_class'::regclass, g.adrelid)",
+    except_for=0,
 )
-_OF_TRIGGER = _OF_OTHERS.format("('pg_trigger'::regclass, t.oid)", "t.tgfoid")
+_OF_TRIGGER = BUILT_IN.format(objects="('pg_trigger'::regclass, t.oid)", except_for="t.tgfoid")
 
 # Row triggers (1) for INSERT (4) or UPDATE (16).
 _EXPRESSIONS = f"""\
-SELECT 'the index ' || quote_ident(c.relname), 'index', pg_get_expr(part.found, i.indrelid)
+SELECT 'the index ' || quote_ident(c.relname), 'index', pg_get_expr(part.found, i.indrelid),
+       {_OF_INDEX}
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
  CROSS JOIN LATERAL (VALUES (i.indexprs), (i.indpred)) AS part (found)
- WHERE i.indrelid = to_regclass(%(table)s) AND part.found IS NOT NULL AND NOT {_OF_INDEX}
+ WHERE i.indrelid = to_regclass(%(table)s) AND part.found IS NOT NULL
 UNION ALL
 SELECT 'the generated column ' || quote_ident(a.attname),
        CASE CAST(a.attgenerated AS text) WHEN 's' THEN 'stored' ELSE 'virtual' END,
-       pg_get_expr(g.adbin, g.adrelid)
+       pg_get_expr(g.adbin, g.adrelid), {_OF_COLUMN}
   FROM pg_attrdef g JOIN pg_attribute a ON a.attrelid = g.adrelid AND a.attnum = g.adnum
- WHERE g.adrelid = to_regclass(%(table)s) AND a.attgenerated <> '' AND NOT {_OF_COLUMN}
+ WHERE g.adrelid = to_regclass(%(table)s) AND a.attgenerated <> ''
 UNION ALL
-SELECT 'the trigger ' || quote_ident(t.tgname), 'when', pg_get_triggerdef(t.oid)
+SELECT 'the trigger ' || quote_ident(t.tgname), 'when', pg_get_triggerdef(t.oid), {_OF_TRIGGER}
   FROM pg_trigger t
  WHERE t.tgrelid = to_regclass(%(table)s) AND t.tgqual IS NOT NULL AND NOT t.tgisinternal
-   AND t.tgenabled IN ('O', 'A') AND t.tgtype & 1 <> 0 AND t.tgtype & 20 <> 0 AND NOT {_OF_TRIGGER}
+   AND t.tgenabled IN ('O', 'A') AND t.tgtype & 1 <> 0 AND t.tgtype & 20 <> 0
  ORDER BY 1"""
 
-# Those within the table are of its trees. NOT ENFORCED comes with PostgreSQL 18.
+# Those within the table are of its trees. The planner runs what the owner of a table has in its
+# indexes, so only a trusted one's is read. NOT ENFORCED comes with PostgreSQL 18.
 _FOREIGN_KEYS = """\
 SELECT 'the foreign key ' || quote_ident(c.conname)
        || CASE WHEN c.conrelid = own.oid THEN ''
@@ -199,10 +207,15 @@ SELECT 'the foreign key ' || quote_ident(c.conname)
        CASE WHEN c.conrelid = own.oid AND cardinality(c.conkey) = 1 THEN
          (SELECT CAST(a.attname AS text) FROM pg_attribute a
            WHERE a.attrelid = own.oid AND a.attnum = c.conkey[1]) END,
+       CASE WHEN referred.relkind = 'r' AND (referred.relowner = own.relowner OR EXISTS (
+              SELECT FROM pg_roles o WHERE o.oid = referred.relowner
+                 AND (o.rolsuper OR o.rolname = current_user)))
+            THEN referred.oid END,
        CAST(CAST(c.confrelid AS regclass) AS text),
        (SELECT quote_ident(a.attname) FROM pg_attribute a
          WHERE a.attrelid = c.confrelid AND a.attnum = c.confkey[1])
   FROM pg_constraint c JOIN pg_class own ON own.oid = to_regclass(%(table)s)
+  JOIN pg_class referred ON referred.oid = c.confrelid
  WHERE c.contype = 'f' AND c.conrelid <> c.confrelid AND c.conparentid = 0
    AND coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'
    AND EXISTS (SELECT FROM pg_attribute a
