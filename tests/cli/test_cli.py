@@ -149,7 +149,7 @@ def test_read_only_connection_is_refused_in_one_line(
     read_only = sqlite_url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
 
     assert main(["upgrade", "--url", read_only]) == 1
-    assert "readonly database" in capfd.readouterr().err
+    assert "opens the file to be read only (mode=ro)" in capfd.readouterr().err
 
 
 def test_database_at_an_unknown_revision_is_refused(

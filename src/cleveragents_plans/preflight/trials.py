@@ -153,9 +153,11 @@ def _look(
     connection: Connection, backfill: Backfill, key: str, start: object
 ) -> tuple[float, list[object]]:
     """Look for rows as a run does; give the seconds for a row, and keys of a batch."""
-    needs, typical = (each.replace("%", "%%") for each in (backfill.needs, backfill.typical))
+    needs, typical, table = (
+        each.replace("%", "%%") for each in (backfill.needs, backfill.typical, backfill.table)
+    )
     look = (
-        f"SELECT {key} AS k, ({needs}) AS n FROM {backfill.table} t"
+        f"SELECT {key} AS k, ({needs}) AS n FROM {table} t"
         f" WHERE {key} >= %(start)s ORDER BY {key} LIMIT {_LOOK}"
     )
     begun = time.perf_counter()
@@ -163,7 +165,7 @@ def _look(
     found = rows.all()
     seconds = (time.perf_counter() - begun) / max(len(found), 1)
     keys = [row[0] for row in found if row[1]]
-    chosen = f"SELECT {key} FROM {backfill.table} t WHERE {key} = ANY(%(keys)s) AND ({typical})"
+    chosen = f"SELECT {key} FROM {table} t WHERE {key} = ANY(%(keys)s) AND ({typical})"
     query = f"{chosen} ORDER BY 1 LIMIT {_BATCH}"
     return seconds, list(run(connection, query, {"keys": keys}).scalars())
 
