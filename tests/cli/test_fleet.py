@@ -111,7 +111,10 @@ def test_forty_schemas_are_upgraded_and_the_broken_ones_say_why(
     assert status == ExitStatus.REFUSED
     broken = {name: it for name, it in by_schema(report).items() if it["status"]}
     assert sorted(broken) == ["tenant_03", "tenant_04", "tenant_06"]
-    assert "and of its tables only plan_arguments, plan_invariants, plan_projects are left" in broken["tenant_03"]["result"]
+    assert (
+        "and of its tables only plan_arguments, plan_invariants, plan_projects are left"
+        in broken["tenant_03"]["result"]
+    )
     assert "fleet_stranger" in broken["tenant_04"]["result"]
     assert f"cleveragents-plans stamp --purge {M4_003}" in broken["tenant_06"]["result"]
     done = by_schema(report)["tenant_39"]["report"]

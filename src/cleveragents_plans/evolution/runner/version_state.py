@@ -265,8 +265,8 @@ class VersionState:
             raise TablesIncomplete(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and of its tables "
                 f"only {', '.join(found)} {'are' if len(found) > 1 else 'is'} left",
-                "give the others back their names, if they were renamed or moved to another schema, "
-                "otherwise restore a backup",
+                "give the others back their names, if they were renamed or moved to another "
+                "schema, otherwise restore a backup",
             )
 
     def _missing(self) -> list[str]:
