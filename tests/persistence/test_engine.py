@@ -496,7 +496,7 @@ def test_a_file_in_a_folder_that_cannot_be_written_says_how_it_is_read(file):
         folder.chmod(0o755)
 
     assert "DatabaseReadOnly: nothing can be written" in refused
-    assert "or, if nobody else writes to the file, read it through read_only(" in refused
+    assert "or, if no other process writes to the file, read it through read_only(" in refused
     assert found == "1\n"
 
 

@@ -8,7 +8,6 @@ one, from its first statement to its last.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -17,19 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
-from cleveragents_plans.persistence.base import Base
-from cleveragents_plans.persistence.errors import (
-    DatabaseLocked,
-    DatabaseMissing,
-    DatabaseReadOnly,
-    DatabaseUrlError,
-    EncodingMismatch,
-    SchemaMissing,
-)
+from cleveragents_plans.persistence.engine_errors import explained, path_of
+from cleveragents_plans.persistence.errors import DatabaseMissing, DatabaseUrlError
 from cleveragents_plans.persistence.urls import (
     FORMS,
     POSTGRESQL,
@@ -107,7 +99,7 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
     engine = _created(create_engine, target, options)
     _listen(engine, _migrating_connection if migrating else _connection)
     if not migrating:
-        event.listen(engine, "handle_error", _explained)
+        event.listen(engine, "handle_error", explained)
     return engine
 
 
@@ -135,7 +127,7 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
     target = target.set(drivername=_ASYNC_DRIVERS[target.drivername])
     engine = _created(create_async_engine, target, options)
     _listen(engine.sync_engine, _connection)
-    event.listen(engine.sync_engine, "handle_error", _explained)
+    event.listen(engine.sync_engine, "handle_error", explained)
     return engine
 
 
@@ -208,7 +200,7 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
     """
     view = engine.execution_options(read_only=True, postgresql_readonly=True)
     sync = view if isinstance(view, Engine) else view.sync_engine
-    if sync.dialect.name == "sqlite" and (path := _path_of(sync.url)):
+    if sync.dialect.name == "sqlite" and (path := path_of(sync.url)):
         connect = sync.raw_connection
 
         def connect_to_file() -> PoolProxiedConnection:
@@ -220,12 +212,6 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
         # SQLite creates the file as it connects, which no event of a view comes before.
         sync.raw_connection = connect_to_file  # type: ignore[method-assign]
     return view
-
-
-def _path_of(url: URL) -> str | None:
-    """Give the path of a SQLite file; None for a database in memory, and a URI of SQLite's own."""
-    path = url.database or ":memory:"
-    return None if path.startswith((":memory:", "file:")) else path
 
 
 def _connection(driver_connection: Any, _record: object) -> None:
@@ -281,62 +267,3 @@ def _begin(connection: Connection) -> None:
         _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
         connection.info["read_only"] = read_only
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
-
-
-# SQLSTATEs: no such table, no such column; text that an encoding cannot hold, bytes that are none.
-_MISSING = ("42P01", "42703")
-_MISSING_ON_SQLITE = ("no such table: ", "no such column: ", "table ")
-_ENCODING = ("22P05", "22021")
-# read_only_sql_transaction, which a standby says, too
-_READ_ONLY = "25006"
-_READ_ONLY_ON_SQLITE = "attempt to write a readonly database"
-# https://www.sqlite.org/wal.html#read_only_databases
-_FOLDER_READ_ONLY = (
-    "SQLite writes to the folder of a file, to read one with a write-ahead log as well: let this "
-    "process write there, or, if nobody else writes to the file, read it through "
-    "read_only(open_engine('sqlite:///file:PATH?immutable=1&uri=true'))"
-)
-
-
-def _explained(context: ExceptionContext) -> Exception | None:
-    """Say what the database means, where it says what an operator can mend."""
-    error: Any = context.original_exception
-    sqlstate = getattr(error, "sqlstate", None)
-    reason = " ".join(str(error.diag.message_primary if sqlstate else error).split())
-    if sqlstate in _ENCODING:
-        return EncodingMismatch(reason)
-    if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_READONLY_DIRECTORY:
-        return DatabaseReadOnly(reason, _shown_url(context), _FOLDER_READ_ONLY)
-    if sqlstate == _READ_ONLY or reason == _READ_ONLY_ON_SQLITE:
-        return DatabaseReadOnly(reason, _shown_url(context))
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_BUSY:
-        return DatabaseLocked(reason, _shown_url(context), _busy_timeout(context), error)
-    if code == sqlite3.SQLITE_CANTOPEN and context.engine:
-        path = _path_of(context.engine.url)
-        if path and not Path(path).exists():
-            return DatabaseMissing(_shown_url(context), path, error)
-    if sqlstate in _MISSING or reason.startswith(_MISSING_ON_SQLITE):
-        words = set(re.findall(r"\w+", reason))
-        for table in Base.metadata.tables.values():
-            # A column that no release has is the caller's.
-            if table.name in words and ("column" not in words or words & {*table.columns.keys()}):
-                return SchemaMissing(reason, _shown_url(context))
-    return None
-
-
-def _busy_timeout(context: ExceptionContext) -> float | None:
-    """Give for how many seconds the connection waits for a lock."""
-    if context.connection is None:
-        return None
-    cursor = context.connection.connection.cursor()
-    try:
-        cursor.execute("PRAGMA busy_timeout")
-        (milliseconds,) = cursor.fetchone() or (None,)
-    finally:
-        cursor.close()
-    return None if milliseconds is None else milliseconds / 1000
-
-
-def _shown_url(context: ExceptionContext) -> str:
-    return without_password(make_url(context.engine.url if context.engine else ""))

@@ -2,8 +2,8 @@
 Locks with which the tables that are read stay what they were found to be.
 
 A statement that waits for a lock on a table reads, once it has the lock, what has the name by then:
-whoever owned the table may have put a view in its place, whose functions would run with the rights
-of the role that reads. READ ONLY does not forbid ``COPY … TO PROGRAM``.
+its owner may have put a view in its place, whose functions would run with the rights of the role
+that reads. READ ONLY does not forbid ``COPY … TO PROGRAM``.
 """
 
 from __future__ import annotations

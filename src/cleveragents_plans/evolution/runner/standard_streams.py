@@ -63,8 +63,8 @@ def _blocking(stream: TextIO) -> Iterator[None]:
     """
     Let writes to *stream* wait for its reader.
 
-    Whoever started this process may have made the pipe non-blocking; what does not fit into it
-    would be lost, and Python does not say so.
+    The parent process may have made the pipe non-blocking; what does not fit into it would be
+    lost, and Python does not say so.
     """
     try:
         number = stream.fileno()

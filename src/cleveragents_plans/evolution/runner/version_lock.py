@@ -98,7 +98,7 @@ class CheckedVersionTable:
 
     def _after(self, _connection: Connection, element: Any, *_: object) -> None:
         if isinstance(element, CreateTable) and self._is_ours(element.element):
-            self._oid = self._find()  # nobody else sees it before the commit
+            self._oid = self._find()  # no other session sees it before the commit
 
     def _unlocked(self, *_: object) -> None:
         self._locked.clear()

@@ -58,7 +58,7 @@ def lock_version_table(
     connection: Connection, table: str, schema: str | None, tables: Collection[str], of: str | None
 ) -> None:
     """
-    Lock a version table to be read, and refuse it if whoever owns it does not own the tables.
+    Lock a version table to be read, and refuse it if its owner does not own the tables.
 
     Another role can create one in an earlier schema of the search path, or where there is none. It
     would be believed, and its owner could put a view in its place. Trusted are superusers,

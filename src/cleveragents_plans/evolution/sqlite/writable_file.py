@@ -1,8 +1,8 @@
 """
 Whether a run may write to a SQLite file, and whether it still is the file at its path.
 
-SQLite keeps the journal beside the path by which a file was opened, and whoever opens the file
-next rolls back what the journal says (https://www.sqlite.org/howtocorrupt.html): so a file that
+SQLite keeps the journal beside the path by which a file was opened, and the next process that
+opens it rolls back what the journal says (https://www.sqlite.org/howtocorrupt.html): so a file that
 has another path, or is opened without locks, can be torn by a run that is killed.
 """
 
@@ -73,7 +73,7 @@ class FileHasOtherPlace(EvolutionError):
     def __init__(self, file: Path, found: str, remedy: str) -> None:
         super().__init__(
             f"{file} {found}, and SQLite keeps its journal beside the name that was opened: if "
-            "the run were interrupted, whoever opens the file by another name would find it "
+            "the run were interrupted, a process that opens it by another name would find it "
             f"damaged; {remedy}, and run the same command again; nothing was changed"
         )
         self.file = file
