@@ -7,14 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
 
 from cleveragents_plans.cli import main
-from support.databases import ENGINES, database_at, migrate
+from support.databases import SERVERS, database_at, migrate, of_role
 from support.revisions import M4_003, M8_001
 from support.toys import execute
 
-SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 CLERK = "naming_clerk"
 PLAN = (
     "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at)"
@@ -42,10 +40,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         execute(url, f"GRANT ALL ON SEQUENCE fired TO {CLERK}")
         yield url
         execute(url, f"DROP OWNED BY {CLERK} CASCADE", f"DROP ROLE {CLERK}")
-
-
-def of_clerk(url: str) -> str:
-    return make_url(url).set(username=CLERK).render_as_string()
 
 
 USES = {
@@ -86,7 +80,7 @@ def test_look_calls_no_overload_of_another_role(
 ):
     change, expected = USES[use]
     execute(url, KNOWN, change)
-    execute(of_clerk(url), OVERLOAD)
+    execute(of_role(url, CLERK), OVERLOAD)
 
     assert main(["preflight", "-q", "--url", url]) == 0
     assert expected in capfd.readouterr().out
@@ -101,7 +95,7 @@ def test_look_reads_no_table_of_another_role_that_a_foreign_key_refers_to(
     url: str, caplog: pytest.LogCaptureFixture
 ):
     execute(
-        of_clerk(url),
+        of_role(url, CLERK),
         "CREATE TABLE public.profiles (name text PRIMARY KEY)",
         "INSERT INTO public.profiles VALUES ('balanced')",
         "GRANT ALL ON public.profiles TO PUBLIC",
@@ -109,7 +103,7 @@ def test_look_reads_no_table_of_another_role_that_a_foreign_key_refers_to(
     execute(url, "ALTER TABLE v3_plans ADD FOREIGN KEY (automation_profile) REFERENCES profiles")
     # The planner calls it for each statement that has a condition on the table.
     execute(
-        of_clerk(url),
+        of_role(url, CLERK),
         OVERLOAD,
         "CREATE INDEX odd ON public.profiles (name) WHERE public.known('x')",
     )

@@ -15,11 +15,10 @@ from sqlalchemy import make_url
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
 from support.broken import libpq
-from support.databases import ENGINES, database_at
+from support.databases import SERVERS, database_at, of_role
 from support.revisions import HEAD
 from support.toys import execute
 
-SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 CLERK = "swapping_clerk"
 READERS = [
     ["status"], ["history"], ["preflight"], ["verify", "--quick"], ["plans"], ["tree", "p"],
@@ -41,19 +40,15 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with database_at(HEAD, request.param, tmp_path) as url:
         rights = f"GRANT USAGE, CREATE ON SCHEMA public TO {CLERK}"
         execute(url, PLAN, f"CREATE ROLE {CLERK} LOGIN", rights)
-        execute(of_clerk(url), "CREATE SEQUENCE fired", EVIL)
+        execute(of_role(url, CLERK), "CREATE SEQUENCE fired", EVIL)
         yield url
         execute(url, f"DROP OWNED BY {CLERK} CASCADE", f"DROP ROLE {CLERK}")
-
-
-def of_clerk(url: str) -> str:
-    return make_url(url).set(username=CLERK).render_as_string()
 
 
 @contextmanager
 def swapped(url: str, table: str, *by: str) -> Iterator[None]:
     """Keep *table* locked until another session waits for it; then send *by* and commit."""
-    with psycopg.connect(libpq(of_clerk(url))) as clerk:
+    with psycopg.connect(libpq(of_role(url, CLERK))) as clerk:
         clerk.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
 
         def swap() -> None:
@@ -89,7 +84,7 @@ def test_version_table_of_another_role_is_not_read(
         f"ALTER DATABASE {database} SET search_path = shared, public",
     )
     execute(
-        of_clerk(url),
+        of_role(url, CLERK),
         f"CREATE TABLE {schema}.alembic_version (version_num varchar(32))",
         f"INSERT INTO {schema}.alembic_version VALUES ('{HEAD}')",
         f"GRANT ALL ON {schema}.alembic_version TO PUBLIC",
@@ -115,7 +110,7 @@ def test_table_that_becomes_a_view_while_it_is_waited_for_is_not_read(
         " WHERE attrelid = 'plan_projects'::regclass AND attnum > 0",
     )
     execute(url, "DROP TABLE plan_projects")
-    execute(of_clerk(url), f"CREATE TABLE plan_projects ({columns})")
+    execute(of_role(url, CLERK), f"CREATE TABLE plan_projects ({columns})")
     view = "CREATE VIEW plan_projects AS SELECT public.evil() AS plan_id, public.evil() AS project"
     with swapped(url, "plan_projects", "DROP TABLE plan_projects", view):
         code = main([*command.split(), "-q", "--url", url])
@@ -129,7 +124,7 @@ def test_table_that_becomes_a_view_while_it_is_waited_for_is_not_read(
 def test_table_that_is_turned_into_a_view_is_not_read(url: str, capfd: pytest.CaptureFixture[str]):
     """As it can be before PostgreSQL 16; later versions refuse the rule."""
     execute(url, "DROP TABLE plan_projects")
-    execute(of_clerk(url), "CREATE TABLE plan_projects (plan_id varchar)")
+    execute(of_role(url, CLERK), "CREATE TABLE plan_projects (plan_id varchar)")
     rule = (
         'CREATE RULE "_RETURN" AS ON SELECT TO plan_projects DO INSTEAD'
         " SELECT public.evil() AS plan_id"

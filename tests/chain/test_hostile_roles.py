@@ -22,13 +22,12 @@ from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementBlocked
 from cleveragents_plans.evolution.runner import environment
 from cleveragents_plans.persistence import Base, open_engine, references
-from support.databases import ENGINES, chain, database_at, migrate, roll_back
+from support.databases import SERVERS, chain, database_at, migrate, of_role, roll_back
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003, M8_001
 from support.rows import schema_dump
 from support.toys import execute
 
-SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
 CLERK, CLIENT = "planting_clerk", "plain_client"
 
 #: An operator or a function whose types are just those of the arguments is preferred, wherever
@@ -119,10 +118,6 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         )
         yield url
         execute(url, f"DROP OWNED BY {CLERK}, {CLIENT} CASCADE", f"DROP ROLE {CLERK}, {CLIENT}")
-
-
-def of_role(url: str, role: str) -> str:
-    return make_url(url).set(username=role).render_as_string()
 
 
 def plant(url: str) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import make_url
+from sqlalchemy import Connection, make_url
 
+from cleveragents_plans.persistence import open_engine
 from cleveragents_plans.persistence.urls import database_url, without_password
 from support import postgres
 
@@ -33,6 +34,20 @@ ONE_OF_EACH = ENGINES[:2]
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="templates", dir=postgres.memory_folder()))
 atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+
+
+@contextmanager
+def migrating_connection(file: Path) -> Iterator[Connection]:
+    """Connect to a SQLite *file* as a migration does."""
+    engine = open_engine(f"sqlite:///{file}", migrating=True)
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def of_role(url: str, role: str) -> str:
+    """Give the URL of a server for another *role*."""
+    return make_url(url).set(username=role).render_as_string()
 
 
 @contextmanager

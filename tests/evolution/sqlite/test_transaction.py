@@ -8,12 +8,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, NullPool
+from sqlalchemy import NullPool
 from sqlalchemy.exc import OperationalError
 
 from cleveragents_plans import open_engine
@@ -21,6 +20,7 @@ from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite import lock_holders
 from cleveragents_plans.evolution.sqlite.soundness import FileDamaged
 from cleveragents_plans.evolution.sqlite.transaction import FileLocked, write_transaction
+from support.databases import migrating_connection
 from support.rebuilds import execute
 
 QUICK = Settings(migration_lock_wait=0.3, report_every=0.1)
@@ -34,16 +34,8 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return path
 
 
-@contextmanager
-def connected(file: Path) -> Iterator[Connection]:
-    engine = open_engine(f"sqlite:///{file}", migrating=True)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
-
-
 def write(file: Path, *statements: str, settings: Settings = QUICK) -> None:
-    with connected(file) as connection, write_transaction(connection, settings):
+    with migrating_connection(file) as connection, write_transaction(connection, settings):
         for statement in statements or ["INSERT INTO port VALUES (2)"]:
             connection.exec_driver_sql(statement)
 
@@ -118,7 +110,7 @@ def test_reader_is_waited_for_before_anything_is_done_unless_the_log_is_written_
 def test_reader_waits_until_the_transaction_ends_unless_the_log_is_written_ahead(file: Path):
     logged_ahead = is_logged_ahead(file)
     with (
-        connected(file) as connection,
+        migrating_connection(file) as connection,
         write_transaction(connection, QUICK),
         closing(sqlite3.connect(file, timeout=0)) as reader,
     ):

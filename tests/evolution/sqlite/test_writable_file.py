@@ -9,14 +9,14 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from cleveragents_plans import open_engine, schema
+from cleveragents_plans import schema
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.runner.sqlite_transaction import sqlite_transaction
@@ -28,7 +28,7 @@ from cleveragents_plans.evolution.sqlite.writable_file import (
     FileReplaced,
     UrlUnfit,
 )
-from support.databases import database_at
+from support.databases import database_at, migrating_connection
 from support.rebuilds import execute
 from support.revisions import HEAD, M4_003
 
@@ -44,14 +44,6 @@ def url(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def file(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
-
-
-@contextmanager
-def connected(file: Path) -> Iterator[Connection]:
-    engine = open_engine(f"sqlite:///{file}", migrating=True)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
 
 
 def replace(file: Path) -> None:
@@ -105,7 +97,7 @@ def test_file_that_is_replaced_while_a_lock_is_waited_for_is_told(
 
         monkeypatch.setattr(transaction, "lock_holders", replace_and_end)
         with (
-            connected(file) as connection,
+            migrating_connection(file) as connection,
             pytest.raises(FileReplaced),
             write_transaction(connection, QUICK),
         ):
@@ -115,7 +107,7 @@ def test_file_that_is_replaced_while_a_lock_is_waited_for_is_told(
 
 
 def test_connection_that_was_open_before_the_file_was_replaced_is_told(file: Path):
-    with connected(file) as connection:
+    with migrating_connection(file) as connection:
         replace(file)
         with pytest.raises(FileReplaced), write_transaction(connection, QUICK):
             connection.exec_driver_sql("CREATE TABLE port (id)")
@@ -123,7 +115,7 @@ def test_connection_that_was_open_before_the_file_was_replaced_is_told(file: Pat
 
 def test_transaction_of_the_caller_is_told_of_a_replaced_file(file: Path):
     with (
-        connected(file) as connection,
+        migrating_connection(file) as connection,
         connection.begin(),
         pytest.raises(FileReplaced),
         sqlite_transaction(connection, QUICK),
