@@ -262,11 +262,16 @@ class VersionState:
     def _refuse_remains(self) -> None:
         found = remains(self._migration, self._tables, self._schemas[0])
         if found:
+            remedy = "restore a backup"
+            if set(found) <= set(self._tables):  # and nothing that only a torn file has
+                remedy = (
+                    "give the others back their names, if they were renamed or moved to another "
+                    "schema, otherwise restore a backup"
+                )
             raise TablesIncomplete(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and of its tables "
                 f"only {', '.join(found)} {'are' if len(found) > 1 else 'is'} left",
-                "give the others back their names, if they were renamed or moved to another "
-                "schema, otherwise restore a backup",
+                remedy,
             )
 
     def _missing(self) -> list[str]:
