@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from alembic import command
 from sqlalchemy import make_url
@@ -22,6 +23,7 @@ from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementBlocked
 from cleveragents_plans.evolution.runner import environment
 from cleveragents_plans.persistence import Base, open_engine, references
+from support.broken import libpq
 from support.databases import SERVERS, chain, database_at, migrate, of_role, roll_back
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003, M8_001
@@ -485,6 +487,7 @@ FIRST = {
     "the version table": "CREATE TABLE public.alembic_version (a int)",
     "the index of the version table": "CREATE TABLE public.alembic_version_pkc (a int)",
     "a table of the first revision": "CREATE TABLE public.plan_projects (a int)",
+    "an index of the first revision": "CREATE TABLE public.ix_v3_plans_action_name (a int)",
     "a type": "CREATE TYPE public.v3_plans AS ENUM ('a')",
 }
 
@@ -513,8 +516,28 @@ def test_session_that_has_not_committed_a_name_is_named_by_the_first_run(
         holder.rollback()
     engine.dispose()
     innocent.dispose()
-    assert re.search(r"`CREATE TABLE public\.\w+ .*elapsed\); waiting for pid", caplog.text)
+    said = r"`CREATE (TABLE public\.|INDEX )\w+ .*elapsed\); waiting for pid"
+    assert re.search(said, caplog.text)
     assert "does not say how far" not in caplog.text
+    migrate(url, HEAD)
+
+
+def test_prepared_transaction_that_has_a_name_is_named_by_the_first_run(url: str):
+    roll_back(url, "base", "drop-plans=yes")
+    engine = open_engine(of_role(url, CLERK))
+    with engine.connect() as holder:
+        holder.exec_driver_sql("CREATE TABLE public.plan_projects (a int)")
+        holder.exec_driver_sql("PREPARE TRANSACTION 'half done'")
+    engine.dispose()
+
+    try:
+        with pytest.raises(StatementBlocked, match="prepared transaction for") as refused:
+            migrate(url, HEAD, "lock-wait=4")
+    finally:
+        with psycopg.connect(libpq(url), autocommit=True) as admin:
+            admin.execute("ROLLBACK PREPARED 'half done'")
+
+    assert "ROLLBACK PREPARED 'half done'" in str(refused.value)
     migrate(url, HEAD)
 
 

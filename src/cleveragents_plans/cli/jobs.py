@@ -186,7 +186,9 @@ class Jobs:
         self._end_worker(number)
         if self.signal is not None:
             return 128 + self.signal, "", last_line
-        how = f"its process ended with {worker.returncode}; run the same command again"
+        # It is 0 as well where the parent process had SIGCHLD ignored, so that nobody knows.
+        code = f" with {worker.returncode}" if worker.returncode else ""
+        how = f"its process ended{code} before the command did; run the same command again"
         return ExitStatus.AGAIN, "", how
 
     def _end_worker(self, number: int) -> None:

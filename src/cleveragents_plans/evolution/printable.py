@@ -24,14 +24,19 @@ def printable(text: object, limit: int | None = MAX_MESSAGE) -> str:
         text: What is to be printed.
         limit: The characters after which it is cut in the middle; None, it is not.
     """
-    whole = str(text)
-    if limit is not None and len(whole) > limit:
-        begin, end = whole[: limit // 2], whole[-limit // 4 :]
-        left_out = len(whole) - len(begin) - len(end)
-        whole = f"{begin} … ({left_out:,} characters left out) … {end}"
+    whole = str(text) if limit is None else shortened(str(text), limit)
     if whole.isprintable():
         return whole
     return "".join(each if each.isprintable() else _escaped(each) for each in whole)
+
+
+def shortened(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Cut *text* in its middle if it has more than *limit* characters, and say how many."""
+    if len(text) <= limit:
+        return text
+    begin, end = text[: limit // 2], text[-limit // 4 :]
+    left_out = len(text) - len(begin) - len(end)
+    return f"{begin} … ({left_out:,} characters left out) … {end}"
 
 
 def identifier(name: str) -> str:

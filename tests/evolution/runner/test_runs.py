@@ -286,3 +286,18 @@ def test_value_that_is_missing_on_postgresql_is_told_in_one_line(
         assert main(["history", "--url", url]) == 1
 
         assert "public.evolution_runs has None for pid" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_values_of_megabytes_are_cut_by_what_shows_them(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at("head", engine, tmp_path) as url:
+        break_database(url, [f"UPDATE evolution_runs SET host = '{'h' * 2_000_000}'"])
+        capfd.readouterr()
+
+        for words in (["history"], ["history", "--json"], ["status"], ["status", "--json"]):
+            assert main([*words, "--url", url]) == 0
+            out, err = capfd.readouterr()
+            assert "characters left out" in out or words[0] == "status"
+            assert len(out) + len(err) < 20_000

@@ -92,7 +92,9 @@ class Blocker:
 def statement_that_ends(pid: int | None, prepared: str | None) -> str:
     """Give the statement that ends a session, or the *prepared* transaction of this name."""
     if pid is None:
-        return "ROLLBACK PREPARED '{}'".format((prepared or "").replace("'", "''"))
+        if prepared is None:
+            return "ROLLBACK PREPARED"
+        return "ROLLBACK PREPARED '{}'".format(prepared.replace("'", "''"))
     return f"SELECT pg_terminate_backend({pid})"
 
 
@@ -122,7 +124,8 @@ def waited_for(connection: Connection, pid: int) -> list[Blocker]:
     Find what the session *pid* waits for just now, the longest first.
 
     Locks of every kind count, and old snapshots, which ``CREATE INDEX CONCURRENTLY`` waits
-    for. A prepared transaction is not named, only counted, by a pid of None.
+    for. A prepared transaction has a pid of None; its name is known where it has written, and
+    not committed, what is waited for.
     """
     return _read(run(connection, _WAITED_FOR, {"pid": pid}))
 
@@ -148,15 +151,18 @@ def _beginning(query: str) -> str:
 _WAITED_FOR = f"""\
 SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp()
-               - coalesce(a.xact_start, a.backend_start))::float8 AS age,
-       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text, a.backend_type
+               - coalesce(a.xact_start, p.prepared, a.backend_start))::float8 AS age,
+       {as_bytes("coalesce(p.gid, a.query)")},
+       {as_bytes("coalesce(p.owner, a.usename)::text")}, a.client_addr::text, a.backend_type
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
-    SELECT CASE l.locktype WHEN 'virtualxid' THEN 'snapshot or lock of its transaction'
+    SELECT l.transactionid AS xid,
+           CASE l.locktype WHEN 'virtualxid' THEN 'snapshot or lock of its transaction'
                            WHEN 'transactionid' THEN '{NOT_COMMITTED}'
                            ELSE 'against ' || l.mode END AS mode
       FROM pg_locks l WHERE l.pid = %(pid)s AND NOT l.granted LIMIT 1) w ON true
+  LEFT JOIN pg_prepared_xacts p ON b.pid = 0 AND p.transaction = w.xid
  ORDER BY age DESC NULLS LAST
  LIMIT 5"""
 

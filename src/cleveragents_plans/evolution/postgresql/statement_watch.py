@@ -55,11 +55,11 @@ class StatementBlocked(EvolutionError):
     """
 
     def __init__(self, statement: str, waited: float, found: Sequence[Blocker]) -> None:
-        ends = " and ".join(dict.fromkeys(each.ended_by for each in found if each.pid))
+        ends = " and ".join(dict.fromkeys(each.ended_by for each in found))
         super().__init__(
             f"`{' '.join(statement.split())[:60]}` waited for {waited:.0f} s in vain; blocked by: "
-            f"{listed(found)}; end these sessions ({ends or 'ROLLBACK PREPARED'}) or give a longer "
-            f"-x lock-wait=SECONDS, and {AGAIN}"
+            f"{listed(found)}; end these sessions ({ends}) or give a longer -x lock-wait=SECONDS, "
+            f"and {AGAIN}"
         )
         self.waited = waited
         self.blockers: tuple[Blocker, ...] = tuple(found)

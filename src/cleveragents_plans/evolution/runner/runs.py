@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import LOCK_TIMEOUT, EvolutionError, sqlstate
 from cleveragents_plans.evolution.postgresql.connection import as_table_owner, run, transaction
+from cleveragents_plans.evolution.printable import shortened
 from cleveragents_plans.evolution.runner.migration_lock import LOCK_IS_HELD, lock_key
 from cleveragents_plans.evolution.runner.runs_check import fault_on_postgresql, fault_on_sqlite
 
@@ -252,6 +253,8 @@ class RunsTable:
             value = row[field.name]
             wanted, _, optional = str(field.type).partition(" | ")
             if (value is None and optional) or _is_a(wanted, value):
+                # A role with UPDATE, as throttling needs, can write megabytes.
+                row[field.name] = shortened(value) if isinstance(value, str) else value
                 continue
             raise RunsNotUsable(
                 self.quoted(connection),
