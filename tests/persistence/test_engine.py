@@ -45,6 +45,7 @@ from cleveragents_plans.persistence import (
     without_password,
 )
 from cleveragents_plans.schema import create_schema
+from support.autocommit import in_autocommit
 from support.databases import database_at, migrate
 from support.pooler import transaction_pooler
 from support.proxy import tcp_proxy
@@ -109,6 +110,31 @@ def test_a_migrating_connection_leaves_the_journal_as_it_is(sqlite_url):
         ]
 
     assert found == [0, "delete"]
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_driver_in_autocommit_commits_and_rolls_back(tmp_path, autocommit):
+    url = f"sqlite:///{tmp_path}/plans.db"
+    migrate(url, "head")
+    engine = open_engine(url, connect_args=in_autocommit(autocommit))
+    for end in (Session.commit, Session.rollback):
+        with Session(engine) as session:
+            PlanRepository(session).add(Plan.create("local/sync"))
+            end(session)
+    engine.dispose()
+
+    async def add() -> None:
+        engine = open_async_engine(url, connect_args=in_autocommit(autocommit))
+        for end in (AsyncSession.commit, AsyncSession.rollback):
+            async with AsyncSession(engine) as session:
+                await AsyncPlanRepository(session).add(Plan.create("local/async"))
+                await end(session)
+        await engine.dispose()
+
+    asyncio.run(add())
+    with closing(sqlite3.connect(tmp_path / "plans.db")) as driver:
+        names = driver.execute("SELECT action_name FROM v3_plans ORDER BY 1").fetchall()
+    assert names == [("local/async",), ("local/sync",)]
 
 
 def test_a_schema_change_is_part_of_its_transaction(sqlite_url):

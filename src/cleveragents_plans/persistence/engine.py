@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 #: How long a SQLite connection waits for another's write, in seconds.
 BUSY_TIMEOUT = 30.0
 
+# Of the driver's `autocommit`, from Python 3.12 on: with True its commit does nothing, with False it
+# begins by itself. https://docs.python.org/3/library/sqlite3.html#sqlite3.Connection.autocommit
+_LEGACY_TRANSACTION_CONTROL = -1
+
 # Else the system's values hold: 119 minutes of silence on Linux, for which a run would wait in
 # vain, though the server has ended its session (and set these on its side) long before.
 # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-KEEPALIVES-IDLE
@@ -215,7 +219,7 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
 
 
 def _connection(driver_connection: Any, _record: object) -> None:
-    driver_connection.isolation_level = None
+    _leave_transactions_to_us(driver_connection)
     _send(driver_connection, "PRAGMA foreign_keys = ON")
     _use_write_ahead_log(driver_connection)
     # In WAL mode NORMAL loses no consistency, at most the last commits at a power
@@ -241,8 +245,22 @@ def _use_write_ahead_log(driver_connection: Any) -> None:
 
 
 def _migrating_connection(driver_connection: Any, _record: object) -> None:
-    driver_connection.isolation_level = None
+    _leave_transactions_to_us(driver_connection)
     _send(driver_connection, "PRAGMA foreign_keys = OFF")
+
+
+def _leave_transactions_to_us(driver_connection: Any) -> None:
+    if hasattr(driver_connection, "run_async"):  # in the thread of aiosqlite
+        driver_connection.run_async(lambda driver: driver._execute(_begin_by_us, driver._conn))
+    else:
+        _begin_by_us(driver_connection)
+
+
+def _begin_by_us(driver: Any) -> None:
+    if hasattr(driver, "autocommit"):
+        driver.autocommit = True  # ends the transaction that False has begun
+        driver.autocommit = _LEGACY_TRANSACTION_CONTROL
+    driver.isolation_level = None
 
 
 def _postgresql_connection(driver_connection: Any, _record: object) -> None:

@@ -17,8 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from cleveragents_plans import open_async_engine, open_engine
+from cleveragents_plans.evolution.runner.sqlite_transaction import DriverInAutocommit
 from cleveragents_plans.evolution.sqlite.transaction import FileLocked
 from cleveragents_plans.schema import chain_config
+from support.autocommit import in_autocommit
 from support.former_release import write_former_release
 from support.revisions import HEAD, M4_003
 
@@ -45,6 +47,15 @@ ENGINES = {
     ),
     "in autocommit": lambda url, **options: create_engine(
         url, isolation_level="AUTOCOMMIT", **options
+    ),
+    "with a driver in autocommit": lambda url, **options: create_engine(
+        url, connect_args=in_autocommit(True), **options
+    ),
+    "with a driver that begins at once": lambda url, **options: create_engine(
+        url, connect_args=in_autocommit(False), **options
+    ),
+    "as open_engine makes it with a driver in autocommit": lambda url, **options: open_engine(
+        url, connect_args=in_autocommit(True), **options
     ),
 }
 
@@ -89,9 +100,51 @@ def test_connection_in_no_transaction_is_migrated_and_is_in_none_afterwards(make
         command.upgrade(on(connection), "head")
 
         assert not connection.in_transaction()
-        assert not connection.connection.driver_connection.in_transaction
+        driver = connection.connection.driver_connection
+        # What False means is that the driver is always in one.
+        assert driver.in_transaction == (getattr(driver, "autocommit", None) is False)
         assert version(connection) == HEAD
     engine.dispose()
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_autocommit_of_the_driver_stays_as_it_was(tmp_path: Path, autocommit: bool):
+    url = f"sqlite:///{tmp_path}/plans.db"
+    engine = create_engine(url, connect_args=in_autocommit(autocommit))
+    with engine.connect() as connection:
+        command.upgrade(on(connection), "head")
+
+        assert connection.connection.driver_connection.autocommit is autocommit
+    engine.dispose()
+    with closing(sqlite3.connect(tmp_path / "plans.db")) as driver:
+        assert driver.execute("SELECT version_num FROM alembic_version").fetchone() == (HEAD,)
+
+
+def test_transaction_that_the_driver_cannot_commit_is_refused(url: str):
+    engine = create_engine(url, connect_args=in_autocommit(True), poolclass=StaticPool)
+    with (
+        engine.begin() as connection,
+        pytest.raises(DriverInAutocommit, match="a commit does nothing; hand over"),
+    ):
+        command.upgrade(on(connection), "head")
+    with engine.connect() as connection:
+        assert version(connection) is None
+    engine.dispose()
+
+
+def test_transaction_that_the_driver_has_begun_is_kept(url: str):
+    engine = create_engine(url, connect_args=in_autocommit(False), poolclass=StaticPool)
+    with engine.connect() as connection:
+        with connection.begin():
+            command.upgrade(on(connection), "head")
+        assert version(connection) == HEAD
+    engine.dispose()
+
+
+def test_driver_of_asyncio_in_autocommit_is_migrated(url: str):
+    engine = create_async_engine(async_url(url), connect_args=in_autocommit(True))
+
+    assert asyncio.run(upgraded(engine, begin=False)) == HEAD
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])

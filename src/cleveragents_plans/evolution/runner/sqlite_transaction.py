@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import StaticPool
@@ -30,6 +30,10 @@ from cleveragents_plans.evolution.sqlite.writable_file import report_replacement
 
 T = TypeVar("T")
 
+# Of the driver's `autocommit`, which is there from Python 3.12 on
+# (https://docs.python.org/3/library/sqlite3.html#sqlite3.Connection.autocommit).
+_LEGACY_TRANSACTION_CONTROL: Final = -1
+
 
 class ForeignKeysEnforced(EvolutionError):
     """A transaction of the caller's enforces foreign keys: no table can be rebuilt in it."""
@@ -40,6 +44,17 @@ class ForeignKeysEnforced(EvolutionError):
             "rebuild a table would delete the rows that refer to it; hand over a connection "
             "that is in no transaction (engine.connect(), not engine.begin()), or run PRAGMA "
             "foreign_keys = OFF before it begins; nothing was changed"
+        )
+
+
+class DriverInAutocommit(EvolutionError):
+    """A transaction of the caller's is one for SQLAlchemy only: its commit would do nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection is in a transaction, and its driver in autocommit, where a commit does "
+            "nothing; hand over a connection that is in no transaction (engine.connect(), not "
+            "engine.begin()), or leave autocommit=True out of connect_args; nothing was changed"
         )
 
 
@@ -84,7 +99,12 @@ def in_sqlite_transaction(connection: Connection, settings: Settings, act: Calla
     """
     with suppress(RollbackJournalWanted), sqlite_transaction(connection, settings):
         return act()
-    with rollback_journal(connection), sqlite_transaction(connection, settings):
+    driver: Any = connection.connection.driver_connection
+    with (
+        _transactions_begun_by_us(driver),
+        rollback_journal(connection),
+        sqlite_transaction(connection, settings),
+    ):
         return act()
 
 
@@ -118,10 +138,13 @@ def sqlite_transaction(connection: Connection, settings: Settings) -> Iterator[N
     the pragmas and the driver's own settings are restored afterwards.
 
     Raises:
+        DriverInAutocommit: A transaction of the caller's cannot be committed by SQLAlchemy.
         FileLocked: Other processes had the file locked for too long.
     """
     driver: Any = connection.connection.driver_connection
     if connection.in_transaction():
+        if getattr(driver, "autocommit", None) is True:
+            raise DriverInAutocommit
         if file_of(connection).name:
             require_writable(connection)
         if not driver.in_transaction:  # the driver would begin it later, and not for DDL
@@ -130,19 +153,34 @@ def sqlite_transaction(connection: Connection, settings: Settings) -> Iterator[N
             yield
             require_in_place()
         return
-    level, driver.isolation_level = driver.isolation_level, None
     journal = None
+    with _transactions_begun_by_us(driver):
+        try:
+            with _kept(driver, "busy_timeout"), _kept(driver, "foreign_keys"):
+                driver.execute("PRAGMA foreign_keys = OFF")
+                with write_transaction(connection, settings):
+                    journal = _have_journal(driver)
+                    yield
+        finally:
+            if journal is not None:
+                with suppress(sqlite3.Error):  # locked: the connection keeps the safe one
+                    driver.execute(f"PRAGMA main.journal_mode = {journal}").fetchone()
+
+
+@contextmanager
+def _transactions_begun_by_us(driver: Any) -> Iterator[None]:
+    """Keep the driver from beginning transactions, and let its commit do something."""
+    level, autocommit = driver.isolation_level, getattr(driver, "autocommit", None)
+    if autocommit is not None:
+        driver.autocommit = True  # ends the transaction that False has begun
+        driver.autocommit = _LEGACY_TRANSACTION_CONTROL
+    driver.isolation_level = None
     try:
-        with _kept(driver, "busy_timeout"), _kept(driver, "foreign_keys"):
-            driver.execute("PRAGMA foreign_keys = OFF")
-            with write_transaction(connection, settings):
-                journal = _have_journal(driver)
-                yield
+        yield
     finally:
-        if journal is not None:
-            with suppress(sqlite3.Error):  # locked: the connection keeps the safe one
-                driver.execute(f"PRAGMA main.journal_mode = {journal}").fetchone()
         driver.isolation_level = level
+        if autocommit is not None:
+            driver.autocommit = autocommit
 
 
 def statements_interruptible(connection: Connection) -> AbstractContextManager[None]:
