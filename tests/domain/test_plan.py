@@ -631,6 +631,18 @@ def test_a_plan_goes_back_three_times_and_no_more():
     assert caught.value.reason
 
 
+def test_the_last_attempt_that_can_be_counted_is_not_retried():
+    last = a_plan(identity=PlanIdentity(plan_id=A, attempt=2**31 - 1))
+    failed = last.begin().fail("no")
+
+    assert failed.allowed_steps == ("spawn", "cancel")
+    with pytest.raises(
+        StepNotAllowed, match=r"cannot retry \(attempt 2147483647 is the last .* \["
+    ) as caught:
+        failed.retry()
+    assert caught.value.plan_id == A
+
+
 def test_another_try_counts_and_leaves_the_error_behind():
     failed = a_plan("execute", "processing").fail("it broke", {"line": 3})
     again = failed.retry()

@@ -17,9 +17,11 @@ from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.domain import InvalidType, InvalidValue, Phase, ProcessingState
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
+    NoLaterVersion,
     PlanConflict,
     QueueConflict,
     UnknownFilter,
+    claims,
     read_only,
 )
 from support.databases import ENGINES
@@ -212,6 +214,58 @@ def test_a_version_from_the_future_moves_by_a_microsecond(repository):
     assert numbers(plans) == [1, 2]
     assert plans[0].updated_at == FUTURE + timedelta(microseconds=1)
     assert [repository.get(plan.plan_id) for plan in plans] == [*plans]
+
+
+def test_a_plan_without_a_later_version_is_told_and_the_others_are_taken(repository):
+    last = a_root(1, updated_at=datetime.max.replace(tzinfo=UTC))
+    repository.add_all([last, a_root(2), a_root(3)])
+    told: list[CorruptPlanRow] = []
+
+    with pytest.raises(NoLaterVersion, match=f"^plan '{ulid(1)}' cannot be written: ") as caught:
+        repository.claim(limit=2, on_corrupt="raise")
+    assert caught.value.plan_id == ulid(1)
+    assert repository.count(processing_state="queued") == 3
+
+    assert numbers(repository.claim(on_corrupt="skip")) == [2]
+    assert numbers(repository.claim(limit=2, on_corrupt=told.append)) == [3]
+    assert [(type(each), each.plan_id) for each in told] == [(NoLaterVersion, ulid(1))]
+    assert repository.get(ulid(1)) == last
+
+
+@pytest.mark.parametrize("verb", ["begin", "cancel", "fail"])
+def test_every_write_without_a_later_version_names_the_plan(repository, verb):
+    plan = repository.add(a_root(1, updated_at=datetime.max.replace(tzinfo=UTC)))
+    taken = {"fail": lambda it: it.fail("x")}.get(verb, lambda it: getattr(it, verb)())
+    in_work = repository.add(
+        a_root(2, updated_at=plan.updated_at, processing_state=ProcessingState.PROCESSING)
+    )
+
+    for write, named in (
+        (lambda: repository.save(taken(plan)), 1),
+        (lambda: repository.change(ulid(1), taken), 1),
+        (lambda: repository.touch(in_work), 2),
+        (lambda: repository.release(in_work), 2),
+    ):
+        with pytest.raises(NoLaterVersion, match=f"^plan '{ulid(named)}' cannot be written: "):
+            write()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("broken"), StopIteration()], ids=repr)
+def test_a_claim_that_fails_takes_nothing(repository, session, queue, monkeypatch, error):
+    read = claims.plan_in
+
+    def fail_at_the_third(row: Any) -> Plan:
+        if row.plan_id == ulid(2):
+            raise error
+        return read(row)
+
+    monkeypatch.setattr(claims, "plan_in", fail_at_the_third)
+
+    with pytest.raises(type(error)):
+        repository.claim(limit=4)
+
+    session.commit()
+    assert repository.count(processing_state="queued") == 9
 
 
 def test_a_corrupt_row_at_the_head_is_passed_over_and_stays_as_it_is(
@@ -531,6 +585,23 @@ def test_a_plan_that_used_up_its_attempts_fails_instead(repository, stalled):
     assert [(plan.processing_state, plan.attempt) for plan in plans] == [("errored", 1)] * 2
     assert "attempt 1 was given up" in plans[0].error_message
     assert repository.claim() == ()
+
+
+@pytest.mark.parametrize("max_attempts", [None, 2**31 - 2, 3])
+def test_a_stalled_plan_at_the_last_attempt_fails_and_the_others_are_queued(
+    repository, session, stalled, max_attempts
+):
+    session.execute(
+        text("UPDATE v3_plans SET attempt = 2147483647 WHERE plan_id = :it"), {"it": ulid(1)}
+    )
+
+    plans = repository.requeue_stalled(not_touched_for=MINUTE, max_attempts=max_attempts)
+
+    assert [(int(each.plan_id, 32), each.processing_state, each.attempt) for each in plans] == [
+        (1, "errored", 2**31 - 1),
+        (3, "queued", 2),
+    ]
+    assert "attempt 2147483647 was given up" in plans[0].error_message
 
 
 def test_stalled_plans_are_queued_in_parts_and_by_filters(repository, stalled):

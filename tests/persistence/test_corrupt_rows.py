@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,11 +17,19 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, selectinload
 
 from cleveragents_plans import LifecyclePlanModel, PlanRepository
-from cleveragents_plans.domain import BUILT_IN_PROFILES, Phase, PlanIdentity, ProcessingState
+from cleveragents_plans.domain import (
+    BUILT_IN_PROFILES,
+    Phase,
+    PlanIdentity,
+    ProcessingState,
+)
 from cleveragents_plans.persistence import (
     CorruptPlanRow,
+    NoLaterVersion,
+    NotARoot,
     PlanArgumentModel,
     PlanInvariantModel,
+    PlanNotFound,
     PlanProjectModel,
 )
 from cleveragents_plans.persistence.mapping import child_rows, plan_row
@@ -135,13 +144,20 @@ def full(number: int):
     )
 
 
-def write(session: Session, table: str, column: str, value: str, **parameters: Any) -> bool:
-    """Put *value*, an SQL expression, into the second plan; say whether the database took it."""
+def write(
+    session: Session,
+    table: str,
+    column: str,
+    value: str,
+    plan_id: str = MIDDLE,
+    **parameters: Any,
+) -> bool:
+    """Put *value*, an SQL expression, into one plan; say whether the database took it."""
     last = "" if table == "v3_plans" else " AND position = 1"
     try:
         with session.begin_nested():
             session.execute(
-                text(f"UPDATE {table} SET {column} = {value} WHERE plan_id = '{MIDDLE}'{last}"),
+                text(f"UPDATE {table} SET {column} = {value} WHERE plan_id = '{plan_id}'{last}"),
                 parameters,
             )
     except (DBAPIError, UnicodeEncodeError):
@@ -248,6 +264,141 @@ def test_any_value_is_read_as_it_is_or_named(broken: Session, place, value):
         savepoint.rollback()
 
 
+# What is odd in a plan that waits for work, or is in work, and keeps no other from it.
+FALSY = ["NULL", "0", "0.0", "-0.0", "false", "''", "' '", "'0'", "'{}'", "'[]'", "x''"]
+EXTREMES = ["-2147483648", "2147483647", "9223372036854775807", "1e308", "1e400", "'x'"]
+TIMES = [
+    *("9999-12-31T23:59:59.999999+00:00", "9999-12-31T23:59:59.999998+00:00"),
+    *("9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59.999999-12:00"),
+    *("0001-01-01T00:00:00.000000+00:00", "0001-01-01T00:00:00+14:00"),
+    *("2016-12-31T23:59:60.000000+00:00", "2026-12-31T24:00:00.000000+00:00"),
+    *("0000-01-01T00:00:00.000000+00:00", "9999-12-31T24:00:00.000000+00:00"),
+]
+DEEP = [
+    *("[" * depth + "]" * depth for depth in (100, 101, 250, 10_000)),
+    *('{"a":' * depth + "1" + "}" * depth for depth in (100, 101, 250, 10_000)),
+    *(f'{{"a":{"9" * 5000}}}', '{"a":1e999}', '""'),
+]
+IDS = [ulid(12), ulid(12).lower(), ulid(11).lower()]
+
+
+def odd_values(column: str) -> list[str]:
+    kinds = {"_at": TIMES, "json": DEEP, "snapshot": DEEP, "profile": DEEP, "_id": IDS}
+    texts = [each for end, held in kinds.items() if column.endswith(end) for each in held]
+    return [*FALSY, *EXTREMES, *(f"'{each}'" for each in texts)]
+
+
+@pytest.fixture
+def waiting(broken: Session) -> Session:
+    """That session, on three queued plans and three stalled ones besides."""
+    PlanRepository(broken).add_all(
+        a_plan(
+            number,
+            processing_state="processing" if number > 13 else "queued",
+            **dict.fromkeys(("namespaced_name", "namespace", "error_message"), "x"),
+            project_links=[{"project_name": name, "alias": name} for name in "pq"],
+            arguments={"x": 1, "y": [1]},
+            invariants=[{"text": "dry"}, {"text": "whole"}],
+        )
+        for number in range(11, 17)
+    )
+    return broken
+
+
+def check_queue(session: Session, column: str, odd: int, shown: str) -> None:
+    """Plan *odd* is handed out or named; the others are handed out, and are alone in work."""
+    told: list[CorruptPlanRow] = []
+    plans = PlanRepository(session)
+    before = in_work(session)
+    claimed = {plan.plan_id for plan in plans.claim(limit=20, on_corrupt=told.append)}
+    assert claimed >= {ulid(number) for number in (11, 12, 13) if number != odd}, shown
+    assert in_work(session) == before + len(claimed), shown
+    with session.begin_nested():
+        requeued = plans.requeue_stalled(not_touched_for=timedelta(0), on_corrupt=told.append)
+    again = {plan.plan_id for plan in requeued}
+    assert again >= claimed | {ulid(number) for number in (14, 15, 16) if number != odd}, shown
+    assert in_work(session) == before + len(claimed) - len(again), shown
+    if column not in ("plan_id", "processing_state", "phase", "updated_at"):  # which say what waits
+        assert told or ulid(odd) in again, shown
+    for corrupt in told:
+        assert (corrupt.column in str(corrupt)) or isinstance(corrupt, NoLaterVersion), shown
+
+
+def check_reads(session: Session, odd: int, shown: str) -> None:
+    """Every method that reads gives what can be read, or an error of the package."""
+    plans, plan_id = PlanRepository(session), ulid(odd)
+    others = {ulid(number) for number in (1, 2, 3, *range(11, 17)) if number != odd}
+    assert {plan.plan_id for plan in plans.list(on_corrupt="skip")} >= others, shown
+    assert {plan.plan_id for plan in plans.stream(on_corrupt="skip", order="newest")} >= others
+    assert plans.get_many(others, on_corrupt="skip").keys() >= others, shown
+    assert plans.count() == 9
+    plans.count_by("phase", "processing_state", "namespace", "action", "created_by", "root")
+    for read in (
+        lambda: plans.get(plan_id),
+        lambda: plans.tree(plan_id, on_corrupt="skip"),
+        lambda: plans.tree(plan_id),
+        lambda: plans.tree_summary(plan_id),
+        lambda: plans.children(plan_id),
+        lambda: plans.ancestors(plan_id),
+        lambda: plans.list(limit=3),
+        lambda: [*plans.stream()],
+    ):
+        with suppress(CorruptPlanRow, PlanNotFound, NotARoot):
+            read()
+
+
+def in_work(session: Session) -> int:
+    of_state = text("SELECT count(*) FROM v3_plans WHERE processing_state = 'processing'")
+    return session.execute(of_state).scalar_one()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
+@pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: each)
+def test_an_odd_value_keeps_no_other_plan_from_being_taken_or_read(
+    waiting: Session, table: str, column: str
+):
+    for value in odd_values(column):
+        for odd in (12, 15):
+            with waiting.begin_nested() as savepoint:
+                if write(waiting, table, column, value.replace(":", "\\:"), ulid(odd)):
+                    check_reads(waiting, odd, value[:99])
+                    check_queue(waiting, column, odd, value[:99])
+                savepoint.rollback()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
+@settings(
+    deadline=None,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(place=st.sampled_from(COLUMNS), value=ANYTHING, odd=st.sampled_from([12, 15]))
+def test_any_value_keeps_no_other_plan_from_being_taken_or_read(
+    waiting: Session, place, value, odd
+):
+    with waiting.begin_nested() as savepoint:
+        if write(waiting, *place, ":it", ulid(odd), it=value):
+            check_reads(waiting, odd, repr(value))
+            check_queue(waiting, place[1], odd, repr(value))
+        savepoint.rollback()
+
+
+# What is falsy is soonest taken for what is missing.
+@pytest.mark.parametrize("column", ["plan_id", "parent_plan_id", "root_plan_id", "updated_at"])
+@pytest.mark.parametrize("value", ["", "9999-12-31T23:59:59.999999+00:00"])
+def test_a_falsy_or_last_value_keeps_no_other_plan_from_being_taken(
+    waiting: Session, column: str, value: str
+):
+    for odd in (12, 15):
+        with waiting.begin_nested() as savepoint:
+            if write(waiting, "v3_plans", column, ":it", ulid(odd), it=value):
+                check_reads(waiting, odd, value)
+                check_queue(waiting, column, odd, value)
+            savepoint.rollback()
+
+
 def test_the_error_says_what_was_found_and_what_to_do(broken: Session):
     write(broken, "v3_plans", "updated_at", "'yesterday'")
 
@@ -280,6 +431,7 @@ SENTENCES = [
     ("parent_plan_id", "'x'", "'x' (Input should be a ULID: 26 characters of Crockford base 32"),
     ("parent_plan_id", f"'{MIDDLE}'", f"(Value error, plan {MIDDLE} cannot be its own parent)"),
     ("phase", "'execute'", "(Value error, a plan is applied in the apply phase only, not in exec"),
+    ("parent_plan_id", "''", "'' (Input should be a ULID: 26 characters of Crockford base 32"),
     ("effective_profile_snapshot", "'[]'", "found list [], expected a JSON object)"),
     ("tags_json", "'[1]'", "'[1]' (expected a JSON array of strings, or NULL)"),
     ("validation_summary_json", "'{'", "'{' (expected a JSON object, or NULL: not JSON at $"),

@@ -299,8 +299,11 @@ class Plan(PlanRecord):
         at, step = self.standing, STEPS[verb]
         if step.allowed(at):
             return step.after(at)
-        often = step.allowed(at._replace(reversion_count=0))
-        reason = f"it went back {at.reversion_count} times already" if often else None
+        reason = None
+        if step.allowed(at._replace(reversion_count=0)):
+            reason = f"it went back {at.reversion_count} times already"
+        elif step.allowed(at._replace(attempt=1)):
+            reason = f"attempt {at.attempt} is the last that can be counted"
         standing = (at.phase, at.processing_state)
         raise StepNotAllowed(self.plan_id, *standing, verb, self.allowed_steps, reason)
 

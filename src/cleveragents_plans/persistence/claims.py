@@ -91,7 +91,8 @@ def claim_plans(
     it is undone, and the plans are read before they are begun, in a few statements more.
 
     Raises:
-        CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        CorruptPlanRow: A row cannot be read, or not be written (`NoLaterVersion`), and
+            *on_corrupt* is ``"raise"``.
         QueueConflict: Another transaction changed one of the plans, unseen by this one.
         As `conditions`.
     """
@@ -122,7 +123,8 @@ def requeue_plans(
     Queue plans again that are processing and were not written since a time.
 
     Raises:
-        CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
+        CorruptPlanRow: A row cannot be read, or not be written (`NoLaterVersion`), and
+            *on_corrupt* is ``"raise"``.
         QueueConflict: Another transaction changed one of the plans, unseen by this one.
         As `conditions`.
     """
@@ -138,7 +140,8 @@ def requeue_plans(
             f" after {time_text(plan.updated_at)}"
         )
         failed = plan.fail(reason)
-        if max_attempts is not None and plan.attempt >= max_attempts:
+        last = max_attempts is not None and plan.attempt >= max_attempts
+        if last or "retry" not in failed.allowed_steps:
             return failed
         return failed.retry().edit(error_message=reason)
 
@@ -153,32 +156,34 @@ def _phases(value: Any) -> list[str]:
 
 def _claim_on_sqlite(session: Session, statement: Executable) -> list[Plan] | None:
     now = time_text(datetime.now(UTC))
-    savepoint = session.begin_nested()
-    claimed = execute(session, statement, now=now).all()
-    ids = [bytes.fromhex(row.id).decode(errors="replace") for row in claimed]
-    rows = rows_among(session, ids) if ids else []
-    whole = len(rows) == len(ids) and all(row.updated_at == now for row in rows)
-    plans = _read_begun(rows) if whole else None
-    if plans is None:
-        savepoint.rollback()
-    else:
-        savepoint.commit()
+    with session.begin_nested() as savepoint:
+        claimed = execute(session, statement, now=now).all()
+        ids = [bytes.fromhex(row.id).decode(errors="replace") for row in claimed]
+        rows = rows_among(session, ids) if ids else []
+        whole = len(rows) == len(ids) and all(row.updated_at == now for row in rows)
+        plans = _read_begun(rows) if whole else None
+        if plans is None:
+            savepoint.rollback()
     return plans
 
 
 def _claim_on_postgresql(session: Session, statement: Executable) -> list[Plan] | None:
     now = time_text(datetime.now(UTC))
     rows = execute(session, statement, now=now).all()
-    plans = _read_begun(rows) if all(row.whole for row in rows) else None
-    if plans is None:
-        _queue_again(session, rows, now)
+    plans = None
+    try:
+        if all(row.whole for row in rows):
+            plans = _read_begun(rows)
+    finally:
+        if plans is None:  # nobody is given them, whatever the reason
+            _queue_again(session, rows, now)
     return plans
 
 
 def _read_begun(rows: Sequence[Row[Any]]) -> list[Plan] | None:
     """Read plans that were begun, the oldest first; None if one cannot be read."""
     try:
-        return sorted(map(plan_in, rows), key=lambda plan: plan.plan_id)
+        return sorted([plan_in(row) for row in rows], key=lambda plan: plan.plan_id)
     except CorruptPlanRow:
         return None
 
@@ -214,12 +219,11 @@ def _take(
         for row in _locked(session, state, wanted, limit):
             try:
                 stored = plan_in(row)
-            except CorruptPlanRow as corrupt:
+                plan = step(stored)
+                if plan is not None:
+                    taken.append(write(session, stored, plan))
+            except CorruptPlanRow as corrupt:  # it cannot be read, or has no later version
                 report(corrupt, on_corrupt)
-                continue
-            plan = step(stored)
-            if plan is not None:
-                taken.append(write(session, stored, plan))
             if len(taken) == limit:
                 break
     return taken

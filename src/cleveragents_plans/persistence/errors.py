@@ -208,21 +208,6 @@ class PlanNotStored(PlanConflict):
 
 
 @dataclass(eq=False)
-class NoLaterVersion(PlansError):
-    """A plan cannot be written, as its ``updated_at`` leaves no later one."""
-
-    plan_id: str
-    #: Its ``updated_at``, which is the last time that there is.
-    read: object
-
-    def __str__(self) -> str:
-        return (
-            f"plan {self.plan_id} cannot be written: its updated_at is {self.read}, and each "
-            "write needs a later one; correct updated_at in its row"
-        )
-
-
-@dataclass(eq=False)
 class RootInUse(PlansError):
     """A root cannot be deleted while other plans name it."""
 
@@ -255,6 +240,25 @@ class CorruptPlanRow(PlansError):
         return (
             f"plan {shown(self.plan_id)} cannot be read: {self.column} holds {shown(self.found)} "
             f"({self.reason}); repair the row or restore it from a backup"
+        )
+
+
+class NoLaterVersion(CorruptPlanRow):
+    """A plan can be read, but not written, as its ``updated_at`` leaves no later one."""
+
+    def __init__(self, plan_id: str, read: object) -> None:
+        reason = "expected an earlier time, as each write needs a later one"
+        super().__init__(plan_id, "v3_plans.updated_at", read, reason)
+
+    @property
+    def read(self) -> object:
+        """Its ``updated_at``, which is the last time that there is."""
+        return self.found
+
+    def __str__(self) -> str:
+        return (
+            f"plan {shown(self.plan_id)} cannot be written: its updated_at is {self.read}, and "
+            "each write needs a later one; correct updated_at in its row"
         )
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from cleveragents_plans.domain import Plan
+from cleveragents_plans.domain import Plan, PlanIdentity
 from cleveragents_plans.persistence.columns import (
     Unreadable,
     check_positions,
@@ -218,7 +218,7 @@ def read_plan(
     if (place.plan_id, place.root_plan_id) != (row.plan_id, row.root_plan_id) or (
         place.parent_plan_id != row.parent_plan_id
     ):
-        raise CorruptPlanRow(row.plan_id, *_not_in_upper_case(row))
+        raise CorruptPlanRow(row.plan_id, *_other_id(row, place))
     return plan
 
 
@@ -238,11 +238,16 @@ def next_version(plan_id: str, updated_at: str) -> datetime:
         raise NoLaterVersion(plan_id, updated_at) from None
 
 
-def _not_in_upper_case(row: Any) -> tuple[str, Any, str]:
-    columns = ("plan_id", "parent_plan_id", "root_plan_id")
-    found = {name: getattr(row, name) for name in columns}
-    column = next(name for name in columns if found[name] and found[name] != found[name].upper())
-    return f"v3_plans.{column}", found[column], "a ULID should be in upper case"
+def _other_id(row: Any, place: PlanIdentity) -> tuple[str, Any, str]:
+    # The domain takes lower case, and a plan with neither parent nor root for its own root.
+    for column in ("plan_id", "parent_plan_id"):
+        found = getattr(row, column)
+        if found != getattr(place, column):
+            break
+    else:
+        column, found = "root_plan_id", row.root_plan_id
+    expected = "a ULID should be in upper case" if found else "expected a ULID"
+    return f"v3_plans.{column}", found, expected
 
 
 #: Where the domain's fields are kept, as far as their names differ.

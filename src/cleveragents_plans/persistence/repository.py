@@ -171,7 +171,8 @@ class PlanRepository(PlanReader):
 
         Until the caller commits, the plans are locked; a worker that ends before leaves them
         queued. Other workers pass over what is locked (PostgreSQL), or wait for their turn to
-        write (SQLite). A row that cannot be read stays as it is, and the next one is taken.
+        write (SQLite). A row that cannot be read, or has no later version (`NoLaterVersion`), stays
+        as it is, and the next one is taken.
 
         Args:
             limit: How many plans at most, from 1.
@@ -212,7 +213,7 @@ class PlanRepository(PlanReader):
                 more than the clocks of the workers differ.
             limit: How many plans at most, from 1.
             max_attempts: A plan that had so many fails instead (errored), so that a plan that
-                kills its workers does not go on for ever; None: there is no limit.
+                kills its workers does not go on for ever; None: 2147483647, the last there is.
             on_corrupt: What to do with a row that cannot be read, as `list` says.
             filters: See below.
 
