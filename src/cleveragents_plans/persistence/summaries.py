@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Integer, func, literal_column, select
+from sqlalchemy import ColumnElement, Double, Integer, case, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, ProcessingState
@@ -34,6 +34,11 @@ _FIELDS: Final[dict[str, tuple[ColumnElement[Any], Callable[[Any], Any]]]] = {
     "root": (PLANS.c.root_plan_id, str),
 }
 COUNT_FIELDS: Final = tuple(_FIELDS)
+
+
+# The largest numbers that a plan can have.
+_LARGEST_COST: Final = literal_column("1.7976931348623157e308", Double)
+_LARGEST_COUNT: Final = literal_column(str(2**31 - 1), Integer)
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,14 @@ def summarize_tree(session: Session, root_plan_id: str) -> TreeSummary:
         NotARoot: The plan belongs to the tree of another root.
     """
     named = PLANS.c.root_plan_id == root_plan_id
-    amounts = (PLANS.c.cost_actual_usd, PLANS.c.token_count_input, PLANS.c.token_count_output)
-    sums = (func.coalesce(func.sum(amount), 0) for amount in amounts)
+    amounts = {
+        PLANS.c.cost_actual_usd: _LARGEST_COST,
+        PLANS.c.token_count_input: _LARGEST_COUNT,
+        PLANS.c.token_count_output: _LARGEST_COUNT,
+    }
+    # SQLite holds infinity, too, and numbers whose sum is none: what no plan can have is left out.
+    within = (case((amount.between(0, most), amount)) for amount, most in amounts.items())
+    sums = (func.coalesce(func.sum(each), 0) for each in within)
     state = PLANS.c.processing_state
     query = select(state, func.count(), *sums).where(named).group_by(state).order_by(state)
     rows: list[Any] = [*rows_of(session, query)]
