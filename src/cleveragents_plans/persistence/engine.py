@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 #: How long a SQLite connection waits for another's write, in seconds.
 BUSY_TIMEOUT = 30.0
 
-# Of the driver's `autocommit`, from Python 3.12 on: with True its commit does nothing, with False it
-# begins by itself. https://docs.python.org/3/library/sqlite3.html#sqlite3.Connection.autocommit
+# Of the driver's `autocommit`, from Python 3.12 on: with True its commit does nothing, with False
+# it begins by itself. https://docs.python.org/3/library/sqlite3.html#sqlite3.Connection.autocommit
 _LEGACY_TRANSACTION_CONTROL = -1
 
 # Else the system's values hold: 119 minutes of silence on Linux, for which a run would wait in
