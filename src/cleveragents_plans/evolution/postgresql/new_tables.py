@@ -36,7 +36,7 @@ def created_patiently(connection: Connection, settings: Settings) -> Iterator[No
             created.add(_key(new))
             used = {_key(each.referred_table) for each in new.foreign_key_constraints}
         else:
-            used = {_key(new.table)}
+            used = {_key(table) for table in (new.table,) if table is not None}
         if used - created:
             return
         former[:] = [run(connection, "SELECT current_setting('lock_timeout')").scalar_one()]
