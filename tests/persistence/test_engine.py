@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from alembic.util import CommandError
-from sqlalchemy import URL, create_engine, make_url, select, text
+from sqlalchemy import URL, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
@@ -135,6 +135,42 @@ def test_a_driver_in_autocommit_commits_and_rolls_back(tmp_path, autocommit):
     with closing(sqlite3.connect(tmp_path / "plans.db")) as driver:
         names = driver.execute("SELECT action_name FROM v3_plans ORDER BY 1").fetchall()
     assert names == [("local/async",), ("local/sync",)]
+
+
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_listeners_of_every_engine_that_begin_transactions_are_served(tmp_path, begin):
+    """https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#enabling-non-legacy-sqlite-transactional-modes-with-the-sqlite3-or-aiosqlite-driver"""
+
+    def connected(driver, _record):
+        driver.isolation_level = None
+
+    def begun(connection):
+        connection.exec_driver_sql(begin)
+
+    async def add(engine) -> None:
+        async with AsyncSession(engine) as session:
+            await AsyncPlanRepository(session).add(Plan.create("local/async"))
+            await session.commit()
+        await engine.dispose()
+
+    url = f"sqlite:///{tmp_path}/plans.db"
+    event.listen(Engine, "connect", connected)
+    event.listen(Engine, "begin", begun)
+    try:
+        migrate(url, "head")
+        engine = open_engine(url)
+        with Session(engine) as session:
+            PlanRepository(session).add(Plan.create("local/sync"))
+            session.commit()
+        with Session(read_only(engine)) as session:
+            assert PlanRepository(session).count() == 1
+        engine.dispose()
+        asyncio.run(add(open_async_engine(url)))
+    finally:
+        event.remove(Engine, "connect", connected)
+        event.remove(Engine, "begin", begun)
+    with closing(sqlite3.connect(tmp_path / "plans.db")) as driver:
+        assert driver.execute("SELECT count(*) FROM v3_plans").fetchone() == (2,)
 
 
 def test_a_schema_change_is_part_of_its_transaction(sqlite_url):

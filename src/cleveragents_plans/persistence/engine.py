@@ -284,4 +284,7 @@ def _begin(connection: Connection) -> None:
     if connection.info.get("read_only", False) != read_only:
         _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
         connection.info["read_only"] = read_only
+    # A listener of the class `Engine`, as in SQLAlchemy's recipe for SQLite, has begun another.
+    if getattr(connection.connection.driver_connection, "in_transaction", False):
+        connection.exec_driver_sql("COMMIT")
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")

@@ -80,6 +80,64 @@ def test_file_that_is_replaced_during_a_run_is_told_and_the_run_fails(
         assert [*file.parent.iterdir()] == []
 
 
+@pytest.mark.parametrize("form", ["sqlite:///{}", "sqlite:///file:{}?uri=true"])
+@pytest.mark.parametrize("link", ["of the file", "of the folder"])
+def test_link_that_is_switched_during_a_run_is_told_and_the_run_fails(
+    link: str, form: str, file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(file, other / file.name)
+    current = tmp_path / "current"
+    targets = [file, other / file.name] if link == "of the file" else [file.parent, other]
+    current.symlink_to(targets[0])
+    named = current if link == "of the file" else current / file.name
+
+    def meanwhile(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+        if "RENAME TO" in sql and not done:
+            done.append(sql)
+            (tmp_path / "next").symlink_to(targets[1])
+            (tmp_path / "next").replace(current)
+
+    done: list[str] = []
+    capfd.readouterr()
+    event.listen(Engine, "before_cursor_execute", meanwhile)
+    try:
+        status = main(["upgrade", "-q", "--url", form.format(named)])
+    finally:
+        event.remove(Engine, "before_cursor_execute", meanwhile)
+
+    assert status == ExitStatus.REFUSED
+    assert f"{named} was replaced or deleted during the run" in capfd.readouterr().err
+    for each in (file, other / file.name):
+        assert execute(each, "SELECT version_num FROM alembic_version") == [(M4_003,)]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its names of files are UTF-8")
+@pytest.mark.parametrize("text_factory", [str, lambda found: found.decode(errors="replace")])
+def test_file_in_a_folder_whose_name_is_no_utf8_is_migrated(
+    text_factory, file: Path, tmp_path: Path
+):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xe4ten"))
+    folder.mkdir()
+    shutil.copy(file, folder / "plans.db")
+    (tmp_path / "link").symlink_to(folder)
+    named = f"sqlite:///{tmp_path}/link/plans.db"
+
+    def connect() -> sqlite3.Connection:
+        driver = sqlite3.connect(tmp_path / "link" / "plans.db")
+        driver.text_factory = text_factory
+        return driver
+
+    for command in ("preflight", "status", "verify", "upgrade", "status", "verify"):
+        status = main([command, "-q", "--url", named])
+        assert status in (ExitStatus.DONE, ExitStatus.FOUND), command
+    engine = create_engine(named, creator=connect)
+    schema.downgrade(engine, M4_003)
+    engine.dispose()
+    assert execute(folder / "plans.db", "SELECT version_num FROM alembic_version") == [(M4_003,)]
+
+
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_file_that_is_replaced_while_a_lock_is_waited_for_is_told(
     journal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,4 +36,8 @@ def file_of(connection: Connection) -> Path:
     """Give the path of the main database; an empty one for a database in memory."""
     # By the driver: SQLAlchemy would begin a transaction first.
     driver: Any = connection.connection.driver_connection
-    return Path(driver.execute("PRAGMA database_list").fetchone()[2])
+    former, driver.text_factory = driver.text_factory, bytes  # a name may be no UTF-8
+    try:
+        return Path(os.fsdecode(driver.execute("PRAGMA database_list").fetchone()[2] or b""))
+    finally:
+        driver.text_factory = former

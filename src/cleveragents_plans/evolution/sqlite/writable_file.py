@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -27,7 +28,7 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _MOVED: Final = 1032
 # SQLITE_READONLY: the system let SQLite open the file to be read only, as with `chattr +a`.
 _READONLY: Final = 8
-# Which file a connection has, as long as it is open.
+# Which file a connection has, as long as it is open, and its path in the URL.
 _OPENED: Final = "evolution.opened_file"
 
 
@@ -89,8 +90,8 @@ class FileReplaced(EvolutionError):
 
     def __init__(self, file: Path) -> None:
         super().__init__(
-            f"{file} was replaced or deleted during the run, as by a restore; what is there now "
-            f"was not migrated; let nothing replace it meanwhile, and {AGAIN}"
+            f"{file} was replaced or deleted during the run, as by a restore or another link; "
+            f"what is there now was not migrated; let nothing replace it meanwhile, and {AGAIN}"
         )
         self.file = file
 
@@ -165,11 +166,12 @@ def report_replacement(connection: Connection) -> Iterator[Callable[[], None]]:
     if not file.name:  # in memory
         yield lambda: None
         return
-    opened = connection.info.setdefault(_OPENED, _identity(file))
+    opened, named = connection.info.setdefault(_OPENED, _opened(connection, file))
 
     def require_in_place() -> None:
-        if opened is None or _identity(file) != opened:
-            raise FileReplaced(file)
+        for path in (file, named):
+            if opened is None or _identity(path) != opened:
+                raise FileReplaced(path)
 
     try:
         yield require_in_place
@@ -185,6 +187,20 @@ def report_replacement(connection: Connection) -> Iterator[Callable[[], None]]:
             raise FileNotWritable(file) from error
         require_in_place()
         raise
+
+
+def _opened(connection: Connection, file: Path) -> tuple[tuple[int, int] | None, Path]:
+    """
+    Tell which *file* was opened, and its path in the URL, where SQLite has followed symbolic links.
+    """
+    opened, path = _identity(file), connection.engine.url.database or ""
+    if path.startswith("file:"):
+        path = unquote(urlsplit(path).path)
+    with suppress(OSError):  # the working directory was deleted
+        named = Path(path).absolute()  # now: the application may go to another folder
+        if _identity(named) == opened:
+            return opened, named
+    return opened, file  # the application connects in its own way
 
 
 def _identity(file: Path) -> tuple[int, int] | None:
