@@ -57,7 +57,8 @@ def use_schema(
         local: Do so until the transaction ends.
 
     Raises:
-        SchemaNotUsable: There is none, or its name cannot be written into functions.
+        SchemaNotUsable: There is none, or its name cannot be written into functions; or it was
+            not named, and another role could have created it to be found (see `find_schema`).
     """
     connection.info[_FORMER], connection.info[_SCHEMAS] = run(connection, _SEARCHED).one()
     scope = "LOCAL" if local else "SESSION"
@@ -91,17 +92,12 @@ def search_schema(connection: Connection, schema: str | None, *, local: bool = F
 
     Raises:
         SchemaNotUsable: There is none, or roles that are not trusted may create objects in it:
-            their operators and functions would be run.
+            their operators and functions would be run. The owner of the schema is trusted where
+            it was named.
     """
-    path, schemas = run(connection, _SEARCHED).one()
-    run(connection, f"SET {'LOCAL' if local else 'SESSION'} search_path = {SYSTEM_SCHEMAS}")
-    if schema is not None:
-        found = _existing(connection, schema)
-    elif schemas:
-        found = checked_schema(str(schemas[0]))
-    else:
-        raise SchemaNotUsable(_NO_SCHEMA.format(path or "empty"))
-    if not run(connection, _IS_TRUSTED, {"schema": found}).scalar_one():
+    found = use_schema(connection, schema, local=local)
+    named = {"schema": found, "named": schema is not None}
+    if not run(connection, _IS_TRUSTED, named).scalar_one():
         raise SchemaNotUsable(
             f"other roles have, or may create, functions or operators in the schema {found}, "
             "and this command would run them with your rights; run it on a database of your own, "
@@ -117,18 +113,41 @@ def find_schema(connection: Connection, *tables: Collection[str]) -> str:
     """
     Find the first schema that was searched before `use_schema` with one of *tables*.
 
+    A role with CREATE on the database can create a schema to be found: of the name that ``$user``
+    stands for, or of one on the search path that is not there. What is in it would be believed,
+    and what its tables run would run with the rights of this role. Trusted are the schemas of
+    superusers, of this role and of the owner of the database, and another one if it is not
+    called as this role is, and no other role's schema on the path has such tables too.
+
     Raises:
-        SchemaNotUsable: There is none, or its name cannot be written into functions.
+        SchemaNotUsable: There is none, it is not trusted, or its name cannot be written into
+            functions.
     """
     searched: list[str] = connection.info[_SCHEMAS]
+    every = [name for names in tables for name in names]
+    rows = run(connection, _OWNERS, {"searched": searched, "tables": every}).all()
+    owners = {row.schema: row for row in reversed(rows)}
     for names in tables:
-        query = {"searched": searched, "tables": list(names)}
-        found = run(connection, _FIRST_WITH_TABLE, query).scalar()
+        found = next((row for row in rows if row.name in names), None)
         if found is not None:
-            return checked_schema(found)
-    if not searched:
-        raise SchemaNotUsable(_NO_SCHEMA.format(connection.info[_FORMER] or "empty"))
-    return checked_schema(searched[0])
+            break
+    else:
+        if not rows:
+            raise SchemaNotUsable(_NO_SCHEMA.format(connection.info[_FORMER] or "empty"))
+        found = owners[rows[0].schema]
+    if found.trusted:
+        return checked_schema(found.schema)
+    others = [row for row in rows if row.name is not None and row.owner != found.owner]
+    if found.of_user or others:
+        other = f", and {others[0].schema} has tables of this chain, too" if others else ""
+        user = ' ("$user" in the search path)' if found.of_user else ""
+        raise SchemaNotUsable(
+            f"the schema {identifier(found.schema)}{user} belongs to {found.owner}{other}: a role "
+            "with CREATE on the database could have created it to be found first; expected one "
+            "of this role, of a superuser or of the owner of the database: give -x schema=NAME, "
+            "with the schema of the tables, or drop the one of no use; nothing was changed"
+        )
+    return checked_schema(found.schema)
 
 
 def checked_schema(name: str) -> str:
@@ -178,12 +197,17 @@ _SEARCHED = """\
 SELECT pg_catalog.current_setting('search_path'),
        CAST(pg_catalog.current_schemas(false) AS text[])"""
 
-_FIRST_WITH_TABLE = """\
-SELECT n.nspname::text
+_OWNERS = """\
+SELECT n.nspname::text AS schema, quote_ident(o.rolname) AS owner, c.relname::text AS name,
+       o.rolsuper OR o.oid = d.datdba
+       OR o.rolname IN (current_user, 'pg_database_owner') AS trusted,
+       n.nspname = current_user AS of_user
   FROM unnest(%(searched)s::text[]) WITH ORDINALITY AS searched (name, place)
   JOIN pg_namespace n ON n.nspname = searched.name
-  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = ANY(%(tables)s::text[])
- ORDER BY searched.place LIMIT 1"""
+  JOIN pg_roles o ON o.oid = n.nspowner
+  JOIN pg_database d ON d.datname = current_database()
+  LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = ANY(%(tables)s::text[])
+ ORDER BY searched.place"""
 
 
 def searching_system_schemas(driver: psycopg.Connection) -> psycopg.Connection:
@@ -213,7 +237,7 @@ def path_for_ddl(connection: Connection) -> str:
     path of their own: they may count on that of the role. Of that path those schemas are left
     in which no other role may create objects, or has created operators or functions: the
     statement itself is looked up there, too. Trusted are superusers, the role that migrates,
-    and the owners of the schema and of the database.
+    and the owner of the database.
     """
     searched = {"searched": connection.info[_SCHEMAS]}
     schemas = run(connection, _PATH_OF_EVENT_TRIGGERS, searched).scalar_one()
@@ -229,18 +253,30 @@ def path_statement(connection: Connection) -> list[str]:
     return [f"SELECT set_config('search_path', '{literal}', true)"]
 
 
-_TRUSTED = """\
-({0} IN (n.nspowner, d.datdba, to_regrole(quote_ident(current_user)))
-            OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = {0} AND r.rolsuper))"""
-# No other role may create objects in the schema, or has created operators or functions.
-_SAFE = f"""\
+def _safe(owner_trusted: str) -> str:
+    """
+    Give a condition: no other role may create objects in the schema, or has operators or functions.
+
+    Args:
+        owner_trusted: The condition on which the owner of the schema is none of these roles.
+    """
+
+    def foreign(role: str) -> str:
+        return f"""NOT (
+         {role} IN (d.datdba, to_regrole(quote_ident(current_user)),
+                    to_regrole('pg_database_owner'))
+         OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = {role} AND r.rolsuper)
+         OR ({role} = n.nspowner AND {owner_trusted}))"""
+
+    return f"""\
 NOT EXISTS (
          SELECT FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
-          WHERE a.privilege_type = 'CREATE' AND NOT {_TRUSTED.format("a.grantee")})
-   AND NOT EXISTS (SELECT FROM pg_proc p
-                    WHERE p.pronamespace = n.oid AND NOT {_TRUSTED.format("p.proowner")})
-   AND NOT EXISTS (SELECT FROM pg_operator o
-                    WHERE o.oprnamespace = n.oid AND NOT {_TRUSTED.format("o.oprowner")})"""
+          WHERE a.privilege_type = 'CREATE' AND {foreign("a.grantee")})
+   AND NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND {foreign("p.proowner")})
+   AND NOT EXISTS (
+         SELECT FROM pg_operator o WHERE o.oprnamespace = n.oid AND {foreign("o.oprowner")})"""
+
+
 _PATH_OF_EVENT_TRIGGERS = f"""\
 SELECT string_agg(quote_ident(n.nspname), ', ' ORDER BY searched.place)
   FROM unnest(CAST(%(searched)s AS text[])) WITH ORDINALITY AS searched (name, place)
@@ -250,10 +286,10 @@ SELECT string_agg(quote_ident(n.nspname), ', ' ORDER BY searched.place)
          SELECT FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid
           WHERE e.evtenabled IN ('O', 'A') AND NOT EXISTS (
                   SELECT FROM unnest(p.proconfig) AS setting WHERE setting LIKE 'search_path=%%'))
-   AND {_SAFE}"""
+   AND {_safe("false")}"""
 
 _IS_TRUSTED = f"""\
-SELECT {_SAFE}
+SELECT {_safe("%(named)s")}
   FROM pg_namespace n JOIN pg_database d ON d.datname = current_database()
  WHERE n.nspname = %(schema)s"""
 
