@@ -30,6 +30,7 @@ from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space, u
 from cleveragents_plans.evolution.sqlite.journal import journal_of_run
 from cleveragents_plans.evolution.sqlite.lock_holders import HELD, lock_holders
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
+from cleveragents_plans.evolution.sqlite.temporary_files import require_temporary_files
 from cleveragents_plans.evolution.sqlite.writable_file import require_writable
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.preflight import postgresql, sqlite
@@ -170,6 +171,8 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
             with found.looking("disk space"):
                 journal = journal_of_run(connection)
                 needed += require_disk_space(connection, rebuild.table, journal)
+            with found.looking("temporary files"):
+                require_temporary_files(connection, rebuild.table)
             connection.rollback()
         with database.heartbeat("counting the rows to be written"):
             writes += [sqlite.count_writes(database, each) for each in rebuilds]

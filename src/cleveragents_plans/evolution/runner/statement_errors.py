@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes, sqlstate
+from cleveragents_plans.evolution.sqlite.temporary_files import remedy_of_disk_error
 
 # Class 2B: others depend on what was to be dropped, and the details name objects. Those of
 # other errors may quote rows, and what plans hold is not for logs.
@@ -53,7 +54,8 @@ class StatementFailed(EvolutionError):
         inner = _IN_BLOCK.match(context)
         statement = inner[1] if inner else error.statement or "COMMIT"
         super().__init__(
-            f"{target} refused `{_short(statement)}`: {self.reason}; remove the cause and {AGAIN}"
+            f"{target} refused `{_short(statement)}`: {self.reason}; "
+            f"{remedy_of_disk_error(error.orig) or 'remove the cause'} and {AGAIN}"
         )
 
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, CursorResult, event
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.sqlite.temporary_files import remedy_of_disk_error
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote
 
 _ROWID_NAMES = ("rowid", "_rowid_", "oid")
@@ -76,7 +77,10 @@ class SqliteTable:
         try:
             yield
         except (DBAPIError, sqlite3.Error) as error:
-            reason = " ".join(str(getattr(error, "orig", error)).split())
+            said = getattr(error, "orig", error)
+            reason = " ".join(str(said).split())
+            if disk := remedy_of_disk_error(said):
+                remedy = f"; {disk}"
             raise self.refusal(f"{step} failed with `{reason}`{remedy}") from error
 
 
