@@ -352,7 +352,7 @@ def in_work(session: Session) -> int:
     return session.execute(of_state).scalar_one()
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: each)
 def test_an_odd_value_keeps_no_other_plan_from_being_taken_or_read(
