@@ -104,7 +104,7 @@ docs: $(VENV)/dev.installed  ## build the site into build/site, offline
 	@echo "build/site/index.html"
 
 faults: $(VENV)/dev.installed  ## kills, crowds, restarts, full disks: minutes
-	@$(BIN)/pytest -m fault tests/faults
+	@$(BIN)/pytest -m fault
 
 fuzz: $(VENV)/dev.installed  ## random migrations, kills and writes against an oracle; SECONDS=60 SEED=1
 	@$(BIN)/python tests/fuzz/migrations.py --seconds $(or $(SECONDS),60) $(if $(SEED),--seed $(SEED))
