@@ -26,7 +26,9 @@ No release has carried this revision, so its functions were changed in it: they 
 schemas only, because one that runs with the rights of the owner would have run operators that any
 role may create in the schema of the table; docs/security.md replaces them elsewhere. They fire for
 rows of logical replication, and leave a root that is very far up to the backfill; E'…' means the
-same for every client. PUBLIC may execute none, and what others use is left: they could stop a run.
+same for every client. None but their owner may execute them, whatever default privileges grant, nor
+write to the archive: its next upgrade would restore what they chose. What others use is left: they
+could stop a run.
 
 On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
 the file, nor collations, nor keys that are numbers or bytes, make a difference. The copy tells the

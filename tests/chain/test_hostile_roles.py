@@ -28,6 +28,7 @@ from support.databases import SERVERS, chain, database_at, migrate, of_role, rol
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003, M8_001
 from support.rows import schema_dump
+from support.statements import dying_at
 from support.toys import execute
 
 CLERK, CLIENT = "planting_clerk", "plain_client"
@@ -753,6 +754,132 @@ def test_objects_that_another_role_makes_of_ours_during_a_run_do_not_keep_it_fro
     left = "SELECT proname FROM pg_proc WHERE proname LIKE 'v3_plans%'"
     assert execute(url, left) == [("v3_plans_fill",)]
     assert execute(url, f"SELECT to_regclass('{ARCHIVE}')") == [(None,)]
+
+
+DEFAULT_RIGHTS = {
+    "everywhere": "",
+    "of the owner": "FOR ROLE CURRENT_USER ",
+    "in the schema": "IN SCHEMA public ",
+}
+
+
+@pytest.mark.parametrize("where", DEFAULT_RIGHTS.values(), ids=DEFAULT_RIGHTS)
+def test_rights_that_others_get_by_default_do_not_let_them_choose_what_is_restored(
+    url: str, where: str
+):
+    snapshot = "effective_profile_snapshot = '[1]'"
+    execute(
+        url,
+        f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON TABLES TO {CLERK}",
+        f"ALTER DEFAULT PRIVILEGES {where} GRANT ALL ON FUNCTIONS TO {CLERK} WITH GRANT OPTION",
+        "DROP TABLE IF EXISTS evolution_runs",
+    )
+    clerk = of_role(url, CLERK)
+    execute(clerk, "CREATE TABLE public.mine AS SELECT ''::varchar AS plan_id")
+    migrate(url, M8_001)
+    execute(url, f"UPDATE v3_plans SET {snapshot} WHERE plan_id = '03'")
+
+    for statement in ("DROP COLUMN effective_profile_snapshot", None):
+        if statement:  # both functions of a downgrade are there
+            with dying_at(statement):
+                roll_back(url, M4_003)
+        else:
+            roll_back(url, M4_003)
+        functions = execute(url, "SELECT oid::regprocedure FROM pg_proc WHERE proname ~ '^v3_'")
+        assert len(functions) == (2 if statement else 0)
+        for (function,) in functions:
+            with pytest.raises(DBAPIError, match="permission denied"):
+                execute(
+                    clerk,
+                    "CREATE TRIGGER z BEFORE INSERT ON public.mine FOR EACH ROW EXECUTE FUNCTION "
+                    + function,
+                )
+        for forged in (
+            f"INSERT INTO {ARCHIVE} SELECT plan_id, '[2]', created_at FROM v3_plans",
+            f"UPDATE {ARCHIVE} SET effective_profile_snapshot = '[2]'",
+            f"DELETE FROM {ARCHIVE}",
+            "DELETE FROM evolution_runs",
+        ):
+            with pytest.raises(DBAPIError, match="permission denied"):
+                execute(clerk, forged)
+        # As a backup does that default privileges let read all tables.
+        assert execute(clerk, f"SELECT plan_id FROM {ARCHIVE}") == [("03",)]
+    migrate(url, HEAD)
+    assert execute(url, f"SELECT plan_id FROM v3_plans WHERE {snapshot}") == [("03",)]
+    assert rights_of_others(url) == []
+
+
+def test_functions_that_others_may_execute_are_closed_when_they_are_replaced(url: str):
+    migrate(url, M8_001)
+    execute(url, f"GRANT EXECUTE ON FUNCTION v3_plans_fill() TO {CLERK}, PUBLIC")
+
+    execute(url, "DELETE FROM alembic_version", f"INSERT INTO alembic_version VALUES ('{M4_003}')")
+    migrate(url, M8_001)
+
+    assert rights_of_others(url) == []
+
+
+def test_first_tables_are_created_without_rights_of_others_to_write_the_version(
+    url: str,
+):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(
+        url,
+        "DROP TABLE alembic_version, evolution_runs",
+        f"ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {CLERK}, PUBLIC",
+        f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {CLERK}",
+    )
+
+    migrate(url, HEAD)
+
+    assert rights_of_others(url) == []
+
+
+def test_function_of_create_all_can_be_executed_by_its_owner_only(url: str):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(url, f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {CLERK}")
+
+    with open_engine(url).begin() as connection:
+        Base.metadata.create_all(connection)
+
+    assert rights_of_others(url) == []
+
+
+def test_trigger_of_another_role_that_runs_a_function_of_ours_is_refused_before_any_change(
+    url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(url, HEAD)
+    execute(url, f"GRANT EXECUTE ON FUNCTION v3_plans_fill() TO {CLERK}")
+    execute(
+        of_role(url, CLERK),
+        "CREATE TABLE public.mine AS SELECT ''::varchar AS plan_id",
+        "CREATE TRIGGER z BEFORE INSERT ON public.mine FOR EACH ROW"
+        " EXECUTE FUNCTION v3_plans_fill()",
+    )
+    before = schema_dump(url)
+    said = f"is run by the trigger z on public.mine, which belongs to {CLERK}; drop that trigger"
+    capfd.readouterr()
+
+    assert main(["preflight", "--url", url, "--down", M4_003]) == 1
+    assert said in " ".join(capfd.readouterr().out.split())
+    with pytest.raises(EvolutionError, match=said):
+        roll_back(url, M4_003)
+
+    assert [each for each in schema_dump(url) if each not in before] == []
+    execute(url, "DROP TRIGGER z ON mine")
+    roll_back(url, M4_003)
+
+
+def rights_of_others(url: str) -> list[tuple]:
+    return execute(
+        url,
+        "SELECT p.proname, a.grantee::regrole::text, a.privilege_type FROM pg_proc p,"
+        " aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a"
+        " WHERE p.proname ~ '^v3_plans' AND a.grantee <> p.proowner"
+        " UNION ALL SELECT c.relname, a.grantee::regrole::text, a.privilege_type FROM pg_class c,"
+        " aclexplode(c.relacl) a WHERE a.grantee <> c.relowner AND a.privilege_type <> 'SELECT'"
+        f" AND c.relname IN ('{ARCHIVE}', 'evolution_runs', 'alembic_version')",
+    )
 
 
 USING = {

@@ -64,6 +64,8 @@ REPAIR = "verify --repair roots"
 FUNCTION = "v3_plans_fill()"
 RECREATE = "create the trigger and its function again"
 
+MALLORY = "DO $$ BEGIN CREATE ROLE mallory; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+
 ROWS = [
     Fault(Kind.ROOT_OWN, ROOT, (B,), REPAIR, **column("root_plan_id", f"'{B}'", B)),
     Fault(Kind.ROOT_OF_ANOTHER_TREE, ROOT, (C,), REPAIR, **column("root_plan_id", f"'{D}'", C)),
@@ -278,8 +280,7 @@ SCHEMA = [
     ),
     Fault(
         Kind.OWNER, "plan_projects", (), "OWNER TO postgres", (),
-        ("DO $$ BEGIN CREATE ROLE mallory; EXCEPTION WHEN duplicate_object THEN NULL; END $$",
-         "ALTER TABLE plan_projects OWNER TO mallory"),
+        (MALLORY, "ALTER TABLE plan_projects OWNER TO mallory"),
     ),
     Fault(
         Kind.TRIGGER_MISSING, "v3_plans.v3_plans_fill", (), RECREATE, (),
@@ -318,11 +319,37 @@ SCHEMA = [
     *(
         Fault(Kind.FUNCTION_RIGHTS, FUNCTION, (), RECREATE, (), (statement,))
         for statement in (
-            "GRANT EXECUTE ON FUNCTION v3_plans_fill() TO PUBLIC",
             "ALTER FUNCTION v3_plans_fill() SECURITY INVOKER",
             "ALTER FUNCTION v3_plans_fill() RESET search_path",
             "ALTER FUNCTION v3_plans_fill() SET search_path TO pg_catalog, public, pg_temp",
         )
+    ),
+    *(
+        Fault(
+            Kind.FUNCTION_RIGHTS, FUNCTION, (),
+            f"REVOKE ALL ON FUNCTION public.v3_plans_fill() FROM {granted} CASCADE", (),
+            (MALLORY, f"GRANT EXECUTE ON FUNCTION v3_plans_fill() TO {granted}"),
+        )
+        for granted in ("PUBLIC", "mallory")
+    ),
+    Fault(
+        Kind.TABLE_RIGHTS, "v3_plans_snapshot_archive", (),
+        "REVOKE INSERT, UPDATE ON public.v3_plans_snapshot_archive FROM mallory CASCADE", (),
+        (MALLORY, "CREATE TABLE v3_plans_snapshot_archive AS SELECT plan_id FROM v3_plans",
+         "GRANT SELECT, INSERT, UPDATE (plan_id) ON v3_plans_snapshot_archive TO mallory"),
+    ),
+    *(
+        Fault(
+            Kind.TABLE_RIGHTS, table, (), f"REVOKE DELETE ON public.{table} FROM mallory", (),
+            (MALLORY, f"GRANT SELECT, DELETE ON {table} TO mallory"), "note",
+        )
+        for table in ("alembic_version", "evolution_runs")
+    ),
+    Fault(
+        Kind.TRIGGER_EXTRA, "other.mine.z", (), "DROP TRIGGER z ON other.mine", (),
+        (MALLORY, "CREATE SCHEMA other", "CREATE TABLE other.mine (plan_id text)",
+         "CREATE TRIGGER z BEFORE INSERT ON other.mine FOR EACH ROW EXECUTE FUNCTION "
+         "v3_plans_fill()", "ALTER TABLE other.mine OWNER TO mallory"),
     ),
 ]  # fmt: skip
 

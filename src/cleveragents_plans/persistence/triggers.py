@@ -75,7 +75,17 @@ BEGIN
   RETURN new;
 END
 $$;
-REVOKE EXECUTE ON FUNCTION {schema}.v3_plans_fill() FROM PUBLIC;
+DO $revoke$ DECLARE other text; BEGIN
+  FOR other IN
+    SELECT DISTINCT coalesce(quote_ident(r.rolname), 'PUBLIC')
+      FROM pg_proc p
+     CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+      LEFT JOIN pg_roles r ON r.oid = a.grantee
+     WHERE p.oid = to_regprocedure('{schema}.v3_plans_fill()') AND a.grantee <> p.proowner
+  LOOP
+    EXECUTE 'REVOKE ALL ON FUNCTION {schema}.v3_plans_fill() FROM ' || other || ' CASCADE';
+  END LOOP;
+END $revoke$;
 CREATE OR REPLACE TRIGGER v3_plans_fill BEFORE INSERT OR UPDATE ON {schema}.v3_plans
 FOR EACH ROW WHEN (
   new.root_plan_id IS NULL

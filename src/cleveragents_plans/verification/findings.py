@@ -77,8 +77,10 @@ class Kind(StrEnum):
     TRIGGER_EXTRA = "trigger-extra"
     #: The function of the trigger has another body.
     FUNCTION_CHANGED = "function-changed"
-    #: It has other rights or settings than the chain gives it.
+    #: It has other rights or settings than the chain gives it, or others may execute it.
     FUNCTION_RIGHTS = "function-rights"
+    #: Another role than the owner may write to a table that only runs write to.
+    TABLE_RIGHTS = "table-rights"
     #: A plan has no root.
     ROOT_NULL = "root-null"
     #: A plan with a parent names itself as its root.

@@ -132,7 +132,6 @@ def _check_fill(row: Any) -> Iterator[Finding]:
     wrong = {
         "is not SECURITY DEFINER": not row["definer"],
         f"has the settings {settings}": settings != [f"search_path={SYSTEM_SCHEMAS}"],
-        "may be executed by PUBLIC": row["public"],
         "does not belong to the owner of the table": not row["same_owner"],
     }
     if any(wrong.values()):
@@ -171,9 +170,7 @@ SELECT t.tgname AS name, t.tgenabled::text AS enabled, t.tgtype AS type,
        pg_get_triggerdef(t.oid, true) AS definition,
        p.proname AS function, quote_ident(n.nspname) AS schema,
        p.pronamespace = c.relnamespace AS same_schema, p.prosrc AS body,
-       p.prosecdef AS definer, p.proconfig AS config, p.proowner = c.relowner AS same_owner,
-       EXISTS (SELECT 1 FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-                WHERE a.grantee = 0 AND a.privilege_type = 'EXECUTE') AS public
+       p.prosecdef AS definer, p.proconfig AS config, p.proowner = c.relowner AS same_owner
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_proc p ON p.oid = t.tgfoid
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND NOT t.tgisinternal

@@ -22,6 +22,7 @@ from cleveragents_plans.verification.postgresql_objects import (
     check_triggers,
 )
 from cleveragents_plans.verification.postgresql_tables import postgresql_tables
+from cleveragents_plans.verification.privileges import check_privileges
 from cleveragents_plans.verification.rows import Fingerprint, can_be_read, check_rows, plan_rows
 from cleveragents_plans.verification.sqlite_tables import sqlite_tables
 from cleveragents_plans.verification.table_triggers import check_table_triggers
@@ -109,6 +110,7 @@ def _check_schema(database: Database) -> Iterator[Finding]:
     if database.schema is not None:
         yield from check_owners(database)
         yield from check_other_schemas(database)
+        yield from check_privileges(database)
     yield from check_table_triggers(database)
     # Where the version says nothing true of the tables, nothing can be expected of them; where a
     # part is missing, the comparison says which.

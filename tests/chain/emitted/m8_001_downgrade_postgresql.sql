@@ -4,6 +4,23 @@ ALTER TABLE public.v3_plans ADD COLUMN IF NOT EXISTS effective_profile_snapshot 
 
 CREATE TABLE IF NOT EXISTS public.v3_plans_snapshot_archive AS SELECT plan_id, effective_profile_snapshot, created_at FROM public.v3_plans WITH NO DATA;
 
+DO $revoke$ DECLARE other text; held text; BEGIN
+  FOR other, held IN
+    SELECT DISTINCT coalesce(quote_ident(r.rolname), 'PUBLIC') AS other, a.privilege_type AS held
+      FROM pg_class c
+     CROSS JOIN LATERAL (
+       SELECT t.grantee, t.privilege_type FROM aclexplode(c.relacl) t
+        UNION ALL
+       SELECT b.grantee, b.privilege_type
+         FROM pg_attribute n CROSS JOIN LATERAL aclexplode(n.attacl) b WHERE n.attrelid = c.oid
+     ) a
+      LEFT JOIN pg_roles r ON r.oid = a.grantee
+     WHERE c.oid = to_regclass('public.v3_plans_snapshot_archive') AND a.grantee <> c.relowner AND a.privilege_type <> 'SELECT'
+  LOOP
+    EXECUTE 'REVOKE ' || held || ' ON TABLE public.v3_plans_snapshot_archive FROM ' || other || ' CASCADE';
+  END LOOP;
+END $revoke$;
+
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON public.v3_plans_snapshot_archive (plan_id);
 
 ALTER TABLE public.v3_plans_snapshot_archive REPLICA IDENTITY FULL;
@@ -25,7 +42,17 @@ BEGIN
 END
 $$;
 
-REVOKE EXECUTE ON FUNCTION public.v3_plans_keep() FROM PUBLIC;
+DO $revoke$ DECLARE other text; BEGIN
+  FOR other IN
+    SELECT DISTINCT coalesce(quote_ident(r.rolname), 'PUBLIC')
+      FROM pg_proc p
+     CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+      LEFT JOIN pg_roles r ON r.oid = a.grantee
+     WHERE p.oid = to_regprocedure('public.v3_plans_keep()') AND a.grantee <> p.proowner
+  LOOP
+    EXECUTE 'REVOKE ALL ON FUNCTION public.v3_plans_keep() FROM ' || other || ' CASCADE';
+  END LOOP;
+END $revoke$;
 
 CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot, created_at ON public.v3_plans
 FOR EACH ROW WHEN (
@@ -45,7 +72,17 @@ BEGIN
 END
 $$;
 
-REVOKE EXECUTE ON FUNCTION public.v3_plans_unfill() FROM PUBLIC;
+DO $revoke$ DECLARE other text; BEGIN
+  FOR other IN
+    SELECT DISTINCT coalesce(quote_ident(r.rolname), 'PUBLIC')
+      FROM pg_proc p
+     CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+      LEFT JOIN pg_roles r ON r.oid = a.grantee
+     WHERE p.oid = to_regprocedure('public.v3_plans_unfill()') AND a.grantee <> p.proowner
+  LOOP
+    EXECUTE 'REVOKE ALL ON FUNCTION public.v3_plans_unfill() FROM ' || other || ' CASCADE';
+  END LOOP;
+END $revoke$;
 
 CREATE OR REPLACE TRIGGER v3_plans_unfill BEFORE INSERT OR UPDATE ON public.v3_plans
 FOR EACH ROW EXECUTE FUNCTION public.v3_plans_unfill();

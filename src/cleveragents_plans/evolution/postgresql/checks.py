@@ -14,7 +14,11 @@ from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.dependents import USER, functions_in_use
+from cleveragents_plans.evolution.postgresql.dependents import (
+    USER,
+    functions_in_use,
+    refuse_foreign_triggers,
+)
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
 from cleveragents_plans.evolution.postgresql.read_locks import lock_known
 from cleveragents_plans.evolution.postgresql.written_values import BUILT_IN, refuse_unfit_values
@@ -76,13 +80,15 @@ def check_writable(
         CheckViolated: A CHECK would refuse a row.
         TableUnfit: A rule would be run for an UPDATE, *needs* is no condition for its columns, or
             something else would refuse one of *values*.
-        NameTaken: A function of one of *ours* belongs to another role.
+        NameTaken: A function of one of *ours* belongs to another role, or a table of another role
+            has a trigger that runs it.
     """
     connection = _connection(op)
     if connection is None:
         return
     name_in_sql = qualified(op.get_context(), table)
     refuse_foreign_functions(connection, name_in_sql, ours)
+    refuse_foreign_triggers(connection, name_in_sql, ours)
     for used in functions_in_use(connection, name_in_sql, ours):
         log.warning("the function %s: it is left where this run would drop it", used)
     # A step before this one may be to create the table.

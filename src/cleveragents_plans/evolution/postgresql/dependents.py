@@ -14,7 +14,8 @@ from typing import Final
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
-from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.connection import raise_if, run
+from cleveragents_plans.evolution.postgresql.ownership import NameTaken
 
 
 class TableInUse(EvolutionError):
@@ -66,6 +67,56 @@ def functions_in_use(connection: Connection, table: str, names: Collection[str])
     return [f"{function} is used by {user}" for function, user in found]
 
 
+def refuse_foreign_triggers(connection: Connection, table: str, names: Collection[str]) -> None:
+    """
+    Refuse trigger functions that a table of another role has a trigger with.
+
+    One that runs with the rights of its owner writes for that role what it chooses. A trigger that
+    was created while the role might execute the function goes on running it. The catalog is read.
+
+    Args:
+        connection: The connection that migrates.
+        table: The table of the triggers, as in SQL with its schema.
+        names: Names of the functions, in its schema.
+
+    Raises:
+        NameTaken: There is such a trigger.
+    """
+    for name, trigger, other, owner in foreign_triggers(connection, table, names):
+        raise NameTaken(
+            f"the function {name}()",
+            f"is run by the trigger {trigger} on {other}, which belongs to {owner}",
+            "drop that trigger, or end the session whose temporary table it is on, and look at "
+            "what it may have written",
+        )
+
+
+def foreign_triggers(
+    connection: Connection, table: str, names: Collection[str]
+) -> list[tuple[str, str, str, str]]:
+    """
+    List the triggers that `refuse_foreign_triggers` refuses: function, trigger, its table, owner.
+
+    All are written as in SQL; superusers' tables are left out.
+    """
+    found = run(connection, _FOREIGN_TRIGGERS, {"table": table, "names": list(names)})
+    return [(row[0], row[1], row[2], row[3]) for row in found]
+
+
+def raise_if_foreign_trigger(function: str) -> str:
+    """
+    Give a statement that raises what `refuse_foreign_triggers` would raise, under the lock.
+
+    Args:
+        function: As in SQL, with its schema and ``()``.
+    """
+    return raise_if(
+        f"EXISTS (SELECT {_FOREIGN_TRIGGER} AND p.oid = to_regprocedure('{function}'))",
+        f"the function {function} is run by a trigger on a table of another role",
+        "preflight names it",
+    )
+
+
 def drop_unless_in_use(dropped: str) -> str:
     """
     Give a statement that drops *dropped*, such as ``TABLE …``, unless others depend on it.
@@ -89,6 +140,20 @@ USER: Final = """\
 CASE WHEN (SELECT v.relkind FROM pg_class v WHERE v.oid = r.ev_class) IN ('v', 'm')
      THEN 'view ' || CAST(CAST(r.ev_class AS regclass) AS text)
      ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END"""
+
+# A clone for a partition is that of its parent's trigger.
+_FOREIGN_TRIGGER = """\
+FROM pg_trigger g JOIN pg_proc p ON p.oid = g.tgfoid
+  JOIN pg_class c ON c.oid = g.tgrelid JOIN pg_roles o ON o.oid = c.relowner
+ WHERE NOT g.tgisinternal AND g.tgparentid = 0 AND c.relowner <> p.proowner AND NOT o.rolsuper"""
+
+_FOREIGN_TRIGGERS = f"""\
+SELECT quote_ident((parse_ident(%(table)s))[1]) || '.' || quote_ident(p.proname),
+       quote_ident(g.tgname), CAST(CAST(c.oid AS regclass) AS text), quote_ident(o.rolname)
+  {_FOREIGN_TRIGGER} AND p.pronargs = 0 AND p.proname = ANY(CAST(%(names)s AS text[]))
+   AND p.pronamespace = (SELECT n.oid FROM pg_namespace n
+                          WHERE n.nspname = (parse_ident(%(table)s))[1])
+ ORDER BY 1, 2, 3"""
 
 # By the row type and its array, too. What belongs to one of the tables is dropped with them.
 _OF_TABLES = f"""\

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cleveragents_plans.evolution.postgresql.dependents import drop_unless_in_use
+from cleveragents_plans.evolution.postgresql.dependents import (
+    drop_unless_in_use,
+    raise_if_foreign_trigger,
+)
 from cleveragents_plans.evolution.postgresql.ownership import (
     raise_if_foreign_function,
 )
+from cleveragents_plans.evolution.postgresql.privileges import revoke_execute
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 
 #: SQL over the columns of a row, made for the alias that the row has: ``t``, ``new``, ...
@@ -22,7 +26,8 @@ class Trigger:
 
     The function searches system schemas only, and so that no other role can have its own
     operators called by it, names everything else with its schema, for which ``{schema}``
-    stands. PUBLIC may not execute it, so no other role can create a trigger that calls it.
+    stands. No role but its owner may execute it, so no other can create a trigger that calls it,
+    and the function need not look for which table it is called.
     The trigger is ENABLE ALWAYS: it fires for rows that a logical subscriber receives,
     too. See https://www.postgresql.org/docs/current/sql-createfunction.html and
     https://www.postgresql.org/docs/current/sql-altertable.html.
@@ -46,7 +51,8 @@ class Trigger:
         """
         Give the statements, for `with_exclusive_lock`, that create or replace it.
 
-        They raise where the function is another role's, which could replace it later.
+        They raise where the function is another role's, which could replace it later, and where
+        a table of another role has a trigger that runs it.
         """
         name = self.name
         definer = " SECURITY DEFINER" if self.as_owner else ""
@@ -58,7 +64,8 @@ class Trigger:
             raise_if_foreign_function(function, table),
             # EXECUTE is checked when a trigger is created, not when it fires. A trigger of another
             # role would run the function, and be in use when it is to be dropped.
-            f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC",
+            revoke_execute(function),
+            raise_if_foreign_trigger(function),
             f"CREATE OR REPLACE TRIGGER {name} {self.event} ON {table}\n"
             f"FOR EACH ROW{condition} EXECUTE FUNCTION {function}",
             f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}",
@@ -69,11 +76,13 @@ def drop_trigger_sql(table: str, name: str) -> tuple[str, ...]:
     """
     Give the statements, for `with_exclusive_lock`, that drop a trigger and its function.
 
-    They raise where the function is another role's, and leave it where something else uses it.
+    They raise where the function is another role's, or a table of another role has a trigger that
+    runs it, and leave the function where something else uses it.
     """
     function, owned = f"{{schema}}.{name}()", f"{{schema}}.{table}"
     return (
         f"DROP TRIGGER IF EXISTS {name} ON {owned}",
         raise_if_foreign_function(function, owned),
+        raise_if_foreign_trigger(function),
         drop_unless_in_use(f"FUNCTION IF EXISTS {function}"),
     )

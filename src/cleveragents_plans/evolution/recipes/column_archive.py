@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
+from typing import Final
 
 from sqlalchemy import Connection, inspect
 
@@ -11,6 +13,7 @@ from cleveragents_plans.evolution.lookups import columns_of
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import (
     drop_unless_in_use,
     refuse_table_in_use,
@@ -21,8 +24,11 @@ from cleveragents_plans.evolution.postgresql.ownership import (
     raise_if_foreign_relation,
     refuse_foreign_table,
 )
+from cleveragents_plans.evolution.postgresql.privileges import WRITERS, revoke_writing
 from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
 from cleveragents_plans.evolution.postgresql.triggers import Trigger
+
+log: Final = logging.getLogger("alembic.evolution")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,8 @@ class ColumnArchive:
             f" SELECT {', '.join(self.columns)} FROM {{schema}}.{self.table} WITH NO DATA",
             # Another role may have created it since `check_archive`, or before a script is run.
             raise_if_foreign_relation(name, f"{{schema}}.{self.table}"),
+            # Whoever can write to it chooses what the next upgrade restores.
+            revoke_writing(name),
             f"CREATE UNIQUE INDEX IF NOT EXISTS {self.index} ON {name} ({self.key})",
             # Where all tables are published, only rows that can be told apart may change.
             f"ALTER TABLE {name} REPLICA IDENTITY FULL",
@@ -187,7 +195,16 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
     table = qualified(context, archive.table)
     refuse_foreign_table(connection, name, table, archive.columns, archive.index)
     refuse_table_in_use(connection, name)
+    _warn_of_writers(connection, name)
     refuse_published_rows(connection, archive.name, schema_of(context), exists=exists)
+
+
+def _warn_of_writers(connection: Connection, name: str) -> None:
+    for other, held in run(connection, WRITERS.format(oid="to_regclass(%(name)s)"), {"name": name}):
+        log.warning(
+            "%s has %s on %s: whoever can write to that chooses what is restored from it; this run "
+            "revokes it", other, held, name,
+        )  # fmt: skip
 
 
 def _refuse_other_shape(op: Op, archive: ColumnArchive) -> None:

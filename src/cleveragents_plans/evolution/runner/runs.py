@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import LOCK_TIMEOUT, EvolutionError, sqlstate
 from cleveragents_plans.evolution.postgresql.connection import as_table_owner, run, transaction
+from cleveragents_plans.evolution.postgresql.privileges import revoke_writing
 from cleveragents_plans.evolution.printable import shortened
 from cleveragents_plans.evolution.runner.migration_lock import LOCK_IS_HELD, lock_key
 from cleveragents_plans.evolution.runner.runs_check import fault_on_postgresql, fault_on_sqlite
@@ -208,7 +209,9 @@ class RunsTable:
         versions = self.quoted(connection, self.version_table).replace("'", "''")
         statement = f"CREATE UNLOGGED TABLE {self.quoted(connection)} ({columns})"
         with transaction(connection):
-            for each in (*path, as_table_owner(versions), statement):
+            # UPDATE on it throttles a run: it is granted to whom it is meant for, afterwards.
+            closed = revoke_writing(self.quoted(connection))
+            for each in (*path, as_table_owner(versions), statement, closed):
                 run(connection, each)
 
     def read(self, connection: Connection, most: int | None = None) -> list[Run]:

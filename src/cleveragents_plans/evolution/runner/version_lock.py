@@ -19,6 +19,7 @@ from sqlalchemy.schema import CreateTable, DropTableComment, SetTableComment
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run, transaction
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken
+from cleveragents_plans.evolution.postgresql.privileges import revoke_writing
 from cleveragents_plans.evolution.postgresql.read_locks import lock_as_found
 from cleveragents_plans.evolution.runner.alembic_internals import version_table_of
 
@@ -99,6 +100,8 @@ class CheckedVersionTable:
     def _after(self, _connection: Connection, element: Any, *_: object) -> None:
         if isinstance(element, CreateTable) and self._is_ours(element.element):
             self._oid = self._find()  # no other session sees it before the commit
+            # Who writes the version chooses what the next run does.
+            run(self._connection, revoke_writing(self._name))
 
     def _unlocked(self, *_: object) -> None:
         self._locked.clear()

@@ -1,0 +1,76 @@
+"""What other roles may do with functions and tables that only the owner is to use (PostgreSQL)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.dependents import foreign_triggers
+from cleveragents_plans.evolution.postgresql.privileges import WRITERS
+from cleveragents_plans.evolution.printable import identifier
+from cleveragents_plans.evolution.runner.runs import RUNS
+from cleveragents_plans.schema.database import Database
+from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
+
+_FUNCTIONS = ("v3_plans_fill", "v3_plans_unfill", "v3_plans_keep")
+_ARCHIVE = "v3_plans_snapshot_archive"
+
+
+def check_privileges(database: Database) -> Iterator[Finding]:
+    """Find rights of other roles than the owner and superusers, and what was made with them."""
+    assert database.schema is not None  # noqa: S101  # on PostgreSQL there is one
+    schema = identifier(database.schema)
+    of = {"schema": database.schema, "names": list(_FUNCTIONS)}
+    for name, others in run(database.connection, _EXECUTE, of):
+        yield fault(
+            Kind.FUNCTION_RIGHTS,
+            f"{name}()",
+            f"the function may be executed by {others}, whose triggers could run it with the "
+            "rights of its owner",
+            f"REVOKE ALL ON FUNCTION {schema}.{name}() FROM {others} CASCADE",
+        )
+    for name, trigger, table, owner in foreign_triggers(
+        database.connection, f"{schema}.{PLANS}", _FUNCTIONS
+    ):
+        yield fault(
+            Kind.TRIGGER_EXTRA,
+            f"{table}.{trigger}",
+            f"the trigger, on a table of {owner}, runs the function {name}()",
+            f"DROP TRIGGER {trigger} ON {table}, or end the session whose temporary table it is "
+            "on; then look at what it may have written",
+        )
+    tables = {
+        _ARCHIVE: ("whoever can do that chooses what the next upgrade restores", fault, set[str]()),
+        database.options.version_table: (
+            "whoever can do that chooses which revisions the next run takes", note, set[str](),
+        ),
+        RUNS: ("whoever can do that changes what history tells", note, {"UPDATE"}),  # throttle
+    }  # fmt: skip
+    for table, (means, severity, granted) in tables.items():
+        name = f"{schema}.{identifier(table)}"
+        held = run(database.connection, _WRITERS, {"table": name, "granted": list(granted)})
+        for other, rights in held:
+            yield severity(
+                Kind.TABLE_RIGHTS,
+                table,
+                f"{other} has {rights} on the table: {means}",
+                f"REVOKE {rights} ON {name} FROM {other} CASCADE",
+            )
+
+
+_EXECUTE = """\
+SELECT p.proname, string_agg(DISTINCT coalesce(quote_ident(r.rolname), 'PUBLIC'), ', ')
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+  LEFT JOIN pg_roles r ON r.oid = a.grantee
+ WHERE n.nspname = %(schema)s AND p.proname = ANY(CAST(%(names)s AS text[])) AND p.pronargs = 0
+   AND p.prorettype = CAST('trigger' AS regtype)
+   AND a.grantee <> p.proowner AND r.rolsuper IS NOT TRUE
+ GROUP BY p.proname ORDER BY p.proname"""
+
+_WRITERS = f"""\
+SELECT w.other, string_agg(w.held, ', ' ORDER BY w.held) FROM (
+{WRITERS.format(oid="to_regclass(%(table)s)")}
+  ) w LEFT JOIN pg_roles s ON quote_ident(s.rolname) = w.other
+ WHERE s.rolsuper IS NOT TRUE AND w.held <> ALL(CAST(%(granted)s AS text[]))
+ GROUP BY w.other ORDER BY w.other"""
