@@ -21,6 +21,7 @@ from alembic import op
 
 from cleveragents_plans.evolution import (
     check_index_names,
+    check_index_rows,
     create_index,
     drop_index,
     indexes_of,
@@ -62,14 +63,21 @@ def is_applied() -> bool | None:
 
 
 def check_upgrade() -> None:
-    """Refuse names that something else has, before the first step of a longer way up."""
-    for name, table, _, _ in INDEXES:
-        check_index_names(op, table, name)
+    """Refuse names that something else has, and rows that are too wide, before the first step."""
+    _check_names()
+    for table in ("v3_plans", "plan_projects"):
+        columns = {name: columns for name, of, columns, _ in INDEXES if of == table}
+        check_index_rows(op, table, columns)
 
 
 def check_downgrade() -> None:
     """Refuse names that something else has, before the first step of a longer way down."""
-    check_upgrade()
+    _check_names()
+
+
+def _check_names() -> None:
+    for name, table, _, _ in INDEXES:
+        check_index_names(op, table, name)
 
 
 def upgrade() -> None:

@@ -9,9 +9,11 @@ from sqlalchemy import NullPool, create_engine, inspect
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution.errors import OperationRefused
-from support.databases import ENGINES, database_at, migrate, roll_back
+from cleveragents_plans.evolution.operations import indexes as indexes_of_any_engine
+from cleveragents_plans.evolution.postgresql.index_rows import RowsTooWide
+from support.databases import ENGINES, SERVERS, database_at, migrate, roll_back
 from support.faults import execute
-from support.revisions import M8_001, M8_002
+from support.revisions import M4_003, M8_001, M8_002
 from support.rows import schema_dump
 
 OURS = {
@@ -128,3 +130,46 @@ def test_invalid_index_is_built_anew(before: str):
 
     assert not [each for each in schema_dump(before) if "(not valid)" in each[3]]
     assert "ix_v3_plans_namespace" in indexes(before, "v3_plans")
+
+
+WIDE = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 200) i)"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("revision", [M4_003, M8_001])
+def test_row_too_wide_for_an_index_is_named_before_any_change(
+    server: str, revision: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at(revision, server, tmp_path) as url:
+        execute(url, PLAN.format("01", "'x'"))
+        execute(url, PLAN.format("02", WIDE))
+        before = schema_dump(url)
+        said = "rows of public.v3_plans are too wide in created_at for an index"
+        capfd.readouterr()
+
+        assert main(["preflight", "--url", url]) == 1
+        assert said in " ".join(capfd.readouterr().out.split())
+        with pytest.raises(RowsTooWide, match=rf"{said}.*such as 02; correct or delete"):
+            migrate(url, M8_002)
+
+        assert schema_dump(url) == before
+        execute(url, "UPDATE v3_plans SET created_at = '' WHERE plan_id = '02'")
+        migrate(url, M8_002)
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_row_too_wide_that_is_written_during_the_run_is_named(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with database_at(M8_001, server, tmp_path) as url:
+        execute(url, PLAN.format("02", WIDE))
+        monkeypatch.setattr(indexes_of_any_engine, "refuse_wide_rows", lambda *_: None)
+
+        with pytest.raises(RowsTooWide, match=r"such as 02.*the INVALID index was dropped"):
+            migrate(url, M8_002)
+
+
+PLAN = (
+    "INSERT INTO v3_plans (plan_id, root_plan_id, action_name, created_at, updated_at)"
+    " VALUES ('{0}', '{0}', 'local/tidy', {1}, '')"
+)

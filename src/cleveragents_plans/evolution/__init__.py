@@ -29,6 +29,7 @@ from cleveragents_plans.evolution.operations.constraints import (
 )
 from cleveragents_plans.evolution.operations.indexes import (
     check_index_names,
+    check_index_rows,
     create_index,
     drop_index,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "check_drop_tables",
     "check_droppable",
     "check_index_names",
+    "check_index_rows",
     "check_new_names",
     "check_parent_tree",
     "check_writable",

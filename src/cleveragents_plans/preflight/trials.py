@@ -24,6 +24,7 @@ from cleveragents_plans.evolution.postgresql.batch_queue import batch_statement
 from cleveragents_plans.evolution.postgresql.batches import BATCH_SESSION
 from cleveragents_plans.evolution.postgresql.conflicts import is_conflict, reason_of
 from cleveragents_plans.evolution.postgresql.connection import parameters, run
+from cleveragents_plans.evolution.postgresql.indexes import TOO_WIDE
 from cleveragents_plans.evolution.postgresql.ranges import base_type
 
 _PLACES = 8
@@ -185,13 +186,27 @@ def try_indexes(connection: Connection, builds: Sequence[IndexBuild]) -> list[In
             for build in builds:
                 if build.table == table:
                     begun = time.perf_counter()
-                    run(connection, build.try_out)
+                    if not _built(connection, build):
+                        found.append(IndexTrial(0, 0))
+                        continue
                     seconds = time.perf_counter() - begun
                     query = "SELECT pg_relation_size(to_regclass('pg_temp.' || quote_ident(%(n)s)))"
                     size = run(connection, query, {"n": build.name}).scalar_one() or 0
                     found.append(IndexTrial(seconds / share, round(size / share)))
             savepoint.rollback()
     return found
+
+
+def _built(connection: Connection, build: IndexBuild) -> bool:
+    """Build the index, unless a row is too wide for it: a check of the revision says which."""
+    try:
+        with connection.begin_nested():
+            run(connection, build.try_out)
+    except DBAPIError as error:
+        if sqlstate(error) != TOO_WIDE:
+            raise
+        return False
+    return True
 
 
 def _copy(connection: Connection, table: str) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Index, MetaData, Table, TextClause, literal_column
@@ -22,6 +22,7 @@ from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import indexes as postgresql
 from cleveragents_plans.evolution.postgresql.connection import online, write_sql
 from cleveragents_plans.evolution.postgresql.index_names import check_names
+from cleveragents_plans.evolution.postgresql.index_rows import refuse_wide_rows
 from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite import indexes as sqlite
@@ -166,9 +167,30 @@ def _statements(
         name=given.name,
         table=qualified(op.get_context(), table, schema),
         columns=tuple(names_of(op, "column", table, schema)),
+        indexed=tuple(each for each in given.columns if isinstance(each, str)),
         build=ddl(op, CreateIndex(_index(table, schema, concurrent))),
         try_out=ddl(op, CreateIndex(_index("evolution_copy", "pg_temp", given))),
     )
+
+
+@checks("rows too wide for an index")
+def check_index_rows(op: Op, table: str, indexes: Mapping[str, Sequence[str]]) -> None:
+    """
+    Refuse rows of *table* that are too wide for an index on PostgreSQL; change nothing.
+
+    ACCESS SHARE for one scan. On SQLite, which has no such limit, and offline it does nothing.
+
+    Args:
+        op: Alembic's ``op``.
+        table: The table.
+        indexes: The columns of each index, by its name.
+
+    Raises:
+        RowsTooWide: There are such rows.
+    """
+    context = op.get_context()
+    if not on_sqlite(op) and not context.as_sql:
+        refuse_wide_rows(op.get_bind(), qualified(context, table), indexes)
 
 
 @checks("names of indexes")

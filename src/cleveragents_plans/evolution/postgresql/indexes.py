@@ -34,6 +34,7 @@ from cleveragents_plans.evolution.postgresql.index_names import (
     find_index,
 )
 from cleveragents_plans.evolution.postgresql.index_progress import IndexProgress
+from cleveragents_plans.evolution.postgresql.index_rows import refuse_wide_rows
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.locks import run_with_retries
 from cleveragents_plans.evolution.postgresql.search_path import path_for_ddl
@@ -43,6 +44,8 @@ from cleveragents_plans.evolution.settings import Settings
 log: Final = logging.getLogger("alembic.evolution")
 
 _UNIQUE_VIOLATION = "23505"
+#: An entry would be too wide.
+TOO_WIDE: Final = "54000"
 
 
 class IndexNotBuilt(EvolutionError):
@@ -93,6 +96,8 @@ class Statements(NamedTuple):
     table: str
     #: The columns of that table.
     columns: tuple[str, ...]
+    #: Those of them that the index has, expressions left out.
+    indexed: tuple[str, ...]
     #: CREATE INDEX CONCURRENTLY on the table.
     build: str
     #: CREATE INDEX, likewise named, on ``pg_temp.evolution_copy``.
@@ -109,6 +114,7 @@ def build(
         OperationRefused: The definition is wrong, or the name is taken by something else.
         IndexNotBuilt: Others did not end within lock-wait.
         DuplicateRows: The index is unique and the rows are not.
+        RowsTooWide: A row that was written after the check has a value that no entry can hold.
     """
     definition = _definition_of(connection, wanted)
     if use_equal:
@@ -245,6 +251,8 @@ def _try_to_build(
             raise
         if sqlstate(error) == _UNIQUE_VIOLATION:
             raise DuplicateRows(wanted.name, wanted.table, left) from error
+        if sqlstate(error) == TOO_WIDE:
+            refuse_wide_rows(connection, wanted.table, {wanted.name: wanted.indexed}, left)
         if sqlstate(error) not in LOCK_CONFLICTS:
             raise
         if deadline.left > 0:  # a deadlock
