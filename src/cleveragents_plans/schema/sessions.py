@@ -29,6 +29,7 @@ _SESSION = {
     "row_security": "off",
     "quote_all_identifiers": "off",
     "exit_on_error": "off",
+    "extra_float_digits": "3",
     "standard_conforming_strings": "on",
 }
 
