@@ -13,24 +13,20 @@ from cleveragents_plans.evolution.postgresql.products import (
 )
 from cleveragents_plans.evolution.postgresql.search_path import find_schema, use_schema
 from cleveragents_plans.evolution.postgresql.server import (
+    OF_EACH_SESSION,
     refuse_unreadable_tables,
     session_settings,
 )
 from cleveragents_plans.evolution.settings import Options
 from cleveragents_plans.persistence import Base
 
-# A time limit is for clients. Rows that a policy hides would be taken for rows that do not exist:
-# the server is to raise an error instead.
+# A time limit is for clients.
 _SESSION = {
+    **OF_EACH_SESSION,
     "statement_timeout": "0",
     "transaction_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "10s",
-    "row_security": "off",
-    "quote_all_identifiers": "off",
-    "exit_on_error": "off",
-    "extra_float_digits": "3",
-    "standard_conforming_strings": "on",
 }
 
 

@@ -60,6 +60,24 @@ def test_run_that_ends_early_says_where_and_why(
     assert found.ended_at is not None
 
 
+def test_runs_are_noted_where_the_server_quotes_every_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with empty_database("postgresql-18", tmp_path) as url:
+        with psycopg.connect(libpq(url), autocommit=True) as client:
+            database = client.info.dbname
+            client.execute(f'ALTER DATABASE "{database}" SET quote_all_identifiers = on'.encode())
+
+            command.upgrade(tiny_chain(tmp_path / "chain", url), MIDDLE)
+            command.upgrade(tiny_chain(tmp_path / "chain", url), "head")
+
+            client.execute(f'ALTER DATABASE "{database}" RESET quote_all_identifiers'.encode())
+        found = ended_runs(url)
+
+    assert [each.outcome for each in found] == ["done", "done"]
+    assert not [each for each in caplog.messages if "has other columns" in each]
+
+
 def test_run_whose_connection_was_ended_is_noted_as_failed(tmp_path: Path):
     def stop(op: Any) -> None:
         pid = op.get_bind().exec_driver_sql("SELECT pg_backend_pid()").scalar_one()

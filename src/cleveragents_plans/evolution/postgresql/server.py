@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from typing import Final
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
 
+#: What each session of ours is set to, whatever is set for the role or the database. Rows that a
+#: policy hides would be taken for rows that do not exist: the server raises an error instead. Types
+#: and definitions are compared as the server writes them without needless quotes, and numbers as
+#: they are stored. A lock that is not obtained in time must not end the session.
+OF_EACH_SESSION: Final = {
+    "row_security": "off",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "extra_float_digits": "3",
+    "exit_on_error": "off",
+}
+
 # A timeout would end the run at the same statement each time. A snapshot that is older than a
-# lock would show rows as they were before it. Rows that a policy hides would be taken for rows
-# that do not exist: the server raises an error instead. Types and definitions are compared as the
-# server writes them without needless quotes. A lock that is not obtained in time must not end the
-# session. A host that failed must not hold the migration lock for the two hours that TCP waits by
-# default, nor while a statement runs.
+# lock would show rows as they were before it. A host that failed must not hold the migration lock
+# for the two hours that TCP waits by default, nor while a statement runs.
 _SESSION = {
+    **OF_EACH_SESSION,
     "statement_timeout": "0",
     "transaction_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -24,10 +35,6 @@ _SESSION = {
     "lock_timeout": "10s",
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
-    "row_security": "off",
-    "standard_conforming_strings": "on",
-    "quote_all_identifiers": "off",
-    "exit_on_error": "off",
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",

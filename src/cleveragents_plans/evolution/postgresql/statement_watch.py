@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.exc import DBAPIError
@@ -29,9 +29,13 @@ from cleveragents_plans.evolution.postgresql.blockers import NOT_COMMITTED, Bloc
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.poolers import second_connection, server_answers
 from cleveragents_plans.evolution.postgresql.search_path import searching_system_schemas
+from cleveragents_plans.evolution.postgresql.server import OF_EACH_SESSION
 from cleveragents_plans.evolution.reporting import reasons, report_under_way
 from cleveragents_plans.evolution.threads import start
 from cleveragents_plans.evolution.under_way import uncounted
+
+if TYPE_CHECKING:
+    import psycopg
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -220,10 +224,17 @@ def second_engine(connection: Connection, name: str | None = None) -> Engine:
     """Make an engine that connects to the server of *connection*, in autocommit, under *name*."""
     return create_engine(
         "postgresql+psycopg://",
-        creator=lambda: searching_system_schemas(second_connection(connection, name)),
+        creator=lambda: _configured(second_connection(connection, name)),
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
     )
+
+
+def _configured(driver: psycopg.Connection) -> psycopg.Connection:
+    searching_system_schemas(driver)
+    calls = (f"set_config('{name}', '{value}', false)" for name, value in OF_EACH_SESSION.items())
+    driver.execute(f"SELECT {', '.join(calls)}".encode())
+    return driver
 
 
 def _waits_for_replica(wanted: str, attached: str | None) -> str:

@@ -44,8 +44,7 @@ _PATIENCE = 2.0
 # Of the session that notes. A replica that is waited for must not hold it up.
 _SESSION = """\
 SELECT set_config('lock_timeout', '300ms', false), set_config('statement_timeout', '2s', false),
-       set_config('synchronous_commit', 'off', false), set_config('row_security', 'off', false),
-       set_config('exit_on_error', 'off', false),
+       set_config('synchronous_commit', 'off', false),
        set_config('application_name', 'cleveragents-plans heartbeat', false),
        set_config('role', %(role)s, false)"""
 _MAX_TEXT = 500
