@@ -137,16 +137,36 @@ def test_error_of_a_function_is_raised_and_it_is_not_closed(connection: sqlite3.
     assert not function.closed
 
 
-@pytest.mark.parametrize("handler", [signal.default_int_handler, raise_own])
+def test_handler_that_closes_the_connection_is_what_raises(connection: sqlite3.Connection):
+    def close(_number: int) -> int:
+        connection.close()
+        raise OwnHandler
+
+    function = Function(lambda number: number)
+    with (
+        pytest.raises(OwnHandler),
+        interruptible(connection),
+        functions(connection, {"act": lambda driver, old: function}, "old"),
+    ):
+        close(1)
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [(signal.default_int_handler, KeyboardInterrupt), (raise_own, OwnHandler)],
+)
 def test_signal_ends_a_statement_that_calls_a_function(
-    connection: sqlite3.Connection, begun: threading.Event, handler: Any
+    connection: sqlite3.Connection,
+    begun: threading.Event,
+    handler: Any,
+    error: type[BaseException],
 ):
     calls = f"SELECT act(i) FROM ({ENDLESS.replace('count(*)', 'i')}) ORDER BY 1"
     function = Function(lambda number: number)
     with (
         signal_when(begun, signal.SIGINT, handler),
-        # Python may have called the handler on the way into the function, out of our reach.
-        pytest.raises((KeyboardInterrupt, OwnHandler)),
+        # Python may call the handler on the way into the function, out of its reach.
+        pytest.raises(error),
         interruptible(connection),
         functions(connection, {"act": lambda driver, old: function}, "old"),
     ):

@@ -17,7 +17,7 @@ from sqlalchemy.pool import StaticPool
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.sqlite.callbacks import interruptible
+from cleveragents_plans.evolution.sqlite.callbacks import interruptible, unless_closed
 from cleveragents_plans.evolution.sqlite.journal import (
     RollbackJournalWanted,
     rollback_journal,
@@ -178,9 +178,10 @@ def _transactions_begun_by_us(driver: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        driver.isolation_level = level
-        if autocommit is not None:
-            driver.autocommit = autocommit
+        with unless_closed():
+            driver.isolation_level = level
+            if autocommit is not None:
+                driver.autocommit = autocommit
 
 
 def statements_interruptible(connection: Connection) -> AbstractContextManager[None]:
@@ -229,4 +230,5 @@ def _kept(driver: Any, pragma: str) -> Iterator[None]:
     try:
         yield
     finally:
-        driver.execute(f"PRAGMA {pragma} = {former}")
+        with unless_closed():
+            driver.execute(f"PRAGMA {pragma} = {former}")

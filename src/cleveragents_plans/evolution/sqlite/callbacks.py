@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import signal
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
@@ -13,7 +15,6 @@ from sqlalchemy.exc import DBAPIError
 #: Virtual machine instructions between two calls of the progress handler; some milliseconds.
 _INSTRUCTIONS = 50_000
 _NO_COLLATION = re.compile(r"no such collation sequence: (.+)$")
-_FUNCTION_RAISED = "user-defined function raised exception"
 
 # The connections in `interruptible`, of all threads.
 _interruptible: list[Any] = []
@@ -50,17 +51,17 @@ def functions(driver: Any, makers: Mapping[str, MakeFunction], old: str) -> Iter
     for name, function in made.items():
         driver.create_function(name, -1, _recording(function, raised))
     try:
-        yield
+        with _handlers_recorded(raised):
+            yield
     except (DBAPIError, sqlite3.Error) as error:
         if raised:
             raise raised[0] from error
-        if str(getattr(error, "orig", error)) == _FUNCTION_RAISED:
-            # It was not even entered: Python called the handler of a signal first.
-            raise KeyboardInterrupt from error
         raise
     finally:
-        for name in made:
-            driver.create_function(name, -1, None)
+        # A statement that was left is in the way, or the connection was closed.
+        with suppress(sqlite3.Error):
+            for name in made:
+                driver.create_function(name, -1, None)
     for function in made.values():
         function.close()
 
@@ -105,7 +106,9 @@ def interruptible(driver: Any) -> Iterator[None]:
             was interrupted.
     """
     raised: list[BaseException] = []
-    driver.set_progress_handler(_watch(raised).__next__, _INSTRUCTIONS)
+    watch = _watch(raised)
+    next(watch)  # into its `try`
+    driver.set_progress_handler(watch.__next__, _INSTRUCTIONS)
     _interruptible.append(driver)
     try:
         yield
@@ -115,9 +118,45 @@ def interruptible(driver: Any) -> Iterator[None]:
         raise
     finally:
         _interruptible.remove(driver)
-        driver.set_progress_handler(None, 0)
+        with unless_closed():
+            driver.set_progress_handler(None, 0)
     if raised:  # the error of the statement was suppressed
         raise raised[0]
+
+
+def unless_closed() -> AbstractContextManager[None]:
+    """
+    Set a connection of the driver back, unless it was closed meanwhile.
+
+    What the handler of a signal raised may have closed it, and no other error is to hide that.
+    """
+    return suppress(sqlite3.ProgrammingError)
+
+
+@contextmanager
+def _handlers_recorded(raised: list[BaseException]) -> Iterator[None]:
+    """
+    Note in *raised* what the handlers of signals raise.
+
+    Python may call a handler on the way into a function that SQLite calls, where nothing of the
+    function can catch it, and SQLite reports only that an error was raised.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are handled in the main thread, and nowhere else
+        return
+    former: list[tuple[signal.Signals, Callable[..., Any], Callable[..., Any]]] = []
+    try:
+        for number in signal.valid_signals():
+            handler = signal.getsignal(number)
+            if callable(handler) and not isinstance(handler, signal.Handlers):
+                recorded = _recording(handler, raised)
+                former.append((number, handler, recorded))
+                signal.signal(number, recorded)
+        yield
+    finally:
+        for each, before, recorded in former:
+            if signal.getsignal(each) is recorded:  # the application has not set another
+                signal.signal(each, before)
 
 
 def interrupt_statements() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ def switched_on(connection: Connection, pragma: str) -> Iterator[None]:
     """Switch *pragma* on, and back to what it was."""
     former = number(connection, pragma)
     connection.exec_driver_sql(f"PRAGMA main.{pragma} = ON")
+    driver: Any = connection.connection.driver_connection
     try:
         yield
     finally:
-        connection.exec_driver_sql(f"PRAGMA main.{pragma} = {former}")
+        # By the driver, unless it was closed: what ended the step is not to be hidden.
+        with suppress(sqlite3.ProgrammingError):
+            driver.execute(f"PRAGMA main.{pragma} = {former}")
 
 
 def number(connection: Connection, pragma: str) -> int:
