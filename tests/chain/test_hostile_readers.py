@@ -52,7 +52,7 @@ def swapped(url: str, table: str, *by: str) -> Iterator[None]:
         clerk.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
 
         def swap() -> None:
-            until = time.monotonic() + 8
+            until = time.monotonic() + 20
             waits = "SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
             while not execute(url, waits) and time.monotonic() < until:
                 time.sleep(0.05)

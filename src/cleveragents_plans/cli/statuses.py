@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.domain.errors import InvalidArgument
 from cleveragents_plans.evolution.errors import causes, sqlstate
+from cleveragents_plans.evolution.postgresql.conflicts import BackfillRefused
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
@@ -58,6 +59,8 @@ def status_of(error: Exception) -> ExitStatus:
     """Tell with which status a command ends that raises *error*."""
     if isinstance(error, ConnectionFailed) and not isinstance(error, _REFUSED):
         return ExitStatus.AGAIN if error.lost else ExitStatus.UNREACHABLE
+    if isinstance(error, BackfillRefused):  # also where a trigger raises the code of a lock itself
+        return ExitStatus.REFUSED
     rows_locked = isinstance(error, BackfillStuck) and error.is_lock
     if rows_locked or isinstance(error, _AGAIN) or _lock_conflict(error):
         return ExitStatus.AGAIN

@@ -12,6 +12,7 @@ import time
 import pytest
 from sqlalchemy import event, make_url
 
+from cleveragents_plans.cli.statuses import ExitStatus, status_of
 from cleveragents_plans.evolution import Trigger, run_in_batches, with_exclusive_lock
 from cleveragents_plans.evolution.errors import BackfillNeverEnds, OperationRefused, WrongDialect
 from cleveragents_plans.evolution.postgresql.conflicts import BackfillRefused
@@ -488,10 +489,12 @@ def test_error_of_a_lock_that_a_trigger_raises_itself_ends_the_backfill_at_once(
     with (
         pytest.raises(
             BackfillRefused, match=r"in the function (public\.)?refuse\(\): not today; let it pass"
-        ),
+        ) as refused,
         revision(url, lock_wait=600) as op,
     ):
         fill(op)
+
+    assert status_of(refused.value) == ExitStatus.REFUSED  # and not to be run again
 
 
 def test_lock_that_a_trigger_does_not_get_is_waited_for(url, other, caplog):

@@ -15,6 +15,7 @@ from sqlalchemy import NullPool, create_engine, inspect
 from cleveragents_plans import open_engine, schema
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.runner.migration_lock import lock_key
 from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable, RunsTable
 from support.broken import break_database, libpq
 from support.databases import (
@@ -235,6 +236,26 @@ def test_newest_run_of_a_file_comes_first_though_the_clock_went_back(tmp_path: P
         newest, former = runs(url)
 
     assert (newest.revision_after, former.revision_after) == (HEAD, M4_003)
+
+
+def test_run_under_way_comes_first_though_the_clock_of_the_server_went_back(tmp_path: Path):
+    key = f"{lock_key()['lock_class']}::bigint::bit(32)::int"
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        break_database(url, ["UPDATE evolution_runs SET began_at = '2099-01-01T00:00:00Z'"])
+        with psycopg.connect(libpq(url)) as running:
+            running.execute(f"SELECT pg_advisory_lock({key}, 1)".encode())
+            running.execute(
+                "INSERT INTO evolution_runs (run_id, version_table, command, began_at, outcome,"
+                " host, pid, backend_pid, package_version, paused) VALUES"
+                " ('x', 'alembic_version', 'upgrade', '2026-01-01T00:00:00Z', 'running', 'h', 1,"
+                " pg_backend_pid(), '1', false)"
+            )
+            running.commit()
+            with create_engine(url, poolclass=NullPool).connect() as reading:
+                found = RunsTable("alembic_version", "public").under_way(reading)
+
+    assert found
+    assert found.run_id == "x"
 
 
 @pytest.mark.parametrize(

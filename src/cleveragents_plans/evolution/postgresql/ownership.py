@@ -27,8 +27,12 @@ class NameTaken(EvolutionError):
 
     def __init__(self, name: str, found: str, remedy: str) -> None:
         running = running_revision.get()
-        changed = running is not None and running.has_changes()
-        kept = "what the revision did before stays" if changed else "nothing was changed"
+        kept = "nothing was changed"
+        if running is not None:
+            changed = running.has_changes()
+            kept = (
+                "what the revision did before stays" if changed else "the revision changed nothing"
+            )
         super().__init__(f"{name} {found}; {remedy}; {kept}")
         self.name = name
 

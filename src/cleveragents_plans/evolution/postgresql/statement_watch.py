@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 
 from cleveragents_plans.evolution.errors import (
     AGAIN,
@@ -105,7 +105,9 @@ class StatementWatch:
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._thread.join(2 * _POLL)  # it may be asking still
+        for thread in (self._thread, self._looking):  # which may be asking still
+            if thread.ident is not None:
+                thread.join(2 * _POLL)
         self._reasons.__exit__(None, None, None)
         event.remove(self._connection, "before_cursor_execute", self._before_statement)
         event.remove(self._connection, "commit", self._before_commit)
@@ -209,6 +211,8 @@ class StatementWatch:
             else:
                 self._silent_since = None
             return f"what it waits for cannot be seen ({' '.join(str(error.orig).split())[:100]})"
+        except InvalidRequestError:  # the connection was closed meanwhile
+            return ""
 
     def _silent(self) -> None:
         now = time.monotonic()

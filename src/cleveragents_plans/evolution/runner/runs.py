@@ -236,7 +236,9 @@ class RunsTable:
             query = (
                 f"SELECT {listed.replace(' outcome,', f' {state} AS outcome,')} "
                 f"FROM {self.quoted(connection).replace('%', '%%')} r "
-                "WHERE version_table = %(versions)s ORDER BY began_at DESC LIMIT %(most)s"
+                # The run under way is the newest, though the clock of the server went back.
+                "WHERE version_table = %(versions)s "
+                f"ORDER BY outcome = 'running' AND {alive} DESC, began_at DESC LIMIT %(most)s"
             )
             rows = run(connection, query, values | lock_key())
         else:
