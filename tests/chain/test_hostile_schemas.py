@@ -110,17 +110,36 @@ def test_schema_of_another_role_gets_no_tables(url: str):
     assert execute(url, "SELECT to_regclass('postgres.v3_plans')") == [(None,)]
 
 
-def test_schema_of_another_role_is_not_searched_for_event_triggers(url: str):
-    plant(url, "postgres", ())
+OPERATOR = (
+    "CREATE SEQUENCE {0}.fired",
+    "CREATE FUNCTION {0}.compare(varchar, varchar) RETURNS boolean LANGUAGE plpgsql AS"
+    " $$BEGIN PERFORM nextval('{0}.fired');"
+    " RETURN $1::text OPERATOR(pg_catalog.=) $2::text; END$$",
+    "CREATE OPERATOR {0}.= (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = {0}.compare)",
+)
+
+
+def test_schema_of_another_role_is_not_searched_for_triggers(url: str):
+    plant(url, "postgres", OPERATOR)
     execute(
-        of_role(url, SQUATTER),
-        "CREATE SEQUENCE postgres.fired",
-        "CREATE FUNCTION postgres.compare(varchar, varchar) RETURNS boolean LANGUAGE plpgsql AS"
-        " $$BEGIN PERFORM nextval('postgres.fired');"
-        " RETURN $1::text OPERATOR(pg_catalog.=) $2::text; END$$",
-        "CREATE OPERATOR postgres.= (LEFTARG = varchar, RIGHTARG = varchar,"
-        " FUNCTION = postgres.compare)",
+        url,
+        "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at)"
+        " VALUES ('01', 'local/tidy', '', '')",
+        "CREATE FUNCTION public.seen() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM 'public.v3_plans'::regclass, 'v3_plans'::regclass;"
+        " IF new.plan_id = old.plan_id THEN RETURN new; END IF; RETURN new; END$$",
+        "CREATE TRIGGER seen BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION public.seen()",
     )
+
+    main(["preflight", "--url", url])
+    migrate(url, HEAD)
+    roll_back(url, M4_003)
+
+    assert not fired(url, "postgres")
+
+
+def test_schema_of_another_role_is_not_searched_for_event_triggers(url: str):
+    plant(url, "postgres", OPERATOR)
     execute(
         url,
         "CREATE FUNCTION public.seen() RETURNS event_trigger LANGUAGE plpgsql AS"

@@ -31,8 +31,10 @@ SYSTEM_SCHEMAS = "pg_catalog, pg_temp"
 
 # The schema is written into the text of functions, where these characters end a quotation.
 _UNFIT = re.compile(r"[$'\\{}\x00-\x1f]")
-# What is remembered of each connection: the setting of the role, and the schemas that it means.
+# What is remembered of each connection: the setting of the role, the schemas that it means, and the
+# search path for triggers.
 _FORMER, _SCHEMAS = "evolution.search_path", "evolution.schemas"
+_OF_TRIGGERS = "evolution.search_path_of_triggers"
 
 
 class SchemaNotUsable(EvolutionError):
@@ -63,6 +65,8 @@ def use_schema(
     connection.info[_FORMER], connection.info[_SCHEMAS] = run(connection, _SEARCHED).one()
     scope = "LOCAL" if local else "SESSION"
     run(connection, f"SET {scope} search_path = {SYSTEM_SCHEMAS}")
+    searched = {"searched": connection.info[_SCHEMAS]}
+    connection.info[_OF_TRIGGERS] = run(connection, _PATH_OF_TRIGGERS, searched).scalar_one()
     return find_schema(connection, *tables) if schema is None else _existing(connection, schema)
 
 
@@ -210,6 +214,17 @@ SELECT n.nspname::text AS schema, quote_ident(o.rolname) AS owner, c.relname::te
  ORDER BY searched.place"""
 
 
+# The schema of temporary tables has another name in another session.
+_PATH_OF_TRIGGERS = """\
+SELECT coalesce(string_agg(CASE WHEN n.nspname LIKE 'pg\\_temp\\_%%' THEN 'pg_temp'
+                                ELSE quote_ident(n.nspname) END, ', ' ORDER BY searched.place), '')
+  FROM unnest(CAST(%(searched)s AS text[])) WITH ORDINALITY AS searched (name, place)
+  JOIN pg_namespace n ON n.nspname = searched.name
+  JOIN pg_roles o ON o.oid = n.nspowner
+  JOIN pg_database d ON d.datname = current_database()
+ WHERE n.nspname <> current_user OR o.rolsuper OR o.rolname = current_user OR o.oid = d.datdba"""
+
+
 def searching_system_schemas(driver: psycopg.Connection) -> psycopg.Connection:
     """Let a connection of the driver, in autocommit, search system schemas only."""
     driver.execute(f"SET search_path = {SYSTEM_SCHEMAS}".encode())
@@ -223,10 +238,12 @@ def as_triggers_expect(connection: Connection) -> tuple[str, dict[str, str]]:
     Triggers, and functions in CHECKs, of the table may count on the search path of the role.
     The names in the statement are looked up before it runs, in system schemas; the condition
     sets the path of the role when it runs, before the first row is written, until the end of
-    the transaction. Triggers BEFORE ... FOR EACH STATEMENT are the only ones to run earlier.
+    the transaction. Triggers BEFORE ... FOR EACH STATEMENT are the only ones to run earlier. The
+    path has the schemas that were there when the run began, without one that another role has
+    created under the name of the role that migrates (``$user``).
     """
     condition = "(SELECT set_config('search_path', %(search_path)s, true)) IS NOT NULL"
-    return condition, {"search_path": connection.info[_FORMER]}
+    return condition, {"search_path": connection.info[_OF_TRIGGERS]}
 
 
 def path_for_ddl(connection: Connection) -> str:
