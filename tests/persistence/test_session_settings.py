@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import psycopg
 import pytest
 from sqlalchemy import Engine, make_url, select
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import LifecyclePlanModel, PlanRepository
-from cleveragents_plans.persistence import open_engine
+from cleveragents_plans.persistence import AsyncPlanRepository, open_async_engine, open_engine
 from cleveragents_plans.schema import chain_config, upgrade
 from cleveragents_plans.schema.database import read_database
 from cleveragents_plans.verification import verify
-from support.bouncers import pgbouncer
 from support.broken import libpq
 from support.plans import a_root
 
@@ -63,11 +64,18 @@ def test_costs_are_read_to_the_last_bit_however_few_digits_the_database_sets(
     check(engine)
 
 
-def test_costs_are_read_to_the_last_bit_through_a_pooler(url: str) -> None:
-    with pgbouncer(url, "transaction") as pooled:
-        engine = open_engine(pooled + "&prepare_threshold=none")
-        check(engine)
-        engine.dispose()
+def test_costs_are_read_to_the_last_bit_by_asyncio(url: str) -> None:
+    async def read() -> float | None:
+        engine = open_async_engine(url)
+        async with AsyncSession(engine) as session, session.begin():
+            repository = AsyncPlanRepository(session)
+            await repository.add(a_root(1, cost_actual_usd=COST))
+        async with AsyncSession(engine) as session:
+            found = await AsyncPlanRepository(session).get(a_root(1).plan_id)
+        await engine.dispose()
+        return found.cost_actual_usd
+
+    assert asyncio.run(read()) == COST
 
 
 def test_fingerprints_do_not_depend_on_the_digits_that_the_database_sets(

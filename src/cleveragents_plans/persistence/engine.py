@@ -263,11 +263,21 @@ def _begin_by_us(driver: Any) -> None:
     driver.isolation_level = None
 
 
+# A role or a database that kept the default of PostgreSQL 11 lets costs be read as rounded text.
+# https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-EXTRA-FLOAT-DIGITS
+_EXACT_DOUBLES = """\
+SELECT pg_catalog.set_config('extra_float_digits', '1', false)
+ WHERE CAST(pg_catalog.current_setting('extra_float_digits') AS pg_catalog.int4)
+       OPERATOR(pg_catalog.<) 1"""
+
+
 def _postgresql_connection(driver_connection: Any, _record: object) -> None:
     # The driver is an extra, which SQLite does without.
     from cleveragents_plans.persistence.sql_ascii import read_any_bytes
 
     read_any_bytes(driver_connection)
+    _send(driver_connection, _EXACT_DOUBLES)
+    driver_connection.commit()
 
 
 def _send(driver_connection: Any, statement: str) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import operator
-import struct
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, Dialect, Double, Text, func
+from sqlalchemy import Boolean, Dialect, Double, Text
 from sqlalchemy.dialects.sqlite import REAL
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql import operators
@@ -19,33 +18,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 from cleveragents_plans.domain.errors import InvalidValue, shown
 from cleveragents_plans.persistence.columns import parsed_time, time_text
 
-
-class ExactDouble(TypeDecorator[float]):
-    """
-    A DOUBLE PRECISION that is read to the last bit.
-
-    PostgreSQL sends it as a text of as many digits as ``extra_float_digits`` says, which a role or
-    a database can set; its eight bytes depend on no setting, and no pooler drops them.
-    """
-
-    impl: Any = Double
-    cache_ok: bool | None = True
-
-    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Select the eight bytes."""
-        return func.pg_catalog.float8send(column, type_=self)
-
-    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        """Read the eight bytes."""
-        return lambda found: None if found is None else _DOUBLE(found)[0]
-
-
-_DOUBLE = struct.Struct("!d").unpack
-
-#: A double on both engines; SQLite spells it REAL, and hands over the number itself.
-REAL_NUMBER: TypeEngine[float] = (
-    Double().with_variant(ExactDouble(), "postgresql").with_variant(REAL(), "sqlite")
-)
+#: A double on both engines; SQLite spells it REAL.
+REAL_NUMBER: TypeEngine[float] = Double().with_variant(REAL(), "sqlite")
 
 
 class FoundBoolean(TypeDecorator[bool]):
