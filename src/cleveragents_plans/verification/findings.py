@@ -71,7 +71,7 @@ class Kind(StrEnum):
     TRIGGER_MISSING = "trigger-missing"
     #: It is defined otherwise.
     TRIGGER_CHANGED = "trigger-changed"
-    #: It does not fire always.
+    #: It does not fire always; or those that enforce foreign keys do not fire for clients.
     TRIGGER_DISABLED = "trigger-disabled"
     #: A trigger that no revision made, or one of a downgrade that is over.
     TRIGGER_EXTRA = "trigger-extra"
