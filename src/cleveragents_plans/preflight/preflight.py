@@ -41,7 +41,7 @@ from cleveragents_plans.preflight.replicas import replicas_of, slots_of
 from cleveragents_plans.preflight.sample import run_on_sample
 from cleveragents_plans.preflight.sessions import sessions_ahead
 from cleveragents_plans.schema.database import Database, read_database, try_database
-from cleveragents_plans.verification.foreign_key_triggers import check_foreign_key_triggers
+from cleveragents_plans.schema.foreign_key_triggers import disabled_foreign_keys
 
 # Plans in the sample of a SQLite file.
 _SAMPLED = 20_000
@@ -106,8 +106,7 @@ def _on_postgresql(
                 warning = postgresql.statistics_warning(connection, database.table(PLANS.name))
                 found.warnings += [warning] if warning else []
             with found.looking("triggers of foreign keys"):
-                disabled = check_foreign_key_triggers(database)
-                found.warnings += [f"{e.subject}: {e.found}: {e.remedy}" for e in disabled]
+                found.warnings += map(": ".join, disabled_foreign_keys(database))
         estimate, disk = None, None
         # A trial runs the triggers of the tables, whose owner this role may have to mistrust.
         mistrusted = bool(found.troubled & {"rights", "owners"})

@@ -13,10 +13,10 @@ from cleveragents_plans.evolution.runner.version_state import TablesIncomplete
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.persistence.sessions import PLANS as PLANS_TABLE
 from cleveragents_plans.schema.database import Database
+from cleveragents_plans.schema.foreign_key_triggers import disabled_foreign_keys
 from cleveragents_plans.verification.comparison import compare_tables
 from cleveragents_plans.verification.expected import expected_tables
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault
-from cleveragents_plans.verification.foreign_key_triggers import check_foreign_key_triggers
 from cleveragents_plans.verification.postgresql_objects import (
     check_other_schemas,
     check_owners,
@@ -111,7 +111,8 @@ def _check_schema(database: Database) -> Iterator[Finding]:
     if database.schema is not None:
         yield from check_owners(database)
         yield from check_other_schemas(database)
-        yield from check_foreign_key_triggers(database)
+        for disabled in disabled_foreign_keys(database):
+            yield fault(Kind.TRIGGER_DISABLED, *disabled)
         yield from check_privileges(database)
     yield from check_table_triggers(database)
     # Where the version says nothing true of the tables, nothing can be expected of them; where a

@@ -8,25 +8,24 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.schema.database import Database
-from cleveragents_plans.verification.findings import Finding, Kind, fault
 
 # The trigger of the chain that fires always.
 _FILL = "v3_plans_fill"
 
 
-def check_foreign_key_triggers(database: Database) -> Iterator[Finding]:
+def disabled_foreign_keys(database: Database) -> Iterator[tuple[str, str, str]]:
     """
     Find tables on which triggers of foreign keys do not fire for clients.
 
     ``DISABLE TRIGGER ALL`` on either table of a key disables those, too, and leaves it validated.
+    Each has its table, what was found, and the remedy. Locks: none but on catalogs.
     """
     wanted = {"schema": database.schema, "tables": [*Base.metadata.tables], "fill": _FILL}
     for table, keys, always in run(database.connection, _DISABLED, wanted):
         at = f"ALTER TABLE {identifier(table)}"
         remedies = [f"{at} ENABLE TRIGGER ALL"]
         remedies += [f"{at} ENABLE ALWAYS TRIGGER {identifier(name)}" for name in always or ()]
-        yield fault(
-            Kind.TRIGGER_DISABLED,
+        yield (
             table,
             f"triggers on the table that enforce foreign keys are disabled ({', '.join(keys)}): "
             "rows may refer to plans that are not stored, or stay when their plan is deleted",
