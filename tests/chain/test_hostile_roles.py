@@ -841,8 +841,10 @@ def test_function_of_create_all_can_be_executed_by_its_owner_only(url: str):
     roll_back(url, "base", "drop-plans=yes")
     execute(url, f"ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON FUNCTIONS TO {CLERK}")
 
-    with open_engine(url).begin() as connection:
+    engine = open_engine(url)
+    with engine.begin() as connection:
         Base.metadata.create_all(connection)
+    engine.dispose()
 
     assert rights_of_others(url) == []
 
