@@ -70,7 +70,7 @@ def test_other_table_of_the_name_of_the_archive_is_refused_before_any_change(
     before = schema_dump(former.url)
 
     with pytest.raises(
-        EvolutionError, match=rf"{ARCHIVE} .*rename or drop it; nothing was changed"
+        EvolutionError, match=rf"{ARCHIVE} .*rename or drop it; the revision changed nothing"
     ):
         former.upgrade(M8_001)
 
@@ -79,7 +79,7 @@ def test_other_table_of_the_name_of_the_archive_is_refused_before_any_change(
     former.upgrade(M8_001)
     former.run(ARCHIVE_ALL, s=SNAPSHOT)
     former.run(other)
-    with pytest.raises(EvolutionError, match="rename or drop it; nothing was changed"):
+    with pytest.raises(EvolutionError, match="rename or drop it; the revision changed nothing"):
         former.downgrade(M4_003)
     assert set(former.column("effective_profile_snapshot").values()) == {SNAPSHOT}
 
