@@ -186,7 +186,7 @@ class StatementWatch:
                 self.reason()
             if now - max(begun, said) < self._every or not self._busy or uncounted():
                 continue
-            said = now
+            said, asked = now, begun
             report_under_way(f"`{' '.join(sql.split())[:60]}`", begun)
 
     def _look(self) -> str:
