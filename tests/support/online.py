@@ -18,7 +18,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from cleveragents_plans import open_engine
-from cleveragents_plans.evolution.postgresql.search_path import use_schema
+from cleveragents_plans.evolution.postgresql.schema_choice import use_schema
 from support.waiting import wait_until
 
 

@@ -186,7 +186,7 @@ class Jobs:
         self._end_worker(number)
         if self.signal is not None:
             return 128 + self.signal, "", last_line
-        # It is 0 as well where the parent process had SIGCHLD ignored, so that nobody knows.
+        # 0 where the exit status is not known: the parent process had SIGCHLD ignored.
         code = f" with {worker.returncode}" if worker.returncode else ""
         how = f"its process ended{code} before the command did; run the same command again"
         return ExitStatus.AGAIN, "", how

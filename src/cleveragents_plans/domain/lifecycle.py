@@ -9,12 +9,10 @@ from types import MappingProxyType
 from typing import Final, NamedTuple, Protocol
 
 from cleveragents_plans.domain.enums import Phase, ProcessingState
+from cleveragents_plans.domain.types import MAX_INTEGER
 
 #: How often a plan may go back to strategize.
 MAX_REVERSIONS: Final = 3
-
-#: The last attempt that can be counted: the column holds no greater number.
-MAX_ATTEMPTS: Final = 2**31 - 1
 
 #: The states that a plan never leaves.
 FINAL_STATES: Final = frozenset({ProcessingState.APPLIED, ProcessingState.CANCELLED})
@@ -68,7 +66,7 @@ class Step:
         return (
             at.phase in self.phases
             and at.processing_state in self.states
-            and at.attempt + self.attempts <= MAX_ATTEMPTS
+            and at.attempt + self.attempts <= MAX_INTEGER
             and at.reversion_count + self.reversions <= MAX_REVERSIONS
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,7 +25,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from cleveragents_plans.domain.enums import Level
 from cleveragents_plans.domain.errors import InvalidType, report_invalid_fields, shown
 
-_MAX_INTEGER = 2**31 - 1
+#: The largest number that a column of integers holds.
+MAX_INTEGER: Final = 2**31 - 1
 
 # An own type check, since str_schema fails on a lone surrogate with a bare
 # UnicodeEncodeError instead of a validation error.
@@ -170,11 +171,11 @@ def _in_utc(time: datetime) -> datetime:
 #: A point in time, kept in UTC; one without a zone is refused.
 UtcDatetime = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 #: An integer that fits the column, from 0.
-Count = Annotated[int, Field(strict=True, ge=0, le=_MAX_INTEGER)]
+Count = Annotated[int, Field(strict=True, ge=0, le=MAX_INTEGER)]
 #: An integer that fits the column, from 1.
-Ordinal = Annotated[int, Field(strict=True, ge=1, le=_MAX_INTEGER)]
+Ordinal = Annotated[int, Field(strict=True, ge=1, le=MAX_INTEGER)]
 #: The last step that was completed; -1 before the first.
-StepIndex = Annotated[int, Field(strict=True, ge=-1, le=_MAX_INTEGER)]
+StepIndex = Annotated[int, Field(strict=True, ge=-1, le=MAX_INTEGER)]
 #: US dollars: finite, not negative, never -0.0.
 Usd = Annotated[
     float, Field(strict=True, ge=0, allow_inf_nan=False), AfterValidator(_positive_zero)

@@ -175,7 +175,7 @@ def _claim_on_postgresql(session: Session, statement: Executable) -> list[Plan] 
         if all(row.whole for row in rows):
             plans = _read_begun(rows)
     finally:
-        if plans is None:  # nobody is given them, whatever the reason
+        if plans is None:  # no caller gets them, whatever the reason
             _queue_again(session, rows, now)
     return plans
 

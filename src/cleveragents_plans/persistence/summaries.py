@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Double, Integer, case, func, literal_colum
 from sqlalchemy.orm import Session
 
 from cleveragents_plans.domain import Phase, ProcessingState
-from cleveragents_plans.domain.types import full_name
+from cleveragents_plans.domain.types import MAX_INTEGER, full_name
 from cleveragents_plans.persistence.errors import NotARoot
 from cleveragents_plans.persistence.queries import root_of, rows_of
 from cleveragents_plans.persistence.sessions import PLANS
@@ -38,7 +38,7 @@ COUNT_FIELDS: Final = tuple(_FIELDS)
 
 # The largest numbers that a plan can have.
 _LARGEST_COST: Final = literal_column("1.7976931348623157e308", Double)
-_LARGEST_COUNT: Final = literal_column(str(2**31 - 1), Integer)
+_LARGEST_COUNT: Final = literal_column(str(MAX_INTEGER), Integer)
 
 
 @dataclass(frozen=True)

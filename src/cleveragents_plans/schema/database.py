@@ -19,7 +19,7 @@ from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
 from cleveragents_plans.evolution.postgresql.read_locks import lock_to_read
-from cleveragents_plans.evolution.postgresql.search_path import searched_schemas
+from cleveragents_plans.evolution.postgresql.schema_choice import searched_schemas
 from cleveragents_plans.evolution.postgresql.server import refuse_read_only
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied

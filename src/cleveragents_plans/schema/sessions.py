@@ -11,7 +11,7 @@ from cleveragents_plans.evolution.postgresql.products import (
     refuse_distributed_tables,
     refuse_unfit_server,
 )
-from cleveragents_plans.evolution.postgresql.search_path import find_schema, use_schema
+from cleveragents_plans.evolution.postgresql.schema_choice import find_schema, use_schema
 from cleveragents_plans.evolution.postgresql.server import (
     OF_EACH_SESSION,
     refuse_unreadable_tables,

@@ -40,11 +40,11 @@ def check_privileges(database: Database) -> Iterator[Finding]:
             "on; then look at what it may have written",
         )
     tables = {
-        _ARCHIVE: ("whoever can do that chooses what the next upgrade restores", fault, set[str]()),
+        _ARCHIVE: ("it could change what the next upgrade restores", fault, set[str]()),
         database.options.version_table: (
-            "whoever can do that chooses which revisions the next run takes", note, set[str](),
+            "it could change which revisions the next run takes", note, set[str](),
         ),
-        RUNS: ("whoever can do that changes what history tells", note, {"UPDATE"}),  # throttle
+        RUNS: ("it could change what history shows", note, {"UPDATE"}),  # throttle
     }  # fmt: skip
     for table, (means, severity, granted) in tables.items():
         name = f"{schema}.{identifier(table)}"

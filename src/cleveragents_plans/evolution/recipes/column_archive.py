@@ -77,7 +77,7 @@ class ColumnArchive:
             f" SELECT {', '.join(self.columns)} FROM {{schema}}.{self.table} WITH NO DATA",
             # Another role may have created it since `check_archive`, or before a script is run.
             raise_if_foreign_relation(name, f"{{schema}}.{self.table}"),
-            # Whoever can write to it chooses what the next upgrade restores.
+            # A role that can write to it could change what the next upgrade restores.
             revoke_writing(name),
             f"CREATE UNIQUE INDEX IF NOT EXISTS {self.index} ON {name} ({self.key})",
             # Where all tables are published, only rows that can be told apart may change.
@@ -202,8 +202,8 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
 def _warn_of_writers(connection: Connection, name: str) -> None:
     for other, held in run(connection, WRITERS.format(oid="to_regclass(%(name)s)"), {"name": name}):
         log.warning(
-            "%s has %s on %s: whoever can write to that chooses what is restored from it; this run "
-            "revokes it", other, held, name,
+            "%s has %s on %s, and could change what is restored from it; this run revokes it",
+            other, held, name,
         )  # fmt: skip
 
 

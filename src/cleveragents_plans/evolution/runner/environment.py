@@ -27,13 +27,15 @@ from cleveragents_plans.evolution.postgresql.products import (
 )
 from cleveragents_plans.evolution.postgresql.read_locks import remember_tables
 from cleveragents_plans.evolution.postgresql.replication import check_replication
-from cleveragents_plans.evolution.postgresql.search_path import (
-    event_triggers_served,
+from cleveragents_plans.evolution.postgresql.schema_choice import (
     find_schema,
-    named_in,
-    search_path_restored,
     search_schema,
     use_schema,
+)
+from cleveragents_plans.evolution.postgresql.search_path import (
+    event_triggers_served,
+    named_in,
+    search_path_restored,
 )
 from cleveragents_plans.evolution.postgresql.server import refuse_missing_rights, refuse_read_only
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch

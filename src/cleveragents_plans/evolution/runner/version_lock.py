@@ -100,7 +100,7 @@ class CheckedVersionTable:
     def _after(self, _connection: Connection, element: Any, *_: object) -> None:
         if isinstance(element, CreateTable) and self._is_ours(element.element):
             self._oid = self._find()  # no other session sees it before the commit
-            # Who writes the version chooses what the next run does.
+            # A role that can write the version could change which revisions the next run takes.
             run(self._connection, revoke_writing(self._name))
 
     def _unlocked(self, *_: object) -> None:
