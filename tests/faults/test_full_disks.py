@@ -41,7 +41,7 @@ def failed_clearly(ended: Ended) -> None:
     assert ended.status not in (0, None), ended.said
     line = one_clear_line(ended.said)
     assert "disk" in line
-    assert "nothing was changed" in line or "remove the cause" in line
+    assert "nothing was changed" in line or "run the same command again" in line
 
 
 @pytest.mark.parametrize(
