@@ -71,7 +71,7 @@ def test_file_that_is_replaced_during_a_run_is_told_and_the_run_fails(
 
     _, err = capfd.readouterr()
     assert (status, len(done)) == (ExitStatus.REFUSED, 1)
-    assert f"{file} was replaced or deleted during the run" in err
+    assert f"{file} was replaced or deleted after it was opened" in err
     assert err.count("\n") == 1
     if happens is replace:
         assert main(["upgrade", "-q", "--url", url]) == ExitStatus.DONE
@@ -108,7 +108,7 @@ def test_link_that_is_switched_during_a_run_is_told_and_the_run_fails(
         event.remove(Engine, "before_cursor_execute", meanwhile)
 
     assert status == ExitStatus.REFUSED
-    assert f"{named} was replaced or deleted during the run" in capfd.readouterr().err
+    assert f"{named} was replaced or deleted after it was opened" in capfd.readouterr().err
     for each in (file, other / file.name):
         assert execute(each, "SELECT version_num FROM alembic_version") == [(M4_003,)]
 
@@ -164,11 +164,36 @@ def test_file_that_is_replaced_while_a_lock_is_waited_for_is_told(
     assert execute(file, "SELECT id FROM port") == []
 
 
-def test_connection_that_was_open_before_the_file_was_replaced_is_told(file: Path):
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_connection_that_was_open_before_the_file_was_replaced_is_told(journal: str, file: Path):
+    execute(file, f"PRAGMA journal_mode = {journal}")
     with migrating_connection(file) as connection:
         replace(file)
         with pytest.raises(FileReplaced), write_transaction(connection, QUICK):
             connection.exec_driver_sql("CREATE TABLE port (id)")
+
+
+@pytest.mark.parametrize("happens", [replace, Path.unlink])
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+def test_engine_that_has_connected_before_the_file_was_replaced_is_told(
+    journal: str, happens, url: str, file: Path
+):
+    """As an application that is migrated after a restore, without being started again."""
+    execute(file, f"PRAGMA journal_mode = {journal}")
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM v3_plans")
+        happens(file)
+        with pytest.raises(FileReplaced, match="after it was opened"):
+            schema.upgrade(engine)
+        engine.dispose()
+        assert file.exists() == (happens is replace)
+        if file.exists():
+            schema.upgrade(engine)
+            assert execute(file, "SELECT version_num FROM alembic_version") == [(HEAD,)]
+    finally:
+        engine.dispose()
 
 
 def test_transaction_of_the_caller_is_told_of_a_replaced_file(file: Path):

@@ -24,6 +24,8 @@ from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 
 _MOUNTS = Path("/proc/self/mountinfo")
+# What this process has open; Windows has none, and lets nobody replace a file that is open.
+_DESCRIPTORS = Path("/dev/fd")
 # SQLITE_READONLY_DBMOVED, for which older drivers have no name.
 _MOVED: Final = 1032
 # SQLITE_READONLY: the system let SQLite open the file to be read only, as with `chattr +a`.
@@ -90,7 +92,7 @@ class FileReplaced(EvolutionError):
 
     def __init__(self, file: Path) -> None:
         super().__init__(
-            f"{file} was replaced or deleted during the run, as by a restore or another link; "
+            f"{file} was replaced or deleted after it was opened, as by a restore or another link; "
             f"what is there now was not migrated; let nothing replace it meanwhile, and {AGAIN}"
         )
         self.file = file
@@ -121,6 +123,7 @@ def require_writable(connection: Connection) -> None:
 
     Raises:
         UrlUnfit: Its URL opens it to be read only, or without locks.
+        FileReplaced: The connection was made before the file was replaced.
         FileNotWritable: The file or its folder is read-only.
         FileHasOtherPlace: It has a second name, or is mounted without its folder.
     """
@@ -130,6 +133,8 @@ def require_writable(connection: Connection) -> None:
             if is_unfit and is_unfit(value.lower()):
                 raise UrlUnfit(how, f"{name}={value}")
     file = file_of(connection)
+    if not _is_open(_identity(file)):
+        raise FileReplaced(file)
     for path in (file.parent, file):
         if not os.access(path, os.W_OK):
             raise FileNotWritable(path)
@@ -209,6 +214,20 @@ def _identity(file: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _is_open(identity: tuple[int, int] | None) -> bool:
+    """Tell whether this process has a file open; in WAL mode SQLite does not look at its path."""
+    try:
+        descriptors = [int(path.name) for path in _DESCRIPTORS.iterdir()]
+    except OSError:
+        return True
+    for descriptor in descriptors:
+        with suppress(OSError):  # closed by now, as that of the folder itself
+            status = os.fstat(descriptor)
+            if (status.st_dev, status.st_ino) == identity:
+                return True
+    return False
 
 
 def _is_mounted(file: Path) -> bool:
