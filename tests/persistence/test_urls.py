@@ -20,6 +20,8 @@ from cleveragents_plans.persistence import (
     open_engine,
     without_password,
 )
+from support.databases import database_at
+from support.revisions import HEAD
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,8 @@ def test_what_a_driver_says_of_a_url_has_no_part_that_is_hidden(
     "variable",
     ["PGSSLMODE=hunter2", "PGPORT=hunter2", "PGPORT=5432:hunter2", "PGSSLNEGOTIATION=hunter2",
      "PGCONNECT_TIMEOUT=hunter2", "PGTARGETSESSIONATTRS=hunter2", "PGREQUIREAUTH=hunter2",
-     "PGGSSENCMODE=x hunter2", "PGSERVICE=plans:hunter2", "PGSERVICEFILE=/hunter2"],
+     "PGGSSENCMODE=x hunter2", "PGSERVICE=plans:hunter2", "PGSERVICEFILE=/hunter2",
+     "PGTZ=hunter2", "PGTZ=Europe/hunter2"],
 )  # fmt: skip
 def test_what_a_driver_says_of_the_environment_has_no_part_that_may_be_a_secret(
     variable: str,
@@ -206,6 +209,58 @@ def test_what_a_driver_says_of_the_environment_has_no_part_that_may_be_a_secret(
     assert status in (ExitStatus.REFUSED, ExitStatus.UNREACHABLE)
     assert "hunter2" not in out + err
     assert len(err.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "named"),
+    [
+        ("postgresql://", {"PGSERVICE": "plans"}, " (with PGSERVICE=plans of the environment)"),
+        ("postgresql://h:1/d", {"PGHOST": "db1", "PGPORT": "2", "PGDATABASE": "other"}, ""),
+        (
+            "postgresql://?port=2",
+            {"PGHOST": "db1", "PGPORT": "3", "PGDATABASE": "plans", "PGUSER": "app"},
+            " (with PGHOST=db1, PGDATABASE=plans, PGUSER=app of the environment)",
+        ),
+        (
+            "postgresql:///d?service=plans",
+            {"PGSERVICE": "x", "PGUSER": "app:hunter2", "PGPASSWORD": "hunter2"},
+            " (with PGUSER=*** of the environment)",
+        ),
+    ],
+)
+def test_line_of_the_database_names_what_the_environment_adds_to_the_url(
+    url: str, environment: dict[str, str], named: str, capfd, monkeypatch: pytest.MonkeyPatch
+):
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    main(["current", "--url", url])
+
+    out, err = capfd.readouterr()
+    shown = without_password(database_url(url))
+    assert f"database: {shown}{named}\n" in err, err
+    assert "hunter2" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("variable", "told"),
+    [
+        ("PGTZ=Mars/Phobos", "Mars/Phobos"),
+        ("PGTARGETSESSIONATTRS=standby", "standby"),
+        ("PGOPTIONS=-c TimeZone=Mars/Phobos", "Mars/Phobos"),
+    ],
+)
+def test_what_a_server_says_of_the_environment_has_the_words_that_are_no_secret(
+    variable: str, told: str, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch
+):
+    with database_at(HEAD, "postgresql-18", tmp_path) as url, monkeypatch.context() as during:
+        during.setenv(*variable.split("=", 1))
+        status = main(["current", "-q", "--url", url])
+
+    assert status == ExitStatus.REFUSED
+    assert told in capfd.readouterr().err.split("cannot be opened", 1)[1]
 
 
 def test_name_of_a_database_that_libpq_takes_for_a_connection_string_is_refused():

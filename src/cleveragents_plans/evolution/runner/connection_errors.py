@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
 from cleveragents_plans.evolution.postgresql.products import refuse_other_server
+from cleveragents_plans.evolution.runner.libpq_environment import shown_and_hidden
 
 
 class ConnectionFailed(EvolutionError):
@@ -63,24 +63,6 @@ class LoginRefused(ConnectionFailed):
 
 
 _SHORT = 3
-# What tells which database the environment means, in the forms that it has. All other variables
-# of libpq are hidden (https://www.postgresql.org/docs/current/libpq-envars.html).
-_VISIBLE_VARIABLES = {
-    name: re.compile(form)
-    for name, form in {
-        "PGHOST": r"@?[\w.:%,/ ~+-]*",
-        "PGHOSTADDR": r"[0-9a-fA-F.:%,]*",
-        "PGPORT": r"[0-9,]*",
-        "PGDATABASE": r"[\w -]*",
-        "PGUSER": r"[\w.-]*",
-        "PGSERVICE": r"[\w.-]*",
-        "PGSSLMODE": r"disable|allow|prefer|require|verify-ca|verify-full",
-    }.items()
-}
-# Settings of extensions, and those that are none, may hold anything.
-_PLAIN_SETTING = re.compile(
-    r"(?:-c|--)?(?!\w*(?:pass|secret|token|key))\w+=[\w.,-]*", re.IGNORECASE
-)
 # What the driver says of these says little.
 _EXPLAINED = {
     "statement pooling mode": "it is a pooler in statement mode: connect to the server itself",
@@ -152,13 +134,9 @@ def _hidden(url: URL | None, shown: str) -> list[str]:
     except ArgumentError:  # an application may call it by another name, which shows nothing
         visible = set()
     hidden = {each for each in _values(url) if each not in visible} if url is not None else set()
-    for name, value in os.environ.items():
-        if name == "PGOPTIONS":
-            unknown = (each for each in value.split() if not _PLAIN_SETTING.fullmatch(each))
-            hidden |= {each.split("=", 1)[-1] for each in unknown}  # the name of a setting stays
-        elif name.startswith("PG"):
-            form = _VISIBLE_VARIABLES.get(name)
-            (visible if form and form.fullmatch(value) else hidden).add(value)
+    of_environment = shown_and_hidden()
+    visible |= of_environment[0]
+    hidden |= of_environment[1]
     words = {word for each in hidden for word in re.split(r"[\s:;,=|]+", each)}
     return sorted((hidden | words) - visible - {"", "-c"}, key=len, reverse=True)
 

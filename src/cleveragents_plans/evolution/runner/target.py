@@ -18,6 +18,7 @@ from sqlalchemy import URL, Connection, Engine
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.runner.connecting import connect
+from cleveragents_plans.evolution.runner.libpq_environment import named_by_environment
 from cleveragents_plans.evolution.settings import Settings, given_options
 
 
@@ -92,8 +93,10 @@ class Target:
     url: URL
     #: What to call it in messages: no password in it.
     shown: str
-    #: What named it, if that is worth saying.
+    #: What the environment adds to the URL, or that nothing named it, in parentheses.
     note: str
+    #: Whether nothing named it.
+    is_default: bool
     #: An engine or a connection of the caller's.
     given: Engine | Connection | None
     open: Callable[[URL], Engine]
@@ -115,11 +118,6 @@ class Target:
         if self.url.query.get("mode") == "memory" or name.startswith("file::memory:"):
             return None
         return Path(unquote(urlsplit(name).path))
-
-    @property
-    def is_default(self) -> bool:
-        """Whether nothing named it."""
-        return bool(self.note)
 
     @contextmanager
     def connected(
@@ -215,10 +213,11 @@ def find_target(config: Config, application: Application) -> Target:
         for url in urls.values():
             if {*names} & {"-x url", _URL}:  # for commands in messages, which name it again
                 config.attributes["shown_url"] = application.show(url)
-            return Target(url, application.show(url), "", given, application.open)
+            note = "" if url.get_backend_name() == "sqlite" else named_by_environment(url)
+            return Target(url, application.show(url), note, False, given, application.open)
     url = application.read(application.default)
     note = f" (the default, in {Path.cwd()}; name another by DATABASE_URL)"
-    return Target(url, application.show(url), note, None, application.open)
+    return Target(url, application.show(url), note, True, None, application.open)
 
 
 def _of_this_run(config: Config, given: Any) -> dict[str, str | URL]:
