@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import Engine, event, make_url
+from sqlalchemy import Connection, Engine, event, make_url
 
 from cleveragents_plans.evolution.postgresql.blockers import Blocker
 from cleveragents_plans.evolution.sqlite import journal, transaction
@@ -560,3 +560,22 @@ def test_trigger_of_tables_that_the_role_may_not_migrate_is_not_run_by_a_trial(t
 
     assert any("cannot become" in block.found for block in found.blocks)
     assert called is False
+
+
+def test_builds_of_indexes_are_tried_without_the_limits_of_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def asking(connection: Connection, table: str) -> float:
+        limits.append(connection.exec_driver_sql("SHOW statement_timeout").scalar_one())
+        return copy(connection, table)
+
+    limits: list[str] = []
+    copy = trials._copy
+    monkeypatch.setattr(trials, "_copy", asking)
+    with at(M8_001, "postgresql-18", tmp_path) as url:
+        name = make_url(url).database
+        with psycopg.connect(libpq(url), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE \"{name}\" SET statement_timeout = '7s'")
+        assert look(url).ready
+
+    assert set(limits) == {"0"}

@@ -78,18 +78,17 @@ def depth_of(database: Database, plans: str) -> int | None:
     share = min(100.0, 100.0 * 64 / size)
     query = _DEPTH.format(table=table, share=share)
     try:
-        with database.connection.begin_nested():
+        # Rolled back with its settings: the role's own limits are not to return.
+        with database.connection.begin_nested() as savepoint:
             for name, value in _WALK.items():
                 run(database.connection, f"SET LOCAL {name} TO {value}")
             found: int = run(database.connection, query).scalar_one()
+            savepoint.rollback()
             return found
     except DBAPIError as error:
         if sqlstate(error) != _CANCELLED:
             raise
         return None
-    finally:
-        for name in _WALK:
-            run(database.connection, f"SET LOCAL {name} TO DEFAULT")
 
 
 def statistics_warning(connection: Connection, table: str) -> str | None:
