@@ -17,15 +17,17 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.server import (
     RightsMissing,
     ServerReadOnly,
+    SessionReplicates,
     configure_session,
 )
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
+from cleveragents_plans.preflight import preflight
 from cleveragents_plans.schema import chain_config
 from cleveragents_plans.schema.database import read_database
 from support import postgres
 from support.databases import SERVERS, empty_database, migrate
 from support.online import client
-from support.revisions import M4_003
+from support.revisions import M4_003, M8_001
 
 
 @pytest.fixture
@@ -85,6 +87,23 @@ def test_read_only_setting_is_refused(url: str, statement: str, source: str):
 
     assert f"default_transaction_read_only is on; it comes from: {source})" in told
     assert tables(url) == []
+
+
+@pytest.mark.parametrize("place", ["DATABASE {database}", "ROLE postgres IN DATABASE {database}"])
+def test_session_that_writes_as_a_replica_is_refused(url: str, place: str):
+    migrate(url, M4_003)
+    place = place.format(database=make_url(url).database)
+    with client(url) as connection:
+        connection.execute(f"ALTER {place} SET session_replication_role = replica".encode())
+
+    told = refused(url, SessionReplicates)
+    assert "session_replication_role is replica for this run (it comes from: database" in told
+    blocks = preflight(chain_config(url, level=None), None).blocks
+    assert [block.found for block in blocks] == [told]
+
+    with client(url) as connection:
+        connection.execute(f"ALTER {place} SET session_replication_role = local".encode())
+    migrate(url, M8_001)
 
 
 @pytest.fixture

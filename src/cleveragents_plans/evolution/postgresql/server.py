@@ -81,14 +81,32 @@ class RightsMissing(EvolutionError):
         self.role = role
 
 
+class SessionReplicates(EvolutionError):
+    """
+    The session applies changes as a replica does: without triggers, and without foreign keys.
+
+    Attributes:
+        target: What the database is called.
+    """
+
+    def __init__(self, target: str, source: str) -> None:
+        super().__init__(
+            f"{target}: session_replication_role is replica for this run (it comes from: {source}),"
+            " so neither triggers nor foreign keys would be applied to what it writes; set "
+            "session_replication_role = origin there; nothing was changed"
+        )
+        self.target = target
+
+
 def refuse_read_only(connection: Connection, target: str) -> None:
     """
-    Refuse a server on which nothing can be written.
+    Refuse a server on which nothing can be written, and a session that writes as a replica.
 
     Raises:
         ServerReadOnly: It is a standby, or transactions are read-only by a setting.
+        SessionReplicates: A setting turns triggers and foreign keys off.
     """
-    standby, source = run(connection, _READ_ONLY).one()
+    standby, source, replicates = run(connection, _READ_ONLY).one()
     if standby:
         raise ServerReadOnly(
             target,
@@ -103,6 +121,8 @@ def refuse_read_only(connection: Connection, target: str) -> None:
             f"{source})",
             "set default_transaction_read_only = off there",
         )
+    if replicates is not None:
+        raise SessionReplicates(target, replicates)
 
 
 def refuse_missing_rights(
@@ -241,7 +261,9 @@ def session_settings(connection: Connection, wanted: Mapping[str, str]) -> dict[
 _READ_ONLY = """\
 SELECT pg_is_in_recovery(),
        (SELECT source FROM pg_settings
-         WHERE name = 'default_transaction_read_only' AND setting = 'on')"""
+         WHERE name = 'default_transaction_read_only' AND setting = 'on'),
+       (SELECT source FROM pg_settings
+         WHERE name = 'session_replication_role' AND setting = 'replica')"""
 
 # The tablespace of the database takes no right, and one that does not exist is passed over.
 # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-DEFAULT-TABLESPACE
