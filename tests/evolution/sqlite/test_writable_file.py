@@ -24,10 +24,12 @@ from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite import transaction, writable_file
 from cleveragents_plans.evolution.sqlite.transaction import write_transaction
 from cleveragents_plans.evolution.sqlite.writable_file import (
+    ConnectionReadOnly,
     FileNotWritable,
     FileReplaced,
     UrlUnfit,
 )
+from cleveragents_plans.persistence import open_engine, read_only
 from support.databases import database_at, migrating_connection
 from support.rebuilds import execute
 from support.revisions import HEAD, M4_003
@@ -315,3 +317,21 @@ def test_file_that_could_be_opened_to_be_read_only_is_told(file: Path):
     with pytest.raises(FileNotWritable, match=f"{file} is read-only"):
         schema.upgrade(engine)
     engine.dispose()
+
+
+@pytest.mark.parametrize("said", ["query_only of the driver", "query_only", "read_only()"])
+def test_connection_that_is_to_read_only_is_refused(said: str, url: str, file: Path):
+    engine = open_engine(url)
+    if said == "query_only of the driver":
+        event.listen(engine, "connect", lambda driver, _: driver.execute("PRAGMA query_only = 1"))
+    handed = read_only(engine) if said == "read_only()" else engine
+    with handed.connect() as connection:
+        if said == "query_only":
+            connection.exec_driver_sql("PRAGMA query_only = 1")
+            connection.commit()
+        for given in (connection, handed) if said != "query_only" else (connection,):
+            with pytest.raises(ConnectionReadOnly, match="set to read only"):
+                schema.upgrade(given)
+            connection.rollback()
+    engine.dispose()
+    assert execute(file, "SELECT version_num FROM alembic_version") == [(M4_003,)]

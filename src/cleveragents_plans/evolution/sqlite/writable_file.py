@@ -14,7 +14,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import Connection
@@ -48,6 +48,17 @@ class FileNotWritable(EvolutionError):
             "allow that, and run the same command again; nothing was changed"
         )
         self.path = path
+
+
+class ConnectionReadOnly(EvolutionError):
+    """The connection that was handed over is one to read only."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the connection that was handed over is set to read only (PRAGMA query_only is on, or "
+            "it is one of read_only()); expected one that may write: switch that off, or hand over "
+            "another engine; nothing was changed"
+        )
 
 
 class UrlUnfit(EvolutionError):
@@ -164,9 +175,15 @@ def report_replacement(connection: Connection) -> Iterator[Callable[[], None]]:
         What refuses a transaction, before it is committed, if the file was replaced.
 
     Raises:
+        ConnectionReadOnly: The connection is not to write.
         FileReplaced: It was.
         FileNotWritable: The connection could open it to be read only.
     """
+    driver: Any = connection.connection.driver_connection
+    # By the driver: SQLAlchemy would begin a transaction first.
+    (query_only,) = driver.execute("PRAGMA query_only").fetchone()
+    if query_only or connection.get_execution_options().get("read_only"):
+        raise ConnectionReadOnly
     file = file_of(connection)
     if not file.name:  # in memory
         yield lambda: None
