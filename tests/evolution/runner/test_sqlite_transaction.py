@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from cleveragents_plans import open_async_engine, open_engine
+from cleveragents_plans.evolution.runner.error_lines import VersionChanged
 from cleveragents_plans.evolution.runner.sqlite_transaction import DriverInAutocommit
 from cleveragents_plans.evolution.sqlite.transaction import FileLocked
 from cleveragents_plans.schema import chain_config
@@ -316,3 +317,18 @@ def test_transaction_of_asyncio_is_kept(tmp_path: Path):
         return found
 
     assert asyncio.run(roll_back()) is None
+
+
+def test_connection_that_does_not_count_changed_rows_is_told_what_to_leave_out(tmp_path: Path):
+    file = tmp_path / "plans.db"
+    engine = create_engine(f"sqlite:///{file}")
+    command.upgrade(on(engine), M4_003)
+    event.listen(engine, "connect", lambda driver, _: driver.execute("PRAGMA count_changes = ON"))
+    engine.dispose()
+
+    with pytest.raises(VersionChanged, match="PRAGMA count_changes = ON: leave that out of"):
+        command.upgrade(on(engine), "head")
+
+    engine.dispose()
+    with closing(sqlite3.connect(file)) as left:
+        assert left.execute("SELECT version_num FROM alembic_version").fetchall() == [(M4_003,)]

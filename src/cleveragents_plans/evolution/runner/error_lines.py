@@ -54,13 +54,20 @@ class NameNotReadable(EvolutionError):
 
 
 class VersionChanged(EvolutionError):
-    """Another session stored a version while a revision ran."""
+    """The stored version was not the expected one when a revision had run."""
 
     def __init__(self, target: str) -> None:
+        why = (
+            # Nobody else can write meanwhile.
+            "SQLite did not tell how many rows were changed, as after PRAGMA count_changes = ON: "
+            "leave that out of what configures the connection"
+            if target.startswith("sqlite")
+            else "another session changed it, as a logical subscription does whose publication has "
+            "the version table (FOR ALL TABLES): leave that table out of it"
+        )
         super().__init__(
-            f"{target}: another session changed the stored version while a revision ran, so the "
-            "last step was rolled back; a logical subscription does so if its publication has the "
-            f"version table (FOR ALL TABLES): leave that table out of it, and {AGAIN}"
+            f"{target}: the stored version was not the expected one after a revision had run, so "
+            f"the last step was rolled back; {why}, and {AGAIN}"
         )
 
 
@@ -82,7 +89,7 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
         OutOfMemory: The process got no more memory.
         StatementFailed: The database refused a statement.
         TableDropped: A table was dropped while it was looked at.
-        VersionChanged: Another session stored a version meanwhile.
+        VersionChanged: The stored version was not the expected one when a revision had run.
         EvolutionError: The chain has no such revision, or not in that direction.
     """
     with report_connection_lost(target):
