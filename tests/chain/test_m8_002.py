@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from cleveragents_plans.cli import main
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.operations import indexes as indexes_of_any_engine
 from cleveragents_plans.evolution.postgresql.index_rows import RowsTooWide
-from support.databases import ENGINES, SERVERS, database_at, migrate, roll_back
+from support import postgres
+from support.broken import libpq
+from support.databases import ENGINES, SERVERS, database_at, empty_database, migrate, roll_back
 from support.faults import execute
-from support.revisions import M4_003, M8_001, M8_002
+from support.revisions import HEAD, M4_003, M8_001, M8_002
 from support.rows import schema_dump
 
 OURS = {
@@ -69,6 +72,24 @@ def test_equal_index_under_another_name_is_used_and_stays(before: str):
     roll_back(before, M8_001)
     assert "by_operator" in indexes(before, "v3_plans")
     assert "by_name" in indexes(before, "plan_projects")
+
+
+@pytest.mark.parametrize("engine", SERVERS)
+def test_indexes_of_a_restored_dump_are_dropped_and_known(engine: str, tmp_path: Path):
+    programs = postgres.binaries()[engine]
+    with database_at(HEAD, engine, tmp_path) as source, empty_database(engine, tmp_path) as url:
+        had = {table: indexes(source, table) for table in OURS}
+        dump = subprocess.run(
+            [programs / "pg_dump", libpq(source)], capture_output=True, check=True
+        )
+        restore = [programs / "psql", "-Xqv", "ON_ERROR_STOP=1", libpq(url)]
+        subprocess.run(restore, input=dump.stdout, capture_output=True, check=True)
+
+        roll_back(url, M8_001)
+        assert {table: had[table] - indexes(url, table) for table in OURS} == OURS
+        migrate(url, HEAD)
+        assert {table: indexes(url, table) for table in OURS} == had
+        assert main(["verify", "-q", "--url", url]) == 0
 
 
 def test_index_that_is_not_equal_is_no_reason_to_leave_one_out(before: str):

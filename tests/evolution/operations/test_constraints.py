@@ -168,3 +168,24 @@ def test_set_not_null_refuses_a_null(toy_url: str):
 
     with revision(toy_url) as op, pytest.raises(Exception, match=r"(?i)toy.*word|toy\.word"):
         set_not_null(op, "toy", "word")
+
+
+def test_add_check_knows_a_constraint_that_came_from_a_dump(server_url: str):
+    """The server reads what it wrote, and writes it with other casts."""
+    condition = "CAST(word AS varchar(99)) NOT IN ('a:b', 'c%')"
+    query = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'ck_toy_word'"
+    with revision(server_url) as op:
+        add_check(op, "toy", "ck_toy_word", condition)
+    before = execute(server_url, query)[0][0]
+    with client(server_url) as connection:
+        connection.execute(
+            b"ALTER TABLE toy DROP CONSTRAINT ck_toy_word, ADD CONSTRAINT ck_toy_word "
+            + before.encode()
+        )
+    after = execute(server_url, query)
+    assert after != [(before,)]
+
+    with revision(server_url) as op:
+        add_check(op, "toy", "ck_toy_word", condition)
+
+    assert execute(server_url, query) == after

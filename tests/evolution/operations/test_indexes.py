@@ -378,3 +378,28 @@ def test_offline_a_plain_index_is_printed(dialect: str):
     )
     assert "'%(x)s'" in printed
     assert "DROP INDEX IF EXISTS" in printed
+
+
+def test_an_index_that_came_from_a_dump_is_the_same_index(server_url: str):
+    """The server reads what it wrote, and writes it with other casts."""
+    where = "CAST(word AS varchar(99)) NOT IN ('a:b', 'c%')"
+
+    def dump_and_restore() -> tuple[str, str]:
+        before = definition(server_url)
+        with client(server_url) as connection:
+            connection.execute("DROP INDEX ix_toy_word")
+            connection.execute(before.encode())
+        return before, definition(server_url)
+
+    with revision(server_url) as op:
+        create_index(op, "ix_toy_word", "toy", ["size"], where=where)
+    before, after = dump_and_restore()
+    assert before != after
+    assert dump_and_restore() == (after, after)
+
+    with revision(server_url) as op:
+        create_index(op, "ix_toy_word", "toy", ["size"], where=where)
+    assert definition(server_url) == after
+    with revision(server_url) as op:
+        drop_index(op, "ix_toy_word", "toy", columns=["size"], where=where)
+    assert definition(server_url) is None

@@ -110,10 +110,10 @@ def _find_equal(
     connection: Connection, table: str, wanted: Wanted, known: Sequence[str]
 ) -> _Found | None:
     """Find the constraint that is wanted; refuse another one that has its name."""
-    definition = _try_out(connection, table, wanted, known)
+    definitions = _try_out(connection, table, wanted, known)
     found = _find(connection, table, wanted.name)
     if found is None or (
-        found.definition == definition and _same(connection, found.referred, wanted.referred)
+        found.definition in definitions and _same(connection, found.referred, wanted.referred)
     ):
         return found
     refers = f" (to {found.referred})" if found.referred else ""
@@ -183,16 +183,27 @@ def _validate(connection: Connection, table: str, constraint: str, settings: Set
         run_patiently(table, f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted}")
 
 
-def _try_out(connection: Connection, table: str, wanted: Wanted, known: Sequence[str]) -> str:
-    """Give the definition of the constraint, as the server writes it."""
+def _try_out(connection: Connection, table: str, wanted: Wanted, known: Sequence[str]) -> list[str]:
+    """Give the forms that the server writes: of the constraint, and after a dump was restored."""
+    definitions: list[str] = []
     with empty_copy(connection, wanted.operation, table, known) as copy:
         if wanted.referred:
             like = f"(LIKE {wanted.referred} INCLUDING INDEXES)"
             run(connection, f"CREATE TEMPORARY TABLE evolution_referred {like}")
-        run(connection, f"ALTER TABLE {copy} ADD {wanted.try_out or wanted.text}")
-        found = _find(connection, copy, wanted.name)
-        assert found is not None  # noqa: S101  # it was added just now
-        return found.definition
+        constraint = connection.dialect.identifier_preparer.quote(wanted.name)
+        text = wanted.try_out or wanted.text
+        while True:
+            run(connection, f"ALTER TABLE {copy} ADD {text}")
+            found = _find(connection, copy, wanted.name)
+            assert found is not None  # noqa: S101  # it was added just now
+            if found.definition in definitions:
+                return definitions
+            definitions.append(found.definition)
+            if found.referred:  # a foreign key has no expression
+                return definitions
+            # What the server wrote is read by itself, as from a dump: it may add other casts.
+            run(connection, f"ALTER TABLE {copy} DROP CONSTRAINT {constraint}")
+            text = f"CONSTRAINT {constraint} {found.definition}"
 
 
 def _find(connection: Connection, table: str, name: str) -> _Found | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.postgresql.connection import run
+
+#: What follows the name of the table in the definition of an index, and whether it is unique.
+Definition: TypeAlias = tuple[str, bool]
 
 
 class FoundIndex(NamedTuple):
@@ -19,8 +22,8 @@ class FoundIndex(NamedTuple):
     #: ``index``, ``table``, ...
     kind: str
     valid: bool
-    #: What follows the name of the table in its definition, and whether it is unique.
-    definition: tuple[str, bool] | None
+    #: None of what is no index.
+    definition: Definition | None
     #: The constraint that it belongs to.
     constraint: str | None
     #: Its name with the schema, quoted.
@@ -52,12 +55,13 @@ def find_index(connection: Connection, table: str, name: str) -> FoundIndex | No
     if row is None:
         return None
     of_table, kind, valid, definition, unique, *rest = row
-    return FoundIndex(of_table, kind, valid, comparable(definition, unique), *rest)
+    compared = None if definition is None else comparable(definition, unique)
+    return FoundIndex(of_table, kind, valid, compared, *rest)
 
 
-def comparable(definition: str | None, unique: bool) -> tuple[str, bool] | None:
+def comparable(definition: str, unique: bool) -> Definition:
     """Give what two definitions of equal indexes have in common."""
-    return None if definition is None else (definition.split(" USING ", 1)[1], unique)
+    return definition.split(" USING ", 1)[1], unique
 
 
 def described(found: FoundIndex) -> str:

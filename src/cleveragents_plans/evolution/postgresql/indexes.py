@@ -28,6 +28,7 @@ from cleveragents_plans.evolution.postgresql.blockers import Blocker, Deadline
 from cleveragents_plans.evolution.postgresql.connection import run, session
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy
 from cleveragents_plans.evolution.postgresql.index_names import (
+    Definition,
     FoundIndex,
     comparable,
     described,
@@ -116,9 +117,9 @@ def build(
         DuplicateRows: The index is unique and the rows are not.
         RowsTooWide: A row that was written after the check has a value that no entry can hold.
     """
-    definition = _definition_of(connection, wanted)
+    definitions = _definitions_of(connection, wanted)
     if use_equal:
-        equal = _equal(connection, wanted, definition)
+        equal = _equal(connection, wanted, definitions)
         if equal:
             log.info("%s has the index %s, which does what %s is to do", wanted.table, *equal)
             return
@@ -128,7 +129,7 @@ def build(
         if found is None:
             if _try_to_build(connection, wanted, settings, deadline):
                 return
-        elif not is_equal(found, definition):
+        elif not is_equal(found, definitions):
             raise _taken(wanted, found)
         elif found.valid:
             log.info("%s has the index %s already", wanted.table, wanted.name)
@@ -150,17 +151,17 @@ def rehearse_build(rehearsal: Rehearsal, wanted: Statements, *, use_equal: bool)
             found = find_index(connection, wanted.table, wanted.name)
         if found is not None and (found.kind != "index" or not found.of_table):
             raise _taken(wanted, found)
-        definition = _definition_of(connection, wanted)
-        if found is not None and not is_equal(found, definition):
+        definitions = _definitions_of(connection, wanted)
+        if found is not None and not is_equal(found, definitions):
             raise _taken(wanted, found)
         done = found is not None and found.valid
-        if not done and not (use_equal and _equal(connection, wanted, definition)):
+        if not done and not (use_equal and _equal(connection, wanted, definitions)):
             foresee(IndexBuild(wanted.table, wanted.name, wanted.try_out))
 
 
-def is_equal(found: FoundIndex, definition: tuple[str, bool] | None) -> bool:
-    """Tell whether what was *found* is an index of the table with this *definition*."""
-    return found.kind == "index" and found.of_table and found.definition == definition
+def is_equal(found: FoundIndex, definitions: Sequence[Definition]) -> bool:
+    """Tell whether what was *found* is an index of the table with one of these *definitions*."""
+    return found.kind == "index" and found.of_table and found.definition in definitions
 
 
 def _taken(wanted: Statements, found: FoundIndex) -> OperationRefused:
@@ -209,7 +210,7 @@ def drop(
     found = find_droppable(connection, table, name)
     if found is None:
         return
-    if wanted is not None and found.definition != _definition_of(connection, wanted):
+    if wanted is not None and found.definition not in _definitions_of(connection, wanted):
         log.warning("%s is kept: it is %s, not the one to be dropped", name, described(found))
         return
     drop_concurrently(connection, found.qualified, table, settings, Deadline.for_locks(settings))
@@ -308,24 +309,34 @@ def _drop_invalid(
         drop_concurrently(connection, found.qualified, wanted.table, settings, deadline)
 
 
-def _definition_of(connection: Connection, wanted: Statements) -> tuple[str, bool] | None:
+def _definitions_of(connection: Connection, wanted: Statements) -> list[Definition]:
+    """Give the forms that the server writes: of the index itself, and after a dump was restored."""
+    found: list[Definition] = []
     with empty_copy(connection, "create_index", wanted.table, wanted.columns) as copy:
         run(connection, wanted.try_out)
-        row = run(connection, _DEFINITION, {"copy": copy}).one()
-    return comparable(*row)
+        while True:
+            index, text, unique = run(connection, _DEFINITION, {"copy": copy}).one()
+            definition = comparable(text, unique)
+            if definition in found:
+                return found
+            found.append(definition)
+            # What the server wrote is read by itself, as from a dump: it may add other casts.
+            run(connection, f"DROP INDEX {index}")
+            create = "CREATE UNIQUE INDEX" if unique else "CREATE INDEX"
+            run(connection, f"{create} evolution_index ON {copy} USING {definition[0]}")
 
 
 def _equal(
-    connection: Connection, wanted: Statements, definition: tuple[str, bool] | None
+    connection: Connection, wanted: Statements, definitions: Sequence[Definition]
 ) -> tuple[str, str] | None:
     for name, text, unique in run(connection, _VALID_INDEXES, {"table": wanted.table}):
-        if name != wanted.name and comparable(text, unique) == definition:
+        if name != wanted.name and comparable(text, unique) in definitions:
             return name, wanted.name
     return None
 
 
 _DEFINITION = """\
-SELECT pg_get_indexdef(indexrelid), indisunique FROM pg_index
+SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid), indisunique FROM pg_index
  WHERE indrelid = to_regclass(%(copy)s)"""
 
 _VALID_INDEXES = """\
