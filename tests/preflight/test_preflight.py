@@ -579,3 +579,19 @@ def test_builds_of_indexes_are_tried_without_the_limits_of_the_database(
         assert look(url).ready
 
     assert set(limits) == {"0"}
+
+
+def test_privileges_on_a_column_that_a_downgrade_drops_are_a_warning(tmp_path: Path):
+    with at(HEAD, "postgresql-18", tmp_path) as url:
+        with psycopg.connect(libpq(url), autocommit=True) as connection:
+            connection.execute(
+                "GRANT SELECT (plan_id, effective_profile_snapshot) ON v3_plans TO PUBLIC,"
+                " pg_monitor"
+            )
+        warnings = look(url, M4_003).warnings
+
+    assert [each for each in warnings if "privileges" in each] == [
+        "the column effective_profile_snapshot of v3_plans is dropped with the privileges that were"
+        " granted on it alone: SELECT to PUBLIC, SELECT to pg_monitor; an upgrade does not grant "
+        "them again"
+    ]

@@ -182,7 +182,8 @@ def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()
     """
     Find out whether *column* of *table* can be dropped on PostgreSQL; change nothing.
 
-    The triggers *ours* go before it. On SQLite, and offline, it does nothing.
+    The triggers *ours* go before it. Privileges on the column alone, which go with it, are named in
+    a warning. On SQLite, and offline, it does nothing.
 
     Raises:
         ColumnInUse: A view, or something else that would not go with it, needs it.
@@ -194,6 +195,14 @@ def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()
     found = _rows(connection, _USERS, name, column=column, ours=list(ours), kinds=["n"])
     if found:
         raise ColumnInUse(table, column, [user for (user,) in found])
+    if granted := [each for (each,) in _rows(connection, _GRANTED, name, column=column)]:
+        log.warning(
+            "the column %s of %s is dropped with the privileges that were granted on it alone: %s; "
+            "an upgrade does not grant them again",
+            column,
+            table,
+            ", ".join(granted),
+        )
 
 
 def refuse_used_column(connection: Connection, table: str, column: str) -> None:
@@ -231,6 +240,11 @@ def _rows(connection: Connection, query: str, table: str, **values: Any) -> list
     # A table that a step before this one is to create is not there yet: no rows.
     return list(run(connection, query, {"table": table, **values}))
 
+
+_GRANTED = """\
+SELECT x.privilege_type || ' to ' || coalesce(quote_ident(r.rolname), 'PUBLIC')
+  FROM pg_attribute a, aclexplode(a.attacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee
+ WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = %(column)s ORDER BY 1"""
 
 # From PostgreSQL 18 on one may be NOT ENFORCED, which is NOT VALID as well.
 _ENFORCED = "coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'"
