@@ -84,6 +84,32 @@ def test_other_table_of_the_name_of_the_archive_is_refused_before_any_change(
     assert set(former.column("effective_profile_snapshot").values()) == {SNAPSHOT}
 
 
+@pytest.mark.parametrize(
+    "other",
+    ["INDEX {} ON {} (plan_id)", "UNIQUE INDEX {} ON {} (created_at)",
+     "UNIQUE INDEX {} ON {} (plan_id, created_at)", "UNIQUE INDEX {} ON {} (lower(plan_id))",
+     "UNIQUE INDEX {} ON {} (plan_id) WHERE plan_id > ''"],
+)  # fmt: skip
+def test_other_index_of_the_archive_is_refused_before_any_change(
+    former: RevisionDatabase, other: str
+):
+    index = f"uq_{ARCHIVE}_plan_id"
+    former.upgrade(M8_001)
+    former.run(f"{ARCHIVE_ALL} WHERE plan_id = '{B}'", s=SNAPSHOT)
+    former.downgrade(M4_003)
+    former.run(f"DROP INDEX {index}")
+    former.run(f"CREATE {other.format(index, ARCHIVE)}")
+    before = schema_dump(former.url)
+
+    with pytest.raises(EvolutionError, match=f"needs an index {index}, which is the name of some"):
+        former.upgrade(M8_001)
+
+    assert schema_dump(former.url) == before
+    former.run(f"DROP INDEX {index}")
+    former.upgrade(M8_001)
+    assert former.column("effective_profile_snapshot") == {A: "{}", B: SNAPSHOT, C: "{}"}
+
+
 def test_archive_of_a_table_that_was_renamed_is_not_to_be_dropped(former: RevisionDatabase):
     former.upgrade(M8_001)
     former.run(ARCHIVE_ALL, s=SNAPSHOT)

@@ -83,11 +83,11 @@ def raise_if_foreign_tables(tables: Collection[str], version_table: str, schema:
         version_table: The table in which Alembic keeps the version.
         schema: The schema of all.
     """
-    listed = ", ".join(map(_literal, sorted(tables)))
+    listed = ", ".join(map(literal, sorted(tables)))
     literals = {
         "tables": f"ARRAY[{listed}]",
-        "version_table": _literal(version_table),
-        **dict.fromkeys(("schema", "version_schema"), _literal(schema)),
+        "version_table": literal(version_table),
+        **dict.fromkeys(("schema", "version_schema"), literal(schema)),
     }
     query = re.sub(r"%\((\w+)\)s", lambda name: literals[name[1]], _TABLES)
     return f"""\
@@ -110,8 +110,8 @@ def raise_if_foreign_function(name: str, table: str) -> str:
     """
     return raise_if(
         "EXISTS (SELECT FROM pg_proc p JOIN pg_class t ON p.proowner <> t.relowner\n"
-        f"              WHERE p.oid = to_regprocedure({_literal(name)})"
-        f" AND t.oid = to_regclass({_literal(table)}))",
+        f"              WHERE p.oid = to_regprocedure({literal(name)})"
+        f" AND t.oid = to_regclass({literal(table)}))",
         f"the function {name} belongs to another role than {table}",
         "rename or drop it",
     )
@@ -125,14 +125,15 @@ def raise_if_foreign_relation(name: str, table: str) -> str:
     """
     return raise_if(
         "EXISTS (SELECT FROM pg_class c JOIN pg_class t ON c.relowner <> t.relowner\n"
-        f"              WHERE c.oid = to_regclass({_literal(name)})"
-        f" AND t.oid = to_regclass({_literal(table)}))",
+        f"              WHERE c.oid = to_regclass({literal(name)})"
+        f" AND t.oid = to_regclass({literal(table)}))",
         f"{name} belongs to another role than {table}",
         "rename or drop it",
     )
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Give *text* as a literal of SQL."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -165,28 +166,6 @@ def refuse_foreign_functions(connection: Connection, table: str, names: Sequence
             f"runs {function}, and not the function of its name",
             "rename or drop it",
         )
-
-
-def refuse_foreign_table(
-    connection: Connection, name: str, table: str, columns: Sequence[str], index: str
-) -> None:
-    """
-    Refuse a table that a revision creates beside another one, if it is not as it creates it.
-
-    Args:
-        connection: The connection that migrates; catalogs are read.
-        name: The table, as in SQL with its schema; it need not exist.
-        table: The other one, likewise, whose owner must own it and whose *columns* it has.
-        columns: The columns.
-        index: The name of its unique index on the first column.
-
-    Raises:
-        NameTaken: It belongs to another role, is no table, has other columns, triggers, rules,
-            policies, defaults or CHECKs, or *index* is the name of something else.
-    """
-    wanted = {"name": name, "table": table, "columns": list(columns), "index": index}
-    for found, remedy in run(connection, _AS_CREATED, wanted):
-        raise NameTaken(name, found, remedy)
 
 
 #: Whether the owner *o* of the relation *c* is trusted in every schema.
@@ -254,52 +233,3 @@ SELECT quote_ident(g.tgname), CAST(CAST(g.tgfoid AS regprocedure) AS text)
  WHERE t.oid = to_regclass(%(table)s) AND NOT g.tgisinternal
    AND g.tgname = ANY(CAST(%(names)s AS text[]))
    AND NOT (p.proname = g.tgname AND p.pronamespace = t.relnamespace) ORDER BY g.tgname"""
-
-# One row for each thing that is not as the revision creates it, the most telling first.
-_AS_CREATED = """\
-SELECT found, remedy FROM pg_namespace n
-  LEFT JOIN pg_class t ON t.oid = to_regclass(%(table)s)
-  LEFT JOIN pg_class c ON c.oid = to_regclass(%(name)s)
-  LEFT JOIN pg_class i ON i.relnamespace = n.oid AND i.relname = %(index)s
-  LEFT JOIN pg_index x ON x.indexrelid = i.oid
- CROSS JOIN LATERAL (
-  SELECT 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and '
-         || CAST(%(table)s AS text) || ' to ' || quote_ident(pg_get_userbyid(t.relowner)) AS found,
-         'if it is this chain''s, run ALTER TABLE ' || CAST(%(name)s AS text) || ' OWNER TO '
-         || quote_ident(pg_get_userbyid(t.relowner)) || ', otherwise rename or drop it' AS remedy
-   WHERE c.relowner <> t.relowner
-  UNION ALL
-  SELECT 'is there, and ' || CAST(%(table)s AS text) || ' is not',
-         'it may keep what was in that table: if that was renamed, give it its name back, '
-         'otherwise rename this one'
-   WHERE c.oid IS NOT NULL AND t.oid IS NULL
-  UNION ALL
-  SELECT 'is the name of a type', 'rename or drop that'
-   WHERE c.oid IS NULL AND to_regtype(%(name)s) IS NOT NULL
-  UNION ALL
-  SELECT 'is no ordinary table', 'rename or drop it'
-   WHERE c.relkind <> 'r' OR c.relispartition OR c.relhassubclass
-  UNION ALL
-  SELECT 'has other columns than ' || array_to_string(CAST(%(columns)s AS text[]), ' and ')
-         || ', or of other types than ' || CAST(%(table)s AS text) || ' has', 'rename or drop it'
-   WHERE c.oid IS NOT NULL AND (SELECT count(*) FROM pg_attribute a
-            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-         ) <> cardinality(CAST(%(columns)s AS text[]))
-      OR EXISTS (SELECT FROM pg_attribute a
-                   LEFT JOIN pg_attribute b ON b.attrelid = t.oid AND b.attname = a.attname
-                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                    AND (a.attname <> ALL(CAST(%(columns)s AS text[])) OR a.atthasdef
-                         OR b.attnum IS NOT NULL AND b.atttypid <> a.atttypid))
-  UNION ALL
-  SELECT 'has triggers, rules, policies or constraints of its own', 'rename or drop it'
-   WHERE c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid)
-      OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
-      OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
-      OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid)
-  UNION ALL
-  SELECT 'needs an index ' || quote_ident(i.relname) || ', which is the name of something else',
-         'rename or drop that'
-   WHERE i.oid IS NOT NULL AND (c.oid IS NULL OR x.indrelid IS DISTINCT FROM c.oid
-         OR NOT (x.indisunique AND x.indisvalid) OR x.indpred IS NOT NULL OR x.indnkeyatts <> 1)
- ) AS wrong
- WHERE n.nspname = (parse_ident(%(table)s))[1]"""

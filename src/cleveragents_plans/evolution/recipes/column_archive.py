@@ -12,6 +12,10 @@ from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.lookups import columns_of
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
 from cleveragents_plans.evolution.operations.names import require_tables
+from cleveragents_plans.evolution.postgresql.archive_tables import (
+    raise_unless_unique_index,
+    refuse_foreign_table,
+)
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import (
@@ -22,7 +26,6 @@ from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.ownership import (
     NameTaken,
     raise_if_foreign_relation,
-    refuse_foreign_table,
 )
 from cleveragents_plans.evolution.postgresql.privileges import WRITERS, revoke_writing
 from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
@@ -80,6 +83,7 @@ class ColumnArchive:
             # A role that can write to it could change what the next upgrade restores.
             revoke_writing(name),
             f"CREATE UNIQUE INDEX IF NOT EXISTS {self.index} ON {name} ({self.key})",
+            raise_unless_unique_index(f"{{schema}}.{self.index}", name, self.key),
             # Where all tables are published, only rows that can be told apart may change.
             f"ALTER TABLE {name} REPLICA IDENTITY FULL",
         )
@@ -234,8 +238,9 @@ def _refuse_other_shape(op: Op, archive: ColumnArchive) -> None:
 
 
 def _refuse_taken_index(connection: Connection, archive: ColumnArchive) -> None:
-    found = connection.exec_driver_sql(_INDEX, (archive.index,)).scalars().all()
-    if any(table != archive.name for table in found):
+    wanted = (archive.key, archive.name, archive.index)
+    found = connection.exec_driver_sql(_INDEX, wanted).scalars().all()
+    if not all(found):
         raise NameTaken(
             archive.name,
             f"needs an index {archive.index}, which is the name of something else",
@@ -305,7 +310,10 @@ _TRIGGERS = """\
 SELECT name FROM sqlite_schema
  WHERE type = 'trigger' AND lower(tbl_name) = lower(?) ORDER BY name"""
 
-# Tables and views have their names from the same pool.
+# Tables and views have their names from the same pool. Whether it is a unique index on the key.
 _INDEX = """\
-SELECT CASE type WHEN 'index' THEN tbl_name END FROM sqlite_schema
- WHERE type <> 'trigger' AND lower(name) = lower(?)"""
+SELECT EXISTS (SELECT 1 FROM pragma_index_list(m.tbl_name) l
+                WHERE lower(l.name) = lower(m.name) AND l."unique" AND NOT l.partial)
+   AND (SELECT count(*) = 1 AND lower(max(i.name)) = lower(?) FROM pragma_index_info(m.name) i)
+   AND lower(m.tbl_name) = lower(?)
+  FROM sqlite_schema m WHERE m.type <> 'trigger' AND lower(m.name) = lower(?)"""
