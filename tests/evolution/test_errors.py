@@ -7,7 +7,7 @@ from alembic.util import CommandError
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError, OperationalError, PendingRollbackError
 
-from cleveragents_plans.evolution.errors import sqlstate
+from cleveragents_plans.evolution.errors import causes, sqlstate
 from cleveragents_plans.evolution.postgresql.blockers import Blocker
 from cleveragents_plans.evolution.postgresql.locks import LockNotObtained
 from cleveragents_plans.evolution.postgresql.stuck_backfills import BackfillStuck
@@ -32,6 +32,13 @@ def test_lock_error_names_the_blockers():
     assert "no lock on toy in 600 s" in str(error)
     assert "pid 12 shop (idle in transaction for 61 s, AccessShareLock): SELECT 1" in str(error)
     assert error.blockers == (IDLE,)
+
+
+def test_causes_of_an_error_that_was_raised_from_itself_end():
+    first, last = ValueError(), KeyError()
+    first.__cause__, last.__cause__ = first, first
+
+    assert [*causes(last)] == [last, first]
 
 
 def test_error_without_visible_blockers_says_so():

@@ -174,9 +174,12 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     """
     Give *error*, what it was raised from or while handling, and so on.
 
-    What is raised last is often a clean-up that could not be done any more.
+    What is raised last is often a clean-up that could not be done any more. Each is given once:
+    Python allows an error that was raised from itself.
     """
-    while error is not None:
+    given: dict[int, BaseException] = {}
+    while error is not None and id(error) not in given:
+        given[id(error)] = error
         yield error
         error = error.__cause__ or error.__context__
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from itertools import islice
 from types import FrameType
 from typing import Any
 
@@ -78,6 +79,49 @@ def test_signal_ends_a_statement_and_its_handler_is_what_raises(
         connection.execute(ENDLESS)
 
     assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+class OwnTimeout(Exception):
+    """An error, which the handler of a signal raises."""
+
+
+def raise_timeout(_number: int, _frame: FrameType | None) -> None:
+    raise OwnTimeout
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def fail_in_a_clean_up(connection: sqlite3.Connection) -> None:
+    try:
+        copy_rows(connection)
+    except OwnTimeout as error:
+        raise ValueError("the clean-up could not be done") from error
+
+
+def copy_rows(connection: sqlite3.Connection) -> None:
+    with functions(connection, {}, "old"):
+        connection.execute(ENDLESS)
+
+
+@pytest.mark.parametrize("act", [copy_rows, fail_in_a_clean_up])
+def test_error_of_a_handler_is_not_raised_from_itself(
+    connection: sqlite3.Connection,
+    begun: threading.Event,
+    act: Callable[[sqlite3.Connection], None],
+):
+    """Both note it, and raise it."""
+    with (
+        signal_when(begun, signal.SIGALRM, raise_timeout),
+        pytest.raises(OwnTimeout) as raised,
+        interruptible(connection),
+    ):
+        act(connection)
+
+    assert len([*islice(chain(raised.value), 10)]) == 2
 
 
 def suppressed(connection: sqlite3.Connection) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
 
+from cleveragents_plans.evolution.errors import causes
+
 #: Virtual machine instructions between two calls of the progress handler; some milliseconds.
 _INSTRUCTIONS = 50_000
 _NO_COLLATION = re.compile(r"no such collation sequence: (.+)$")
@@ -55,7 +57,7 @@ def functions(driver: Any, makers: Mapping[str, MakeFunction], old: str) -> Iter
             yield
     except (DBAPIError, sqlite3.Error) as error:
         if raised:
-            raise raised[0] from error
+            raise _raised_from(error, raised[0]) from error
         raise
     finally:
         # A statement that was left is in the way, or the connection was closed.
@@ -113,8 +115,8 @@ def interruptible(driver: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if raised:
-            raise raised[0] from error
+        if raised and error is not raised[0]:
+            raise _raised_from(error, raised[0]) from error
         raise
     finally:
         _interruptible.remove(driver)
@@ -122,6 +124,20 @@ def interruptible(driver: Any) -> Iterator[None]:
             driver.set_progress_handler(None, 0)
     if raised:  # the error of the statement was suppressed
         raise raised[0]
+
+
+def _raised_from(error: BaseException, raised: BaseException) -> BaseException:
+    """
+    Give what was *raised* in a callback, which is not behind *error* any more.
+
+    `functions` may have raised it already, and a clean-up have failed since.
+    """
+    for each in causes(error):
+        if each.__cause__ is raised:
+            each.__cause__ = None
+        if each.__context__ is raised:
+            each.__context__ = None
+    return raised
 
 
 def unless_closed() -> AbstractContextManager[None]:
