@@ -195,8 +195,31 @@ def sqlstate(error: DBAPIError) -> str | None:
     return getattr(error.orig, "sqlstate", None)
 
 
+#: The `sqlstate` of a row that is equal to another one in the columns of a unique index.
+UNIQUE_VIOLATION: Final = "23505"
+# The columns, of which the first is a name, and the values; in every language of the server.
+_KEY = re.compile(r"\((\w+name(?:, \w+)*)\)=\((.*)\)", re.DOTALL)
+
+
+def name_taken(error: DBAPIError) -> str | None:
+    """
+    Give the name for something new that another session took while a statement waited for it.
+
+    The server says that rows of a catalog, such as ``pg_class`` or ``pg_type``, would be equal.
+    """
+    said: Any = getattr(error.orig, "diag", None)
+    if sqlstate(error) != UNIQUE_VIOLATION or said.schema_name != "pg_catalog":
+        return None
+    found = _KEY.search(said.message_detail or "")
+    # A name may have commas in it; the values after it have none.
+    return found[2].rsplit(", ", found[1].count(", "))[0] if found else None
+
+
 def message_of(error: DBAPIError) -> str:
     """Give what the database said, on one line and without the details, which may quote rows."""
+    taken = name_taken(error)
+    if taken is not None:
+        return f"another session took the name {taken} meanwhile"
     said = getattr(getattr(error.orig, "diag", None), "message_primary", None)
     return " ".join(str(said or error.orig).split())
 

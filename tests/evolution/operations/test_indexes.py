@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
 import pytest
 from alembic.operations import Operations
@@ -11,6 +12,8 @@ from sqlalchemy import text
 
 from cleveragents_plans.evolution import create_index, drop_index
 from cleveragents_plans.evolution.errors import OperationRefused, RunningRevision, running_revision
+from cleveragents_plans.evolution.postgresql import indexes
+from cleveragents_plans.evolution.postgresql.index_names import FoundIndex
 from cleveragents_plans.evolution.postgresql.indexes import DuplicateRows, IndexNotBuilt
 from cleveragents_plans.evolution.under_way import look
 from support.online import client, meanwhile, revision, script
@@ -339,6 +342,48 @@ def test_an_index_that_rows_refuse_is_not_left_invalid(server_url: str):
 
     assert "(size)=" not in str(refused.value), "what rows hold is not for logs"
     assert structure(server_url) == before
+
+
+def test_name_that_another_session_commits_while_the_index_waits_for_it_is_refused(server_url: str):
+    other = client(server_url, autocommit=False)
+    other.execute("CREATE INDEX ix_toy_word ON box (label)")
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+
+    def commit_when_it_waits() -> None:
+        wait_until(lambda: execute(server_url, waiting))
+        other.commit()
+
+    with (
+        meanwhile(commit_when_it_waits),
+        revision(server_url) as op,
+        pytest.raises(OperationRefused, match="ix_toy_word is the name of an index of another"),
+    ):
+        create(op)
+    other.close()
+
+
+def test_invalid_index_of_another_table_that_takes_the_name_just_before_the_build_is_left(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    execute(server_url, "INSERT INTO box VALUES (3, 'one')")
+    real_find = indexes.find_index
+
+    def find_and_be_late(*arguments: Any) -> FoundIndex | None:
+        monkeypatch.setattr(indexes, "find_index", real_find)
+        found = real_find(*arguments)
+        with client(server_url) as other, pytest.raises(Exception, match="could not create unique"):
+            other.execute("CREATE UNIQUE INDEX CONCURRENTLY ix_toy_word ON box (label)")
+        return found
+
+    monkeypatch.setattr(indexes, "find_index", find_and_be_late)
+
+    with (
+        revision(server_url) as op,
+        pytest.raises(OperationRefused, match="ix_toy_word is the name of an index of another"),
+    ):
+        create(op)
+
+    assert execute(server_url, INVALID) == [("ix_toy_word",)]
 
 
 def test_progress_of_a_build_is_logged(server_url: str, caplog: pytest.LogCaptureFixture):

@@ -14,9 +14,10 @@ from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from support import postgres
 from support.databases import migrate
 from support.faults import execute, models
-from support.online import client, revision
+from support.online import client, meanwhile, revision
 from support.proxy import tcp_proxy
 from support.revisions import M8_001
+from support.waiting import wait_until
 
 
 def refusal(url: str, *statements: str) -> str:
@@ -125,6 +126,44 @@ def test_a_row_that_breaks_a_rule_is_not_shown(postgresql_url: str):
     told = refusal(postgresql_url, "UPDATE public.toy SET id = NULL")
 
     assert "refused `UPDATE public.toy SET id = NULL`: null value in column" in told
+
+
+FUNCTION = 'FUNCTION public."new, one"() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$'
+
+
+@pytest.mark.parametrize(
+    "created",
+    [
+        'TABLE public."new, one" (a int)',
+        'SEQUENCE public."new, one"',
+        """TYPE public."new, one" AS ENUM ('a')""",
+        'INDEX "new, one" ON public.toy (a)',
+        FUNCTION,
+        'SCHEMA "new, one"',
+    ],
+)
+def test_name_that_another_session_takes_while_a_statement_waits_for_it_is_told(
+    postgresql_url: str, created: str
+):
+    waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    with client(postgresql_url) as look, client(postgresql_url, autocommit=False) as other:
+        look.execute("CREATE TABLE public.toy (a int)")
+        other.execute(f"CREATE {created}".encode())
+
+        def commit_when_it_waits() -> None:
+            wait_until(lambda: look.execute(waiting).fetchone())
+            other.commit()
+
+        with (
+            meanwhile(commit_when_it_waits),
+            pytest.raises(DBAPIError) as refused,
+            revision(postgresql_url) as op,
+        ):
+            op.execute(f"CREATE {created}")
+
+    told = str(StatementFailed("shop", refused.value))
+    assert "another session took the name new, one meanwhile; rename or drop what has it" in told
+    assert "\n" not in told
 
 
 def test_first_error_is_told_where_the_session_cannot_be_set_back(postgresql_url: str):

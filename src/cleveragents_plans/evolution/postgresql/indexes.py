@@ -18,9 +18,11 @@ from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import (
     AGAIN,
+    UNIQUE_VIOLATION,
     EvolutionError,
     OperationRefused,
     listed,
+    name_taken,
     sqlstate,
 )
 from cleveragents_plans.evolution.foreseen import IndexBuild, foresee
@@ -44,7 +46,8 @@ from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
 
-_UNIQUE_VIOLATION = "23505"
+#: A relation of the name is there.
+_DUPLICATE_TABLE = "42P07"
 #: An entry would be too wide.
 TOO_WIDE: Final = "54000"
 
@@ -250,7 +253,10 @@ def _try_to_build(
         if not isinstance(error, DBAPIError):  # Ctrl-C
             log.warning("the build of %s was interrupted: %s", wanted.name, left)
             raise
-        if sqlstate(error) == _UNIQUE_VIOLATION:
+        taken = sqlstate(error) == _DUPLICATE_TABLE or name_taken(error) is not None
+        if taken and find_index(connection, wanted.table, wanted.name) is not None:
+            return False  # `build` looks at it
+        if sqlstate(error) == UNIQUE_VIOLATION:
             raise DuplicateRows(wanted.name, wanted.table, left) from error
         if sqlstate(error) == TOO_WIDE:
             refuse_wide_rows(connection, wanted.table, {wanted.name: wanted.indexed}, left)
@@ -267,7 +273,7 @@ def _clean_up(connection: Connection, wanted: Statements) -> str:
     if connection.invalidated:
         return "an INVALID index may be left, which the next run drops"
     found = find_index(connection, wanted.table, wanted.name)
-    if found is None or found.valid:
+    if found is None or not found.of_table or found.valid:
         return "no INVALID index is left"
     try:
         with session(connection, lock_timeout="2s"):

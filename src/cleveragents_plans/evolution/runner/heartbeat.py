@@ -23,7 +23,7 @@ from sqlalchemy import Connection, Engine, Result
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution import under_way
-from cleveragents_plans.evolution.errors import causes
+from cleveragents_plans.evolution.errors import causes, message_of
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.replica_lag import ReplicaLag, require_visible_lag
 from cleveragents_plans.evolution.postgresql.search_path import path_statement
@@ -175,7 +175,8 @@ class _Heartbeat:
         except RunsNotUsable as error:
             self._warn(error.found)
         except Exception as error:
-            reason = " ".join(str(getattr(error, "orig", error)).split())[:200]
+            said = message_of(error) if isinstance(error, DBAPIError) else str(error)
+            reason = " ".join(said.split())[:200]
             self._warn(reason)
             if write == self._look_at_replicas:
                 self._lag_unknown(reason)

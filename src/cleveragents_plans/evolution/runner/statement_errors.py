@@ -7,7 +7,14 @@ from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes, sqlstate
+from cleveragents_plans.evolution.errors import (
+    AGAIN,
+    EvolutionError,
+    causes,
+    message_of,
+    name_taken,
+    sqlstate,
+)
 from cleveragents_plans.evolution.sqlite.temporary_files import remedy_of_disk_error
 
 # Class 2B: others depend on what was to be dropped, and the details name objects. Those of
@@ -42,7 +49,7 @@ class StatementFailed(EvolutionError):
         error = _first(error)
         said: Any = getattr(error.orig, "diag", None)
         # The driver's whole text may quote the row.
-        self.reason: str = _short(getattr(said, "message_primary", None) or error.orig, 300)
+        self.reason: str = message_of(error)[:300]
         if (sqlstate(error) or "").startswith(_DEPENDENT) and said.message_detail:
             self.reason += f" ({_short(said.message_detail, 300)})"
         context = getattr(said, "context", None) or ""
@@ -53,9 +60,11 @@ class StatementFailed(EvolutionError):
             return
         inner = _IN_BLOCK.match(context)
         statement = inner[1] if inner else error.statement or "COMMIT"
+        remedy = remedy_of_disk_error(error.orig) or "remove the cause"
+        if name_taken(error) is not None:
+            remedy = "rename or drop what has it now,"
         super().__init__(
-            f"{target} refused `{_short(statement)}`: {self.reason}; "
-            f"{remedy_of_disk_error(error.orig) or 'remove the cause'} and {AGAIN}"
+            f"{target} refused `{_short(statement)}`: {self.reason}; {remedy} and {AGAIN}"
         )
 
 
