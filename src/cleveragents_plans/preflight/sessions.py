@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers, old_snapshots
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
 from cleveragents_plans.preflight.findings import Block
@@ -21,7 +23,10 @@ def sessions_ahead(
     connection: Connection, tables: Sequence[str], *, builds_indexes: bool
 ) -> Iterator[Block]:
     """
-    Find who holds what a run needs.
+    Find who holds what a run needs, and has held it for `MIN_AGE`.
+
+    How old a transaction is may be hidden from this role: where one is there, all are looked at
+    again after that time.
 
     Args:
         connection: Views of the server are read.
@@ -33,15 +38,31 @@ def sessions_ahead(
             found=f"the migration lock is held by {holder}",
             remedy=f"wait, or: {holder.ended_by}",
         )
+    found = _holders(connection, tables, builds_indexes=builds_indexes)
+    unknown = {_transaction(each) for each in found if each.age is None}
+    if unknown:
+        time.sleep(MIN_AGE)
+        found = _holders(connection, tables, builds_indexes=builds_indexes)
+    for each in found:
+        is_old = _transaction(each) in unknown if each.age is None else each.age >= MIN_AGE
+        if is_old:
+            yield Block(found=_described(each), remedy=f"wait, or: {each.ended_by}")
+
+
+def _holders(
+    connection: Connection, tables: Sequence[str], *, builds_indexes: bool
+) -> list[Blocker]:
+    # Within a transaction, other sessions are shown as they were at its first look.
+    run(connection, "SELECT pg_stat_clear_snapshot()")
     found = blockers(connection, tables, ANY_LOCK, _MAX_SHOWN)
     pids = {each.pid for each in found}
     if builds_indexes:
         found += [each for each in old_snapshots(connection) if each.pid not in pids]
-    for each in found:
-        if each.age is not None and each.age < MIN_AGE:
-            continue
-        if not _gives_way(each):
-            yield Block(found=_described(each), remedy=f"wait, or: {each.ended_by}")
+    return [each for each in found if not _gives_way(each)]
+
+
+def _transaction(blocker: Blocker) -> tuple[int | None, str | None]:
+    return blocker.pid, blocker.transaction
 
 
 def _gives_way(blocker: Blocker) -> bool:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import psycopg
 import pytest
@@ -17,6 +17,7 @@ from cleveragents_plans.evolution.postgresql.blockers import (
     old_snapshots,
     waited_for,
 )
+from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
 from cleveragents_plans.evolution.runner.migration_lock import lock_key, migration_lock_holders
 from support.broken import libpq
@@ -80,21 +81,71 @@ def engine_in_utf8(url: str) -> Engine:
 
 
 def waited_for_by(url: str, holder: int, engine: Engine) -> tuple[str | None, str | None]:
+    with engine.connect() as connection, waiting(url, "LOCK TABLE toy") as pid:
+        (found,) = waited_for(connection, pid)
+    assert found.pid == holder
+    return found.user, found.query
+
+
+@contextmanager
+def waiting(url: str, statement: str) -> Iterator[int]:
+    """Let a session wait for a lock within *statement*; yield its pid."""
+
     def wait() -> None:
         with suppress(psycopg.errors.QueryCanceled):
-            waiting.execute("LOCK TABLE toy")
+            session.execute(statement.encode())
 
-    with psycopg.connect(libpq(url)) as waiting, engine.connect() as connection:
-        thread = threading.Thread(target=wait)
+    with psycopg.connect(libpq(url)) as session:
+        thread = threading.Thread(target=wait, daemon=True)
         thread.start()
-        until = time.monotonic() + 60
-        while not (found := waited_for(connection, waiting.info.backend_pid)):
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        waiting.cancel()
-        thread.join(60)
-    assert [each.pid for each in found] == [holder]
-    return found[0].user, found[0].query
+        try:
+            query = f"SELECT pg_blocking_pids({session.info.backend_pid}) = '{{}}'"
+            until = time.monotonic() + 60
+            with psycopg.connect(libpq(url)) as look:
+                while look.execute(query.encode()).fetchone() == (True,):
+                    assert time.monotonic() < until
+                    time.sleep(0.05)
+            yield session.info.backend_pid
+        finally:
+            session.cancel()
+            thread.join(60)
+
+
+@pytest.mark.parametrize("server", ["postgresql-18"], indirect=True)
+@pytest.mark.parametrize("url", ["UTF8"], indirect=True)
+def test_session_without_a_transaction_is_not_named(url: str):
+    """Locks and states are read at different moments: here the states were read before."""
+    with (
+        psycopg.connect(libpq(url)) as other,
+        create_engine(url, poolclass=NullPool).connect() as connection,
+    ):
+        holder = other.info.backend_pid
+        other.execute("CREATE TABLE toy ()")
+        other.commit()
+        run(connection, "SELECT count(*) FROM pg_stat_activity")
+        other.execute("LOCK TABLE toy")
+        with waiting(url, "LOCK TABLE toy") as pid:
+            assert blockers(connection, ["public.toy"], ANY_LOCK) == []
+            assert waited_for(connection, pid) == []
+            connection.rollback()
+            for found in (
+                blockers(connection, ["public.toy"], ANY_LOCK),
+                waited_for(connection, pid),
+            ):
+                assert [(each.pid, each.state) for each in found] == [
+                    (holder, "idle in transaction")
+                ]
+
+
+@pytest.mark.parametrize("server", ["postgresql-18"], indirect=True)
+@pytest.mark.parametrize("url", ["UTF8"], indirect=True)
+def test_idle_session_with_an_advisory_lock_is_named(url: str):
+    with psycopg.connect(libpq(url)) as other, engine_in_utf8(url).connect() as connection:
+        other.execute("SELECT pg_advisory_lock(7)")
+        other.commit()
+        with waiting(url, "SELECT pg_advisory_lock(7)") as pid:
+            (found,) = waited_for(connection, pid)
+        assert (found.pid, found.state) == (other.info.backend_pid, "idle")
 
 
 @pytest.mark.parametrize("url", ["SQL_ASCII"], indirect=True)

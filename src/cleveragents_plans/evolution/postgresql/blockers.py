@@ -65,7 +65,7 @@ class Blocker:
     #: Such as ``idle in transaction``; None when it is hidden from this role.
     state: str | None
     application: str | None
-    #: Seconds since its transaction (or the session) began.
+    #: Seconds since its transaction began; None when that is hidden, or not tracked.
     age: float | None
     #: The beginning of its statement, or the name of the prepared transaction.
     query: str | None
@@ -74,6 +74,8 @@ class Blocker:
     host: str | None = None
     #: What the server says that it is, such as ``client backend``; None when it is hidden.
     kind: str | None = None
+    #: Its ``virtualtransaction`` in ``pg_locks``, by which it is known again.
+    transaction: str | None = None
 
     @property
     def ended_by(self) -> str:
@@ -104,7 +106,9 @@ def blockers(
     """
     Find the other sessions that hold one of the lock *modes* on one of the *tables*, oldest first.
 
-    Asked of ``pg_locks``: ``pg_blocking_pids`` is empty once our own attempt has timed out.
+    Asked of ``pg_locks``: ``pg_blocking_pids`` is empty once our own attempt has timed out. A
+    transaction may end between the reading of that and of ``pg_stat_activity``: one that has is
+    left out.
     """
     asked = {"tables": list(tables), "modes": list(modes), "limit": limit}
     return _read(run(connection, _BLOCKERS, asked))
@@ -132,11 +136,11 @@ def waited_for(connection: Connection, pid: int) -> list[Blocker]:
 
 def _read(rows: Iterable[Any]) -> list[Blocker]:
     found = []
-    for pid, mode, state, application, age, query, user, host, kind in rows:
+    for pid, mode, state, application, age, query, user, host, kind, transaction in rows:
         said = read_bytes(query)
         if said and pid is not None:
             said = _beginning(said)
-        who = read_bytes(user), host, kind
+        who = read_bytes(user), host, kind, transaction
         found.append(Blocker(pid, mode, state, application, age, said, *who))
     return found
 
@@ -147,22 +151,28 @@ def _beginning(query: str) -> str:
     return line if len(line) <= 80 else f"{line[:80]} ..."
 
 
-# A prepared transaction has 0 for a pid here.
+# A client whose state may be seen, and that has no transaction open, has let go of these locks.
+_HAS_ENDED = """\
+coalesce(a.backend_type = 'client backend' AND a.state <> 'disabled' AND a.xact_start IS NULL,
+         false)"""
+
+# A prepared transaction has 0 for a pid here. Advisory locks can outlive a transaction.
 _WAITED_FOR = f"""\
 SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.application_name,
-       extract(epoch FROM clock_timestamp()
-               - coalesce(a.xact_start, p.prepared, a.backend_start))::float8 AS age,
+       extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, p.prepared))::float8 AS age,
        {as_bytes("coalesce(p.gid, a.query)")},
-       {as_bytes("coalesce(p.owner, a.usename)::text")}, a.client_addr::text, a.backend_type
+       {as_bytes("coalesce(p.owner, a.usename)::text")}, a.client_addr::text, a.backend_type,
+       NULL
   FROM unnest(pg_blocking_pids(%(pid)s)) AS b (pid)
   LEFT JOIN pg_stat_activity a ON a.pid = b.pid
   LEFT JOIN LATERAL (
-    SELECT l.transactionid AS xid,
+    SELECT l.transactionid AS xid, l.locktype,
            CASE l.locktype WHEN 'virtualxid' THEN 'snapshot or lock of its transaction'
                            WHEN 'transactionid' THEN '{NOT_COMMITTED}'
                            ELSE 'against ' || l.mode END AS mode
       FROM pg_locks l WHERE l.pid = %(pid)s AND NOT l.granted LIMIT 1) w ON true
   LEFT JOIN pg_prepared_xacts p ON b.pid = 0 AND p.transaction = w.xid
+ WHERE w.locktype = 'advisory' OR NOT {_HAS_ENDED}
  ORDER BY age DESC NULLS LAST
  LIMIT 5"""
 
@@ -170,10 +180,12 @@ SELECT nullif(b.pid, 0), w.mode, coalesce(a.state, a.backend_type), a.applicatio
 _OLD_SNAPSHOTS = f"""\
 SELECT a.pid, 'snapshot', coalesce(a.state, a.backend_type), a.application_name,
        extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS age,
-       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text, a.backend_type
+       {as_bytes("a.query")}, {as_bytes("a.usename::text")}, a.client_addr::text, a.backend_type,
+       (SELECT min(l.virtualtransaction) FROM pg_locks l
+         WHERE l.pid = a.pid AND l.locktype = 'virtualxid')
   FROM pg_stat_activity a
  WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
-   AND a.backend_type = 'client backend' AND a.backend_xmin IS NOT NULL
+   AND a.backend_type = 'client backend' AND a.backend_xmin IS NOT NULL AND NOT {_HAS_ENDED}
  ORDER BY age DESC NULLS LAST"""
 
 # A prepared transaction has no process; of its locks, the one on its own id names it.
@@ -181,10 +193,10 @@ _BLOCKERS = f"""\
 WITH held AS MATERIALIZED (SELECT * FROM pg_locks WHERE granted)
 SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.application_name),
        extract(epoch FROM clock_timestamp()
-               - min(coalesce(a.xact_start, p.prepared, a.backend_start)))::float8 AS age,
+               - min(coalesce(a.xact_start, p.prepared)))::float8 AS age,
        {as_bytes('min(coalesce(p.gid, a.query) COLLATE "C")')},
        {as_bytes('min(coalesce(p.owner, a.usename)::text COLLATE "C")')},
-       min(a.client_addr::text), min(a.backend_type)
+       min(a.client_addr::text), min(a.backend_type), l.virtualtransaction
   FROM held l
   LEFT JOIN pg_stat_activity a ON a.pid = l.pid
   LEFT JOIN held own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
@@ -193,7 +205,7 @@ SELECT l.pid, min(l.mode), min(coalesce(a.state, a.backend_type)), min(a.applica
  WHERE l.locktype = 'relation' AND l.mode = ANY(%(modes)s)
    AND l.relation IN (SELECT to_regclass(name) FROM unnest(CAST(%(tables)s AS text[])) name)
    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-   AND l.pid IS DISTINCT FROM pg_backend_pid()
+   AND l.pid IS DISTINCT FROM pg_backend_pid() AND NOT {_HAS_ENDED}
  GROUP BY l.pid, l.virtualtransaction
  ORDER BY age DESC NULLS LAST
  LIMIT %(limit)s"""
