@@ -149,3 +149,23 @@ def test_version_table_of_a_role_that_may_act_as_the_owner_is_read(url: str):
     assert main(["status", "-q", "--url", url]) == ExitStatus.REFUSED
     execute(url, f"GRANT postgres TO {CLERK}")
     assert main(["status", "-q", "--url", url]) == 0
+
+
+def test_version_table_of_a_member_that_may_not_act_as_the_owner_is_not_read(
+    url: str, capfd: pytest.CaptureFixture[str]
+):
+    [(version,)] = execute(url, "SELECT current_setting('server_version_num')::int")
+    if version < 160000:
+        pytest.skip("each member may SET ROLE before PostgreSQL 16")
+    execute(
+        url,
+        f"GRANT postgres TO {CLERK} WITH INHERIT FALSE, SET FALSE",
+        f"ALTER TABLE alembic_version OWNER TO {CLERK}",
+    )
+
+    assert main(["status", "-q", "--url", url]) == ExitStatus.REFUSED
+    assert f"alembic_version belongs to {CLERK}, and the tables" in capfd.readouterr().err
+
+    for may_act in ("INHERIT FALSE, SET TRUE", "INHERIT TRUE, SET FALSE"):
+        execute(url, f"GRANT postgres TO {CLERK} WITH {may_act}")
+        assert main(["status", "-q", "--url", url]) == 0, may_act

@@ -168,6 +168,10 @@ def refuse_foreign_functions(connection: Connection, table: str, names: Sequence
         )
 
 
+#: The privilege of `pg_has_role` with which a member may SET ROLE; from PostgreSQL 16 on a
+#: membership need not give it.
+SET_ROLE = """\
+CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END"""
 #: Whether the owner *o* of the relation *c* is trusted in every schema.
 TRUSTED_ROLE = """\
 (o.rolsuper OR o.rolname = current_user

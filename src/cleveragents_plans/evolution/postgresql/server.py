@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.ownership import SET_ROLE
 
 #: What each session of ours is set to, whatever is set for the role or the database. Rows that a
 #: policy hides would be taken for rows that do not exist: the server raises an error instead. Types
@@ -273,13 +274,11 @@ _FORBIDDEN_TABLESPACE = """\
             AND t.oid <> (SELECT dattablespace FROM pg_database WHERE datname = current_database())
             AND NOT has_tablespace_privilege({0}, t.oid, 'CREATE'))"""
 
-# From PostgreSQL 16 on, a member of a role may lack the right to SET ROLE to it.
 _RIGHTS = f"""\
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
        quote_ident(n.nspname) AS schema,
        quote_ident(o.rolname) AS owner, quote_ident(current_user) AS role,
-       pg_has_role(c.relowner, CASE WHEN current_setting('server_version_num')::int < 160000
-                                    THEN 'MEMBER' ELSE 'SET' END) AS becomes_owner,
+       pg_has_role(c.relowner, {SET_ROLE}) AS becomes_owner,
        has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'UPDATE') AS writes,
        pg_has_role(c.relowner, 'USAGE') AS inherits,
        has_schema_privilege(c.relowner, n.oid, 'CREATE') AS owner_creates,

@@ -12,6 +12,7 @@ from sqlalchemy import table as sql_table
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.ownership import (
+    SET_ROLE,
     TRUSTED_OWNER,
     TRUSTED_ROLE,
     NameTaken,
@@ -63,7 +64,7 @@ def lock_version_table(
     Another role can create one in an earlier schema of the search path, or where there is none. It
     would be believed, and its owner could put a view in its place. Trusted are superusers,
     this role, the owners of the database and of the schema, and those who may act as an owner of
-    the tables.
+    the tables: a member that has its rights, or may SET ROLE to it.
 
     Locks: see `lock_to_read`.
 
@@ -185,7 +186,8 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.ro
   JOIN pg_roles o ON o.oid = c.relowner
  WHERE c.relname = %(table)s::text AND n.nspname = %(schema)s::text AND NOT {TRUSTED_OWNER}
    AND EXISTS (SELECT FROM ours)
-   AND NOT EXISTS (SELECT FROM ours WHERE pg_has_role(c.relowner, ours.relowner, 'MEMBER'))"""
+   AND NOT EXISTS (SELECT FROM ours WHERE pg_has_role(c.relowner, ours.relowner, 'USAGE')
+                      OR pg_has_role(c.relowner, ours.relowner, {SET_ROLE}))"""
 
 _OTHER_SCHEMAS = """\
 SELECT n.nspname, string_agg(DISTINCT pg_get_userbyid(c.relowner)::text, ' and ')
