@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cleveragents_plans.evolution import ColumnArchive, EvolutionError, check_archive
-from support.databases import ENGINES, database_at
+from cleveragents_plans.evolution.postgresql import locks
+from support.databases import ENGINES, SERVERS, database_at
 from support.online import revision
 from support.revision_database import RevisionDatabase, plan_id
 from support.revisions import M4_003, M8_001
@@ -16,7 +18,7 @@ from support.rows import schema_dump
 
 ARCHIVE = "v3_plans_snapshot_archive"
 SNAPSHOT = '{"name":"odd"}'
-A, B, C = map(plan_id, range(1, 4))
+A, B, C, D = map(plan_id, range(1, 5))
 ARCHIVE_ALL = "UPDATE v3_plans SET effective_profile_snapshot = :s"
 
 
@@ -44,6 +46,39 @@ def test_plan_that_was_created_anew_gets_no_snapshot_of_the_former_one(former: R
     expected = {A: SNAPSHOT, B: "{}", C: SNAPSHOT}
     assert former.column("effective_profile_snapshot") == expected
     assert ARCHIVE not in {entry[1] for entry in schema_dump(former.url)}
+
+
+@pytest.mark.parametrize("engine", SERVERS)
+def test_plan_whose_id_changes_during_a_downgrade_keeps_its_snapshot(
+    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    renaming = [f"UPDATE v3_plans SET plan_id = '{D}' WHERE plan_id = '{B}'",
+                f"UPDATE v3_plans SET plan_id = '{B}' WHERE plan_id = '{C}'"]  # fmt: skip
+    real_take = locks.take_lock
+
+    with database_at(M8_001, engine, tmp_path) as url:
+        database = RevisionDatabase(url)
+        for key in (A, B, C):
+            database.plan(key)
+            database.run(f"{ARCHIVE_ALL} WHERE plan_id = '{key}'", s=f'{{"name":"{key}"}}')
+
+        def take_after_the_backfill(*arguments: Any) -> None:
+            if database.run("SELECT FROM pg_trigger WHERE tgname = 'v3_plans_unfill'"):
+                while renaming:
+                    database.run(renaming.pop(0))
+            real_take(*arguments)
+
+        monkeypatch.setattr(locks, "take_lock", take_after_the_backfill)
+        database.downgrade(M4_003)
+        monkeypatch.undo()
+        assert not renaming
+        archived = database.run(f"SELECT plan_id FROM {ARCHIVE} ORDER BY 1")
+        database.upgrade(M8_001)
+
+        assert archived == [(A,), (B,), (D,)]
+        assert database.column("effective_profile_snapshot") == {
+            key: f'{{"name":"{former}"}}' for key, former in ((A, A), (B, C), (D, B))
+        }
 
 
 def test_snapshots_are_restored_where_plans_have_no_time_of_creation(former: RevisionDatabase):

@@ -36,6 +36,11 @@ END $drop$;
 CREATE OR REPLACE FUNCTION public.v3_plans_keep() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
+  IF tg_op = 'UPDATE' AND new.plan_id <> old.plan_id THEN
+    DELETE FROM public.v3_plans_snapshot_archive a WHERE a.plan_id = old.plan_id
+       AND NOT EXISTS (SELECT FROM public.v3_plans t
+                        WHERE t.plan_id = a.plan_id AND t.effective_profile_snapshot <> '{}');
+  END IF;
   INSERT INTO public.v3_plans_snapshot_archive VALUES (new.plan_id, new.effective_profile_snapshot, new.created_at)
   ON CONFLICT (plan_id) DO UPDATE SET effective_profile_snapshot = excluded.effective_profile_snapshot, created_at = excluded.created_at;
   RETURN NULL;
@@ -54,7 +59,7 @@ DO $revoke$ DECLARE other text; BEGIN
   END LOOP;
 END $revoke$;
 
-CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF effective_profile_snapshot, created_at ON public.v3_plans
+CREATE OR REPLACE TRIGGER v3_plans_keep AFTER INSERT OR UPDATE OF plan_id, effective_profile_snapshot, created_at ON public.v3_plans
 FOR EACH ROW WHEN (
   new.effective_profile_snapshot <> '{}'
 ) EXECUTE FUNCTION public.v3_plans_keep();

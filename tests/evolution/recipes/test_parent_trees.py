@@ -205,6 +205,27 @@ def test_values_wait_in_the_archive_and_come_back(url):
     assert rows(url, "SELECT to_regclass('node_words') IS NULL") == [(True,)]
 
 
+def test_archive_follows_keys_that_change_and_that_rows_exchange(url):
+    archive = ColumnArchive("port_words", table="port", key="id", column="word", empty_value="''")
+    with client(url) as connection:
+        connection.execute("CREATE TABLE public.port (id bigint PRIMARY KEY DEFERRABLE, word text)")
+        connection.execute("INSERT INTO public.port VALUES (1, 'a'), (2, 'b'), (3, 'c'), (5, '')")
+    with revision(url) as op:
+        with_exclusive_lock(
+            op, "port", *archive.create(), *archive.keep_trigger("port_keep").create_sql()
+        )
+        archive_column(op, archive)
+
+    with client(url) as connection:
+        connection.execute(
+            "UPDATE public.port"
+            " SET id = CASE id WHEN 1 THEN 2 WHEN 2 THEN 1 WHEN 3 THEN 4 ELSE 3 END"
+        )
+
+    archived = rows(url, "SELECT id, word FROM public.port_words ORDER BY 1")
+    assert archived == [(1, "b"), (2, "a"), (4, "c")]
+
+
 def test_an_archive_goes_only_when_it_is_empty(url):
     with revision(url) as op:
         with_exclusive_lock(op, "node", *WORDS.create())

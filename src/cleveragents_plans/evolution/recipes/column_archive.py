@@ -89,17 +89,32 @@ class ColumnArchive:
         )
 
     def keep_trigger(self, name: str) -> Trigger:
-        """Give a trigger that archives what is written concurrently."""
+        """
+        Give a trigger that archives what is written concurrently.
+
+        The value of a row whose key changes moves to the new key. Under the former one stays what
+        another row has brought there in the same statement.
+        """
+        key, not_empty = self.key, f"{self.column} <> {self.empty_value}"
         body = f"""\
 BEGIN
+  IF tg_op = 'UPDATE' AND new.{key} <> old.{key} THEN
+    DELETE FROM {{schema}}.{self.name} a WHERE a.{key} = old.{key}
+       AND NOT EXISTS (SELECT FROM {{schema}}.{self.table} t
+                        WHERE t.{key} = a.{key} AND t.{not_empty});
+  END IF;
   INSERT INTO {{schema}}.{self.name} VALUES ({self._columns_of("new")})
   {self._on_conflict};
   RETURN NULL;
 END"""
-        event = f"AFTER INSERT OR UPDATE OF {', '.join(self.columns[1:])}"
-        when = f"new.{self.column} <> {self.empty_value}"
+        event = f"AFTER INSERT OR UPDATE OF {', '.join(self.columns)}"
         return Trigger(
-            table=self.table, name=name, event=event, body=body, when=when, as_owner=True
+            table=self.table,
+            name=name,
+            event=event,
+            body=body,
+            when=f"new.{not_empty}",
+            as_owner=True,
         )
 
     def value_in_copy(self, *, present: bool) -> str:
