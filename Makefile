@@ -103,7 +103,7 @@ docs: $(VENV)/dev.installed  ## build the site into build/site, offline
 	@$(BIN)/sphinx-build -W --keep-going -q -b html -d build/site-doctrees docs build/site
 	@echo "build/site/index.html"
 
-faults: $(VENV)/dev.installed  ## kills, crowds, restarts, full disks: minutes
+faults: $(VENV)/dev.installed  ## kills, crowds, signals at any moment, full disks: an hour
 	@$(BIN)/pytest -m fault
 
 fuzz: $(VENV)/dev.installed  ## random migrations, kills and writes against an oracle; SECONDS=60 SEED=1

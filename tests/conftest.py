@@ -47,10 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
-    """Measure no coverage of what an older server repeats: it takes half of the time again."""
+    """Measure coverage of the ordinary suite only: with it a test takes twice as long."""
     coverage = sys.modules.get("coverage")  # loaded where it is measured
     measuring = coverage and coverage.Coverage.current()
-    if measuring is None or not _on_an_older_server(item):
+    repeats = _on_an_older_server(item) or item.get_closest_marker("slow")
+    if measuring is None or not repeats:
         return (yield)
     of_processes = os.environ.pop(_COVERAGE_OF_PROCESSES, None)
     measuring.stop()

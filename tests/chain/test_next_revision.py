@@ -57,7 +57,7 @@ LEFT_OUT = f"{OTHERWISE_TESTED} or {NO_REVISION}"
 PINNED = ["tests/chain/test_odd_sqlite_databases.py", "tests/schema/test_chain.py"]
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.timeout(900)  # as long as hundreds of tests
 def test_empty_revision_breaks_only_tests_about_the_head(tmp_path: Path):
     checkout = tmp_path / "checkout"

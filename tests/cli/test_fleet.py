@@ -80,7 +80,7 @@ def version(url: str) -> str:
         return stored
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 def test_forty_schemas_are_upgraded_and_the_broken_ones_say_why(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ):

@@ -68,7 +68,7 @@ def sqlite_checkout(tmp_path: Path):
         yield Checkout(tmp_path / "checkout", url, engines="sqlite")
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 def test_what_can_be_made_safe_is_written_and_passes_the_tests_of_the_chain(checkout: Checkout):
     checkout.change_models(*SAFE)
     told = checkout.alembic("revision", "--autogenerate", "-m", "Give plans luck, and the")
@@ -107,6 +107,7 @@ def test_what_can_be_made_safe_is_written_and_passes_the_tests_of_the_chain(chec
     )
 
 
+@pytest.mark.slow
 def test_a_revision_is_named_after_its_message_in_the_series_of_the_one_before(
     checkout: Checkout,
 ):
@@ -130,6 +131,7 @@ def test_no_revision_is_written_when_the_models_describe_the_database(checkout: 
     assert checkout.revisions() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("edits", "message"), UNSAFE.values(), ids=UNSAFE)
 def test_what_cannot_be_made_safe_is_said_and_stops_the_revision(
     sqlite_checkout: Checkout, edits: list[tuple[str, str]], message: str

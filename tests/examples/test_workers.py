@@ -15,6 +15,7 @@ from support.plans import a_root
 from support.waiting import wait_until
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine_name", ONE_OF_EACH)
 def test_pool_gives_its_plans_back_on_sigterm_in_the_same_attempt(engine_name, tmp_path: Path):
     with database_at("head", engine_name, tmp_path) as url:

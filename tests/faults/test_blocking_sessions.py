@@ -98,6 +98,7 @@ def block_a_migration(way: Way, seconds: float, lock: str) -> str:
     return ended.said
 
 
+@pytest.mark.fault
 def test_clients_do_not_queue_while_a_lock_waits_for_an_idle_transaction(way: Way):
     block_a_migration(way, HELD, READ)
 
@@ -115,6 +116,7 @@ def test_clients_do_not_queue_when_the_lock_is_waited_for_longer_than_a_minute(w
     block_a_migration(way, 70, READ)
 
 
+@pytest.mark.fault
 def test_lock_wait_ends_a_run_that_can_be_repeated(way: Way):
     with client(way.url, autocommit=False) as holder:
         holder.execute(READ.encode())
@@ -168,6 +170,7 @@ def lock_a_row(holder: Any, migration: Migration, goal: str, pick: str) -> str:
     return str(key)
 
 
+@pytest.mark.fault
 @each_row
 @pytest.mark.parametrize("engine", SERVERS[:1])
 def test_session_that_locks_a_row_is_named_and_waited_for(

@@ -97,6 +97,7 @@ def needed(start: str, *, wal: bool, folder: Path) -> int:
 JOURNALS = pytest.mark.parametrize("wal", [False, True], ids=["journal", "wal"])
 
 
+@pytest.mark.fault
 @JOURNALS
 @pytest.mark.parametrize(("start", "goal", "end"), WAYS)
 def test_file_system_without_room_is_refused_before_anything(

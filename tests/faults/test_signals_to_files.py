@@ -74,6 +74,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
 @pytest.mark.parametrize("journal", ["delete", pytest.param("wal", marks=pytest.mark.fault)])
 @pytest.mark.parametrize("words", WORDS)

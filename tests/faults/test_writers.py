@@ -105,6 +105,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield empty
 
 
+@pytest.mark.fault
 def test_writes_succeed_and_roots_are_right_up_down_and_up_again(url: str):
     up_down_and_up(url, 4_000)
 

@@ -103,7 +103,7 @@ def test_no_update_of_many_threads_is_lost(engine, stored):
     assert sum(won for won, _ in results) == 48
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 def test_no_update_of_many_processes_is_lost(engine, stored):
     spawn = multiprocessing.get_context("spawn")

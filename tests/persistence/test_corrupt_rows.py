@@ -222,7 +222,7 @@ def name_in(profile: str) -> str:
     return found if isinstance(found, str) else found["profile_name"]
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 @pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: each)
 def test_a_value_is_read_as_it_is_or_named(broken: Session, table: str, column: str):
@@ -370,7 +370,7 @@ def test_an_odd_value_keeps_no_other_plan_from_being_taken_or_read(
                 savepoint.rollback()
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 @settings(
     deadline=None,

@@ -227,7 +227,7 @@ def test_a_depth_is_counted_without_reading_the_plans(repository, session):
     assert "description" not in sent
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("migrated_engine", ONE_OF_EACH, indirect=True, scope="session")
 def test_a_stream_needs_no_more_memory_for_more_plans(repository, session):
     repository.add_all(a_root(number, arguments={"a": 1}) for number in range(8_000))

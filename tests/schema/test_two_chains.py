@@ -116,6 +116,7 @@ def beside(tmp_path: Path, empty_url: str) -> Application:
     return Application(tmp_path / "app", empty_url, env)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["application", "plans"])
 def test_each_chain_has_a_version_table_of_its_own(beside: Application, empty_url: str, first: str):
     def application() -> None:
@@ -189,6 +190,7 @@ def shared(tmp_path: Path, empty_url: str) -> Application:
     return Application(tmp_path / "app", empty_url, env, with_plans=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depends_on", [M8_001, HEAD])
 def test_one_chain_holds_the_revisions_of_both(
     shared: Application, empty_url: str, depends_on: str
@@ -222,6 +224,7 @@ def test_application_that_needs_the_plans_upgrades_them_first(shared: Applicatio
     assert stored(empty_url) == {"2b2b2b2b2b2b", HEAD}
 
 
+@pytest.mark.slow
 def test_downgrade_of_the_plans_takes_what_depends_on_them_with_it(
     shared: Application, empty_url: str
 ):

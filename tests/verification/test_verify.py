@@ -302,7 +302,7 @@ UPDATE v3_plans SET parent_plan_id = NULL WHERE parent_plan_id IS NOT NULL
    AND parent_plan_id NOT IN (SELECT plan_id FROM v3_plans)"""
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("engine", ONE_OF_EACH)
 def test_nothing_is_found_in_100_000_good_plans_before_and_after_an_upgrade(
     engine: str, tmp_path: Path

@@ -497,6 +497,7 @@ def test_error_of_a_lock_that_a_trigger_raises_itself_ends_the_backfill_at_once(
     assert status_of(refused.value) == ExitStatus.REFUSED  # and not to be run again
 
 
+@pytest.mark.slow
 def test_lock_that_a_trigger_does_not_get_is_waited_for(url, other, caplog):
     with client(url) as connection:
         connection.execute("CREATE TABLE parents AS SELECT 1 AS id")
@@ -625,6 +626,7 @@ def run_slowly(url):
         fill(op)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_is_continued_with_what_is_left(url):
     process = multiprocessing.get_context("spawn").Process(target=run_slowly, args=(url,))
     process.start()

@@ -140,7 +140,7 @@ def test_pooler_in_session_mode_serves_a_run(tmp_path: Path, size: int):
         assert all(found == usual for found in sessions_of_the_pool(via, 1))
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 def test_run_that_is_killed_leaves_nothing_in_the_pool(tmp_path: Path):
     with (
         models("postgresql-18", 200).copy("gaps", tmp_path) as url,

@@ -126,6 +126,7 @@ PUBLICATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tables", PUBLICATIONS)
 def test_rows_that_subscribers_have_no_table_for_are_not_written(
     server: postgres.PostgresServer, tables: str

@@ -59,6 +59,7 @@ def make_file(chain: Config) -> None:
     create_engine(url_of(chain), poolclass=NullPool).connect().close()
 
 
+@pytest.mark.slow
 def test_ensure_version_makes_the_version_table(chain: Config):
     make_file(chain)
     command.ensure_version(chain)
@@ -187,6 +188,7 @@ def test_command_that_reads_changes_nothing_in_an_empty_database(chain: Config, 
     assert tables(chain) == []
 
 
+@pytest.mark.slow
 def test_edit_opens_the_current_revision(chain: Config, tmp_path: Path, monkeypatch):
     migrate(url_of(chain), "head")
     editor = tmp_path / "editor"

@@ -110,6 +110,7 @@ def locked(url: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
 @pytest.mark.parametrize("engine", ["sqlite", *SERVERS])
 def test_run_that_waits_for_a_lock_ends_at_a_signal(
@@ -273,6 +274,7 @@ def test_signal_that_is_ignored_stays_so(postgresql_url: str):
     assert run.process.returncode == 143
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_alembics_own_script_ends_in_the_same_way(former: str, number: signal.Signals):
     with locked(former):
@@ -363,6 +365,7 @@ sys.exit(main([*{command!r}.split(), "--url", {url!r}]))
 """
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", STATUS, ids=lambda number: number.name)
 @pytest.mark.parametrize("command", ["status", "preflight", "upgrade"])
 def test_statement_in_which_sqlite_calls_nothing_ends_at_a_signal(
@@ -427,6 +430,7 @@ print(counted, len(handled))
     assert done.stdout == "5000000 1\n"
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 @pytest.mark.parametrize("command", ["current", "status", "verify", "verify --repair roots"])
 def test_statement_that_reads_a_file_ends_at_a_signal(

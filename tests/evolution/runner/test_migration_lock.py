@@ -78,7 +78,7 @@ def end(url, pid):
         connection.execute("SELECT pg_terminate_backend(%s)", [pid])
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("postgresql_url", SERVERS[:1], indirect=True)
 def test_one_of_ten_processes_migrates_and_nine_find_nothing_to_do(postgresql_url, tmp_path):
     tiny_chain(tmp_path / "chain", postgresql_url)

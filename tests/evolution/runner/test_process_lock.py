@@ -26,6 +26,7 @@ def is_migrated(url: str) -> bool:
     return inspect(create_engine(url, poolclass=NullPool)).has_table("v3_plans")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["sqlite", "postgresql-18"])
 def test_threads_migrate_each_its_own_database(engine: str, tmp_path: Path):
     assert engine in ENGINES
@@ -69,6 +70,7 @@ for thread in threads:
 """
 
 
+@pytest.mark.slow
 def test_threads_that_import_the_package_by_running_it_never_report_another_database(
     tmp_path: Path,
 ):
@@ -183,6 +185,7 @@ def test_child_process_does_not_wait_for_a_thread_of_its_parent(tmp_path: Path):
     assert os.waitstatus_to_exitcode(status) == 0
 
 
+@pytest.mark.slow
 def test_script_of_alembic_runs_alone_too(tmp_path: Path):
     """Where nothing imported the package before, the first run gets the lock in env.py."""
     done = subprocess.run(

@@ -309,6 +309,7 @@ def test_value_that_is_missing_on_postgresql_is_told_in_one_line(
         assert "public.evolution_runs has None for pid" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ONE_OF_EACH)
 def test_values_of_megabytes_are_cut_by_what_shows_them(
     engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

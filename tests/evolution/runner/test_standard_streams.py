@@ -48,6 +48,7 @@ def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
 
 # How a stream is written to is the same on each engine; which numbers a file or a socket gets,
 # where standard streams are closed, is not.
+@pytest.mark.fault
 @pytest.mark.parametrize(
     ("former", "program", "streams"),
     [
@@ -150,6 +151,7 @@ def test_result_may_go_unread(sqlite_url: str, program: str, streams: str):
     assert "Error" not in done.stderr
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize("program", PROGRAMS)
 @pytest.mark.parametrize("streams", ["| true", "| head -n 1", ">&-"])
 def test_sql_may_go_unread(program: str, streams: str):

@@ -101,7 +101,7 @@ RUNS: dict[str, Callable[[str], Any]] = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 def test_name_of_the_version_table_that_is_taken_at_any_moment_is_refused(
     url: str, run: Callable[[str], Any]
@@ -133,7 +133,7 @@ def test_name_of_the_version_table_that_is_taken_at_any_moment_is_refused(
     assert True in taken
 
 
-@pytest.mark.slow
+@pytest.mark.fault
 def test_version_table_that_is_replaced_during_a_run_is_not_used(url: str):
     migrate(url, A5_004)
     refused = []
@@ -209,6 +209,7 @@ def plans_taken(url: str, number: int) -> Iterator[list[str]]:
         event.remove(Engine, "before_cursor_execute", plant)
 
 
+@pytest.mark.slow
 def test_view_that_takes_the_name_of_the_plans_during_the_checks_is_not_read(url: str):
     """As the first run begins, when the tables are still to be created."""
     execute(of_clerk(url), "ALTER FUNCTION evil() IMMUTABLE")  # so that planning calls it

@@ -75,6 +75,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 def test_version_that_does_not_fit_is_mended_by_the_command_that_is_told(
     empty_url: str, change: str, capfd: pytest.CaptureFixture[str]

@@ -127,6 +127,7 @@ def test_file_that_is_refused_has_its_content_and_its_log_again(file: Path):
     assert journal_of(file) == "wal"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["INSERT OR ABORT", "DROP TABLE main._rebuild", "commit after"])
 def test_killed_run_leaves_the_content_as_it_was_and_can_be_repeated(file: Path, words: str):
     url = f"sqlite:///{file}"
