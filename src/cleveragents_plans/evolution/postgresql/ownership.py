@@ -47,8 +47,8 @@ def refuse_foreign_tables(
     """
     Refuse tables of the chain that belong to different roles.
 
-    Refused is a version table with a trigger of another role's function or with a rule, too:
-    it is written in every run.
+    Refused is a version table with a trigger or a rule, too, as it is written in every run: any
+    rule, and a trigger whose function or table is not of a superuser or of the role that migrates.
 
     A superuser may own some of them, and so may the role that migrates, and the owner of the
     schema or of the database.
@@ -72,6 +72,28 @@ def refuse_foreign_tables(
     }
     for name, found, remedy in run(connection, _TABLES, names):
         raise NameTaken(name, found, remedy)
+
+
+def tables_of_strangers(
+    connection: Connection,
+    tables: Collection[str],
+    version_table: str,
+    schema: str | None,
+    version_schema: str | None,
+) -> list[tuple[str, str]]:
+    """
+    List the tables of roles that are not trusted, and these roles, as in SQL.
+
+    Trusted are those of `refuse_foreign_tables`, and a role that this one is a member of; a
+    superuser is one of all only where it was made one. Catalogs are read.
+    """
+    names = {
+        "tables": list(tables),
+        "schema": schema,
+        "version_table": version_table,
+        "version_schema": version_schema,
+    }
+    return [(name, owner) for name, owner in run(connection, _OF_STRANGERS, names)]
 
 
 def raise_if_foreign_tables(tables: Collection[str], version_table: str, schema: str) -> str:
@@ -179,12 +201,31 @@ TRUSTED_ROLE = """\
 #: Whether the owner *o* of the relation *c* in the schema *n*, which the run uses, is trusted.
 TRUSTED_OWNER = f"({TRUSTED_ROLE} OR c.relowner = n.nspowner)"
 
-# Of the version table: a superuser, the role that migrates and the owner of the table may
-# write what it runs.
+#: Whether this role is a member of the role *o* that acts as it; of a superuser, by a GRANT.
+IS_MEMBER = f"""\
+CASE WHEN (SELECT me.rolsuper FROM pg_roles me WHERE me.rolname = current_user)
+     THEN EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles me ON me.oid = m.member
+                   WHERE m.roleid = o.oid AND me.rolname = current_user)
+     ELSE pg_has_role(o.oid, 'USAGE') OR pg_has_role(o.oid, {SET_ROLE}) END"""
+
+_OF_STRANGERS = f"""\
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.rolname)
+  FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_roles o ON o.oid = c.relowner
+ WHERE ((c.relname = ANY(CAST(%(tables)s AS text[]))
+         AND n.nspname = coalesce(%(schema)s, current_schema()))
+        OR (c.relname = %(version_table)s
+            AND n.nspname = coalesce(%(version_schema)s, current_schema())))
+   AND NOT {TRUSTED_OWNER} AND NOT ({IS_MEMBER}) ORDER BY 1"""
+
+# Of the version table: a superuser and the role that migrates may write what it runs. Its owner
+# may not, as no revision makes a trigger there.
 _TABLES = f"""\
 WITH ours AS (
   SELECT c.oid, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
-         quote_ident(o.rolname) AS owner, o.oid AS owned_by, {TRUSTED_OWNER} AS trusted,
+         quote_ident(o.rolname) AS owner, {TRUSTED_OWNER} AS trusted,
+         o.rolsuper OR o.rolname = current_user AS has_rights,
          c.relname = %(version_table)s AS has_version
     FROM pg_class c
     JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -209,8 +250,8 @@ SELECT ours.name, 'has the trigger ' || quote_ident(g.tgname) || ', whose functi
        'drop that'
   FROM ours JOIN pg_trigger g ON g.tgrelid = ours.oid
   JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_roles o ON o.oid = p.proowner
- WHERE ours.has_version AND NOT g.tgisinternal AND NOT o.rolsuper
-   AND o.rolname <> current_user AND o.oid <> ours.owned_by
+ WHERE ours.has_version AND NOT g.tgisinternal
+   AND NOT (ours.has_rights AND (o.rolsuper OR o.rolname = current_user))
 UNION ALL
 SELECT ours.name, 'has the rule ' || quote_ident(r.rulename), 'drop that'
   FROM ours JOIN pg_rewrite r ON r.ev_class = ours.oid

@@ -4,7 +4,8 @@ What the version table says, compared with the chain and with the tables that ar
 A version that does not fit is refused, with the command that mends it. What the tables look
 like is asked of the revisions: ``is_applied()`` of one tells, from the catalog, whether they
 look as if it had been run: True, False, or None if that does not show. ``missing()`` of one that
-was run names the tables and columns of its own that are not there.
+was run names the tables and columns of its own that are not there; ``lacking()`` does so also
+where another application's chain has made them, and left some out.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from alembic.operations import Operations
@@ -22,8 +23,9 @@ from sqlalchemy import Connection, inspect
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.lookups import each_table_once
 from cleveragents_plans.evolution.op import schema_of
+from cleveragents_plans.evolution.postgresql.ownership import tables_of_strangers
 from cleveragents_plans.evolution.printable import identifier, printable
-from cleveragents_plans.evolution.runner.alembic_internals import Command, applied
+from cleveragents_plans.evolution.runner.alembic_internals import Command, applied, heads_after
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.remains import remains
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
@@ -102,13 +104,17 @@ class VersionState:
         Raises:
             VersionRefused: The version table has a revision that the chain does not have, or
                 two of one branch, or none or one that the tables do not fit; or the tables are
-                in another schema.
+                in another schema; or they are not all there, and of a role that is not trusted.
         """
+        if not command.only_reads:
+            self._refuse_part_of_strangers()
         if not self.known:
             self._refuse_other_schema()
         stamps = command.name == "do_stamp"
         if not (stamps and self._migration.purge):
             self._refuse_unknown()
+        if stamps and not unfinished:
+            self._warn_of_stamp(command)
         if stamps or unfinished or not command.relies_on_tables:
             return
         self._refuse_two_of_one_branch()
@@ -129,12 +135,46 @@ class VersionState:
         Raises:
             VersionRefused: As `check` does for a command that runs revisions.
         """
+        self._refuse_part_of_strangers()
         if not self.known:
             self._refuse_other_schema()
         self._refuse_unknown()
         if not unfinished:
             self._refuse_two_of_one_branch()
             self._refuse_unfit_tables()
+
+    @each_table_once()
+    def _refuse_part_of_strangers(self) -> None:
+        if self._connection.dialect.name != "postgresql":
+            return
+        version_table = self._options.version_table
+        found = tables_of_strangers(self._connection, self._tables, version_table, *self._schemas)
+        if not found:
+            return
+        looks = self._looks_like()
+        lacking = self._missing([looks], "lacking") if looks not in (None, "base") else []
+        if looks == "base" and self._has_tables():
+            lacking = ["others of this chain"]
+        if lacking:
+            name, owner = found[0]
+            raise VersionRefused(
+                f"{name} belongs to {owner}, and the tables lack {_listed(lacking)}: a role that "
+                "may create objects in the schema can have made them, and what their triggers do "
+                "would have the rights of this role",
+                f"expected all tables of a revision: if they are this chain's, run it as {owner}, "
+                "otherwise rename or drop them",
+            )
+
+    def _warn_of_stamp(self, command: Command) -> None:
+        heads = () if self._migration.purge else self._migration.get_current_heads()
+        for step in command.find_steps(heads, self._migration):
+            heads = heads_after(step, self._migration, heads)
+        ours = [head for head in heads if head in self._chain]
+        if self._has_tables() and (lacking := self._missing(ours)):
+            log.warning(
+                "the tables lack %s, which %s has: the next run will be refused",
+                _listed(lacking), " and ".join(ours),
+            )  # fmt: skip
 
     def _refuse_other_schema(self) -> None:
         options = self._options
@@ -250,11 +290,10 @@ class VersionState:
                 "are not as that revision makes them",
                 self._stamp(),
             )
-        if missing := self._missing():
-            more = f" and {len(missing) - _MAX_SHOWN} more" if len(missing) > _MAX_SHOWN else ""
+        if missing := self._missing(self.known):
             raise TablesIncomplete(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
-                f"lack {', '.join(missing[:_MAX_SHOWN])}{more}",
+                f"lack {_listed(missing)}",
                 "restore what is missing from a backup, or create it as docs/specification.md has "
                 f"it; {typed_for_program(self._config, 'verify')} says what else differs",
             )
@@ -274,14 +313,15 @@ class VersionState:
                 remedy,
             )
 
-    def _missing(self) -> list[str]:
-        """Name what the revisions that were run have made, and what is not there."""
-        done = applied(self._script, self.known)
+    def _missing(self, heads: Iterable[str], hook_name: str = "missing") -> list[str]:
+        """Name what the revisions up to *heads* have made, and what is not there."""
+        done = applied(self._script, heads)
         with Operations.context(self._migration):
             return [
                 each
                 for revision in reversed(self._chain)
-                if revision in done and (hook := self._hook(revision, "missing"))
+                if revision in done
+                and (hook := self._hook(revision, hook_name) or self._hook(revision, "missing"))
                 for each in hook()
             ]
 
@@ -297,6 +337,11 @@ class VersionState:
         command = typed(self._config, f"stamp {purge}{' '.join([looks, *others])}")
         if looks == "base":
             return f"there are no tables: run {command}, and then the command that you want"
+        if lacking := self._missing([looks], "missing" if self.known else "lacking"):
+            return (
+                f"they lack {_listed(lacking)}, and no revision leaves them so: restore a backup, "
+                "or rename or drop them if they are not this chain's"
+            )
         return f"they look as {looks} makes them: run {command}, and then the command that you want"
 
     def _looks_like(self) -> str | None:
@@ -330,6 +375,11 @@ class VersionState:
             ),
             None,
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return f"{', '.join(names[:_MAX_SHOWN])}{more}"
 
 
 def _quoted(version: object) -> str:
