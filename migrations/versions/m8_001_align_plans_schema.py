@@ -19,8 +19,9 @@ Locks:  PostgreSQL: ACCESS EXCLUSIVE on v3_plans for milliseconds at a time, and
 
 It relies on four columns only (plan_id, parent_plan_id, root_plan_id,
 automation_profile), and looks at created_at where there is one; all others stay as they
-are found. Every step can be repeated: a run that was interrupted, in either direction, is
-run again in either direction.
+are found. In SQLite a plan is tried beforehand in an empty copy of the schema. Every step
+can be repeated: a run that was interrupted, in either direction, is run again in either
+direction.
 
 No release has carried this revision, so its functions were changed in it: they search system
 schemas only, because one that runs with the rights of the owner would have run operators that any
@@ -50,6 +51,7 @@ from cleveragents_plans.evolution import (
     check_alterable,
     check_archive,
     check_droppable,
+    check_insertable,
     check_parent_tree,
     check_writable,
     columns_of,
@@ -81,6 +83,22 @@ SNAPSHOTS = ColumnArchive(
     # A plan that is deleted and created again under its id gets no snapshot of the former one.
     identity=("created_at",),
 )
+# A plan as the former release inserts it, and what the present one inserts instead.
+FORMER_PLAN = {
+    "plan_id": "'00000000000000000000000000'",
+    "namespaced_name": "'local/plan'",
+    "namespace": "'local'",
+    "action_name": "'local/action'",
+    "created_at": "'2026-01-01T00:00:00.000000+00:00'",
+    "updated_at": "'2026-01-01T00:00:00.000000+00:00'",
+}
+JSON_PROFILE = """'{"profile_name": "trusted", "provenance": "plan"}'"""
+FORMER_PLANS = (FORMER_PLAN, {**FORMER_PLAN, "automation_profile": JSON_PROFILE})
+PRESENT_PLAN = {
+    "root_plan_id": FORMER_PLAN["plan_id"],
+    "automation_profile": "'balanced'",
+    SNAPSHOTS.column: "'{}'",
+}
 # While an upgrade runs and afterwards, and for the length of a downgrade.
 FILL, UNFILL, KEEP = "v3_plans_fill", "v3_plans_unfill", "v3_plans_keep"
 
@@ -106,6 +124,7 @@ def check_upgrade() -> None:
     check_archive(op, SNAPSHOTS.in_database(op), exists=True)
     lacking = f"t.root_plan_id IS NULL OR {_is_blank('t')} OR {_is_wrapped('t')}"
     _check_writable(lacking, "'balanced'")
+    check_insertable(op, "v3_plans", rows=FORMER_PLANS, values=PRESENT_PLAN)
 
 
 def check_downgrade() -> None:

@@ -117,7 +117,7 @@ ON_SQLITE = {
         ["UPDATE sqlite_schema SET sql = replace(sql, 'CONSTRAINT pk_v3_plans',"
          " 'CHECK (automation_profile <> ''balanced''), CONSTRAINT pk_v3_plans')"
          " WHERE name = 'v3_plans'"],
-        "v3_plans was not rebuilt",
+        "the CHECK (automation_profile <> 'balanced') of v3_plans would refuse automation_profile",
     ),
 }  # fmt: skip
 CASES = [("sqlite", case) for case in ON_SQLITE] + [("postgresql-18", c) for c in ON_POSTGRESQL]

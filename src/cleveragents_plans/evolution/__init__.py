@@ -54,6 +54,7 @@ from cleveragents_plans.evolution.recipes.parent_trees import ParentTree, check_
 from cleveragents_plans.evolution.recipes.root_finder import root_in_copy
 from cleveragents_plans.evolution.recipes.roots import ColumnDefault, fill_roots, fill_trigger
 from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
+from cleveragents_plans.evolution.sqlite.written_values import check_insertable
 
 __all__ = [
     "ColumnArchive",
@@ -73,6 +74,7 @@ __all__ = [
     "check_droppable",
     "check_index_names",
     "check_index_rows",
+    "check_insertable",
     "check_new_names",
     "check_parent_tree",
     "check_writable",
