@@ -26,6 +26,7 @@ from cleveragents_plans.cli.output import Screen, facts, show, show_json, styled
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.session_rights import refuse_hidden_sessions
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, LoginRefused
@@ -281,6 +282,7 @@ def _bytes(database: Database) -> int | None:
 
 def _migrating(database: Database) -> list[Any]:
     if database.on_postgresql:
+        refuse_hidden_sessions(database.connection, database.shown)
         return [*migration_lock_holders(database.connection, [database.schema or ""])]
     file = file_of(database.connection)
     writing = {each.pid for each in lock_holders(file) if each.writes}

@@ -23,6 +23,7 @@ from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.checks import CheckViolated
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
+from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
 from cleveragents_plans.evolution.settings import Settings
@@ -32,6 +33,7 @@ from cleveragents_plans.evolution.sqlite.lock_holders import HELD, lock_holders
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.evolution.sqlite.temporary_files import require_temporary_files
 from cleveragents_plans.evolution.sqlite.writable_file import require_writable
+from cleveragents_plans.persistence import Base
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.preflight import postgresql, sqlite
 from cleveragents_plans.preflight.costs import Counted, costs
@@ -65,6 +67,9 @@ def preflight(config: Config, down: str | None = None) -> Preflight:
     with read_database(config, "preflight") as database:
         if not database.on_postgresql:
             return _on_sqlite(config, database, down)
+        lacks = _lacking(database)
+        if lacks.refusals:
+            return _unseen(lacks, down)
         replicas, slots = replicas_of(database.connection), slots_of(database.connection)
         if database.connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one():
             found = _on_postgresql(database, down, Foreseen(), tries=False)
@@ -76,6 +81,30 @@ def preflight(config: Config, down: str | None = None) -> Preflight:
     with try_database(config, "preflight") as database:
         found = _on_postgresql(database, down, session, tries=True)
         return found.model_copy(update={"replicas": replicas, "slots": slots})
+
+
+def _lacking(database: Database) -> Foreseen:
+    """Gather the rights that are missing, without which nothing else can be looked at."""
+    tables = [*Base.metadata.tables, database.options.version_table]
+    with gathering() as found, found.looking("rights"):
+        refuse_missing_session_rights(database.connection, tables, database.schema, database.shown)
+    return found
+
+
+def _unseen(found: Foreseen, down: str | None) -> Preflight:
+    direction = "upgrade" if down is None else "downgrade"
+    return Preflight(
+        **_gathered(Ahead(found), direction, []),
+        rows=None,
+        writes=(),
+        depth=None,
+        indexes=(),
+        locks=(),
+        replicas=(),
+        slots=(),
+        estimate=None,
+        disk=None,
+    )
 
 
 def _on_postgresql(

@@ -8,6 +8,7 @@ from alembic.config import Config
 
 from cleveragents_plans.evolution.errors import EvolutionError, listed
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.session_rights import refuse_hidden_sessions
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
 from cleveragents_plans.evolution.runner.runs import RUNS, Run
 from cleveragents_plans.evolution.runner.target import find_target
@@ -48,6 +49,7 @@ def throttle(
         runs.usable(connection, "UPDATE")
         found = runs.under_way(connection)
         if found is None:
+            refuse_hidden_sessions(connection, database.shown)
             holders = migration_lock_holders(connection)
             raise NoRunToThrottle(
                 f"a run is under way in {database.shown} that is not noted in {RUNS} "

@@ -38,6 +38,7 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     search_path_restored,
 )
 from cleveragents_plans.evolution.postgresql.server import refuse_missing_rights, refuse_read_only
+from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from cleveragents_plans.evolution.reporting import DETAILED, console_logging, heartbeat, tell
 from cleveragents_plans.evolution.run_figures import RunFigures, measured
@@ -231,6 +232,7 @@ class _Run:
             if not self.command.only_reads:
                 refuse_read_only(connection, self.target.shown)
                 names = {*self.tables, self.options.version_table}
+                refuse_missing_session_rights(connection, names, self.schema, self.target.shown)
                 refuse_missing_rights(connection, names, self.schema, self.target.shown)
                 connection.rollback()
                 how_far = partial(told_under_way, connection, self._runs)
