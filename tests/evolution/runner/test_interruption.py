@@ -344,6 +344,65 @@ def test_signal_that_a_callback_swallowed_ends_the_run():
     assert ended.value.code == 143
 
 
+class OwnTimeout(Exception):
+    """What a handler of the application raises."""
+
+
+def raised_at(event: int) -> bool:
+    """
+    Raise where Python could call a handler for the *event*-th time, and tell whether it came to it.
+
+    That is where a function begins and where one of C has ended
+    (https://docs.python.org/3/library/sys.html#sys.setprofile).
+    """
+    left = event
+
+    def profile(_frame: object, kind: str, function: object) -> None:
+        nonlocal left
+        left -= kind != "return" and function is not sys.setprofile
+        if left == 0:
+            raise OwnTimeout
+
+    sys.setprofile(profile)
+    try:
+        with interruptible("the database", command_line=False):
+            pass
+    except OwnTimeout:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+def wakeup_fd() -> int:
+    former = signal.set_wakeup_fd(-1)
+    signal.set_wakeup_fd(former)
+    return former
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python closes some
+@pytest.mark.parametrize("of_event_loop", [False, True])
+def test_handlers_are_restored_wherever_a_handler_of_the_application_raises(of_event_loop: bool):
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    with reader, writer:
+        if of_event_loop:
+            signal.set_wakeup_fd(writer.fileno())
+        before = [signal.getsignal(number) for number in STATUS], wakeup_fd()
+        threads = [*Path("/proc/self/task").iterdir()]
+        event = 1
+        try:
+            while raised_at(event):
+                after = [signal.getsignal(number) for number in STATUS], wakeup_fd()
+                assert (event, *after) == (event, *before)
+                wait_until(lambda: [*Path("/proc/self/task").iterdir()] == threads)
+                event += 1
+        finally:
+            signal.set_wakeup_fd(-1)
+
+    assert event > 50
+
+
 def test_error_without_a_signal_passes():
     with pytest.raises(ZeroDivisionError), interruptible("the database", command_line=True):
         raise ZeroDivisionError

@@ -8,20 +8,23 @@ the statement that is running is cancelled, its transaction rolled back, the loc
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import gc
 import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from cleveragents_plans.evolution.errors import AGAIN, causes
 from cleveragents_plans.evolution.sqlite.callbacks import interrupt_statements
-from cleveragents_plans.evolution.threads import ThreadNotStarted, start
+from cleveragents_plans.evolution.threads import ThreadNotStarted
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -30,6 +33,8 @@ _SIGNALS = [signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if 
 _DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
 # Seconds after which a signal that Python has not handled met a statement that calls nothing.
 _UNHANDLED = 0.1
+# Seconds to wait for a thread that ends within `_UNHANDLED`, unless it was never started.
+_PATIENCE = 1.0
 
 # What has arrived since the handlers were installed. Signals belong to the process, so this
 # does, too. It is needed beside the exception, which SQLite swallows in a callback, as Python
@@ -60,21 +65,31 @@ def interruptible(target: str, *, command_line: bool) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are handled in the main thread, and nowhere else
         return
-    error = None
+    error: BaseException | None = None
+    former: dict[signal.Signals, Any] = {}
+    interrupter = _Interrupter()
     try:
-        with _interrupting_statements(), handling_signals(_stop):
-            yield
+        interrupter.start()
+        _set_handlers(_stop, former)
+        yield
     except BaseException as raised:
         error = raised
-    arrived = _received[0] if _received else _signal_behind(error)
-    _received.clear()
-    if arrived is not None:
-        log.error("%s: interrupted by %s; to go on, %s", target, arrived.name, AGAIN)
-        if arrived == signal.SIGINT and not command_line:
-            raise KeyboardInterrupt from error
-        raise SystemExit(128 + arrived) from error
-    if error is not None:
-        raise error
+    # A handler of the application may raise wherever Python calls a function, here too.
+    try:
+        arrived = _end(interrupter, former, error)
+    except BaseException as raised:
+        error = raised
+        arrived = _end(interrupter, former, error)
+    try:
+        if arrived is not None:
+            log.error("%s: interrupted by %s; to go on, %s", target, arrived.name, AGAIN)
+            if arrived == signal.SIGINT and not command_line:
+                raise KeyboardInterrupt from error
+            raise SystemExit(128 + arrived) from error
+        if error is not None:
+            raise error
+    finally:
+        del error  # it knows this frame, and so would live until the next collection of garbage
 
 
 def signal_arrived() -> bool:
@@ -92,61 +107,110 @@ def handling_signals(handler: Callable[[int, FrameType | None], None]) -> Iterat
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = {
-        number: signal.signal(number, handler)
-        for number in _SIGNALS
-        if signal.getsignal(number) in _DEFAULTS
-    }
+    former: dict[signal.Signals, Any] = {}
     try:
+        _set_handlers(handler, former)
         yield
     finally:
-        for number, handler_before in former.items():
-            signal.signal(number, handler_before)
+        _restore_handlers(former)
 
 
-@contextmanager
-def _interrupting_statements() -> Iterator[None]:
+def _set_handlers(
+    handler: Callable[[int, FrameType | None], None], former: dict[signal.Signals, Any]
+) -> None:
+    """Set *handler* for the signals that have Python's default, which goes to *former* before."""
+    for number in _SIGNALS:
+        before = signal.getsignal(number)
+        if before in _DEFAULTS:
+            former[number] = before
+            signal.signal(number, handler)
+
+
+def _restore_handlers(former: Mapping[signal.Signals, Any]) -> None:
+    for number, before in former.items():
+        signal.signal(number, before)
+
+
+class _Interrupter:
     """
-    Let a signal end a statement of SQLite that returns to Python only at its end.
+    Lets a signal end a statement of SQLite that returns to Python only at its end.
 
     Python calls a handler between two of its own instructions, but writes the number of the signal
     to a socket at once (https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd). A
     thread reads it, and interrupts the statement if the handler is not called soon. Where an event
     loop already has a socket for that, nothing is done: its statements run in other threads.
+
+    What it does can be done again, if an error of a handler came between.
     """
-    numbers, written = socket.socketpair()
-    with numbers, written:
-        numbers.settimeout(None)  # whatever `socket.setdefaulttimeout` says
-        written.setblocking(False)
-        former = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
-        if former != -1:
+
+    def __init__(self) -> None:
+        self._numbers, self._written = socket.socketpair()
+        self._numbers.settimeout(None)  # whatever `socket.setdefaulttimeout` says
+        self._written.setblocking(False)
+        self._former: list[int] = []
+        self._running = threading.Lock()
+
+    def start(self) -> None:
+        set_wakeup_fd = partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
+        # One call, so that no handler is called before the result is kept.
+        self._former.extend(map(set_wakeup_fd, [self._written.fileno()]))
+        if self._former == [-1]:
+            self._running.acquire()
+            self._start_thread()
+        else:
+            self._restore_wakeup_fd()
+            self._numbers.close()
+
+    def end(self) -> None:
+        self._restore_wakeup_fd()
+        with suppress(OSError):  # done already
+            # A process that was forked meanwhile has the socket, too.
+            self._written.shutdown(socket.SHUT_WR)
+        self._written.close()
+        # Once the thread has begun, which it may not have. It closes its own end.
+        if self._running.acquire(timeout=_PATIENCE):
+            self._running.release()
+
+    def _start_thread(self) -> None:
+        # One call: `threading.Thread.start` has locks, which an error of a handler would leave
+        # locked for ever.
+        try:
+            _thread.start_new_thread(_interrupt, (self._numbers, self._running))
+        except RuntimeError as error:
+            self._numbers.close()
+            self._running.release()
+            raise ThreadNotStarted from error
+
+    def _restore_wakeup_fd(self) -> None:
+        for former in self._former:
             signal.set_wakeup_fd(former)
-            yield
-            return
-        over = threading.Event()
-        thread = threading.Thread(target=_interrupt, args=(numbers, over), daemon=True)
-        try:
-            start(thread)
-        except ThreadNotStarted:
-            signal.set_wakeup_fd(-1)
-            raise
-        try:
-            yield
-        finally:
-            over.set()
-            signal.set_wakeup_fd(-1)
-            written.shutdown(socket.SHUT_WR)
-            thread.join()
+        self._former.clear()
 
 
-def _interrupt(numbers: socket.socket, over: threading.Event) -> None:
+def _end(
+    interrupter: _Interrupter, former: Mapping[signal.Signals, Any], error: BaseException | None
+) -> signal.Signals | None:
+    """End what `interruptible` began, and tell which signal ends the run."""
+    _restore_handlers(former)
+    interrupter.end()
+    arrived = _received[0] if _received else _signal_behind(error)
+    _received.clear()
+    return arrived
+
+
+def _interrupt(numbers: socket.socket, running: threading.Lock) -> None:
     """Interrupt statements while a signal that `_stop` is to handle has not been handled."""
-    while number := numbers.recv(1):
-        while signal.getsignal(number[0]) is _stop and not _received:
-            if over.wait(_UNHANDLED):
-                return
-            if not _received:
-                interrupt_statements()
+    with numbers:
+        while number := numbers.recv(1):
+            while _is_unhandled(number[0]):
+                time.sleep(_UNHANDLED)
+                if _is_unhandled(number[0]):
+                    interrupt_statements()
+    running.release()
+
+
+def _is_unhandled(number: int) -> bool:
+    return signal.getsignal(number) is _stop and not _received
 
 
 def end_soon() -> None:

@@ -110,20 +110,31 @@ def interruptible(driver: Any) -> Iterator[None]:
     raised: list[BaseException] = []
     watch = _watch(raised)
     next(watch)  # into its `try`
-    driver.set_progress_handler(watch.__next__, _INSTRUCTIONS)
-    _interruptible.append(driver)
     try:
+        driver.set_progress_handler(watch.__next__, _INSTRUCTIONS)
+        _interruptible.append(driver)
         yield
     except Exception as error:
         if raised and error is not raised[0]:
             raise _raised_from(error, raised[0]) from error
         raise
     finally:
-        _interruptible.remove(driver)
-        with unless_closed():
-            driver.set_progress_handler(None, 0)
+        try:
+            _leave_alone(driver)
+        except (
+            BaseException
+        ):  # of the handler of a signal: a handler that stays ends all statements
+            _leave_alone(driver)
+            raise
     if raised:  # the error of the statement was suppressed
         raise raised[0]
+
+
+def _leave_alone(driver: Any) -> None:
+    with unless_closed():
+        driver.set_progress_handler(None, 0)
+    if driver in _interruptible:
+        _interruptible.remove(driver)
 
 
 def _raised_from(error: BaseException, raised: BaseException) -> BaseException:
