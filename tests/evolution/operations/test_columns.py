@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import sqlalchemy as sa
 
 from cleveragents_plans.evolution import Sql, add_column, drop_column, rename_column, set_default
 from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, OperationRefused
+from cleveragents_plans.evolution.postgresql import locks
 from support.online import revision
 from support.toys import ROWS, execute, structure
 
@@ -68,6 +71,23 @@ def test_add_column_refuses_a_default_that_does_not_parse(server_url: str, defau
 
     with revision(server_url) as op, pytest.raises(OperationRefused, match="PostgreSQL refuses"):
         add_column(op, "toy", column)
+
+
+def test_add_column_refuses_one_that_another_session_adds_while_the_lock_is_waited_for(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    real_take = locks.take_lock
+
+    def take_too_late(*arguments: Any) -> None:
+        monkeypatch.setattr(locks, "take_lock", real_take)
+        execute(server_url, "ALTER TABLE toy ADD COLUMN new integer")
+        real_take(*arguments)
+
+    monkeypatch.setattr(locks, "take_lock", take_too_late)
+
+    found = "toy has a column new of the type integer, expected text"
+    with revision(server_url) as op, pytest.raises(OperationRefused, match=found):
+        add_column(op, "toy", sa.Column("new", sa.Text))
 
 
 def test_add_column_keeps_the_comment(server_url: str):

@@ -60,6 +60,8 @@ def add(op: Op, table: str, column: str, definition: str, comment: str | None) -
             settings = Settings.of(context.environment_context)
             with refusing("add_column"):
                 run_under_lock(connection, table, statements, settings)
+            # Another session may have added one of this name since: IF NOT EXISTS is silent.
+            _refuse_other(table, column, _type_of(connection, table, column), wanted)
         else:
             log.info("%s has the column %s already", table, column)
 
