@@ -171,3 +171,35 @@ def test_schema_of_the_role_that_owns_the_tables_is_used(url: str, path: str):
     migrate(url, HEAD)
 
     assert execute(url, "SELECT version_num FROM tenant.alembic_version") == [(HEAD,)]
+
+
+def test_schema_of_another_role_is_not_advised(url: str, capfd: pytest.CaptureFixture[str]):
+    roll_back(url, "base", "drop-plans=yes")
+    execute(url, "DROP TABLE alembic_version, evolution_runs")
+    plant(url, "a_first", TABLES)
+    capfd.readouterr()
+
+    assert main(["upgrade", "--url", url]) == 1
+    said = capfd.readouterr().err
+    assert (
+        f"the schema a_first of this database has tables of this chain (they belong in a_first "
+        f"to the role {SQUATTER})" in said
+    )
+    assert "give -x schema=NAME of your own, or -x allow-second-schema=yes" in said
+
+    execute(url, "CREATE SCHEMA ours", "CREATE TABLE ours.v3_plans (plan_id text)")
+    assert main(["upgrade", "--url", url]) == 1
+    assert "give -x schema=ours, or" in capfd.readouterr().err
+
+
+def test_schemas_of_another_role_are_not_all_named_by_verify(
+    url: str, capfd: pytest.CaptureFixture[str]
+):
+    for number in range(13):
+        plant(url, f"other_{number:02}", TABLES)
+    capfd.readouterr()
+
+    main(["verify", "--url", url])
+    said = " ".join(capfd.readouterr().out.split())
+    assert said.count("another schema has a table of plans, too") == 10
+    assert "and 3 more schemas have a table of plans" in said

@@ -198,13 +198,17 @@ class VersionState:
         schemas = sorted({*hidden, *owners})
         if schemas and not options.allow_second_schema:
             # A role that may create a schema can have tables of any name there.
-            roles = [f"in {each} to the role {owners[each]}" for each in schemas if each in owners]
+            roles = [
+                f"in {each} to the role {owners[each][0]}" for each in schemas if each in owners
+            ]
+            trusted = [each for each in schemas if each not in owners or owners[each][1]]
+            named = shlex.quote(f"schema={trusted[0]}") if trusted else "schema=NAME of your own"
             owned = f" (they belong {', '.join(roles)})" if roles else ""
             raise VersionRefused(
                 f"the schema {' and the schema '.join(schemas)} of this database "
                 f"has tables of this chain{owned}, and this run would use the schema {current}, "
                 "which has none",
-                f"give -x {shlex.quote(f'schema={schemas[0]}')}, or -x allow-second-schema=yes if "
+                f"give -x {named}, or -x allow-second-schema=yes if "
                 f"{current} is to have a set of its own",
             )
 

@@ -12,6 +12,7 @@ from sqlalchemy import table as sql_table
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.ownership import (
+    IS_MEMBER,
     SET_ROLE,
     TRUSTED_OWNER,
     TRUSTED_ROLE,
@@ -135,10 +136,15 @@ def version_tables(
 
 def schemas_with(
     connection: Connection, tables: Collection[str], schema: str | None
-) -> dict[str, str]:
-    """Find the schemas of PostgreSQL with one of *tables*, but *schema*, and the tables' owners."""
+) -> dict[str, tuple[str, bool]]:
+    """
+    Find the schemas of PostgreSQL with one of *tables*, but *schema*.
+
+    Given are the tables' owners, and whether these and the owner of the schema are trusted:
+    superusers, this role and those that it is a member of, and the owner of the database.
+    """
     parameters = {"tables": list(tables), "schema": schema}
-    return {row[0]: row[1] for row in run(connection, _OTHER_SCHEMAS, parameters)}
+    return {row[0]: (row[1], row[2]) for row in run(connection, _OTHER_SCHEMAS, parameters)}
 
 
 # Each takes two locks, one for its index.
@@ -189,8 +195,12 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.ro
    AND NOT EXISTS (SELECT FROM ours WHERE pg_has_role(c.relowner, ours.relowner, 'USAGE')
                       OR pg_has_role(c.relowner, ours.relowner, {SET_ROLE}))"""
 
-_OTHER_SCHEMAS = """\
-SELECT n.nspname, string_agg(DISTINCT pg_get_userbyid(c.relowner)::text, ' and ')
+_OTHER_SCHEMAS = f"""\
+SELECT n.nspname, string_agg(DISTINCT pg_get_userbyid(c.relowner)::text, ' and '),
+       bool_and(NOT EXISTS (
+         SELECT FROM pg_roles o JOIN pg_database d ON d.datname = current_database()
+          WHERE o.oid IN (c.relowner, n.nspowner) AND o.oid <> d.datdba AND NOT o.rolsuper
+            AND o.rolname NOT IN (current_user, 'pg_database_owner') AND NOT ({IS_MEMBER})))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = ANY(%(tables)s::text[]) AND c.relkind IN ('r', 'p')
    AND n.nspname <> %(schema)s::text AND n.nspname !~ '^pg_(temp|toast)'
