@@ -119,6 +119,18 @@ ON_SQLITE = {
          " WHERE name = 'v3_plans'"],
         "the CHECK (automation_profile <> 'balanced') of v3_plans would refuse automation_profile",
     ),
+    "a CHECK that rows would break": (
+        ["UPDATE v3_plans SET root_plan_id = NULL",
+         "UPDATE sqlite_schema SET sql = replace(sql, 'CONSTRAINT pk_v3_plans',"
+         " 'CHECK (parent_plan_id IS NULL OR root_plan_id IS NULL), CONSTRAINT pk_v3_plans')"
+         " WHERE name = 'v3_plans'"],
+        "rows would break CHECK (parent_plan_id IS NULL OR root_plan_id IS NULL)",
+    ),
+    "an empty value in a column that is NOT NULL": (
+        ["UPDATE sqlite_schema SET sql = replace(sql, 'strategy_actor VARCHAR(255)',"
+         " 'strategy_actor VARCHAR(255) NOT NULL') WHERE name = 'v3_plans'"],
+        "copying the rows failed with `NOT NULL constraint failed: v3_plans.strategy_actor`",
+    ),
 }  # fmt: skip
 CASES = [("sqlite", case) for case in ON_SQLITE] + [("postgresql-18", c) for c in ON_POSTGRESQL]
 
@@ -138,6 +150,28 @@ def test_refusal_of_an_upgrade_is_found_in_the_same_words(engine: str, case: str
     assert words in str(refused.value)
     assert not found.ready
     assert str(refused.value) in [block.found for block in found.blocks]
+
+
+def test_rows_of_a_file_that_break_its_constraints_already_are_no_hindrance(tmp_path: Path):
+    """Those that the run copies as they are, and those of tables that it does not copy."""
+    with at(M4_003, "sqlite", tmp_path) as url:
+        break_database(
+            url,
+            [
+                "PRAGMA ignore_check_constraints = ON",
+                "UPDATE v3_plans SET phase = 'odd', cost_actual_usd = 9e999",
+                "CREATE TABLE others (a, b TEXT)",
+                "INSERT INTO others VALUES (1, NULL), (1, 'x')",
+                "UPDATE sqlite_schema SET sql = 'CREATE TABLE others (a, b TEXT NOT NULL)'"
+                " WHERE name = 'others'",
+            ],
+        )
+
+        found = look(url)
+        command.upgrade(chain_config(url, level=None), "head")
+
+    assert found.ready
+    assert found.estimate is not None
 
 
 def test_every_refusal_is_found_not_the_first_only(tmp_path: Path):

@@ -25,6 +25,7 @@ from sqlalchemy.pool import StaticPool
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.settings import given_options
+from cleveragents_plans.evolution.sqlite.table import RebuildRefused
 from cleveragents_plans.evolution.sqlite.tokens import fold, quote
 from cleveragents_plans.schema.chain import chain_config
 
@@ -35,6 +36,9 @@ _PARTS = 20
 
 # What only the connections of an application have, which register it.
 _LACKING = re.compile(r"(no such|unknown) (function|collation sequence)")
+
+# What SQLite says of a statement and of values; not of the disk, of damage, or of an interruption.
+_OF_VALUES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
 
 
 class FunctionMissing(EvolutionError):
@@ -142,6 +146,7 @@ def _copy(driver: sqlite3.Connection, file: Path, table: str, rows: int, whole: 
     driver.execute("PRAGMA foreign_keys = OFF")
     driver.execute("PRAGMA synchronous = OFF")
     driver.execute("PRAGMA legacy_alter_table = ON")  # views may name what is not there
+    driver.execute("PRAGMA ignore_check_constraints = ON")  # rows that break one are copied, too
     driver.execute("ATTACH ? AS source", (address,))
     schema = driver.execute("SELECT type, name, sql, tbl_name FROM source.sqlite_master").fetchall()
     created = [*_created(schema)]
@@ -163,25 +168,31 @@ def _copy(driver: sqlite3.Connection, file: Path, table: str, rows: int, whole: 
             with _leaving_out(left_out, name, of, table):
                 driver.execute(sql)
     driver.execute("DETACH source")
-    driver.execute("PRAGMA legacy_alter_table = OFF")
+    for pragma in ("legacy_alter_table", "ignore_check_constraints"):
+        driver.execute(f"PRAGMA {pragma} = OFF")
     return copied
 
 
 @contextmanager
 def _leaving_out(left_out: set[str], name: str, of: str, table: str) -> Iterator[None]:
     """
-    Leave out what *name* is *of* a table, if it needs a function of the application.
+    Leave out what *name* is *of* a table, if it needs a function of the application, or refuses
+    rows that are stored, as after ``PRAGMA writable_schema``.
 
     Raises:
-        FunctionMissing: It is of *table*: a run would be refused for the same reason.
+        FunctionMissing, RebuildRefused: It is of *table*: a run would be refused for the same
+            reason.
     """
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if not _LACKING.match(str(error)):
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF not in _OF_VALUES:
             raise
         if fold(of) == fold(table):
-            raise FunctionMissing(name, str(error)) from error
+            if _LACKING.match(str(error)):
+                raise FunctionMissing(name, str(error)) from error
+            step = "copying the rows" if fold(name) == fold(table) else f"creating {name} again"
+            raise RebuildRefused(table, f"{step} failed with `{error}`") from error
         left_out.add(name)
 
 
