@@ -337,6 +337,33 @@ def test_a_database_without_a_schema_is_told_with_the_command_that_makes_it(empt
     engine.dispose()
 
 
+@pytest.mark.parametrize("behind_asyncio", [False, True])
+def test_a_search_path_without_the_tables_is_named(tmp_path, behind_asyncio):
+    def use(url: str) -> None:
+        engine = open_engine(url)
+        try:
+            with Session(engine) as session:
+                PlanRepository(session).list()
+        finally:
+            engine.dispose()
+
+    async def use_behind_asyncio(url: str) -> None:
+        engine = open_async_engine(url)
+        try:
+            async with AsyncSession(engine) as session:
+                await session.run_sync(lambda it: PlanRepository(it).list())
+        finally:
+            await engine.dispose()
+
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        url += "&options=-c%20search_path%3Delsewhere"
+        with pytest.raises(SchemaMissing) as caught:
+            asyncio.run(use_behind_asyncio(url)) if behind_asyncio else use(url)
+
+    assert caught.value.search_path == "elsewhere"
+    assert "; search_path is 'elsewhere': if the tables are in another schema" in str(caught.value)
+
+
 def test_a_database_of_the_former_release_is_told_the_same(tmp_path, request):
     with database_at("m4_003_plan_env_columns", "sqlite", tmp_path) as url:
         engine = open_engine(url)

@@ -20,7 +20,8 @@ from cleveragents_plans.persistence.errors import (
 from cleveragents_plans.persistence.urls import without_password
 
 # SQLSTATEs: no such table, no such column; text that an encoding cannot hold, bytes that are none.
-_MISSING = ("42P01", "42703")
+_NO_TABLE = "42P01"
+_MISSING = (_NO_TABLE, "42703")
 _MISSING_ON_SQLITE = ("no such table: ", "no such column: ", "table ")
 _ENCODING = ("22P05", "22021")
 # read_only_sql_transaction, which a standby says, too
@@ -63,8 +64,18 @@ def explained(context: ExceptionContext) -> Exception | None:
         for table in Base.metadata.tables.values():
             # A column that no release has is the caller's.
             if table.name in words and ("column" not in words or words & {*table.columns.keys()}):
-                return SchemaMissing(reason, _shown_url(context))
+                path = _search_path(context) if sqlstate == _NO_TABLE else None
+                return SchemaMissing(reason, _shown_url(context), path)
     return None
+
+
+def _search_path(context: ExceptionContext) -> str | None:
+    """Give what the server told of itself: the transaction has failed, and cannot ask."""
+    if context.connection is None:
+        return None
+    info = getattr(context.connection.connection.driver_connection, "info", None)
+    told: str | None = info.parameter_status("search_path") if info else None
+    return told
 
 
 def _busy_timeout(context: ExceptionContext) -> float | None:

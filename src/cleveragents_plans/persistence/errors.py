@@ -35,10 +35,18 @@ class SchemaMissing(PlansError):
     reason: str
     #: The URL of the database, without its password.
     url: str
+    #: Where a table was looked for, as PostgreSQL 18 and newer tell it; else None.
+    search_path: str | None = None
 
     def __str__(self) -> str:
+        looked = ""
+        if self.search_path is not None:
+            looked = (
+                f"; search_path is {shown(self.search_path)}: if the tables are in another "
+                "schema, set it to that one"
+            )
         return (
-            f"the database has no schema of this release ({self.reason}); "
+            f"the database has no schema of this release ({self.reason}{looked}); "
             f"run: cleveragents-plans upgrade --url '{self.url}'"
         )
 
