@@ -339,6 +339,26 @@ def test_path_that_is_no_file_is_refused_in_one_line(
     assert said.count("\n") == 1
 
 
+def test_file_that_its_mode_protects_blocks_in_the_words_of_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    """The superuser could write to it."""
+    with database_at(M4_003, "sqlite", tmp_path) as url:
+        file = Path(url.removeprefix("sqlite:///"))
+        file.chmod(0o444)
+        capfd.readouterr()
+        foreseen = main(["preflight", "-q", "--url", url])
+        migrated = main(["upgrade", "-q", "--url", url])
+
+    out, err = capfd.readouterr()
+    expected = (
+        f"{file} is read-only; if it is to be migrated, allow writing with `chmod u+w {file}`"
+    )
+    assert (foreseen, migrated) == (1, ExitStatus.REFUSED)
+    assert expected in out
+    assert expected in err
+
+
 @pytest.mark.parametrize("parameter", ["mode=ro", "immutable=1", "immutable=ON", "immutable=02"])
 def test_url_that_opens_the_file_to_be_read_only_is_refused(
     parameter: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.runner.connecting import connect
 from cleveragents_plans.evolution.runner.libpq_environment import named_by_environment
 from cleveragents_plans.evolution.settings import Settings, given_options
+from cleveragents_plans.evolution.sqlite.writable_file import require_write_mode
 
 
 class DatabaseNotNamed(EvolutionError):
@@ -178,13 +179,8 @@ class Target:
             raise EvolutionError(
                 f"{self.shown} is {what}; expected the path of a file; nothing was changed"
             )
-        if writes and not mode & 0o222:
-            # The mode is looked at because the superuser could write all the same.
-            raise EvolutionError(
-                f"{self.shown} is read-only; if it is to be migrated, allow writing with "
-                f"`chmod u+w {shlex.quote(str(file))}` and run the same command again; nothing was "
-                "changed"
-            )
+        if writes:
+            require_write_mode(file)
 
 
 _URL = "the attribute url (--url)"

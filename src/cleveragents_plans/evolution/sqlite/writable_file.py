@@ -42,11 +42,15 @@ class FileNotWritable(EvolutionError):
         path: The file or the folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(
-            f"{path} is read-only for this user, and SQLite writes to the file and to its folder; "
-            "allow that, and run the same command again; nothing was changed"
+    def __init__(self, path: Path, *, by_mode: bool = False) -> None:
+        found = (
+            f"is read-only; if it is to be migrated, allow writing with `chmod u+w "
+            f"{shlex.quote(str(path))}`"
+            if by_mode
+            else "is read-only for this user, and SQLite writes to the file and to its folder; "
+            "allow that,"
         )
+        super().__init__(f"{path} {found} and run the same command again; nothing was changed")
         self.path = path
 
 
@@ -146,6 +150,7 @@ def require_writable(connection: Connection) -> None:
     file = file_of(connection)
     if not _is_open(_identity(file)):
         raise FileReplaced(file)
+    require_write_mode(file)
     for path in (file.parent, file):
         if not os.access(path, os.W_OK):
             raise FileNotWritable(path)
@@ -161,6 +166,17 @@ def require_writable(connection: Connection) -> None:
         raise FileHasOtherPlace(
             file, "is mounted without its folder", "mount the folder in place of the file"
         )
+
+
+def require_write_mode(file: Path) -> None:
+    """
+    Refuse a *file* that nobody is to write to, though the superuser could.
+
+    Raises:
+        FileNotWritable: No bit of its mode allows it.
+    """
+    if not file.stat().st_mode & 0o222:
+        raise FileNotWritable(file, by_mode=True)
 
 
 @contextmanager
