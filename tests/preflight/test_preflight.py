@@ -81,6 +81,12 @@ BOTH = {
         "the tables lack the column v3_plans.tags_json, the column plan_projects.read_only, "
         "the column v3_plans.execution_environment; restore",
     ),
+    "columns in capitals": (
+        ['ALTER TABLE v3_plans RENAME COLUMN plan_id TO "PLAN_ID"',
+         'ALTER TABLE v3_plans RENAME COLUMN tags_json TO "Tags_json"'],
+        "the column v3_plans.plan_id (PLAN_ID is there: ALTER TABLE v3_plans RENAME COLUMN "
+        '"PLAN_ID" TO plan_id), the column v3_plans.tags_json (Tags_json is there: ',
+    ),
     "an archive of another shape": (
         ["CREATE TABLE v3_plans_snapshot_archive (mine INTEGER)"], "v3_plans_snapshot_archive",
     ),

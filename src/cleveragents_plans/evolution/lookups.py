@@ -97,14 +97,27 @@ def columns_of(op: Op, table: str) -> dict[str, ReflectedColumn]:
 
 
 def missing_parts(op: Op, expected: Mapping[str, Iterable[str]]) -> list[str]:
-    """Name what is not there of the tables that are *expected*, with their columns."""
+    """
+    Name what is not there of the tables that are *expected*, with their columns.
+
+    Of a column that is there in capitals it says so: SQLite itself compares names without case.
+    """
     found = []
+    quote = op.get_context().dialect.identifier_preparer.quote
     for table, columns in expected.items():
         present = columns_of(op, table)
         if not present:
             found.append(f"the table {table}")
             continue
-        found += [f"the column {table}.{name}" for name in columns if name not in present]
+        spelled = {name.lower(): name for name in present}
+        for name in [name for name in columns if name not in present]:
+            other = spelled.get(name.lower())
+            rename = (
+                f"ALTER TABLE {quote(table)} RENAME COLUMN {quote(other or '')} TO {quote(name)}"
+            )
+            found.append(
+                f"the column {table}.{name}" + (f" ({other} is there: {rename})" if other else "")
+            )
     return found
 
 
