@@ -87,6 +87,24 @@ def test_run_tells_the_folder_of_temporary_files_instead_of_dropping_an_index(
     assert execute(file, "SELECT version_num FROM alembic_version") == [(M4_003,)]
 
 
+def test_run_that_may_open_no_more_files_names_the_limit(file: Path):
+    told = []
+    for limit in range(5, 9):
+        done = subprocess.run(
+            ["prlimit", f"--nofile={limit}", sys.executable, "-m", "cleveragents_plans",
+             "upgrade", "-q", "--url", f"sqlite:///{file}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+        if "failed with `unable to open database file`" in done.stderr:
+            told.append(done.stderr)
+
+    assert told
+    for each in told:
+        assert "may have too few files open; raise its limit (`ulimit -n`)" in each
+
+
 def test_folder_is_found_in_the_order_of_sqlite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first, second = tmp_path / "first", tmp_path / "second"
     second.mkdir()

@@ -23,6 +23,8 @@ from cleveragents_plans.evolution.sqlite.pragmas import file_of, number
 _OF_THE_DISK: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 #: Bytes of a database whose indexes SQLite sorts in its cache.
 _IN_CACHE: Final = 1_000_000
+# The journal, its folder, and some temporary ones; those of the statement are closed by now.
+_FILES_OF_A_STATEMENT: Final = 8
 _IN_MEMORY: Final = 2  # of PRAGMA temp_store
 _VARIABLES: Final = ("SQLITE_TMPDIR", "TMPDIR")
 _FOLDERS: Final = ("/var/tmp", "/usr/tmp", "/tmp", ".")  # noqa: S108  # SQLite's, in its order
@@ -89,8 +91,11 @@ def remedy_of_disk_error(error: object) -> str | None:
     """
     Say what to do about an *error* of the driver that is one of a disk; None is of another kind.
     """
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _OF_THE_DISK:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code not in _OF_THE_DISK:
         return None
+    if code == sqlite3.SQLITE_CANTOPEN and not _may_open_files():
+        return "this process may have too few files open; raise its limit (`ulimit -n`)"
     folder = temporary_folder()
     if folder is None:
         return _NONE_WRITABLE
@@ -99,6 +104,20 @@ def remedy_of_disk_error(error: object) -> str | None:
         f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder} now (SQLITE_TMPDIR "
         "names another folder)"
     )
+
+
+def _may_open_files() -> bool:
+    """Tell whether this process may have as many more files open as a statement needs."""
+    opened: list[int] = []
+    try:
+        while len(opened) < _FILES_OF_A_STATEMENT:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    finally:
+        for each in opened:
+            os.close(each)
+    return True
 
 
 _LARGEST = """\
