@@ -114,6 +114,15 @@ def test_trigger_that_refuses_the_former_row_too_is_not_judged(trigger: str, tmp
     check(file)
 
 
+@pytest.mark.timeout(120)  # without a limit it goes on until the memory is full
+def test_trigger_that_never_ends_is_not_judged(tmp_path: Path):
+    file = tmp_path / "toys.db"
+    endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c"
+    toys(file, "", "", f"CREATE TRIGGER tr AFTER INSERT ON toy BEGIN {endless}; END")
+
+    check(file)
+
+
 def test_what_accepts_the_value_is_accepted(tmp_path: Path):
     file = tmp_path / "toys.db"
     toys(

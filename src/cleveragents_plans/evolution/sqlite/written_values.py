@@ -32,6 +32,9 @@ log: Final = logging.getLogger("alembic.evolution")
 _CHECK = "CHECK constraint failed: "
 # Words by which a trigger depends on rows of other tables, which the copy has not got.
 _READS = {"from", "changes", "total_changes"}
+# Steps of SQLite's machine, a second or so, after which a trigger is taken for one that never ends.
+_STEPS: Final = 100_000
+_LONGEST: Final = 300 * _STEPS
 _AGAIN = "run the same command again; nothing was changed"
 
 
@@ -176,6 +179,8 @@ class _Trial:
             f"UPDATE OR ABORT {target} SET {kept}",
         ]
         passed = 0
+        steps = iter(range(_LONGEST // _STEPS))
+        self.copy.set_progress_handler(lambda: next(steps, None) is None, _STEPS)
         self.copy.execute("BEGIN")
         try:
             if created is not None:
@@ -191,6 +196,7 @@ class _Trial:
         except sqlite3.Error as error:
             return _Outcome(passed, " ".join(str(error).split()))
         finally:
+            self.copy.set_progress_handler(None, 0)
             if self.copy.in_transaction:
                 self.copy.execute("ROLLBACK")
 
