@@ -16,7 +16,7 @@ from sqlalchemy import Connection, StaticPool, create_engine, event, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from cleveragents_plans import open_async_engine, open_engine
+from cleveragents_plans import open_async_engine, open_engine, schema
 from cleveragents_plans.evolution.runner.error_lines import VersionChanged
 from cleveragents_plans.evolution.runner.sqlite_transaction import DriverInAutocommit
 from cleveragents_plans.evolution.sqlite.transaction import FileLocked
@@ -332,3 +332,20 @@ def test_connection_that_does_not_count_changed_rows_is_told_what_to_leave_out(t
     engine.dispose()
     with closing(sqlite3.connect(file)) as left:
         assert left.execute("SELECT version_num FROM alembic_version").fetchall() == [(M4_003,)]
+
+
+def test_progress_handler_of_the_application_is_there_after_a_run(sqlite_url: str):
+    called: list[int] = []
+    engine = create_engine(sqlite_url)
+    event.listen(
+        engine,
+        "connect",
+        lambda driver, _: driver.set_progress_handler(lambda: called.append(1), 1),
+    )
+    schema.upgrade(engine)
+    called.clear()
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")
+    engine.dispose()
+
+    assert called

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine
+from sqlalchemy.pool import StaticPool
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.runner.connecting import connect
@@ -128,7 +129,8 @@ class Target:
         Connect to it, to read it only unless it *writes*.
 
         A connection of the caller's is used as it is, and stays open. One from a pool does not go
-        back on PostgreSQL: its session is configured for migrations.
+        back: its session is configured for migrations, and has lost a progress handler of the
+        application's on SQLite. A database in memory, and a `StaticPool`, have that one only.
 
         Args:
             settings: How long to wait for a server.
@@ -149,7 +151,10 @@ class Target:
             try:
                 yield connection
             finally:
-                if self.given and not self.is_sqlite and not connection.invalidated:
+                keeps = self.is_sqlite and (
+                    self.file is None or isinstance(engine.pool, StaticPool)
+                )
+                if self.given and not keeps and not connection.invalidated:
                     connection.invalidate()
 
     def _refuse_unfit_file(self, creates: bool, writes: bool) -> None:
