@@ -11,6 +11,7 @@ from alembic import command
 from alembic.util import CommandError
 from sqlalchemy import make_url
 
+from cleveragents_plans.evolution.errors import running_revision
 from support import postgres
 from support.databases import chain, empty_database, migrate, roll_back
 from support.former_release import write_former_release
@@ -168,3 +169,12 @@ def test_script_for_sqlite_is_refused_with_a_remedy(
         script(sqlite_url, capsys, M8_001)
 
     assert capsys.readouterr().out == ""
+
+
+def test_script_leaves_no_revision_behind_that_a_later_message_would_name(
+    capsys: pytest.CaptureFixture[str],
+):
+    """As in a process that prints a script, and then migrates."""
+    script("postgresql://postgres@/plans", capsys, f"{M4_003}:{M8_001}")
+
+    assert running_revision.get() is None

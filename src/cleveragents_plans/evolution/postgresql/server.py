@@ -261,10 +261,9 @@ def session_settings(connection: Connection, wanted: Mapping[str, str]) -> dict[
 # Where the setting comes from: a role, a database, the configuration file, the URL.
 _READ_ONLY = """\
 SELECT pg_is_in_recovery(),
-       (SELECT source FROM pg_settings
-         WHERE name = 'default_transaction_read_only' AND setting = 'on'),
-       (SELECT source FROM pg_settings
-         WHERE name = 'session_replication_role' AND setting = 'replica')"""
+       max(source) FILTER (WHERE name = 'default_transaction_read_only' AND setting = 'on'),
+       max(source) FILTER (WHERE name = 'session_replication_role' AND setting = 'replica')
+  FROM pg_settings"""
 
 # The tablespace of the database takes no right, and one that does not exist is passed over.
 # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-DEFAULT-TABLESPACE

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from alembic import context
 from sqlalchemy import MetaData
 
-from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.ownership import raise_if_foreign_tables
 from cleveragents_plans.evolution.postgresql.schema_choice import checked_schema
 from cleveragents_plans.evolution.postgresql.search_path import restrict_script, write_schema
@@ -50,7 +50,7 @@ def print_script(
         fn=with_checks(command),
     )
     write_schema(context.get_context().dialect, schema)
-    with standard_output():
+    with standard_output(), naming_revisions():
         context.static_output(
             "-- One transaction, set-based: what it changes is locked until it commits, so\n"
             "-- stop the application first. Run it with: psql -v ON_ERROR_STOP=1 -f <file>"
