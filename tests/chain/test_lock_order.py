@@ -68,7 +68,7 @@ def sent(statements: list[str]) -> Iterator[str]:
 def test_exclusive_lock_is_held_before_a_statement_that_needs_it(
     engine: str, start: str, goal: str, tmp_path: Path
 ):
-    with with_plans(start, engine, tmp_path) as url, recorded() as statements:
+    with with_plans(start, engine, tmp_path) as url, recorded(of_this_thread=True) as statements:
         go(url, start, goal)
 
     held = as_owner = False
@@ -96,7 +96,7 @@ def test_exclusive_lock_is_held_before_a_statement_that_needs_it(
 def test_locks_are_asked_for_with_a_short_timeout_and_the_weak_one_first(
     engine: str, start: str, goal: str, tmp_path: Path
 ):
-    with with_plans(start, engine, tmp_path) as url, recorded() as statements:
+    with with_plans(start, engine, tmp_path) as url, recorded(of_this_thread=True) as statements:
         go(url, start, goal)
 
     timeout, gate, seen = 0, False, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +17,14 @@ class Died(Exception):
 
 
 @contextmanager
-def recorded() -> Iterator[list[str]]:
-    """List the statements that are sent within the block."""
+def recorded(*, of_this_thread: bool = False) -> Iterator[list[str]]:
+    """List the statements that are sent within the block, by any thread or *of_this_thread*."""
     statements: list[str] = []
+    thread = threading.get_ident()
 
     def record(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        statements.append(statement)
+        if not of_this_thread or threading.get_ident() == thread:
+            statements.append(statement)
 
     event.listen(Engine, "before_cursor_execute", record)
     try:
