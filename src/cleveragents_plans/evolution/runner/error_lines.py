@@ -58,7 +58,7 @@ class VersionChanged(EvolutionError):
 
     def __init__(self, target: str) -> None:
         why = (
-            # Nobody else can write meanwhile.
+            # The run holds the write lock, so no other connection has changed it.
             "SQLite did not tell how many rows were changed, as after PRAGMA count_changes = ON: "
             "leave that out of what configures the connection"
             if target.startswith("sqlite")

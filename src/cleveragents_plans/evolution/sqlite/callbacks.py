@@ -121,10 +121,8 @@ def interruptible(driver: Any) -> Iterator[None]:
     finally:
         try:
             _leave_alone(driver)
-        except (
-            BaseException
-        ):  # of the handler of a signal: a handler that stays ends all statements
-            _leave_alone(driver)
+        except BaseException:  # of a signal's handler
+            _leave_alone(driver)  # a progress handler that stays ends all statements
             raise
     if raised:  # the error of the statement was suppressed
         raise raised[0]

@@ -24,7 +24,7 @@ from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 
 _MOUNTS = Path("/proc/self/mountinfo")
-# What this process has open; Windows has none, and lets nobody replace a file that is open.
+# The open file descriptors of this process. Windows has none, and refuses to replace an open file.
 _DESCRIPTORS = Path("/dev/fd")
 # SQLITE_READONLY_DBMOVED, for which older drivers have no name.
 _MOVED: Final = 1032
@@ -170,7 +170,7 @@ def require_writable(connection: Connection) -> None:
 
 def require_write_mode(file: Path) -> None:
     """
-    Refuse a *file* that nobody is to write to, though the superuser could.
+    Refuse a *file* whose mode is read-only, though the superuser could write to it.
 
     Raises:
         FileNotWritable: No bit of its mode allows it.
