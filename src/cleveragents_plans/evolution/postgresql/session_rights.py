@@ -39,7 +39,7 @@ def refuse_hidden_sessions(connection: Connection, target: str) -> None:
     Raises:
         RightsMissing: It may not.
     """
-    _refuse(connection, f"{_NOBODY}{_VIEWS}{_FUNCTIONS}", {}, target, migrates=False)
+    _refuse(connection, f"{_NO_ROWS}{_VIEWS}{_FUNCTIONS}", {}, target, migrates=False)
 
 
 def _refuse(
@@ -84,7 +84,7 @@ SELECT quote_ident(o.role) AS role, 'use the language' AS what, 'USAGE ON LANGUA
            AND n.nspname = coalesce(%(schema)s, current_schema())) o
   JOIN pg_language l ON l.lanname = 'plpgsql' AND NOT has_language_privilege(o.role, l.oid, 'USAGE')
 """
-_NOBODY = "SELECT NULL AS role, NULL AS what, NULL AS right, NULL AS name WHERE false"
+_NO_ROWS = "SELECT NULL AS role, NULL AS what, NULL AS right, NULL AS name WHERE false"
 _TEMPORARY = """\
  UNION ALL
 SELECT quote_ident(current_user), 'create temporary tables in the database',
