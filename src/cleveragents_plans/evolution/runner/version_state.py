@@ -1,11 +1,7 @@
 """
 What the version table says, compared with the chain and with the tables that are there.
 
-A version that does not fit is refused, with the command that mends it. What the tables look
-like is asked of the revisions: ``is_applied()`` of one tells, from the catalog, whether they
-look as if it had been run: True, False, or None if that does not show. ``missing()`` of one that
-was run names the tables and columns of its own that are not there; ``lacking()`` does so also
-where another application's chain has made them, and left some out.
+A version that does not fit is refused, with the command that mends it.
 """
 
 from __future__ import annotations
@@ -13,12 +9,11 @@ from __future__ import annotations
 import logging
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Collection
+from typing import Final
 
-from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.lookups import each_table_once
@@ -28,12 +23,11 @@ from cleveragents_plans.evolution.printable import identifier, printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied, heads_after
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.remains import remains
+from cleveragents_plans.evolution.runner.table_looks import TableLooks, listed
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
 from cleveragents_plans.evolution.settings import Options
 
 log: Final = logging.getLogger("alembic.evolution")
-
-_MAX_SHOWN = 5
 
 
 class VersionRefused(EvolutionError):
@@ -84,7 +78,8 @@ class VersionState:
         self._tables = tables
         self._own_table = own_table
         self._schemas = [schema_of(migration), migration.version_table_schema]
-        self._chain = [each.revision for each in self._script.walk_revisions()]
+        self._looks = TableLooks(migration, tables, self._schemas[0])
+        self._chain = self._looks.chain
         # SQLite stores what is no text in a column of text, too, and without the primary key NULL
         # and the same twice.
         self._stored: list[object] = [*migration.get_current_heads()]
@@ -151,14 +146,14 @@ class VersionState:
         found = tables_of_strangers(self._connection, self._tables, version_table, *self._schemas)
         if not found:
             return
-        looks = self._looks_like()
-        lacking = self._missing([looks], "lacking") if looks not in (None, "base") else []
-        if looks == "base" and self._has_tables():
+        looks = self._looks.like()
+        lacking = self._looks.missing([looks], "lacking") if looks not in (None, "base") else []
+        if looks == "base" and self._looks.any_is_there():
             lacking = ["others of this chain"]
         if lacking:
             name, owner = found[0]
             raise VersionRefused(
-                f"{name} belongs to {owner}, and the tables lack {_listed(lacking)}: a role that "
+                f"{name} belongs to {owner}, and the tables lack {listed(lacking)}: a role that "
                 "may create objects in the schema can have made them, and what their triggers do "
                 "would have the rights of this role",
                 f"expected all tables of a revision: if they are this chain's, run it as {owner}, "
@@ -170,10 +165,10 @@ class VersionState:
         for step in command.find_steps(heads, self._migration):
             heads = heads_after(step, self._migration, heads)
         ours = [head for head in heads if head in self._chain]
-        if self._has_tables() and (lacking := self._missing(ours)):
+        if self._looks.any_is_there() and (lacking := self._looks.missing(ours)):
             log.warning(
                 "the tables lack %s, which %s has: the next run will be refused",
-                _listed(lacking), " and ".join(ours),
+                listed(lacking), " and ".join(ours),
             )  # fmt: skip
 
     def _refuse_other_schema(self) -> None:
@@ -186,7 +181,7 @@ class VersionState:
             if each.schema and each.revisions.intersection(self._chain) and not each.is_used
         }
         current = self._schemas[0]
-        if hidden and self._has_tables():
+        if hidden and self._looks.any_is_there():
             schema, name = next(iter(hidden.items()))
             raise VersionRefused(
                 f"the tables are in the schema {current}, and their version is in {schema}.{name}",
@@ -228,7 +223,7 @@ class VersionState:
                 f"{table} holds {found}, of another chain, and {own} the version of this one",
                 _give(own),
             )
-        looks = self._looks_like()
+        looks = self._looks.like()
         stamp = typed(self._config, f"stamp {looks or 'base'}", version_table=self._own_table)
         then = f"{_give(self._own_table)} from then on"
         if self.known:
@@ -240,7 +235,7 @@ class VersionState:
                 f"own: run {stamp}, then DELETE FROM {identifier(table)} WHERE version_num = "
                 f"{ours}, and {then}; if it is a newer release's, install that",
             )
-        if not self._has_tables():
+        if not self._looks.any_is_there():
             upgrade = typed(self._config, "upgrade head", version_table=self._own_table)
             raise VersionRefused(
                 f"{table} holds {found}, which this release does not know, and the database "
@@ -264,7 +259,7 @@ class VersionState:
 
     @each_table_once()
     def _refuse_unfit_tables(self) -> None:
-        looks = self._looks_like()
+        looks = self._looks.like()
         if looks is None:
             return
         if looks == "base" and self.known:
@@ -282,7 +277,7 @@ class VersionState:
                 f"the tables are there, and {self._options.version_table} holds no version",
                 self._stamp(),
             )
-        if False in self._is_applied(applied(self._script, self.known)):
+        if False in self._looks.are_applied(applied(self._script, self.known)):
             if looks in self.known:
                 raise TablesIncomplete(
                     f"{self._options.version_table} says {' and '.join(self.known)}, and the "
@@ -294,10 +289,10 @@ class VersionState:
                 "are not as that revision makes them",
                 self._stamp(),
             )
-        if missing := self._missing(self.known):
+        if missing := self._looks.missing(self.known):
             raise TablesIncomplete(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
-                f"lack {_listed(missing)}",
+                f"lack {listed(missing)}",
                 "restore what is missing from a backup, or create it as docs/specification.md has "
                 f"it; {typed_for_program(self._config, 'verify')} says what else differs",
             )
@@ -317,56 +312,24 @@ class VersionState:
                 remedy,
             )
 
-    def _missing(self, heads: Iterable[str], hook_name: str = "missing") -> list[str]:
-        """Name what the revisions up to *heads* have made, and what is not there."""
-        done = applied(self._script, heads)
-        with Operations.context(self._migration):
-            return [
-                each
-                for revision in reversed(self._chain)
-                if revision in done
-                and (hook := self._hook(revision, hook_name) or self._hook(revision, "missing"))
-                for each in hook()
-            ]
-
     def _stamp(self) -> str:
-        looks = self._looks_like() or "base"
+        looks = self._looks.like() or "base"
         # What belongs to a branch of which no revision can tell stays.
         others = [
             head
             for head in self.known
-            if not any(self._hook(revision) for revision in applied(self._script, [head]))
+            if not any(self._looks.can_tell(revision) for revision in applied(self._script, [head]))
         ]
         purge = "--purge " if self.known or self.unknown else ""
         command = typed(self._config, f"stamp {purge}{' '.join([looks, *others])}")
         if looks == "base":
             return f"there are no tables: run {command}, and then the command that you want"
-        if lacking := self._missing([looks], "missing" if self.known else "lacking"):
+        if lacking := self._looks.missing([looks], "missing" if self.known else "lacking"):
             return (
-                f"they lack {_listed(lacking)}, and no revision leaves them so: restore a backup, "
+                f"they lack {listed(lacking)}, and no revision leaves them so: restore a backup, "
                 "or rename or drop them if they are not this chain's"
             )
         return f"they look as {looks} makes them: run {command}, and then the command that you want"
-
-    def _looks_like(self) -> str | None:
-        """Name the last revision that the tables look like; None if no revision can tell."""
-        can_tell = [r for r in self._chain if self._hook(r)]
-        if not can_tell:
-            return None
-        return next((r for r in can_tell if True in self._is_applied([r])), "base")
-
-    def _is_applied(self, revisions: Iterable[str]) -> list[bool | None]:
-        with Operations.context(self._migration):
-            return [hook() for r in revisions if (hook := self._hook(r))]
-
-    def _hook(self, revision: str, name: str = "is_applied") -> Callable[[], Any] | None:
-        module = self._script.get_revision(revision).module
-        hook: Callable[[], Any] | None = getattr(module, name, None)
-        return hook
-
-    def _has_tables(self) -> bool:
-        inspector = inspect(self._connection)
-        return any(inspector.has_table(name, schema=self._schemas[0]) for name in self._tables)
 
     def _own_version_table(self) -> str | None:
         return next(
@@ -379,11 +342,6 @@ class VersionState:
             ),
             None,
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
-    return f"{', '.join(names[:_MAX_SHOWN])}{more}"
 
 
 def _quoted(version: object) -> str:
