@@ -177,4 +177,7 @@ def test_plan_ends_after_it_was_created():
         with pytest.raises(InvalidValue, match=r"at is 2026-03-13 .*a time from 2026-03-14 "):
             end(early)
         assert end(plan.created_at).completed_at == plan.created_at
+        for other in (1, "2026-03-13T00:00:00Z"):  # what is read as a time, too
+            with pytest.raises(InvalidValue, match=r"at is .*a time from 2026-03-14 "):
+                end(other)
     assert Plan.create("a", created_at=datetime.max.replace(tzinfo=UTC)).cancel().is_final

@@ -16,9 +16,10 @@ from cleveragents_plans.domain import (
     BUILT_IN_PROFILES,
     InvalidArgument,
     InvalidFields,
+    InvalidType,
     PlanIdentity,
 )
-from cleveragents_plans.persistence import PlanNotFound
+from cleveragents_plans.persistence import PlanNotFound, read_only
 from support.plans import a_plan, ulid
 
 EAST = timezone(timedelta(hours=5))
@@ -161,7 +162,7 @@ def test_argument_that_is_no_plan_is_refused(repository, sent, method, wrong):
     assert sent == []
 
 
-@pytest.mark.parametrize("wrong", [a_plan(), 5, None])
+@pytest.mark.parametrize("wrong", [a_plan(), 5, None, "", b""])
 def test_argument_that_is_no_iterable_of_plans_is_refused(repository, sent, wrong):
     with pytest.raises(TypeError, match=r"plans is .*; expected several Plans"):
         repository.add_all(wrong)
@@ -169,6 +170,12 @@ def test_argument_that_is_no_iterable_of_plans_is_refused(repository, sent, wron
 
     with pytest.raises(TypeError, match="one of the plans is 'x'; expected a Plan"):
         repository.add_all(["x"])
+
+
+@pytest.mark.parametrize("wrong", ["sqlite:///plans.db", None])
+def test_argument_that_is_no_engine_is_refused(wrong):
+    with pytest.raises(InvalidType, match=r"engine is .*; expected an Engine or an AsyncEngine"):
+        read_only(wrong)
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,15 @@ def test_url_leads_to_one_driver_per_engine(given: str, driver: str):
 
 @pytest.mark.parametrize(
     "given",
-    ["plans.db", "", "postgresql://u:p@ss@h:port/d", "sqlite:///plans?.db", "postgres://h/d?a", 5],
+    [
+        "plans.db",
+        "",
+        "postgresql://u:p@ss@h:port/d",
+        "sqlite:///plans?.db",
+        "postgres://h/d?a",
+        5,
+        b"x",
+    ],
 )
 def test_text_that_is_no_url_is_refused_without_repeating_it(given):
     with pytest.raises(DatabaseUrlError, match="cannot be read") as caught:

@@ -316,10 +316,11 @@ class Plan(PlanRecord):
         return self._take(verb, error_message=None, error_details=None)
 
     def _finish(self, verb: str, at: datetime | None) -> Self:
+        finished = self._take(verb, completed_at=datetime.now(UTC) if at is None else at)
         # Now can be earlier, by the clock of another machine; what is given is checked.
-        if isinstance(at, datetime) and at.utcoffset() is not None and at < self.created_at:
+        if at is not None and finished.completed_at and finished.completed_at < self.created_at:
             raise InvalidValue("at", str(at), f"a time from {self.created_at}, its created_at, on")
-        return self._take(verb, completed_at=datetime.now(UTC) if at is None else at)
+        return finished
 
     def _stop(self, verb: str, message: Any, details: Mapping[str, Any] | None) -> Self:
         return self._take(verb, error_message=text_of_problem(message), error_details=details)

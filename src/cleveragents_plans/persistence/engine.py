@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, PoolProxiedConnection
 
+from cleveragents_plans.domain.errors import InvalidType, shown
 from cleveragents_plans.persistence.engine_errors import explained, path_of
 from cleveragents_plans.persistence.errors import DatabaseMissing, DatabaseUrlError
 from cleveragents_plans.persistence.urls import (
@@ -201,7 +202,12 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
     writes is refused by the database (`DatabaseReadOnly`).
 
     A SQLite file that is not there is not created: to connect raises `DatabaseMissing`.
+
+    Raises:
+        InvalidType: *engine* is no engine.
     """
+    if not isinstance(getattr(engine, "sync_engine", engine), Engine):  # asyncio is an extra
+        raise InvalidType("engine", shown(engine), "an Engine or an AsyncEngine")
     view = engine.execution_options(read_only=True, postgresql_readonly=True)
     sync = view if isinstance(view, Engine) else view.sync_engine
     if sync.dialect.name == "sqlite" and (path := path_of(sync.url)):

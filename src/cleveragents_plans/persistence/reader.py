@@ -61,7 +61,7 @@ class PlanReader:
         Raises:
             CorruptPlanRow: A row cannot be read, and *on_corrupt* is ``"raise"``.
         """
-        if isinstance(plan_ids, str) or not isinstance(plan_ids, Iterable):
+        if isinstance(plan_ids, str | bytes) or not isinstance(plan_ids, Iterable):
             raise InvalidType("plan_ids", shown(plan_ids), "several ids of plans")
         parameters.check_on_corrupt(on_corrupt)
         wanted = [parameters.plan_id_of("plan_ids", each) for each in plan_ids]

@@ -72,7 +72,7 @@ class PlanRepository(PlanReader):
 
         And what `add` raises, but for InvalidFields.
         """
-        if isinstance(plans, Plan) or not isinstance(plans, Iterable):
+        if isinstance(plans, Plan | str | bytes) or not isinstance(plans, Iterable):
             raise InvalidType("plans", shown(plans), "several Plans")
         parameters.choice_of("existing", existing, ("raise", "skip"))
         return insert_plans(self._session, plans, existing)

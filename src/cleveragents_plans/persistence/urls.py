@@ -77,7 +77,7 @@ def database_url(text: str | URL) -> URL:
     """
     try:
         url = make_url(text) if isinstance(text, URL) else _read(text.strip())
-    except (ArgumentError, AttributeError, ValueError):  # the second: it is no text
+    except (ArgumentError, AttributeError, TypeError, ValueError):  # two of them: it is no text
         raise DatabaseUrlError(
             f"the database URL cannot be read; expected {FORMS} {_ENCODED}"
         ) from None
