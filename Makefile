@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help upgrade quick test slow scenarios robot-sqlite robot-postgresql features-sqlite features-postgresql covered check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository bench-scale bench-fleet docs screens wheel
+.PHONY: help upgrade quick test slow older scenarios robot-sqlite robot-postgresql features-sqlite features-postgresql covered check format lint types imports unit-lowest faults fuzz bench-migration bench-mapping bench-repository bench-scale bench-fleet docs screens wheel
 
 help:  ## list the tasks
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 24
@@ -46,7 +46,10 @@ test: $(VENV)/dev.installed  ## the ordinary suite: all but the tests marked slo
 	@$(MAKE) --no-print-directory scenarios
 
 slow: $(VENV)/dev.installed  ## the tests marked slow: many processes, thousands of rows, whole suites, an older server
-	@$(PYTEST) -m "slow and not fault"
+	@$(PYTEST) -m "slow and not fault and not older"
+
+older: $(VENV)/dev.installed  ## every case of what older servers are asked: one of each is in the suite
+	@$(PYTEST) -m "older and not fault"
 
 # Two at a time: each waits for one process after the other.
 scenarios: $(VENV)/dev.installed  ## features and Robot, on SQLite and on PostgreSQL
@@ -68,7 +71,7 @@ features-postgresql:
 # The ordinary suite and the slow tests in one run, each test once.
 covered: $(VENV)/dev.installed
 	@$(BIN)/coverage erase
-	@$(PYTEST) -m "not fault" --cov --cov-report=
+	@$(PYTEST) -m "not fault and not older" --cov --cov-report=
 	@$(MAKE) --no-print-directory scenarios
 
 check: format lint types imports docs covered unit-lowest  ## everything that must hold before a commit, with coverage: what CI runs
@@ -93,7 +96,7 @@ unit-lowest: $(VENV)-lowest/lowest.installed  ## what calls a dependency, on the
 	  tests/domain tests/persistence tests/cli tests/evolution/operations tests/evolution/recipes \
 	  tests/evolution/test_autogenerate.py tests/evolution/runner/test_alembic_internals.py \
 	  tests/evolution/runner/test_commands.py
-	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "slow and not fault" \
+	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "slow and not fault and not older" \
 	  tests/cli/test_fleet.py tests/cli/test_throttle.py
 	@TEST_ENGINES=postgresql-18 $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE \
 	  tests/chain/test_chain.py tests/persistence/test_round_trip.py \

@@ -29,7 +29,8 @@ settings.register_profile(
 settings.load_profile("busy machines")
 
 
-#: What asks for the version of a server. Elsewhere an older one repeats what the newest has shown.
+#: What asks for the version of a server. Elsewhere an older one repeats what the newest has shown:
+#: one case of each test says whether it takes the SQL.
 _FOR_EACH_SERVER = ("tests/evolution/operations/", "tests/evolution/postgresql/")
 
 
@@ -39,10 +40,13 @@ def _on_an_older_server(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(tryfirst=True)  # before those that -m leaves out are chosen
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what an older server repeats; begin with the files that take longest."""
+    """Mark what an older server repeats; begin with the files that take longest."""
+    on_an_older_server: set[tuple[Path, str]] = set()
     for item in items:
         if _on_an_older_server(item) and not item.nodeid.startswith(_FOR_EACH_SERVER):
-            item.add_marker(pytest.mark.slow)
+            test = item.path, item.name.partition("[")[0]
+            item.add_marker(pytest.mark.older if test in on_an_older_server else pytest.mark.slow)
+            on_an_older_server.add(test)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])  # so that no process is left with one at the end
 
