@@ -60,6 +60,15 @@ def test_text_that_is_no_url_is_refused_without_repeating_it(given):
     assert "p@ss" not in str(caught.value)
 
 
+@pytest.mark.parametrize("parameters", ["", "?mode=ro", "?uri=false"])
+def test_uri_of_sqlite_is_refused_where_it_would_be_read_as_the_name_of_a_file(parameters):
+    with pytest.raises(DatabaseUrlError, match=r"no uri=true; expected .*file:plans.db\?uri=true"):
+        database_url(f"sqlite:///file:plans.db{parameters}")
+
+    assert database_url("sqlite:///file:plans.db?uri=TRUE").query == {"uri": "TRUE"}
+    assert database_url("sqlite:///./file:plans.db").database == "./file:plans.db"
+
+
 def test_another_engine_is_refused():
     with pytest.raises(DatabaseUrlError, match="'mysql', which is not supported"):
         database_url("mysql://u:secret@h/d")

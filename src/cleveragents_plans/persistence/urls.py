@@ -57,6 +57,8 @@ _VISIBLE = {
         "uri": r"true|false|1|0",
     }.items()
 }
+# What SQLAlchemy reads as true.
+_TRUE = {"true", "yes", "on", "y", "t", "1"}
 _NAME = re.compile(r"[a-z]+(_[a-z]+)*")
 _QUERY_OF_FILE = re.compile(r"([?#]).*", re.DOTALL)
 
@@ -104,7 +106,16 @@ def _refuse_path(url: URL) -> None:
             "the database URL has bytes that are no text in the locale of this process; set "
             "PYTHONUTF8=1, or a locale of UTF-8 such as LC_ALL=C.UTF-8"
         )
-    if url.drivername != _SQLITE or not path or path.startswith((":memory:", "file:")):
+    if url.drivername != _SQLITE or not path or path.startswith(":memory:"):
+        return
+    if path.startswith("file:"):
+        # Without it SQLAlchemy opens, and creates, a file whose name begins so.
+        if str(url.query.get("uri", "")).lower() not in _TRUE:
+            raise DatabaseUrlError(
+                "the database URL has a path that begins with file: and no uri=true; expected "
+                "sqlite:///file:plans.db?uri=true (https://www.sqlite.org/uri.html), or "
+                "sqlite:///./file:plans.db for a file of this name"
+            )
         return
     try:
         Path(path).absolute()
