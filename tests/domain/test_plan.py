@@ -4,7 +4,7 @@ import json
 import pickle
 import pydoc
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from functools import partial
 
 import pytest
@@ -760,3 +760,23 @@ def test_arguments_come_back_frozen_and_are_thawed_by_model_dump():
     assert plan.arguments == given
     assert isinstance(plan.arguments["paths"], tuple)
     assert json.loads(json.dumps(plan.model_dump()["arguments"])) == given
+
+
+class Nanoseconds(datetime):
+    """As the time of pandas: a datetime with more, and a form of its own."""
+
+    nanosecond = 7
+
+    def isoformat(self, *_: object, **__: object) -> str:
+        return "noon"
+
+
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=2))])
+def test_time_of_a_derived_class_becomes_a_datetime_of_the_same_moment(zone):
+    given = Nanoseconds(2026, 3, 14, 12, 0, 0, 5, tzinfo=zone)
+
+    plan = Plan.create("local/lint", created_at=given)
+
+    assert type(plan.created_at) is datetime
+    assert plan.created_at == datetime(2026, 3, 14, 12, 0, 0, 5, tzinfo=zone)
+    assert plan.begin().created_at == plan.created_at

@@ -160,6 +160,8 @@ def _positive_zero(number: float) -> float:
 
 
 def _in_utc(time: datetime) -> datetime:
+    if type(time) is not datetime:  # what another class adds, as nanoseconds, is not stored
+        time = datetime.combine(time.date(), time.timetz())
     if time.tzinfo is UTC:
         return time
     try:

@@ -31,7 +31,8 @@ from cleveragents_plans.domain.types import Value
 
 def time_text(moment: datetime) -> str:
     """Write *moment* as it is stored: in UTC, of fixed width, so that text order is time order."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    # Of the class itself: one that is derived from it may write its own form.
+    return datetime.isoformat(datetime.astimezone(moment, UTC), timespec="microseconds")
 
 
 def has_surrogates(text: str) -> bool:

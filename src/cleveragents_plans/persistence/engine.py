@@ -11,6 +11,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -136,6 +137,24 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
     return engine
 
 
+class _SqliteConnection(sqlite3.Connection):
+    """
+    A connection whose transaction ends where it is closed.
+
+    SQLite itself waits until the last statement is finalized, and holds the lock until then
+    (https://www.sqlite.org/c3ref/close.html). A statement lives as long as its cursor, and that as
+    long as the traceback of an exception that ended a call: of a time limit of asyncio, or of the
+    handler of a signal.
+    """
+
+    def close(self) -> None:
+        """Roll back what is open, and close."""
+        with suppress(sqlite3.Error):  # it is closed already, or SQLite has rolled back itself
+            if self.in_transaction:
+                self.rollback()
+        super().close()
+
+
 _AnyEngine = TypeVar("_AnyEngine", Engine, "AsyncEngine")
 
 
@@ -143,7 +162,7 @@ def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, An
     connect_args: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     if target.get_backend_name() == "sqlite":
-        connect_args["timeout"] = BUSY_TIMEOUT
+        connect_args |= {"timeout": BUSY_TIMEOUT, "factory": _SqliteConnection}
     else:
         # To look for the type, SQLAlchemy compares an oid with a regtype before anything can set
         # the search path, and an operator of another role would run.
@@ -300,7 +319,8 @@ def _begin(connection: Connection) -> None:
     if connection.info.get("read_only", False) != read_only:
         _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
         connection.info["read_only"] = read_only
-    # A listener of the class `Engine`, as in SQLAlchemy's recipe for SQLite, has begun another.
+    # A listener of the class `Engine`, as in SQLAlchemy's recipe for SQLite, has begun another, or
+    # a pool without a reset gave a connection that was not done with one.
     if getattr(connection.connection.driver_connection, "in_transaction", False):
-        connection.exec_driver_sql("COMMIT")
+        connection.exec_driver_sql("ROLLBACK")
     connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
