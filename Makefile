@@ -92,13 +92,13 @@ imports: $(VENV)/dev.installed  ## who may import whom
 
 # What calls a dependency: plans, the repository, commands, operations, and the chain on each engine.
 unit-lowest: $(VENV)-lowest/lowest.installed  ## what calls a dependency, on the lowest versions admitted
-	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE \
+	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 3 -rfE \
 	  tests/domain tests/persistence tests/cli tests/evolution/operations tests/evolution/recipes \
 	  tests/evolution/test_autogenerate.py tests/evolution/runner/test_alembic_internals.py \
 	  tests/evolution/runner/test_commands.py
-	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE -m "slow and not fault and not older" \
+	@TEST_ENGINES=sqlite $(VENV)-lowest/bin/python -m pytest -q -n 3 -rfE -m "slow and not fault and not older" \
 	  tests/cli/test_fleet.py tests/cli/test_throttle.py
-	@TEST_ENGINES=postgresql-18 $(VENV)-lowest/bin/python -m pytest -q -n 2 -rfE \
+	@TEST_ENGINES=postgresql-18 $(VENV)-lowest/bin/python -m pytest -q -n 3 -rfE \
 	  tests/chain/test_chain.py tests/persistence/test_round_trip.py \
 	  tests/evolution/operations/test_every_operation.py
 
