@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
+from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.sqlite.create_table import CreateTable
 from cleveragents_plans.evolution.sqlite.items import DdlNotUnderstood
 from cleveragents_plans.schema import chain_config
@@ -17,7 +18,7 @@ from cleveragents_plans.schema.database import read_database
 from cleveragents_plans.verification import Kind, Verification, sqlite_tables, verify
 from cleveragents_plans.verification.expected import expected_tables
 from support.broken import A, B, C, D, E, break_database, libpq, store_family
-from support.databases import ENGINES, ONE_OF_EACH, database_at, database_with
+from support.databases import ENGINES, ONE_OF_EACH, database_at, database_with, roll_back
 from support.revisions import CHAIN, HEAD, M4_003, M8_001, M8_002
 from support.waiting import wait_until
 
@@ -332,6 +333,21 @@ SCHEMA = [
         )
         for granted in ("PUBLIC", "mallory")
     ),
+    *(
+        Fault(
+            Kind.FUNCTION_RIGHTS, FUNCTION, (), remedy, (),
+            (MALLORY, *changed, f"ALTER FUNCTION v3_plans_fill() OWNER TO {owner}",
+             "REVOKE ALL ON FUNCTION v3_plans_fill() FROM PUBLIC"),
+        )
+        for owner, remedy, changed in (
+            ("mallory", "ALTER FUNCTION public.v3_plans_fill() OWNER TO postgres", ()),
+            ("mallory", "if it is this chain's, run ALTER FUNCTION public.v3_plans_fill() OWNER TO "
+             "postgres, otherwise rename or drop it",
+             ("CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger LANGUAGE plpgsql "
+              "SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN new; END'",)
+             ),
+        )
+    ),
     Fault(
         Kind.TABLE_RIGHTS, "v3_plans_snapshot_archive", (),
         "REVOKE INSERT, UPDATE ON public.v3_plans_snapshot_archive FROM mallory CASCADE", (),
@@ -378,6 +394,46 @@ def test_fault_is_found_by_name_with_its_plans_and_its_remedy(
     assert finding.total == max(1, len(fault.plans))
     assert fault.remedy in finding.remedy
     assert all("\n" not in text for text in (finding.found, finding.remedy))
+
+
+UNFINISHED_DOWNGRADE = f"COMMENT ON TABLE alembic_version IS '[unfinished downgrade of {M8_001}]'"
+LEFT = [
+    "CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END'",
+    "REVOKE ALL ON FUNCTION {name}() FROM PUBLIC",
+    "CREATE TRIGGER {name} BEFORE UPDATE ON v3_plans FOR EACH ROW EXECUTE FUNCTION {name}()",
+]
+
+
+@pytest.mark.parametrize("name", ["v3_plans_fill", "v3_plans_unfill", "v3_plans_keep"])
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_trigger_of_a_revision_stays_where_only_its_function_has_another_owner(
+    unfinished: bool, name: str, tmp_path: Path
+):
+    # As `pg_restore --no-owner` leaves them, if only the tables are given to their owner.
+    with database_with(store_family, POSTGRESQL, tmp_path) as url:
+        left = [] if name == "v3_plans_fill" else [each.format(name=name) for each in LEFT]
+        noted = [UNFINISHED_DOWNGRADE] * unfinished
+        break_database(
+            url,
+            [MALLORY, "GRANT CREATE ON SCHEMA public TO mallory", *left, *noted,
+             *(f"ALTER TABLE {table} OWNER TO mallory"
+               for table in ("v3_plans", "plan_arguments", "plan_invariants", "plan_projects",
+                             "alembic_version")),
+             *["ALTER FUNCTION v3_plans_fill() OWNER TO mallory"] * bool(left)],
+        )  # fmt: skip
+
+        found = looked_at(url).findings
+        with pytest.raises(EvolutionError) as refused:
+            roll_back(url, M4_003)
+
+    (finding,) = [each for each in found if each.subject == f"{name}()"]
+    remedy = f"ALTER FUNCTION public.{name}() OWNER TO mallory"
+    assert (finding.kind, remedy in finding.remedy) == (Kind.FUNCTION_RIGHTS, True)
+    assert remedy in str(refused.value)
+    leftover = bool(left) and not unfinished
+    extra = [each for each in found if each.kind == Kind.TRIGGER_EXTRA]
+    assert [each.subject for each in extra] == [f"v3_plans.{name}"] * leftover
+    assert all("no revision" not in each.found for each in extra)
 
 
 def test_every_kind_is_planted():

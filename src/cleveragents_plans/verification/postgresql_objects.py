@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.persistence import Base, triggers
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.expressions import canonical
+from cleveragents_plans.verification.fill_function import FILL, SETTINGS, has_our_body
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
 
 # Any role that may create schemas can have thousands of them.
 _MAX_SCHEMAS = 10
-_NAME = "v3_plans_fill"
 # Those that a downgrade has while it runs.
 _OF_A_DOWNGRADE = ("v3_plans_unfill", "v3_plans_keep")
 # BEFORE INSERT OR UPDATE, FOR EACH ROW.
@@ -28,8 +27,6 @@ _STATES = {
     "O": "disabled for rows of logical replication",
     "R": "disabled for rows of clients",
 }
-# The function, its body between $$, and the trigger.
-_TRIGGER = triggers.STATEMENTS
 
 
 def check_owners(database: Database) -> Iterator[Finding]:
@@ -99,7 +96,7 @@ def check_triggers(database: Database) -> Iterator[Finding]:
                 "upgrade fills in",
                 f"DROP TRIGGER {name} ON {PLANS}",
             )
-        elif name != _NAME or not expected:
+        elif name != FILL or not expected:
             yield note(
                 Kind.TRIGGER_EXTRA,
                 subject,
@@ -107,11 +104,11 @@ def check_triggers(database: Database) -> Iterator[Finding]:
                 "nothing, if it is known; it fires for the rows that an upgrade fills in",
             )
     if expected:
-        yield from _check_fill(found.get(_NAME))
+        yield from _check_fill(found.get(FILL))
 
 
 def _check_fill(row: Any) -> Iterator[Finding]:
-    subject = f"{PLANS}.{_NAME}"
+    subject = f"{PLANS}.{FILL}"
     again = "create the trigger and its function again, as cleveragents_plans.persistence has them"
     if row is None:
         yield fault(
@@ -126,27 +123,26 @@ def _check_fill(row: Any) -> Iterator[Finding]:
             Kind.TRIGGER_DISABLED,
             subject,
             f"the trigger is {state}: plans that a former release writes would be refused there",
-            f"ALTER TABLE {PLANS} ENABLE ALWAYS TRIGGER {_NAME}",
+            f"ALTER TABLE {PLANS} ENABLE ALWAYS TRIGGER {FILL}",
         )
     if (
         row["type"] != _BEFORE_ROW_WRITTEN
-        or row["function"] != _NAME
+        or row["function"] != FILL
         or not row["same_schema"]
-        or _condition(row["definition"]) != _condition(_TRIGGER.split("$$")[2])
+        or _condition(row["definition"]) != _condition(triggers.STATEMENTS.split("$$")[2])
     ):
         definition = row["definition"]
         yield fault(Kind.TRIGGER_CHANGED, subject, f"the trigger is {definition}", again)
-    function = f"{_NAME}()"
-    body = _TRIGGER.split("$$")[1].replace("{schema}", row["schema"])
-    if _lines(row["body"]) != _lines(body):
+    function = f"{FILL}()"
+    if not has_our_body(row["body"], row["schema"]):
         yield fault(
             Kind.FUNCTION_CHANGED, function, "the body is not the one that this release has", again
         )
+    # Its owner is looked at with those of the other functions, and whatever the version is.
     settings = row["config"] or []
     wrong = {
         "is not SECURITY DEFINER": not row["definer"],
-        f"has the settings {settings}": settings != [f"search_path={SYSTEM_SCHEMAS}"],
-        "does not belong to the owner of the table": not row["same_owner"],
+        f"has the settings {settings}": settings != SETTINGS,
     }
     if any(wrong.values()):
         lacks = ", ".join(said for said, is_so in wrong.items() if is_so)
@@ -162,10 +158,6 @@ def _condition(trigger: str) -> str:
 
 def _plain(escaped: re.Match[str]) -> str:
     return "'" + escaped[1].encode().decode("unicode_escape") + "'"
-
-
-def _lines(body: str) -> list[str]:
-    return [line.rstrip() for line in body.strip().splitlines()]
 
 
 _OWNERS = """\
@@ -184,7 +176,7 @@ SELECT t.tgname AS name, t.tgenabled::text AS enabled, t.tgtype AS type,
        pg_get_triggerdef(t.oid, true) AS definition,
        p.proname AS function, quote_ident(n.nspname) AS schema,
        p.pronamespace = c.relnamespace AS same_schema, p.prosrc AS body,
-       p.prosecdef AS definer, p.proconfig AS config, p.proowner = c.relowner AS same_owner
+       p.prosecdef AS definer, p.proconfig AS config
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_proc p ON p.oid = t.tgfoid
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND NOT t.tgisinternal

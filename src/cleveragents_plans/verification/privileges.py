@@ -1,4 +1,4 @@
-"""What other roles may do with functions and tables that only the owner is to use (PostgreSQL)."""
+"""What other roles own, or may do, of what only the owner is to use (PostgreSQL)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from cleveragents_plans.evolution.postgresql.privileges import WRITERS
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.evolution.runner.runs import RUNS
 from cleveragents_plans.schema.database import Database
+from cleveragents_plans.verification.fill_function import FILL, is_ours
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
 
-_FUNCTIONS = ("v3_plans_fill", "v3_plans_unfill", "v3_plans_keep")
+_FUNCTIONS = (FILL, "v3_plans_unfill", "v3_plans_keep")
 _ARCHIVE = "v3_plans_snapshot_archive"
 
 
@@ -20,7 +21,18 @@ def check_privileges(database: Database) -> Iterator[Finding]:
     """Find rights of other roles than the owner and superusers, and what was made with them."""
     assert database.schema is not None  # noqa: S101  # on PostgreSQL there is one
     schema = identifier(database.schema)
-    of = {"schema": database.schema, "names": list(_FUNCTIONS)}
+    of = {"schema": database.schema, "names": list(_FUNCTIONS), "table": PLANS}
+    for name, owner, expected, body, config in run(database.connection, _OWNED, of):
+        mend = f"ALTER FUNCTION {schema}.{name}() OWNER TO {expected}"
+        if name != FILL or not is_ours(body, config, schema):
+            mend = f"if it is this chain's, run {mend}, otherwise rename or drop it"
+        yield fault(
+            Kind.FUNCTION_RIGHTS,
+            f"{name}()",
+            f"the function belongs to {owner}, and {PLANS} to {expected}: an upgrade or a "
+            "downgrade would be refused",
+            mend,
+        )
     for name, others in run(database.connection, _EXECUTE, of):
         yield fault(
             Kind.FUNCTION_RIGHTS,
@@ -32,6 +44,9 @@ def check_privileges(database: Database) -> Iterator[Finding]:
     for name, trigger, table, owner in foreign_triggers(
         database.connection, f"{schema}.{PLANS}", _FUNCTIONS
     ):
+        # The trigger that the function was made for: its owner is what is wrong, as said above.
+        if (f"{schema}.{trigger}", table) == (name, f"{schema}.{PLANS}"):
+            continue
         yield fault(
             Kind.TRIGGER_EXTRA,
             f"{table}.{trigger}",
@@ -57,6 +72,16 @@ def check_privileges(database: Database) -> Iterator[Finding]:
                 f"REVOKE {rights} ON {name} FROM {other} CASCADE",
             )
 
+
+# Functions of triggers that do not belong to the owner of the table of plans.
+_OWNED = """\
+SELECT p.proname, quote_ident(pg_get_userbyid(p.proowner)),
+       quote_ident(pg_get_userbyid(c.relowner)), p.prosrc, p.proconfig
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s
+ WHERE n.nspname = %(schema)s AND p.proname = ANY(CAST(%(names)s AS text[])) AND p.pronargs = 0
+   AND p.prorettype = CAST('trigger' AS regtype) AND p.proowner <> c.relowner
+ ORDER BY p.proname"""
 
 _EXECUTE = """\
 SELECT p.proname, string_agg(DISTINCT coalesce(quote_ident(r.rolname), 'PUBLIC'), ', ')
