@@ -362,6 +362,13 @@ SCHEMA = [
         for table in ("alembic_version", "evolution_runs")
     ),
     Fault(
+        Kind.ROW_SECURITY, "v3_plans", (),
+        "ALTER TABLE public.v3_plans NO FORCE ROW LEVEL SECURITY", (),
+        (MALLORY, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO mallory",
+         "ALTER TABLE v3_plans OWNER TO mallory, ENABLE ROW LEVEL SECURITY, "
+         "FORCE ROW LEVEL SECURITY"),
+    ),
+    Fault(
         Kind.TRIGGER_EXTRA, "other.mine.z", (), "DROP TRIGGER z ON other.mine", (),
         (MALLORY, "CREATE SCHEMA other", "CREATE TABLE other.mine (plan_id text)",
          "CREATE TRIGGER z BEFORE INSERT ON other.mine FOR EACH ROW EXECUTE FUNCTION "

@@ -41,6 +41,7 @@ from cleveragents_plans.evolution.postgresql.checks import check_droppable, chec
 from cleveragents_plans.evolution.postgresql.constraints import validate_constraint
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.not_null import drop_not_null_sql
+from cleveragents_plans.evolution.postgresql.row_security import check_row_security
 from cleveragents_plans.evolution.postgresql.triggers import Trigger, drop_trigger_sql
 from cleveragents_plans.evolution.recipes.column_archive import (
     ColumnArchive,
@@ -77,6 +78,7 @@ __all__ = [
     "check_insertable",
     "check_new_names",
     "check_parent_tree",
+    "check_row_security",
     "check_writable",
     "columns_of",
     "create_index",

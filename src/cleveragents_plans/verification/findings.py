@@ -81,6 +81,8 @@ class Kind(StrEnum):
     FUNCTION_RIGHTS = "function-rights"
     #: Another role than the owner may write to a table that only runs write to.
     TABLE_RIGHTS = "table-rights"
+    #: Row-level security is forced on the owner, with whose rights a trigger looks up plans.
+    ROW_SECURITY = "row-security"
     #: A plan has no root.
     ROOT_NULL = "root-null"
     #: A plan with a parent names itself as its root.

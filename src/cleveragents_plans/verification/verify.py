@@ -24,6 +24,7 @@ from cleveragents_plans.verification.postgresql_objects import (
 )
 from cleveragents_plans.verification.postgresql_tables import postgresql_tables
 from cleveragents_plans.verification.privileges import check_privileges
+from cleveragents_plans.verification.row_security import check_row_security
 from cleveragents_plans.verification.rows import Fingerprint, can_be_read, check_rows, plan_rows
 from cleveragents_plans.verification.sqlite_tables import sqlite_tables
 from cleveragents_plans.verification.table_triggers import check_table_triggers
@@ -114,6 +115,7 @@ def _check_schema(database: Database) -> Iterator[Finding]:
         for disabled in disabled_foreign_keys(database):
             yield fault(Kind.TRIGGER_DISABLED, *disabled)
         yield from check_privileges(database)
+        yield from check_row_security(database)
     yield from check_table_triggers(database)
     # Where the version says nothing true of the tables, nothing can be expected of them; where a
     # part is missing, the comparison says which.

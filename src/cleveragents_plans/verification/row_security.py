@@ -1,0 +1,26 @@
+"""Row-level security that is forced on the owner of the plans (PostgreSQL)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cleveragents_plans.evolution.postgresql.row_security import hides_rows_from_owner
+from cleveragents_plans.evolution.printable import identifier
+from cleveragents_plans.schema.database import Database
+from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault
+
+
+def check_row_security(database: Database) -> Iterator[Finding]:
+    """Find policies that hide plans from the trigger that looks up their parents."""
+    assert database.schema is not None  # noqa: S101  # on PostgreSQL there is one
+    name = f"{identifier(database.schema)}.{PLANS}"
+    owner = hides_rows_from_owner(database.connection, name)
+    if owner is not None:
+        yield fault(
+            Kind.ROW_SECURITY,
+            PLANS,
+            f"row-level security is forced on the owner {owner}, with whose rights the trigger "
+            "v3_plans_fill looks up parents: it stores wrong roots, and the next migration is "
+            "refused",
+            f"ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY, which leaves every other role bound",
+        )
