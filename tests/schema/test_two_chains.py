@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from alembic.util import CommandError
 from sqlalchemy import NullPool, create_engine, inspect
 
 from cleveragents_plans.schema import chain_location, current, downgrade, upgrade
-from support.revisions import HEAD, M4_003, M8_001
+from support.revisions import A5_004, HEAD, M4_003, M8_001
+
+#: The revisions of the application; the second one depends on the plans.
+APPLICATION, SECOND = "1a1a1a1a1a1a", "2b2b2b2b2b2b"
 
 _MODELS = """\
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
@@ -87,6 +91,13 @@ def tables(url: str) -> set[str]:
 def stored(url: str, table: str = "alembic_version") -> set[str]:
     with create_engine(url, poolclass=NullPool).connect() as connection:
         return set(connection.exec_driver_sql(f"SELECT version_num FROM {table}").scalars())
+
+
+def store(url: str, versions: set[str]) -> None:
+    with create_engine(url, poolclass=NullPool).begin() as connection:
+        connection.exec_driver_sql("DELETE FROM alembic_version")
+        for version in versions:
+            connection.exec_driver_sql(f"INSERT INTO alembic_version VALUES ('{version}')")
 
 
 class Application:
@@ -236,6 +247,140 @@ def test_downgrade_of_the_plans_takes_what_depends_on_them_with_it(
     assert stored(empty_url) == {"1a1a1a1a1a1a", M4_003}
     assert "job_plans" not in tables(empty_url)
     assert {"jobs", "v3_plans"} <= tables(empty_url)
+
+
+def adopting(shared: Application, url: str, folder: Path) -> None:
+    """Leave the database as the application's own env.py did, before the plans came."""
+    env = _OWN_ENV.format(models=_MODELS, include="")
+    command.upgrade(Application(folder, url, env).config, "head")
+    assert stored(url) == {APPLICATION}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("goal", ["heads", HEAD, "jobs@head"])
+@pytest.mark.parametrize("depends_on", [None, M8_001])
+def test_plans_join_the_chain_of_an_application_that_is_in_use(
+    shared: Application, empty_url: str, tmp_path: Path, goal: str, depends_on: str | None
+):
+    adopting(shared, empty_url, tmp_path / "before")
+    if depends_on:
+        shared.add_second(depends_on)
+    command.current(shared.config)
+    with pytest.raises(CommandError, match="not up to date"):
+        command.check(shared.config)
+
+    command.upgrade(shared.config, goal)
+    command.upgrade(shared.config, "heads")
+
+    assert stored(empty_url) == {SECOND if depends_on else APPLICATION, HEAD}
+    assert {"jobs", "v3_plans"} <= tables(empty_url)
+    # Each branch goes down by itself, and up again.
+    command.downgrade(shared.config, f"jobs@{APPLICATION}")
+    command.downgrade(shared.config, f"{A5_004}@base")
+    assert stored(empty_url) == {APPLICATION}
+    assert "jobs" in tables(empty_url)
+    command.upgrade(shared.config, "heads")
+    command.downgrade(shared.config, "jobs@base")
+    assert stored(empty_url) == {HEAD}
+
+
+def test_branch_of_the_application_goes_up_and_down_without_the_plans(
+    shared: Application, empty_url: str
+):
+    command.upgrade(shared.config, "jobs@head")
+    assert stored(empty_url) == {APPLICATION}
+
+    command.downgrade(shared.config, "jobs@base")
+
+    assert stored(empty_url) == set()
+    assert "jobs" not in tables(empty_url)
+
+
+def mended_as_told(shared: Application, url: str) -> str:
+    """Let an upgrade refuse, and run the stamp that it tells; give what it said."""
+    with pytest.raises(CommandError) as refused:
+        command.upgrade(shared.config, "heads")
+    said = str(refused.value)
+    told = re.search(r"run `alembic stamp --purge ([^`]*)`", said)
+    assert told, said
+    command.stamp(shared.config, told[1].split(), purge=True)
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        pytest.param({APPLICATION}, "tables of another branch are there", id="plans"),
+        pytest.param({SECOND, M8_001, HEAD}, "one of which comes after the other", id="two"),
+        pytest.param({SECOND, HEAD, ""}, "holds '', which is no revision", id="empty"),
+    ],
+)
+def test_version_of_the_other_branch_is_kept_by_the_stamp_that_is_told(
+    shared: Application, empty_url: str, kept: set[str], said: str
+):
+    shared.add_second(M8_001)
+    command.upgrade(shared.config, "heads")
+    if SECOND not in kept:
+        command.downgrade(shared.config, f"jobs@{APPLICATION}")
+    store(empty_url, kept)
+
+    assert said in mended_as_told(shared, empty_url)
+
+    assert stored(empty_url) == {SECOND if SECOND in kept else APPLICATION, HEAD}
+    command.upgrade(shared.config, "heads")
+    command.check(shared.config)
+
+
+@pytest.mark.slow
+def test_stamp_that_is_told_keeps_no_version_that_needs_a_later_one_of_the_plans(
+    shared: Application, empty_url: str
+):
+    shared.add_second(M8_001)
+    command.upgrade(shared.config, "heads")
+    command.downgrade(shared.config, M4_003)
+    store(empty_url, {SECOND, HEAD})
+
+    said = mended_as_told(shared, empty_url)
+
+    assert "they look as m4_003_plan_env_columns makes them" in said
+    assert stored(empty_url) == {APPLICATION, M4_003}
+    command.upgrade(shared.config, "heads")
+    assert stored(empty_url) == {SECOND, HEAD}
+
+
+def test_version_without_any_table_of_both_is_mended_by_the_stamp_that_is_told(
+    shared: Application, empty_url: str
+):
+    command.upgrade(shared.config, "heads")
+    command.downgrade(shared.config, "base")
+    store(empty_url, {APPLICATION, HEAD})
+
+    assert "there are no tables" in mended_as_told(shared, empty_url)
+
+    assert stored(empty_url) == set()
+
+
+def test_damage_of_the_tables_is_told_where_only_a_dependent_is_stored(
+    shared: Application, empty_url: str
+):
+    """A stamp would not mend it: the tables look as the newest that it depends on."""
+    shared.add_second(HEAD)
+    command.upgrade(shared.config, "heads")
+    with create_engine(empty_url, poolclass=NullPool).begin() as connection:
+        if empty_url.startswith("sqlite"):
+            connection.exec_driver_sql("PRAGMA writable_schema = on")
+            connection.exec_driver_sql(
+                "UPDATE sqlite_schema SET sql = replace(sql, 'root_plan_id VARCHAR(26) NOT NULL',"
+                " 'root_plan_id VARCHAR(26)') WHERE name = 'v3_plans'"
+            )
+        else:
+            connection.exec_driver_sql("ALTER TABLE v3_plans ALTER root_plan_id DROP NOT NULL")
+
+    with pytest.raises(CommandError, match=r"the tables lack a part.*verify") as refused:
+        command.upgrade(shared.config, "heads")
+
+    assert "stamp" not in str(refused.value)
 
 
 def test_interrupted_revision_is_continued_in_a_shared_chain(shared: Application, empty_url: str):

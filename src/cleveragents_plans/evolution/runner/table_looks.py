@@ -9,11 +9,12 @@ chain has made them, and left some out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
+from alembic.util import to_tuple
 from sqlalchemy import inspect
 
 from cleveragents_plans.evolution.runner.alembic_internals import applied
@@ -43,22 +44,45 @@ class TableLooks:
         self._schema = schema
         #: The revisions of the chain, the newest first.
         self.chain = [each.revision for each in self._script.walk_revisions()]
+        #: Those that can tell.
+        self.telling = [each for each in self.chain if self._hook(each, "is_applied")]
 
     def like(self) -> str | None:
         """Name the last revision that they look like, "base" for none; None if none can tell."""
-        can_tell = [revision for revision in self.chain if self.can_tell(revision)]
-        if not can_tell:
+        if not self.telling:
             return None
-        return next((each for each in can_tell if True in self.are_applied([each])), "base")
+        return next((each for each in self.telling if True in self.are_applied([each])), "base")
 
     def are_applied(self, revisions: Iterable[str]) -> list[bool | None]:
         """Ask those of the *revisions* that can tell whether the tables look like it."""
         with Operations.context(self._migration):
             return [hook() for each in revisions if (hook := self._hook(each, "is_applied"))]
 
-    def can_tell(self, revision: str) -> bool:
-        """Whether *revision* can tell from the tables that it was run."""
-        return self._hook(revision, "is_applied") is not None
+    def told_of(self, head: str) -> set[str]:
+        """Give the revisions up to *head* that can tell from the tables that they were run."""
+        return applied(self._script, [head]).intersection(self.telling)
+
+    def heads_like(self, looks: str, stored: Iterable[str]) -> list[str]:
+        """
+        Name the heads of a database whose tables look like the revision *looks*, or "base".
+
+        What is *stored* of other branches stays, as far as it needs no revision after *looks*.
+        """
+        done = set() if looks == "base" else applied(self._script, [looks])
+        others = sorted({*self._beside(stored, done)})
+        if others and (looks == "base" or looks in applied(self._script, others)):
+            return others
+        return [looks, *others]
+
+    def _beside(self, stored: Iterable[str], done: set[str]) -> Iterator[str]:
+        for head in stored:
+            if head in done:
+                continue
+            if self.told_of(head) <= done:
+                yield head
+            else:
+                below = to_tuple(self._script.get_revision(head).down_revision, ())
+                yield from self._beside(below, done)
 
     def missing(self, heads: Iterable[str], hook_name: str = "missing") -> list[str]:
         """Name what the revisions up to *heads* have made, and what is not there."""

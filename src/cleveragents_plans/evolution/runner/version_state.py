@@ -87,6 +87,9 @@ class VersionState:
         self.known: list[str] = [str(head) for head in self._stored if head in self._chain]
         #: Stored revisions that are not, as text.
         self.unknown: list[str] = [str(head) for head in self._stored if head not in self._chain]
+        # Those that say something of tables of which revisions can tell: an application may have
+        # a branch of its own in the same chain, of which none can.
+        self._telling = [head for head in self.known if self._looks.told_of(head)]
 
     def check(self, command: Command, *, unfinished: bool) -> None:
         """
@@ -262,11 +265,17 @@ class VersionState:
         looks = self._looks.like()
         if looks is None:
             return
-        if looks == "base" and self.known:
+        if looks == "base" and self._telling:
             self._refuse_remains()
-        if not self.known:
+        if not self._telling:
             if looks == "base":
                 return
+            if self.known:
+                raise VersionRefused(
+                    f"{self._options.version_table} says {' and '.join(self.known)}, and tables of "
+                    "another branch are there",
+                    self._stamp(),
+                )
             if own := self._own_version_table():
                 raise VersionRefused(
                     f"{self._options.version_table} holds no version, and {own} the one of this "
@@ -277,8 +286,9 @@ class VersionState:
                 f"the tables are there, and {self._options.version_table} holds no version",
                 self._stamp(),
             )
-        if False in self._looks.are_applied(applied(self._script, self.known)):
-            if looks in self.known:
+        done = applied(self._script, self.known)
+        if False in self._looks.are_applied(done):
+            if looks == next(each for each in self._looks.telling if each in done):
                 raise TablesIncomplete(
                     f"{self._options.version_table} says {' and '.join(self.known)}, and the "
                     "tables lack a part of what the revisions before it make",
@@ -314,17 +324,16 @@ class VersionState:
 
     def _stamp(self) -> str:
         looks = self._looks.like() or "base"
-        # What belongs to a branch of which no revision can tell stays.
-        others = [
-            head
-            for head in self.known
-            if not any(self._looks.can_tell(revision) for revision in applied(self._script, [head]))
-        ]
+        heads, found = self._looks.heads_like(looks, self.known), "there are no tables"
+        if looks == "base" and not self._looks.any_is_there():
+            heads = ["base"]
+        elif looks == "base":
+            found = f"the tables of {self._looks.telling[0]} are not there"
         purge = "--purge " if self.known or self.unknown else ""
-        command = typed(self._config, f"stamp {purge}{' '.join([looks, *others])}")
+        command = typed(self._config, f"stamp {purge}{' '.join(heads)}")
         if looks == "base":
-            return f"there are no tables: run {command}, and then the command that you want"
-        if lacking := self._looks.missing([looks], "missing" if self.known else "lacking"):
+            return f"{found}: run {command}, and then the command that you want"
+        if lacking := self._looks.missing([looks], "missing" if self._telling else "lacking"):
             return (
                 f"they lack {listed(lacking)}, and no revision leaves them so: restore a backup, "
                 "or rename or drop them if they are not this chain's"
