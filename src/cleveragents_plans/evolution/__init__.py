@@ -37,7 +37,8 @@ from cleveragents_plans.evolution.operations.names import check_new_names
 from cleveragents_plans.evolution.operations.triggers import create_trigger, drop_trigger
 from cleveragents_plans.evolution.postgresql.alterations import check_alterable
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
-from cleveragents_plans.evolution.postgresql.checks import check_droppable, check_writable
+from cleveragents_plans.evolution.postgresql.checks import check_writable
+from cleveragents_plans.evolution.postgresql.column_users import check_droppable
 from cleveragents_plans.evolution.postgresql.constraints import validate_constraint
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.not_null import drop_not_null_sql

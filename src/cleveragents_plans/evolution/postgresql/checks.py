@@ -9,13 +9,12 @@ from typing import Any, Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from cleveragents_plans.evolution.errors import ColumnInUse, EvolutionError, sqlstate
+from cleveragents_plans.evolution.errors import EvolutionError, sqlstate
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import (
-    USER,
     functions_in_use,
     refuse_foreign_triggers,
 )
@@ -177,48 +176,6 @@ def _refuse_condition(connection: Connection, table: str, name_in_sql: str, need
         ) from error
 
 
-@checks("dependent objects")
-def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()) -> None:
-    """
-    Find out whether *column* of *table* can be dropped on PostgreSQL; change nothing.
-
-    The triggers *ours* go before it. Privileges on the column alone, which go with it, are named in
-    a warning. On SQLite, and offline, it does nothing.
-
-    Raises:
-        ColumnInUse: A view, or something else that would not go with it, needs it.
-    """
-    connection = _connection(op)
-    if connection is None:
-        return
-    name = qualified(op.get_context(), table)
-    found = _rows(connection, _USERS, name, column=column, ours=list(ours), kinds=["n"])
-    if found:
-        raise ColumnInUse(table, column, [user for (user,) in found])
-    if granted := [each for (each,) in _rows(connection, _GRANTED, name, column=column)]:
-        log.warning(
-            "the column %s of %s is dropped with the privileges that were granted on it alone: %s; "
-            "an upgrade does not grant them again",
-            column,
-            table,
-            ", ".join(granted),
-        )
-
-
-def refuse_used_column(connection: Connection, table: str, column: str) -> None:
-    """
-    Refuse a column that is used at all: by a view, a trigger, an index, a constraint.
-
-    Reads the catalog only.
-
-    Raises:
-        ColumnInUse: Something is made from *column* of *table*, the quoted name.
-    """
-    found = _rows(connection, _USERS, table, column=column, ours=[], kinds=["n", "a"])
-    if found:
-        raise ColumnInUse(table, column, [user for (user,) in found])
-
-
 def _refuses(connection: Connection, query: str) -> bool:
     try:
         with connection.begin_nested():
@@ -240,11 +197,6 @@ def _rows(connection: Connection, query: str, table: str, **values: Any) -> list
     # A table that a step before this one is to create is not there yet: no rows.
     return list(run(connection, query, {"table": table, **values}))
 
-
-_GRANTED = """\
-SELECT x.privilege_type || ' to ' || coalesce(quote_ident(r.rolname), 'PUBLIC')
-  FROM pg_attribute a, aclexplode(a.attacl) x LEFT JOIN pg_roles r ON r.oid = x.grantee
- WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = %(column)s ORDER BY 1"""
 
 # From PostgreSQL 18 on one may be NOT ENFORCED, which is NOT VALID as well.
 _ENFORCED = "coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'"
@@ -281,17 +233,3 @@ _RULES = """\
 SELECT quote_ident(rulename) FROM pg_rewrite
  WHERE ev_class = to_regclass(%(table)s) AND ev_type = '2' AND ev_enabled IN ('O', 'A')
  ORDER BY rulename"""
-
-_USERS = f"""\
-SELECT DISTINCT {USER}
-  FROM pg_depend d
-  JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-  LEFT JOIN pg_rewrite r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
-  LEFT JOIN pg_trigger t ON d.classid = 'pg_trigger'::regclass AND t.oid = d.objid
- WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = to_regclass(%(table)s)
-   AND a.attname = %(column)s AND d.deptype::text = ANY(%(kinds)s)
-   AND d.classid <> 'pg_attrdef'::regclass
-   AND NOT EXISTS (SELECT FROM pg_constraint c
-                    WHERE d.classid = 'pg_constraint'::regclass AND c.oid = d.objid
-                      AND c.contype = 'n')
-   AND (t.tgname = ANY(%(ours)s)) IS NOT TRUE ORDER BY 1"""

@@ -11,7 +11,7 @@ from cleveragents_plans.evolution.errors import OperationRefused
 from cleveragents_plans.evolution.lookups import names_of
 from cleveragents_plans.evolution.misspellings import suggestion
 from cleveragents_plans.evolution.op import Op, qualified
-from cleveragents_plans.evolution.postgresql.checks import refuse_used_column
+from cleveragents_plans.evolution.postgresql.column_users import refuse_used_column
 from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
 from cleveragents_plans.evolution.postgresql.empty_copy import empty_copy, refusing
 from cleveragents_plans.evolution.postgresql.locks import run_under_lock

@@ -156,7 +156,9 @@ class _Rebuild:
         with self.step("copy", "renaming the old table"), legacy:
             rename = f"ALTER TABLE main.{quote(table.name)} RENAME TO {old}"
             with_lent_collations(table.driver, lambda: run(rename))
-        with self.step("copy", "creating the new table"):
+        dropped = " and ".join(self.changes.drop)
+        remedy = dropped and f"; if a CHECK or a generated column is made from {dropped}, drop that"
+        with self.step("copy", "creating the new table", remedy):
             table.define(statements[1].text)
         generated = {fold(column.name) for column in columns if column.generated}
         computed = ", ".join(column.name for column in columns if column.generated)
