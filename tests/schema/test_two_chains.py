@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shutil import copy
 
+import alembic
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -381,6 +383,57 @@ def test_damage_of_the_tables_is_told_where_only_a_dependent_is_stored(
         command.upgrade(shared.config, "heads")
 
     assert "stamp" not in str(refused.value)
+
+
+def add_a_model(shared: Application, folder: Path) -> None:
+    """Give the application a table that no revision makes, and Alembic's template for one."""
+    env = folder / "env.py"
+    more = 'Table("later", metadata, Column("id", Integer, primary_key=True))'
+    env.write_text(env.read_text().replace("run_environment(m", f"{more}\n\nrun_environment(m"))
+    template = Path(alembic.__file__).parent / "templates" / "generic" / "script.py.mako"
+    copy(template, folder)
+
+
+@pytest.mark.parametrize("head", ["jobs@head", APPLICATION])
+def test_autogenerate_writes_the_next_revision_of_the_branch_that_is_named(
+    shared: Application, empty_url: str, tmp_path: Path, head: str
+):
+    command.upgrade(shared.config, "heads")
+    add_a_model(shared, tmp_path / "app")
+
+    written = command.revision(shared.config, "later", autogenerate=True, head=head)
+
+    assert written.down_revision == APPLICATION
+    assert Path(written.path).parent == shared.versions
+    assert re.fullmatch("[0-9a-f]{12}", written.revision)  # as the one before it
+    command.upgrade(shared.config, "heads")
+    assert "later" in tables(empty_url)
+    command.check(shared.config)
+
+
+def test_autogenerate_numbers_a_revision_in_the_series_of_its_branch(
+    shared: Application, empty_url: str, tmp_path: Path
+):
+    first = shared.versions / "first.py"
+    first.write_text(first.read_text().replace(APPLICATION, "j1_007_jobs"))
+    command.upgrade(shared.config, "heads")
+    add_a_model(shared, tmp_path / "app")
+
+    written = command.revision(shared.config, "Add later", autogenerate=True, head="jobs@head")
+
+    assert written.revision == "j1_008_add_later"
+
+
+def test_autogenerate_without_a_branch_is_refused_as_alembic_does(
+    shared: Application, empty_url: str, tmp_path: Path
+):
+    command.upgrade(shared.config, "heads")
+    add_a_model(shared, tmp_path / "app")
+
+    with pytest.raises(CommandError, match="Multiple heads are present; please specify the head"):
+        command.revision(shared.config, "later", autogenerate=True)
+
+    assert [each.name for each in shared.versions.glob("*.py")] == ["first.py"]
 
 
 def test_interrupted_revision_is_continued_in_a_shared_chain(shared: Application, empty_url: str):

@@ -19,6 +19,7 @@ from alembic.autogenerate.api import AutogenContext
 from alembic.operations import MigrateOperation, ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import inspect
 from sqlalchemy.sql.elements import False_, True_
 from sqlalchemy.sql.functions import FunctionElement
@@ -79,8 +80,19 @@ def _write(
         if not _compares_checks():
             log.warning("this version of Alembic compares no CHECK; write add_check by hand")
     for script in scripts:
-        if is_hash(script.rev_id):
-            script.rev_id = readable_name(_chain(context), script.message)
+        before = _before(_chain(context), script.head)
+        # In a branch of an application the ids may be Alembic's.
+        if is_hash(script.rev_id) and before is not None and not any(map(is_hash, before)):
+            script.rev_id = readable_name(_chain(context), script.message, before)
+
+
+def _before(chain: ScriptDirectory, head: str | None) -> list[str] | None:
+    """Name the revisions that come before a new one; None if Alembic will refuse *head*."""
+    try:
+        found = chain.get_revisions(head or "head")
+    except CommandError:
+        return None
+    return [each.revision for each in found if each is not None]
 
 
 def _forgotten_tables(

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -61,11 +61,12 @@ def locks(calls: Iterable[tuple[str, str]]) -> str:
     return "\n".join(wrapped)
 
 
-def readable_name(script: ScriptDirectory, message: str | None) -> str:
+def readable_name(script: ScriptDirectory, message: str | None, before: Sequence[str]) -> str:
     """
-    Make the id of a revision of its *message*, in the series of the revision before it.
+    Make the id of a revision of its *message*, in the series of the revision *before* it.
 
-    After ``m8_001_align_plans`` comes ``m8_002_`` and the beginning of the message.
+    After ``m8_001_align_plans`` comes ``m8_002_`` and the beginning of the message. Several
+    revisions come before one that merges them: the first is the one of the series.
 
     Raises:
         EvolutionError: There is no message, or a revision has this id.
@@ -76,7 +77,7 @@ def readable_name(script: ScriptDirectory, message: str | None) -> str:
             'the revision has no name; give it a message (-m "...") or an id (--rev-id ...); '
             "nothing was written"
         )
-    numbered = _NUMBERED.match(script.get_current_head() or "")
+    numbered = _NUMBERED.match(next(iter(before), ""))
     name = ""
     if numbered:
         series, number = numbered.groups()
