@@ -13,6 +13,7 @@ from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import NullPool, create_engine, inspect
 
+from cleveragents_plans.cli import main
 from cleveragents_plans.schema import chain_location, current, downgrade, upgrade
 from support.revisions import A5_004, HEAD, M4_003, M8_001
 
@@ -383,6 +384,67 @@ def test_damage_of_the_tables_is_told_where_only_a_dependent_is_stored(
         command.upgrade(shared.config, "heads")
 
     assert "stamp" not in str(refused.value)
+
+
+def test_newer_version_of_the_application_without_any_table_is_told_what_can_be_typed(
+    shared: Application, empty_url: str
+):
+    command.upgrade(shared.config, "heads")
+    command.downgrade(shared.config, "base")
+    store(empty_url, {"3c3c3c3c3c3c"})
+
+    with pytest.raises(CommandError, match="this release does not know") as refused:
+        command.upgrade(shared.config, "heads")
+
+    assert "run `alembic -x version-table=plans_version upgrade heads`" in str(refused.value)
+
+
+def test_misspelt_revision_is_answered_with_heads(shared: Application, empty_url: str):
+    with pytest.raises(CommandError, match=f"known: .*{APPLICATION}.*, heads and base"):
+        command.upgrade(shared.config, "haeds")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["upgrade", "status", "preflight", "verify"])
+@pytest.mark.parametrize("depends_on", [M8_001, HEAD])
+def test_program_of_the_plans_leads_to_the_chain_of_the_application(
+    shared: Application,
+    empty_url: str,
+    word: str,
+    depends_on: str,
+    capfd: pytest.CaptureFixture[str],
+):
+    shared.add_second(depends_on)
+    command.upgrade(shared.config, "heads")
+    capfd.readouterr()
+
+    assert main([word, "--url", empty_url]) != 0
+
+    said = " ".join("".join(capfd.readouterr()).split())
+    assert SECOND in said
+    assert "if an application's chain holds both, run its `alembic`; " in said
+
+
+def test_first_revision_of_a_branch_that_was_interrupted_is_undone_alone(
+    shared: Application, postgresql_url: str
+):
+    shared.config.attributes["url"] = postgresql_url
+    command.upgrade(shared.config, "jobs@head")
+    command.upgrade(shared.config, A5_004)
+    store(postgresql_url, {APPLICATION})
+    with create_engine(postgresql_url, poolclass=NullPool).begin() as connection:
+        comment = f"COMMENT ON TABLE alembic_version IS '[unfinished upgrade of {A5_004}]'"
+        connection.exec_driver_sql(comment)
+
+    with pytest.raises(CommandError, match="was interrupted") as refused:
+        command.upgrade(shared.config, "jobs@head")
+    told = re.findall(r"`alembic ([^`]*)`", str(refused.value))
+    assert told == [f"upgrade {A5_004}", f"downgrade {A5_004}@base"]
+    command.downgrade(shared.config, told[1].removeprefix("downgrade "))
+
+    assert stored(postgresql_url) == {APPLICATION}
+    assert "jobs" in tables(postgresql_url)
+    assert "v3_plans" not in tables(postgresql_url)
 
 
 def add_a_model(shared: Application, folder: Path) -> None:

@@ -122,8 +122,10 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
                 ) from None
             if not isinstance(error.__cause__, ResolutionError):
                 raise
-            known = ", ".join(each.revision for each in (script or context.script).walk_revisions())
-            raise EvolutionError(f"{error}; known: {known}, head and base") from None
+            chain = script or context.script
+            known = ", ".join(each.revision for each in chain.walk_revisions())
+            head = "head" if len(chain.get_heads()) == 1 else "heads"
+            raise EvolutionError(f"{error}; known: {known}, {head} and base") from None
 
 
 def _by_driver(error: sqlite3.Error) -> DBAPIError:

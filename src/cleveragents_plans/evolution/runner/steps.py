@@ -71,7 +71,9 @@ def starting_point(
     assert migration.config is not None  # noqa: S101  # likewise
     if found.revision not in (each.revision for each in script.walk_revisions()):
         raise UnknownInterruptedRun(found.revision, found.direction)
-    below = to_tuple(script.get_revision(found.revision).down_revision, ("base",))
+    # Of a chain with branches, "base" would be the end of all of them.
+    base = "base" if len(script.get_bases()) == 1 else f"{found.revision}@base"
+    below = to_tuple(script.get_revision(found.revision).down_revision, (base,))
     ways = [
         typed(migration.config, f"upgrade {found.revision}"),
         typed(migration.config, f"downgrade {below[0]}"),

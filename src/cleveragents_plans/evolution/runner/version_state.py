@@ -229,17 +229,21 @@ class VersionState:
         looks = self._looks.like()
         stamp = typed(self._config, f"stamp {looks or 'base'}", version_table=self._own_table)
         then = f"{_give(self._own_table)} from then on"
+        # The program of this chain knows no other, and would take it for another application's.
+        program = self._config.attributes.get("program")
+        both = "if an application's chain holds both, run its `alembic`; " if program else ""
         if self.known:
             ours = " and ".join(map(repr, self.known))
             raise VersionRefused(
                 f"{table} holds {ours} of this chain, and {found}, which this release does not "
                 "know",
-                "if that is another application's, let this chain have a version table of its "
-                f"own: run {stamp}, then DELETE FROM {identifier(table)} WHERE version_num = "
+                f"{both}if that is another application's, let this chain have a version table of "
+                f"its own: run {stamp}, then DELETE FROM {identifier(table)} WHERE version_num = "
                 f"{ours}, and {then}; if it is a newer release's, install that",
             )
         if not self._looks.any_is_there():
-            upgrade = typed(self._config, "upgrade head", version_table=self._own_table)
+            goal = "head" if len(self._script.get_heads()) == 1 else "heads"
+            upgrade = typed(self._config, f"upgrade {goal}", version_table=self._own_table)
             raise VersionRefused(
                 f"{table} holds {found}, which this release does not know, and the database "
                 "has no table of this chain: it is another application's",
@@ -247,8 +251,8 @@ class VersionState:
             )
         raise VersionRefused(
             f"the database is at revision {found}, which this release does not know",
-            "install the release that migrated it; or, if that is another application's, let "
-            f"this chain have a version table of its own: run {stamp}, and {then}",
+            f"{both}install the release that migrated it; or, if that is another application's, "
+            f"let this chain have a version table of its own: run {stamp}, and {then}",
         )
 
     def _refuse_two_of_one_branch(self) -> None:
