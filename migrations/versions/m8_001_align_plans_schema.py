@@ -29,8 +29,9 @@ role may create in the schema of the table; docs/security.md replaces them elsew
 rows of logical replication, and leave a root that is very far up to the backfill; E'…' means the
 same for every client. None but their owner may execute them, whatever default privileges grant, nor
 write to the archive: its next upgrade would restore what they chose. What others use is left: they
-could stop a run. v3_plans_keep fires for a change of plan_id, too: the plan lost its snapshot,
-which stayed under the former id.
+could stop a run. Row-level security that an event trigger forces on each new table does not bind
+the owner of the archive, who writes to it in triggers (NO FORCE). v3_plans_keep fires for a change
+of plan_id, too: the plan lost its snapshot, which stayed under the former id.
 
 On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
 the file, nor collations, nor keys that are numbers or bytes, make a difference. The copy tells the

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.evolution.postgresql import locks
 from cleveragents_plans.preflight import preflight
 from cleveragents_plans.schema import chain_config
 from support.databases import SERVERS, database_at, migrate, of_role, roll_back
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003, M8_001
 from support.rows import schema_dump
+from support.statements import dying_at
 from support.toys import execute
 
 OWNER, APP = "rows_owner", "rows_app"
@@ -114,3 +117,178 @@ def test_row_security_that_hides_no_plan_from_their_owner_is_accepted(url: str, 
     assert expected["21"] == "00"
     assert dict(execute(url, "SELECT plan_id, root_plan_id FROM v3_plans")) == expected
     roll_back(url, M4_003)
+
+
+ARCHIVE = "v3_plans_snapshot_archive"
+SNAPSHOT = '{"profile_name": "ci"}'
+#: A house rule, as managed services have it: what each new table gets.
+RULE = (
+    "CREATE FUNCTION house_rule() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER"
+    " SET search_path = pg_catalog, pg_temp AS $$"
+    " DECLARE new record; BEGIN FOR new IN SELECT * FROM pg_event_trigger_ddl_commands() LOOP"
+    " IF new.object_type = 'table' AND new.schema_name = 'public' THEN"
+    " EXECUTE format('ALTER TABLE %s {}', new.object_identity); END IF; END LOOP; END $$",
+    "CREATE EVENT TRIGGER house_rule ON ddl_command_end"
+    " WHEN TAG IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO')"
+    " EXECUTE FUNCTION house_rule()",
+)
+
+
+def rule(action: str) -> tuple[str, ...]:
+    """Give the statements after which each new table gets *action*."""
+    return tuple(each.replace("{}", action) for each in RULE)
+
+
+def snapshots(url: str) -> list[tuple[str]]:
+    query = "SELECT plan_id FROM v3_plans WHERE effective_profile_snapshot <> '{}' ORDER BY 1"
+    return execute(url, query)
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["ENABLE ROW LEVEL SECURITY", "ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"],
+)
+@pytest.mark.parametrize("migrating", ["postgres", OWNER])
+def test_row_security_of_each_new_table_does_not_keep_a_run_from_going_down_and_up(
+    url: str, action: str, migrating: str, monkeypatch: pytest.MonkeyPatch
+):
+    execute(url, "DROP TABLE evolution_runs", *rule(action))
+    kept = [("00",), ("03",), ("05",), ("07",)]
+    real_take, client = locks.take_lock, of_role(url, APP)
+    written: list[str] = []
+
+    def write_during_the_run(*arguments: Any) -> None:
+        if not written and execute(url, "SELECT FROM pg_trigger WHERE tgname = 'v3_plans_keep'"):
+            written.append("07")
+            execute(
+                client,
+                f"UPDATE v3_plans SET effective_profile_snapshot = '{SNAPSHOT}'"
+                " WHERE plan_id IN ('03', '07')",
+            )
+        real_take(*arguments)
+
+    migrate(of_role(url, migrating), HEAD)
+    execute(client, f"UPDATE v3_plans SET effective_profile_snapshot = '{SNAPSHOT}'"
+                    " WHERE plan_id IN ('00', '05')")  # fmt: skip
+    monkeypatch.setattr(locks, "take_lock", write_during_the_run)
+    roll_back(of_role(url, migrating), M4_003)
+    monkeypatch.undo()
+    assert written
+    assert execute(url, f"SELECT plan_id FROM {ARCHIVE} ORDER BY 1") == kept
+
+    assert not preflight(chain_config(of_role(url, migrating))).blocks
+    migrate(of_role(url, migrating), HEAD)
+
+    assert snapshots(url) == kept
+    assert dict(execute(url, "SELECT plan_id, root_plan_id FROM v3_plans")) == true_roots(url)
+
+
+ADDED = {
+    "a trigger": (
+        f"CREATE TRIGGER audit AFTER DELETE ON {ARCHIVE} FOR EACH ROW EXECUTE FUNCTION nothing()",
+        "the trigger audit", f"DROP TRIGGER audit ON public.{ARCHIVE}",
+    ),
+    "a rule": (
+        f"CREATE RULE keep AS ON DELETE TO {ARCHIVE} DO INSTEAD NOTHING",
+        "the rule keep", f"DROP RULE keep ON public.{ARCHIVE}",
+    ),
+    "a CHECK": (
+        f"ALTER TABLE {ARCHIVE} ADD CONSTRAINT short CHECK (length(plan_id) < 30)",
+        "the constraint short", f"ALTER TABLE public.{ARCHIVE} DROP CONSTRAINT short",
+    ),
+    "a foreign key": (
+        f"ALTER TABLE {ARCHIVE} ADD CONSTRAINT plan FOREIGN KEY (plan_id) REFERENCES v3_plans",
+        "the constraint plan", f"ALTER TABLE public.{ARCHIVE} DROP CONSTRAINT plan",
+    ),
+    "a deferrable key": (
+        f"ALTER TABLE {ARCHIVE} ADD CONSTRAINT late UNIQUE (plan_id) DEFERRABLE",
+        "the constraint late", f"ALTER TABLE public.{ARCHIVE} DROP CONSTRAINT late",
+    ),
+    "a key of other columns": (
+        f'CREATE UNIQUE INDEX "Time" ON {ARCHIVE} (created_at, plan_id)',
+        'the index "Time"', 'DROP INDEX public."Time"',
+    ),
+    "a default": (
+        f"ALTER TABLE {ARCHIVE} ALTER created_at SET DEFAULT ''",
+        "a default for created_at",
+        f"ALTER TABLE public.{ARCHIVE} ALTER COLUMN created_at DROP DEFAULT",
+    ),
+    "forced row-level security": (
+        f"ALTER TABLE {ARCHIVE} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+        "row-level security that is forced on its owner",
+        f"ALTER TABLE public.{ARCHIVE} NO FORCE ROW LEVEL SECURITY",
+    ),
+    "a column": (
+        f"ALTER TABLE {ARCHIVE} ADD tenant text",
+        "the columns plan_id, effective_profile_snapshot, created_at, tenant, and not plan_id, "
+        "effective_profile_snapshot, created_at",
+        f"ALTER TABLE public.{ARCHIVE} DROP COLUMN tenant",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def archived(url: str) -> str:
+    """A database whose snapshots are in the archive."""
+    execute(url, "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS"
+                 " 'BEGIN RETURN NULL; END'")  # fmt: skip
+    migrate(url, M8_001)
+    execute(url, f"UPDATE v3_plans SET effective_profile_snapshot = '{SNAPSHOT}'"
+                 " WHERE plan_id > '06'")  # fmt: skip
+    roll_back(url, M4_003)
+    return url
+
+
+@pytest.mark.parametrize("added", ADDED)
+def test_what_was_added_to_the_archive_is_named_with_the_statement_that_removes_it(
+    archived: str, added: str
+):
+    planted, what, statement = ADDED[added]
+    execute(archived, planted)
+    before = schema_dump(archived)
+
+    blocks = [block.found for block in preflight(chain_config(archived)).blocks]
+    with pytest.raises(EvolutionError) as refused:
+        migrate(archived, HEAD)
+
+    assert blocks == [str(refused.value)]
+    assert f"public.{ARCHIVE} has {what}; " in blocks[0]
+    assert f"run {statement}" in blocks[0]
+    assert "drop it" not in blocks[0]
+    assert schema_dump(archived) == before
+
+    execute(archived, statement)
+    migrate(archived, M8_001)
+    assert snapshots(archived) == [("07",), ("08",)]
+
+
+def test_all_that_was_added_to_the_archive_is_named_at_once(archived: str):
+    execute(archived, *(ADDED[each][0] for each in ("a trigger", "a CHECK")))
+
+    with pytest.raises(EvolutionError, match="has the trigger audit and the constraint short; exp"):
+        migrate(archived, HEAD)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["ADD PRIMARY KEY (plan_id)", "ADD UNIQUE (plan_id)", "ALTER plan_id SET NOT NULL",
+     "ENABLE ROW LEVEL SECURITY"],
+)  # fmt: skip
+def test_key_of_the_archive_does_no_harm(archived: str, key: str):
+    execute(archived, f"ALTER TABLE {ARCHIVE} {key}")
+
+    assert not preflight(chain_config(archived)).blocks
+    migrate(archived, M8_001)
+    assert snapshots(archived) == [("07",), ("08",)]
+
+    with dying_at("WITH batch AS MATERIALIZED"):
+        roll_back(archived, M4_003)
+    execute(archived, f"ALTER TABLE {ARCHIVE} {key}")
+    execute(
+        of_role(archived, APP),
+        f"UPDATE v3_plans SET effective_profile_snapshot = '{SNAPSHOT}' WHERE plan_id = '01'",
+        f"UPDATE v3_plans SET effective_profile_snapshot = '{SNAPSHOT} ' WHERE plan_id = '08'",
+    )
+    roll_back(archived, M4_003)
+    migrate(archived, M8_001)
+    assert snapshots(archived) == [("01",), ("07",), ("08",)]

@@ -369,6 +369,13 @@ SCHEMA = [
          "FORCE ROW LEVEL SECURITY"),
     ),
     Fault(
+        Kind.ROW_SECURITY, "v3_plans_snapshot_archive", (),
+        "ALTER TABLE public.v3_plans_snapshot_archive NO FORCE ROW LEVEL SECURITY", (),
+        (MALLORY, "CREATE TABLE v3_plans_snapshot_archive AS SELECT plan_id FROM v3_plans",
+         "ALTER TABLE v3_plans_snapshot_archive OWNER TO mallory, ENABLE ROW LEVEL SECURITY, "
+         "FORCE ROW LEVEL SECURITY"),
+    ),
+    Fault(
         Kind.TRIGGER_EXTRA, "other.mine.z", (), "DROP TRIGGER z ON other.mine", (),
         (MALLORY, "CREATE SCHEMA other", "CREATE TABLE other.mine (plan_id text)",
          "CREATE TRIGGER z BEFORE INSERT ON other.mine FOR EACH ROW EXECUTE FUNCTION "

@@ -15,6 +15,8 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.printable import printable
 
 AGAIN = "run the same command again: it does what is left to do"
+#: What to do with a table that may hold what is nowhere else.
+RENAME = "rename it, and drop it only if nothing in it is needed"
 
 
 class EvolutionError(CommandError):

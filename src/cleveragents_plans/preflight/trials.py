@@ -16,7 +16,9 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import (
+    UNDEFINED_COLUMN,
     EvolutionError,
+    function_of,
     sqlstate,
 )
 from cleveragents_plans.evolution.foreseen import Backfill, IndexBuild
@@ -117,6 +119,9 @@ def try_batches(connection: Connection, backfill: Backfill) -> BatchTrial | None
             except DBAPIError as error:
                 if error.connection_invalidated:
                     raise
+                # A step before it adds the column.
+                if sqlstate(error) == UNDEFINED_COLUMN and function_of(error) is None:
+                    break
                 # Of a lock, or a limit; another place is as good.
                 if sqlstate(error) != _CANCELLED and not is_conflict(connection, error):
                     raise BatchRefused(backfill, error) from error

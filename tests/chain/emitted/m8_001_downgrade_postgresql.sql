@@ -23,7 +23,7 @@ END $revoke$;
 
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON public.v3_plans_snapshot_archive (plan_id);
 
-ALTER TABLE public.v3_plans_snapshot_archive REPLICA IDENTITY FULL;
+ALTER TABLE public.v3_plans_snapshot_archive REPLICA IDENTITY FULL, NO FORCE ROW LEVEL SECURITY;
 
 DROP TRIGGER IF EXISTS v3_plans_fill ON public.v3_plans;
 

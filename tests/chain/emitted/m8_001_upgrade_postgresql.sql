@@ -120,7 +120,7 @@ END $revoke$;
 
 CREATE UNIQUE INDEX IF NOT EXISTS uq_v3_plans_snapshot_archive_plan_id ON public.v3_plans_snapshot_archive (plan_id);
 
-ALTER TABLE public.v3_plans_snapshot_archive REPLICA IDENTITY FULL;
+ALTER TABLE public.v3_plans_snapshot_archive REPLICA IDENTITY FULL, NO FORCE ROW LEVEL SECURITY;
 
 WITH RECURSIVE batch AS MATERIALIZED (
   SELECT plan_id, parent_plan_id, root_plan_id FROM public.v3_plans t

@@ -24,6 +24,7 @@ from support.databases import (
     database_at,
     empty_database,
     migrate,
+    of_role,
     roll_back,
 )
 from support.revisions import HEAD, M4_003, M8_001
@@ -209,6 +210,26 @@ def test_table_that_is_in_use_cannot_be_replaced(right: str, tmp_path: Path):
                     other.execute(f"ALTER TABLE evolution_runs {change}".encode())
             connection.rollback()
             other.execute("ALTER TABLE evolution_runs RENAME TO former")
+
+
+def test_row_level_security_hides_runs_from_those_alone_whom_it_binds(tmp_path: Path):
+    reader = "reader_of_runs"
+    with database_at("head", "postgresql-18", tmp_path) as url:
+        break_database(
+            url,
+            [f"CREATE ROLE {reader} LOGIN", f"GRANT SELECT ON evolution_runs TO {reader}",
+             "ALTER TABLE evolution_runs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+             f"CREATE POLICY own ON evolution_runs TO {reader} USING (1 / 0 = 1)"],
+        )  # fmt: skip
+        try:
+            assert len(runs(url)) == 1
+            with pytest.raises(
+                RunsNotUsable,
+                match=f"binds the role {reader}: run ALTER TABLE public.evolution_runs DISABLE ROW",
+            ):
+                runs(of_role(url, reader))
+        finally:
+            break_database(url, [f"DROP OWNED BY {reader}", f"DROP ROLE {reader}"])
 
 
 def test_table_that_was_replaced_after_the_snapshot_is_not_read(tmp_path: Path):

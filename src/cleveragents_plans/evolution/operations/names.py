@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from sqlalchemy import Connection
 
+from cleveragents_plans.evolution.errors import RENAME
 from cleveragents_plans.evolution.op import Op, schema_of
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken, refuse_foreign_tables
@@ -38,13 +39,14 @@ def require_tables(connection: Connection, names: Collection[str], schema: str |
         if table is None:
             continue
         if kind != "a table":
-            raise NameTaken(name, f"is {kind}; expected a table", "rename or drop it")
+            remedy = RENAME if kind == "a virtual table" else "rename or drop it"
+            raise NameTaken(name, f"is {kind}; expected a table", remedy)
         if name != table:
             raise NameTaken(
                 name,
                 f"is a table whose name differs in case from {table}",
                 f'if it is this chain\'s, run ALTER TABLE "{name}" RENAME TO renamed and ALTER '
-                f"TABLE renamed RENAME TO {table}, otherwise rename or drop it",
+                f"TABLE renamed RENAME TO {table}, otherwise rename it",
             )
 
 
@@ -104,9 +106,8 @@ def _refuse_taken(connection: Connection, names: Collection[str], schema: str | 
     wanted = {name.lower() if on_sqlite else name for name in names}
     for name, shown, kind in run(connection, query, None if on_sqlite else {"schema": schema}):
         if (name.lower() if on_sqlite else name) in wanted:
-            raise NameTaken(
-                shown, f"is {kind}, and this run would create another one", "rename or drop it"
-            )
+            remedy = RENAME if kind == "a table" else "rename or drop it"
+            raise NameTaken(shown, f"is {kind}, and this run would create another one", remedy)
 
 
 _KINDS_POSTGRESQL = """\

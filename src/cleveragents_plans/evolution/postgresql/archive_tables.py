@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
+from cleveragents_plans.evolution.errors import RENAME
+from cleveragents_plans.evolution.postgresql.added_objects import ADDED
 from cleveragents_plans.evolution.postgresql.connection import raise_if, run
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken, literal
+from cleveragents_plans.evolution.postgresql.row_security import BINDS_OWNER
 
 
 def refuse_foreign_table(
@@ -24,8 +27,9 @@ def refuse_foreign_table(
         index: The name of its unique index on the first column.
 
     Raises:
-        NameTaken: It belongs to another role, is no table, has other columns, triggers, rules,
-            policies, defaults or CHECKs, or *index* is the name of something else.
+        NameTaken: It belongs to another role, is no table, has other columns, or something was
+            added to it that its use would fire or break, which is named with the statement that
+            removes it; or *index* is the name of something else.
     """
     wanted = {"name": name, "table": table, "columns": list(columns), "index": index}
     for found, remedy in run(connection, _AS_CREATED, wanted):
@@ -56,18 +60,61 @@ _ON_KEY = """\
          AND x.indpred IS NULL AND x.indnkeyatts = 1 AND x.indkey[0] = (
            SELECT a.attnum FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = {key}))"""
 
+# Clients' triggers insert without naming the columns, so their order counts.
+_COLUMNS = """\
+  SELECT 'has the columns ' || found.names || ', and not '
+         || array_to_string(CAST(%(columns)s AS text[]), ', '),
+         CASE WHEN found.others IS NULL OR found.lacking THEN '{rename}'
+              ELSE 'if it is this chain''s, run ALTER TABLE ' || CAST(%(name)s AS text) || ' '
+                   || found.others || ', otherwise rename it' END
+    FROM (
+      SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) AS names,
+             array_agg(CAST(a.attname AS text) ORDER BY a.attnum) AS found,
+             string_agg('DROP COLUMN ' || quote_ident(a.attname), ', ' ORDER BY a.attnum)
+               FILTER (WHERE a.attname <> ALL(CAST(%(columns)s AS text[]))) AS others,
+             NOT CAST(%(columns)s AS text[]) <@ array_agg(CAST(a.attname AS text)) AS lacking
+        FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS found
+   WHERE found.found <> CAST(%(columns)s AS text[])
+  UNION ALL
+  SELECT 'has the column ' || quote_ident(a.attname) || ' of the type '
+         || format_type(a.atttypid, NULL) || ', and ' || CAST(%(table)s AS text) || ' of '
+         || format_type(b.atttypid, NULL), '{rename}'
+    FROM pg_attribute a JOIN pg_attribute b ON b.attrelid = t.oid AND b.attname = a.attname
+   WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT b.attisdropped AND b.atttypid <> a.atttypid"""
+
+# What a run would fire or break, with the statement that removes it. Row-level security that is not
+# forced does no harm, whatever the policies: the owner writes.
+_ADDED = f"""\
+{ADDED}
+  UNION ALL
+  SELECT 'row-level security that is forced on its owner',
+         'ALTER TABLE ' || n.name || ' NO FORCE ROW LEVEL SECURITY'
+   WHERE {BINDS_OWNER}
+  UNION ALL
+  SELECT 'NOT NULL for ' || quote_ident(a.attname),
+         'ALTER TABLE ' || n.name || ' ALTER COLUMN ' || quote_ident(a.attname) || ' DROP NOT NULL'
+    FROM pg_attribute a JOIN pg_attribute b ON b.attrelid = t.oid AND b.attname = a.attname
+   WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attnotnull AND NOT b.attnotnull
+     AND a.attname <> ALL((CAST(%(columns)s AS text[]))[:2])"""
+
 # One row for each thing that is not as the revision creates it, the most telling first.
 _AS_CREATED = f"""\
-SELECT found, remedy FROM pg_namespace n
+SELECT found, remedy FROM pg_namespace s
   LEFT JOIN pg_class t ON t.oid = to_regclass(%(table)s)
   LEFT JOIN pg_class c ON c.oid = to_regclass(%(name)s)
-  LEFT JOIN pg_class i ON i.relnamespace = n.oid AND i.relname = %(index)s
+  LEFT JOIN pg_class i ON i.relnamespace = s.oid AND i.relname = %(index)s
   LEFT JOIN pg_index x ON x.indexrelid = i.oid
+ CROSS JOIN LATERAL (
+  SELECT CAST(%(name)s AS text) AS name,
+         (SELECT k.attnum FROM pg_attribute k
+           WHERE k.attrelid = c.oid AND k.attname = (CAST(%(columns)s AS text[]))[1]) AS key,
+         CAST(%(index)s AS text) AS index) AS n
  CROSS JOIN LATERAL (
   SELECT 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and '
          || CAST(%(table)s AS text) || ' to ' || quote_ident(pg_get_userbyid(t.relowner)) AS found,
-         'if it is this chain''s, run ALTER TABLE ' || CAST(%(name)s AS text) || ' OWNER TO '
-         || quote_ident(pg_get_userbyid(t.relowner)) || ', otherwise rename or drop it' AS remedy
+         'if it is this chain''s, run ALTER TABLE ' || n.name || ' OWNER TO '
+         || quote_ident(pg_get_userbyid(t.relowner)) || ', otherwise rename it' AS remedy
    WHERE c.relowner <> t.relowner
   UNION ALL
   SELECT 'is there, and ' || CAST(%(table)s AS text) || ' is not',
@@ -78,28 +125,19 @@ SELECT found, remedy FROM pg_namespace n
   SELECT 'is the name of a type', 'rename or drop that'
    WHERE c.oid IS NULL AND to_regtype(%(name)s) IS NOT NULL
   UNION ALL
-  SELECT 'is no ordinary table', 'rename or drop it'
+  SELECT 'is no ordinary table', '{RENAME}'
    WHERE c.relkind <> 'r' OR c.relispartition OR c.relhassubclass
   UNION ALL
-  SELECT 'has other columns than ' || array_to_string(CAST(%(columns)s AS text[]), ' and ')
-         || ', or of other types than ' || CAST(%(table)s AS text) || ' has', 'rename or drop it'
-   WHERE c.oid IS NOT NULL AND (SELECT count(*) FROM pg_attribute a
-            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-         ) <> cardinality(CAST(%(columns)s AS text[]))
-      OR EXISTS (SELECT FROM pg_attribute a
-                   LEFT JOIN pg_attribute b ON b.attrelid = t.oid AND b.attname = a.attname
-                  WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-                    AND (a.attname <> ALL(CAST(%(columns)s AS text[])) OR a.atthasdef
-                         OR b.attnum IS NOT NULL AND b.atttypid <> a.atttypid))
+{_COLUMNS.format(rename=RENAME)}
   UNION ALL
-  SELECT 'has triggers, rules, policies or constraints of its own', 'rename or drop it'
-   WHERE c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid)
-      OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
-      OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
-      OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid)
+  SELECT 'has ' || string_agg(added.what, ' and ') || '; expected none',
+         'run ' || string_agg(added.statement, ' and ')
+    FROM (
+{_ADDED}
+    ) AS added (what, statement) HAVING count(*) > 0
   UNION ALL
   SELECT 'needs an index ' || quote_ident(i.relname) || ', which is the name of something else',
          'rename or drop that'
    WHERE i.oid IS NOT NULL AND {_ON_KEY.format(key="(CAST(%(columns)s AS text[]))[1]")} IS NOT TRUE
  ) AS wrong
- WHERE n.nspname = (parse_ident(%(table)s))[1]"""
+ WHERE s.nspname = (parse_ident(%(table)s))[1]"""

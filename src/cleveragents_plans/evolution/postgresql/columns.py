@@ -71,7 +71,7 @@ def _refuse_other(table: str, column: str, found: str | None, wanted: str | None
         raise OperationRefused(
             "add_column",
             f"{table} has a column {column} of the type {found}, expected {wanted}",
-            "rename or drop it first, or give the new column another name",
+            "rename it first, or give the new column another name",
         )
 
 

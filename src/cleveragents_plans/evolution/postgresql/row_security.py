@@ -16,6 +16,20 @@ BINDS_OWNER = """\
    SELECT FROM pg_roles o WHERE o.oid = c.relowner AND (o.rolsuper OR o.rolbypassrls)))"""
 
 
+def binds_owner(connection: Connection, name: str) -> str | None:
+    """
+    Name the owner of a table, if policies are enforced for it, whatever they say.
+
+    Args:
+        connection: The connection that asks; catalogs are read.
+        name: The table, as in SQL with its schema; it need not exist.
+
+    Returns:
+        The role, as in SQL.
+    """
+    return run(connection, _BOUND, {"table": name}).scalar()
+
+
 def hides_rows_from_owner(connection: Connection, name: str) -> str | None:
     """
     Name the owner of a table, if policies may hide rows from it when it reads or locks them.
@@ -60,10 +74,13 @@ def check_row_security(op: Op, table: str) -> None:
         )
 
 
+_BOUND = f"""\
+SELECT quote_ident(pg_get_userbyid(c.relowner)) FROM pg_class c
+ WHERE c.oid = to_regclass(%(table)s) AND {BINDS_OWNER}"""
+
 # To lock a row takes the policies for UPDATE besides.
 _HIDES = f"""\
-SELECT quote_ident(pg_get_userbyid(c.relowner)) FROM pg_class c
- WHERE c.oid = to_regclass(%(table)s) AND {BINDS_OWNER}
+{_BOUND}
    AND EXISTS (SELECT FROM unnest(ARRAY['r', 'w']) AS of (command)
                 WHERE NOT (SELECT coalesce(bool_or(p.polpermissive AND p.sees_all), false)
                                   AND bool_and(p.polpermissive OR p.sees_all)

@@ -6,12 +6,11 @@ import logging
 from dataclasses import dataclass, replace
 from typing import Final
 
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.lookups import columns_of
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
-from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.archive_tables import (
     raise_unless_unique_index,
     refuse_foreign_table,
@@ -24,12 +23,12 @@ from cleveragents_plans.evolution.postgresql.dependents import (
 )
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.ownership import (
-    NameTaken,
     raise_if_foreign_relation,
 )
 from cleveragents_plans.evolution.postgresql.privileges import WRITERS, revoke_writing
 from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
 from cleveragents_plans.evolution.postgresql.triggers import Trigger
+from cleveragents_plans.evolution.recipes.sqlite_archives import refuse_other_shape
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -84,8 +83,9 @@ class ColumnArchive:
             revoke_writing(name),
             f"CREATE UNIQUE INDEX IF NOT EXISTS {self.index} ON {name} ({self.key})",
             raise_unless_unique_index(f"{{schema}}.{self.index}", name, self.key),
-            # Where all tables are published, only rows that can be told apart may change.
-            f"ALTER TABLE {name} REPLICA IDENTITY FULL",
+            # Where all tables are published, only rows that can be told apart may change. An event
+            # trigger may have forced row-level security on the owner, whose triggers write to it.
+            f"ALTER TABLE {name} REPLICA IDENTITY FULL, NO FORCE ROW LEVEL SECURITY",
         )
 
     def keep_trigger(self, name: str) -> Trigger:
@@ -208,7 +208,9 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
     if context.as_sql:
         return
     if context.dialect.name == "sqlite":
-        _refuse_other_shape(op, archive)
+        refuse_other_shape(
+            op.get_bind(), archive.name, archive.table, archive.columns, archive.index
+        )
         return
     connection, name = op.get_bind(), qualified(context, archive.name)
     table = qualified(context, archive.table)
@@ -224,43 +226,6 @@ def _warn_of_writers(connection: Connection, name: str) -> None:
             "%s has %s on %s, and could change what is restored from it; this run revokes it",
             other, held, name,
         )  # fmt: skip
-
-
-def _refuse_other_shape(op: Op, archive: ColumnArchive) -> None:
-    connection = op.get_bind()
-    require_tables(connection, [archive.name], None)
-    found = inspect(connection)
-    _refuse_taken_index(connection, archive)
-    if not found.has_table(archive.name):
-        return
-    if not found.has_table(archive.table):
-        raise NameTaken(
-            archive.name,
-            f"is there, and {archive.table} is not",
-            "it may keep what was in that table: if that was renamed, give it its name back, "
-            "otherwise rename this one",
-        )
-    triggers = connection.exec_driver_sql(_TRIGGERS, (archive.name,)).scalars().all()
-    if triggers:
-        raise NameTaken(archive.name, f"has the triggers {', '.join(triggers)}", "drop these")
-    columns = [column["name"] for column in found.get_columns(archive.name)]
-    if sorted(columns) != sorted(archive.columns):
-        raise NameTaken(
-            archive.name,
-            f"has the columns {', '.join(columns)}, and not {', '.join(archive.columns)}",
-            "rename or drop it",
-        )
-
-
-def _refuse_taken_index(connection: Connection, archive: ColumnArchive) -> None:
-    wanted = (archive.key, archive.name, archive.index)
-    found = connection.exec_driver_sql(_INDEX, wanted).scalars().all()
-    if not all(found):
-        raise NameTaken(
-            archive.name,
-            f"needs an index {archive.index}, which is the name of something else",
-            "rename or drop that",
-        )
 
 
 def archive_column(op: Op, archive: ColumnArchive) -> None:
@@ -319,16 +284,3 @@ def _backfill(op: Op, archive: ColumnArchive, over: str, needs: str, sql: str) -
         label=f"{archive.column}, archived",
         vacuum=archive.table if over == archive.name else archive.name,
     )
-
-
-_TRIGGERS = """\
-SELECT name FROM sqlite_schema
- WHERE type = 'trigger' AND lower(tbl_name) = lower(?) ORDER BY name"""
-
-# Tables and views have their names from the same pool. Whether it is a unique index on the key.
-_INDEX = """\
-SELECT EXISTS (SELECT 1 FROM pragma_index_list(m.tbl_name) l
-                WHERE lower(l.name) = lower(m.name) AND l."unique" AND NOT l.partial)
-   AND (SELECT count(*) = 1 AND lower(max(i.name)) = lower(?) FROM pragma_index_info(m.name) i)
-   AND lower(m.tbl_name) = lower(?)
-  FROM sqlite_schema m WHERE m.type <> 'trigger' AND lower(m.name) = lower(?)"""

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from cleveragents_plans.evolution.postgresql.added_objects import ADDED
 from cleveragents_plans.evolution.postgresql.connection import run
 
 
@@ -49,14 +50,13 @@ def fault_on_sqlite(
 
 
 def _wrong_on_sqlite(found: list[tuple[Any, ...]], names: Sequence[str]) -> str | None:
-    drop = "rename or drop it"
     for kind, columns in found:
         if kind == "trigger":
-            return f"has a trigger; expected none: drop that, or {drop} the table"
+            return "has a trigger; expected none: drop that"
         if kind != "table":
-            return f"is a {kind}; expected a table: {drop}"
+            return f"is a {kind}; expected a table: rename it"
         if columns.split(",") != [*names]:
-            return f"has other columns than a run creates: {drop}"
+            return "has other columns than a run creates: rename it"
     return None
 
 
@@ -67,40 +67,47 @@ SELECT m.type, (SELECT group_concat(c.name, ',') FROM pragma_table_info(m.name) 
 
 # A row for what is there; it says what is wrong with it, the most telling first.
 # Who waits asks this; its text tells a throttle that this is no client.
-_ON_POSTGRESQL = """\
+_ON_POSTGRESQL = f"""\
 SELECT CASE
   WHEN c.relkind <> 'r' OR c.relispartition OR c.relhassubclass
     OR EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
-  THEN 'is no ordinary table: rename or drop it'
+  THEN 'is no ordinary table: rename it'
   -- A snapshot may be older than what has the name now.
   WHEN to_regclass(%(table)s) IS DISTINCT FROM c.oid
   THEN 'was replaced just now: run the same command again'
   WHEN pg_get_userbyid(c.relowner) <> o.owner
   THEN 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and not to '
-       || quote_ident(o.owner) || ' as the version table does: rename or drop it, or if it is '
-       || 'this chain''s, run ALTER TABLE ' || CAST(CAST(c.oid AS regclass) AS text)
+       || quote_ident(o.owner) || ' as the version table does: rename it, or if it is '
+       || 'this chain''s, run ALTER TABLE ' || n.name
        || ' OWNER TO ' || quote_ident(o.owner)
-  WHEN c.relrowsecurity OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid)
-    OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid)
-    OR EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid)
-    OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = c.oid AND contype NOT IN ('p', 'n'))
-    OR EXISTS (SELECT FROM pg_attrdef WHERE adrelid = c.oid)
-    OR (SELECT count(*) FROM pg_index WHERE indrelid = c.oid) <> 1
-  THEN 'has triggers, rules, policies, defaults, constraints or indexes of its own: drop them, '
-       || 'or the table'
+  -- Policies that do not bind this role are not evaluated for it.
+  WHEN row_security_active(c.oid)
+  THEN 'has row-level security, which binds the role ' || quote_ident(current_user)
+       || ': run ALTER TABLE ' || n.name || ' DISABLE ROW LEVEL SECURITY'
+  WHEN added.what IS NOT NULL
+  THEN 'has ' || added.what || '; expected none: run ' || added.statement
   WHEN CAST(%(columns)s AS text[]) <> (
     SELECT array_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
       FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-  THEN 'has other columns than a run creates: rename or drop it'
+  THEN 'has other columns than a run creates: rename it'
   WHEN c.relpersistence = 'u' AND pg_is_in_recovery()
   THEN 'can be read on the primary only'
   WHEN NOT has_table_privilege(c.oid, CAST(%(right)s AS text))
   THEN 'is closed to the role ' || quote_ident(current_user) || ': GRANT SELECT, UPDATE ON '
-       || CAST(CAST(c.oid AS regclass) AS text) || ' TO ' || quote_ident(current_user)
+       || n.name || ' TO ' || quote_ident(current_user)
        || ' (SELECT shows runs, UPDATE throttles them)'
   END
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace
+ CROSS JOIN LATERAL (
+   SELECT CAST(%(table)s AS text) AS name, CAST(NULL AS text) AS index,
+          (SELECT k.attnum FROM pg_attribute k
+            WHERE k.attrelid = c.oid AND k.attname = 'run_id') AS key) n
+ CROSS JOIN LATERAL (
+   SELECT string_agg(each.what, ' and '), string_agg(each.statement, ' and ')
+     FROM (
+{ADDED}
+     ) AS each (what, statement)) added (what, statement)
  CROSS JOIN LATERAL (
    SELECT coalesce((SELECT pg_get_userbyid(v.relowner) FROM pg_class v
                      WHERE v.oid = to_regclass(%(versions)s)), current_user) AS owner) o
- WHERE c.relname = 'evolution_runs' AND n.nspname = %(schema)s"""
+ WHERE c.relname = 'evolution_runs' AND s.nspname = %(schema)s"""

@@ -39,7 +39,7 @@ def add(op: Op, table: str, column: Column[Any], definition: str) -> None:
                 raise OperationRefused(
                     "add_column",
                     f"{table} has a column {name} of the type {found}, expected {wanted}",
-                    "rename or drop it first, or give the new column another name",
+                    "rename it first, or give the new column another name",
                 )
             log.info("%s has the column %s already", table, name)
             return
