@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import Base, Plan, PlanRepository
 from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
-from cleveragents_plans.persistence import ForeignKeysOff, PlanAlreadyStored
+from cleveragents_plans.persistence import (
+    ForeignKeysOff,
+    PlanAlreadyStored,
+    open_engine,
+)
+from cleveragents_plans.schema import upgrade
 from support.databases import ENGINES
 from support.plans import a_plan, ulid
 from support.statements import dying_at
@@ -132,6 +139,22 @@ def test_an_engine_that_was_opened_otherwise_neither_adds_nor_deletes(engine):
 
     with Session(engine) as session:
         assert PlanRepository(session).tree(plan.plan_id) == (plan,)
+
+
+@pytest.mark.parametrize("opened", [open_engine, create_engine])
+def test_connection_that_sqlite_has_count_its_changes_is_worked_with(sqlite_url, opened):
+    upgrade(sqlite_url)
+    engine = opened(sqlite_url)
+
+    @event.listens_for(engine, "connect")
+    def configure(driver: sqlite3.Connection, _record: object) -> None:
+        for name in ("foreign_keys", "count_changes"):
+            driver.execute(f"PRAGMA {name} = ON")
+
+    with Session(engine) as session, session.begin():
+        use_everything(PlanRepository(session))
+        assert PlanRepository(session).delete_trees(completed_before=datetime.now(UTC)) == 0
+    engine.dispose()
 
 
 # Each statement a transaction by itself

@@ -26,6 +26,7 @@ from cleveragents_plans.persistence.sessions import (
     check_foreign_keys,
     execute,
     on_postgresql,
+    rows_changed,
 )
 from cleveragents_plans.persistence.stored_rows import AS_READ, as_read
 from cleveragents_plans.persistence.updates import report_conflict, stored_version
@@ -136,7 +137,7 @@ def _delete_trees(session: Session, roots: Any) -> int:
 
 def _delete(session: Session, *conditions: ColumnElement[bool], **parameters: Any) -> int:
     result = execute(session, delete(PLANS).where(*conditions), **parameters)
-    return result.rowcount if isinstance(result, CursorResult) else 0
+    return rows_changed(result) if isinstance(result, CursorResult) else 0
 
 
 def _explain(

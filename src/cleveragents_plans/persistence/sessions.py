@@ -80,6 +80,16 @@ def send(session: Session, statement: Executable, values: Any) -> CursorResult[A
     return connection.exec_driver_sql(sql, values)
 
 
+def rows_changed(result: CursorResult[Any]) -> int:
+    """
+    Tell how many rows were changed by a statement that returns none.
+
+    After ``PRAGMA count_changes = ON``, of the application, SQLite returns that as a row, and the
+    driver knows no number.
+    """
+    return int(result.scalar_one()) if result.returns_rows else result.rowcount
+
+
 @lru_cache(maxsize=512)
 def _compiled(
     statement: Any, dialect: Dialect, schemas: tuple[Any, ...]

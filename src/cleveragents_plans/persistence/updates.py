@@ -34,6 +34,7 @@ from cleveragents_plans.persistence.sessions import (
     atomic,
     execute,
     on_postgresql,
+    rows_changed,
     sees_one_state,
     send,
 )
@@ -215,7 +216,7 @@ def _write(session: Session, row: Row, stored: Plan, plan: Plan) -> Plan | None:
 def _update(session: Session, values: Row, read: Row, *, whole: bool = False) -> bool:
     """Say whether the row was as it was *read*, and was updated."""
     statement = update_of(tuple(values), whole=whole, postgresql=on_postgresql(session))
-    return send(session, statement, values | read).rowcount == 1
+    return rows_changed(send(session, statement, values | read)) == 1
 
 
 def stored_version(session: Session, plan: Plan) -> str:
