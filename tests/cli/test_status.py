@@ -295,6 +295,18 @@ def test_process_that_writes_to_a_file_is_named(
     assert f"next      run `cleveragents-plans upgrade {url_option(url)}`" in after
 
 
+def test_file_that_reading_locks_for_others_is_not_said_to_be_migrated(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at("head", "sqlite", tmp_path) as plain:
+        file = plain.removeprefix("sqlite:///")
+        code, out = status(f"sqlite:///file:{file}?uri=true&vfs=unix-excl", capfd)
+
+    assert code == ExitStatus.DONE
+    assert "migrating" not in out
+    assert "state     ready\n" in out
+
+
 def test_client_that_writes_for_a_moment_is_not_said_to_migrate(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

@@ -167,7 +167,9 @@ def test_user_that_begins_with_a_separator_is_not_shown():
     )
 
 
-@pytest.mark.parametrize("parameter", ["key=hunter2", "password=hunter2", "mode=hunter2"])
+@pytest.mark.parametrize(
+    "parameter", ["key=hunter2", "password=hunter2", "mode=hunter2", "vfs=hunter2"]
+)
 def test_secret_in_a_url_of_sqlite_is_not_shown(parameter: str):
     assert "hunter2" not in without_password(database_url(f"sqlite:///plans.db?{parameter}"))
     uri = URL.create("sqlite", database=f"file:plans.db?{parameter}")
@@ -181,6 +183,7 @@ def test_what_tells_which_database_it_is_is_shown():
     for url in (
         f"postgresql+psycopg://u@/d?{query}&target_session_attrs=primary&user=me",
         "sqlite:///file:plans.db?mode=ro&uri=true",
+        "sqlite:///file:plans.db?uri=true&vfs=unix-excl",
     ):
         assert make_url(without_password(make_url(url))) == make_url(url)
 

@@ -113,7 +113,13 @@ def test_version_table_is_an_option(empty_url):
 
 
 @pytest.mark.parametrize(
-    ("url", "found"), [("sqlite://", "in memory"), ("mysql://u:secret@h/d", "not supported")]
+    ("url", "found"),
+    [
+        ("sqlite://", "in memory"),
+        ("sqlite:///file:/shared?uri=true&vfs=memdb", "in memory"),
+        ("sqlite:///file::memory:?uri=true", "in memory"),
+        ("mysql://u:secret@h/d", "not supported"),
+    ],
 )
 def test_url_that_cannot_be_used_is_refused(url, found):
     with pytest.raises(CommandError, match=found) as refused:

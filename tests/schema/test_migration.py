@@ -103,6 +103,17 @@ def test_database_in_memory_is_upgraded_by_its_engine(make):
     engine.dispose()
 
 
+def test_database_that_connections_share_in_memory_is_upgraded_by_its_engine():
+    engine = open_engine("sqlite:///file:/shared?uri=true&vfs=memdb")
+    with engine.connect() as kept:
+        for act in (upgrade, lambda target: downgrade(target, M4_003), upgrade):
+            act(engine)
+
+        assert current(engine, check_heads=True) == HEAD
+        assert kept.exec_driver_sql("SELECT count(*) FROM v3_plans").scalar() == 0
+    engine.dispose()
+
+
 def test_database_in_memory_is_upgraded_by_its_async_engine():
     async def upgraded():
         engine = create_async_engine("sqlite+aiosqlite://")

@@ -52,6 +52,7 @@ _VISIBLE = {
         "target_session_attrs": r"any|read-write|read-only|primary|standby|prefer-standby",
         # https://www.sqlite.org/uri.html
         "mode": r"ro|rw|rwc|memory",
+        "vfs": r"memdb|(unix|win32)(-[a-z]+)?",
         "cache": r"shared|private",
         "immutable": r"true|false|1|0",
         "uri": r"true|false|1|0",

@@ -16,6 +16,7 @@ from cleveragents_plans.evolution.postgresql.products import (
     refuse_unfit_server,
 )
 from cleveragents_plans.evolution.runner.connection_errors import report_connection_failed
+from cleveragents_plans.evolution.sqlite.pragmas import is_in_memory
 from cleveragents_plans.persistence import (
     Base,
     DatabaseUrlError,
@@ -68,7 +69,7 @@ def create_schema(
         engine = open_engine(target)
     except DatabaseUrlError as error:
         raise CommandError(str(error)) from None
-    if engine.url.database in (None, "", ":memory:") and engine.dialect.name == "sqlite":
+    if engine.dialect.name == "sqlite" and is_in_memory(engine.url):
         raise CommandError(
             "a database in memory ends with its connections; expected the engine that the tests use"
         )

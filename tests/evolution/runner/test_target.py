@@ -222,7 +222,17 @@ def test_connection_of_another_type_is_refused(given):
         command.upgrade(config(connection=given), "head")
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite+aiosqlite://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite+aiosqlite://",
+        "sqlite:///file:/shared?uri=true&vfs=memdb",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:shared?uri=true&mode=memory&cache=shared",
+    ],
+)
 @pytest.mark.parametrize("run", [command.current, lambda c: command.upgrade(c, "head")])
 def test_database_in_memory_is_refused_by_url_since_it_ends_with_the_run(url: str, run):
     with pytest.raises(CommandError, match="is a database in memory, which ends with this run"):

@@ -21,6 +21,7 @@ from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.runner.connecting import connect
 from cleveragents_plans.evolution.runner.libpq_environment import named_by_environment
 from cleveragents_plans.evolution.settings import Settings, given_options
+from cleveragents_plans.evolution.sqlite.pragmas import is_in_memory
 from cleveragents_plans.evolution.sqlite.writable_file import require_write_mode
 
 
@@ -112,14 +113,9 @@ class Target:
     def file(self) -> Path | None:
         """The file of SQLite; None for a database in memory, and of PostgreSQL."""
         name = self.url.database
-        if not self.is_sqlite or name in (None, "", ":memory:"):
+        if not self.is_sqlite or not name or is_in_memory(self.url):
             return None
-        if not name.startswith("file:"):
-            return Path(name)
-        # A URI, which SQLite reads: https://www.sqlite.org/uri.html
-        if self.url.query.get("mode") == "memory" or name.startswith("file::memory:"):
-            return None
-        return Path(unquote(urlsplit(name).path))
+        return Path(unquote(urlsplit(name).path) if name.startswith("file:") else name)
 
     @contextmanager
     def connected(

@@ -9,7 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
+
+# The VFS whose files are in memory (https://www.sqlite.org/src/file/src/memdb.c).
+_IN_MEMORY = "memdb"
 
 
 @contextmanager
@@ -36,8 +39,20 @@ def journal_mode(connection: Connection) -> str:
     return str(connection.exec_driver_sql("PRAGMA main.journal_mode").scalar())
 
 
+def is_in_memory(url: URL) -> bool:
+    """Tell whether *url* names a database of SQLite in memory."""
+    name, query = url.database or ":memory:", url.normalized_query
+    if not name.startswith("file:"):
+        return name == ":memory:"
+    # A URI, which SQLite reads: https://www.sqlite.org/uri.html
+    in_memory = "memory" in query.get("mode", ()) or _IN_MEMORY in query.get("vfs", ())
+    return in_memory or name.startswith("file::memory:")
+
+
 def file_of(connection: Connection) -> Path:
     """Give the path of the main database; an empty one for a database in memory."""
+    if _IN_MEMORY in connection.engine.url.normalized_query.get("vfs", ()):
+        return Path()  # its name looks like a path
     # By the driver: SQLAlchemy would begin a transaction first.
     driver: Any = connection.connection.driver_connection
     former, driver.text_factory = driver.text_factory, bytes  # a name may be no UTF-8
