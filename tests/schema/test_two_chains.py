@@ -426,9 +426,10 @@ def test_program_of_the_plans_leads_to_the_chain_of_the_application(
 
 
 def test_first_revision_of_a_branch_that_was_interrupted_is_undone_alone(
-    shared: Application, postgresql_url: str
+    tmp_path: Path, postgresql_url: str
 ):
-    shared.config.attributes["url"] = postgresql_url
+    env = _SHARED_ENV.format(models=_MODELS)
+    shared = Application(tmp_path / "app", postgresql_url, env, with_plans=True)
     command.upgrade(shared.config, "jobs@head")
     command.upgrade(shared.config, A5_004)
     store(postgresql_url, {APPLICATION})
