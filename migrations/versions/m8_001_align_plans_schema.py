@@ -53,6 +53,7 @@ from cleveragents_plans.evolution import (
     check_archive,
     check_droppable,
     check_insertable,
+    check_key,
     check_parent_tree,
     check_row_security,
     check_writable,
@@ -122,6 +123,7 @@ def check_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
     written = {"adds": [SNAPSHOTS.column], "default_of": ["automation_profile"]}
     check_alterable(op, "v3_plans", ADD_SNAPSHOT, DEFAULT_PROFILE, **written)
+    check_key(op, PLANS.table, PLANS.key)
     check_row_security(op, "v3_plans")
     check_parent_tree(op, PLANS)
     check_archive(op, SNAPSHOTS.in_database(op), exists=True)
@@ -133,6 +135,7 @@ def check_upgrade() -> None:
 def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
     check_alterable(op, "v3_plans", ADD_SNAPSHOT, "ALTER COLUMN automation_profile DROP DEFAULT")
+    check_key(op, PLANS.table, PLANS.key)
     check_row_security(op, "v3_plans")
     check_droppable(op, "v3_plans", "effective_profile_snapshot", ours=(KEEP,))
     check_archive(op, SNAPSHOTS.in_database(op), exists=False)

@@ -33,6 +33,7 @@ from cleveragents_plans.evolution.operations.indexes import (
     create_index,
     drop_index,
 )
+from cleveragents_plans.evolution.operations.keys import check_key
 from cleveragents_plans.evolution.operations.names import check_new_names
 from cleveragents_plans.evolution.operations.triggers import create_trigger, drop_trigger
 from cleveragents_plans.evolution.postgresql.alterations import check_alterable
@@ -77,6 +78,7 @@ __all__ = [
     "check_index_names",
     "check_index_rows",
     "check_insertable",
+    "check_key",
     "check_new_names",
     "check_parent_tree",
     "check_row_security",

@@ -180,20 +180,35 @@ def require_key(op: Op, operation: str, table: str, key: str, schema: str | None
     found = _inspector(op, key)
     if found is None or not found.has_table(table, schema=schema):
         return
-    primary = found.get_pk_constraint(table, schema=schema)["constrained_columns"]
-    unique = [each["column_names"] for each in found.get_unique_constraints(table, schema=schema)]
-    indexes = [
-        each["column_names"]
-        for each in _indexes(found, table, schema)
-        if each["unique"] and not any("where" in option for option in each["dialect_options"])
-    ]
-    if [key] not in [primary, *unique, *indexes]:
+    rehearsal = Rehearsal.of(op)
+    connection = rehearsal.connection if rehearsal else op.get_bind()
+    name = table if on_sqlite(op) else qualified(op.get_context(), table, schema)
+    if not is_key(connection, name, key):
+        primary = found.get_pk_constraint(table, schema=schema)["constrained_columns"]
         covered = f" (the primary key is {', '.join(primary)})" if primary else ""
         raise OperationRefused(
             operation,
             f"rows of {table} may be equal in {key}{covered}",
             "name one column that the primary key or a unique index covers alone",
         )
+
+
+def is_key(connection: Connection, table: str, key: str) -> bool:
+    """
+    Tell whether the primary key, or a unique index of all rows, covers *key* alone.
+
+    An index that was not built to its end is none. Catalogs are read only.
+
+    Args:
+        connection: The connection that migrates.
+        table: The table; on PostgreSQL as in SQL, with its schema.
+        key: The column.
+    """
+    if connection.dialect.name == "sqlite":
+        found = connection.exec_driver_sql(_KEY_ON_SQLITE, (table, key, table, table, key))
+    else:
+        found = connection.exec_driver_sql(_KEY_ON_POSTGRESQL, {"table": table, "key": key})
+    return bool(found.scalar_one())
 
 
 def names_of(op: Op, kind: Kind, table: str, schema: str | None = None) -> list[str]:
@@ -279,3 +294,15 @@ _ON_POSTGRESQL: Final[dict[Kind, str]] = {
     "trigger": "SELECT tgname FROM pg_trigger WHERE tgrelid = to_regclass(%(table)s)"
     " AND NOT tgisinternal",
 }
+
+_KEY_ON_SQLITE: Final = """\
+SELECT EXISTS (SELECT 1 FROM pragma_table_info(?) c WHERE c.pk AND lower(c.name) = lower(?)
+                  AND (SELECT count(*) FROM pragma_table_info(?) other WHERE other.pk) = 1)
+    OR EXISTS (SELECT 1 FROM pragma_index_list(?) i WHERE i."unique" AND NOT i.partial
+                  AND (SELECT count(*) = 1 AND lower(max(c.name)) = lower(?)
+                         FROM pragma_index_info(i.name) c))"""
+_KEY_ON_POSTGRESQL: Final = """\
+SELECT EXISTS (
+  SELECT FROM pg_index x JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = x.indkey[0]
+   WHERE x.indrelid = to_regclass(%(table)s) AND a.attname = %(key)s AND x.indisunique
+     AND x.indisvalid AND x.indpred IS NULL AND x.indnkeyatts = 1)"""

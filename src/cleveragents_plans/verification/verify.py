@@ -120,7 +120,7 @@ def _check_schema(database: Database) -> Iterator[Finding]:
     # Where the version says nothing true of the tables, nothing can be expected of them; where a
     # part is missing, the comparison says which.
     unfit = position.misfit is not None and not isinstance(position.misfit, TablesIncomplete)
-    if position.unfinished is not None or unfit or not position.applied:
+    if unfit or not position.applied:
         return
     names, unreadable = Base.metadata.tables, dict[str, str]()
     if database.schema is not None:
@@ -134,6 +134,9 @@ def _check_schema(database: Database) -> Iterator[Finding]:
             f"the definition of the table cannot be read ({reason})",
             "compare it with docs/specification.md",
         )
+    if position.unfinished is not None:
+        yield from _missing_at_both_ends(database, position.unfinished.revision, found)
+        return
     stamped = position.applied[-1]
     differences = [
         each
@@ -158,6 +161,19 @@ def _differences(
     database: Database, revision: str, found: Mapping[str, Table]
 ) -> Iterator[Finding]:
     return compare_tables(expected_tables(revision), found, on_postgresql=database.on_postgresql)
+
+
+def _missing_at_both_ends(
+    database: Database, revision: str, found: Mapping[str, Table]
+) -> Iterator[Finding]:
+    """Find what lacks whether the *revision* that is unfinished is completed or undone."""
+    below = database.position.below.get(revision, "base")
+    if below == "base":
+        return
+    expected = {each.subject for each in _differences(database, below, found)}
+    for each in _differences(database, revision, found):
+        if each.kind.endswith("-missing") and each.subject in expected:
+            yield each
 
 
 def _made_by(database: Database, found: Mapping[str, Table]) -> str | None:

@@ -116,6 +116,21 @@ def test_table_that_is_not_the_runners_is_left_alone_with_one_warning(
     assert len([m for m in caplog.messages if "evolution_runs" in m]) == 1
 
 
+def test_table_that_lacks_its_key_is_told_with_what_mends_it(tmp_path: Path):
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        break_database(url, ["ALTER TABLE evolution_runs DROP CONSTRAINT evolution_runs_pkey"])
+        mend = r"ALTER TABLE public\.evolution_runs ADD PRIMARY KEY \(run_id\)"
+        with pytest.raises(RunsNotUsable, match=f"lacks its primary key: run {mend}"):
+            runs(url)
+
+        break_database(url, [mend.replace("\\", "")])
+        assert len(runs(url)) == 1
+
+        break_database(url, ["CREATE INDEX mine ON evolution_runs (host)"])
+        with pytest.raises(RunsNotUsable, match="index"):
+            runs(url)
+
+
 @pytest.mark.parametrize("found", ["view", "other columns", "trigger"])
 def test_table_of_a_file_that_is_not_the_runners_is_left_alone_with_one_warning(
     found: str, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -90,6 +90,9 @@ SELECT CASE
     SELECT array_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) ORDER BY a.attnum)
       FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
   THEN 'has other columns than a run creates: rename it'
+  -- As a restore that did not come to its end leaves it.
+  WHEN NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid)
+  THEN 'lacks its primary key: run ALTER TABLE ' || n.name || ' ADD PRIMARY KEY (run_id)'
   WHEN c.relpersistence = 'u' AND pg_is_in_recovery()
   THEN 'can be read on the primary only'
   WHEN NOT has_table_privilege(c.oid, CAST(%(right)s AS text))
