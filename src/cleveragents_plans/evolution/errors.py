@@ -226,6 +226,13 @@ def message_of(error: DBAPIError) -> str:
     return " ".join(str(said or error.orig).split())
 
 
+def policies_bind(error: DBAPIError) -> bool:
+    """Tell whether PostgreSQL refused to read or write a table whose policies bind the role."""
+    said: Any = getattr(error.orig, "diag", None)
+    # The source of the server, in every language that it speaks.
+    return sqlstate(error) == "42501" and said.source_function == "check_enable_rls"
+
+
 # In every language of the server; a block of a script is no function of anybody's.
 _IN_FUNCTION = re.compile(r"PL/pgSQL[^\n]*?([^\s(]+\([^)\n]*\))")
 

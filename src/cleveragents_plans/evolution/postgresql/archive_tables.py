@@ -36,6 +36,22 @@ def refuse_foreign_table(
         raise NameTaken(name, found, remedy)
 
 
+def raise_if_another_roles(name: str, table: str) -> str:
+    """
+    Give a statement that raises where the archive *name* is not of the owner of *table*.
+
+    Sent after ``CREATE TABLE IF NOT EXISTS``, which uses what is there. Both names are as in SQL,
+    with their schema.
+    """
+    return raise_if(
+        "EXISTS (SELECT FROM pg_class c JOIN pg_class t ON c.relowner <> t.relowner\n"
+        f"              WHERE c.oid = to_regclass({literal(name)})"
+        f" AND t.oid = to_regclass({literal(table)}))",
+        f"{name} belongs to another role than {table}",
+        "rename it; if it was not there before, an event trigger gave it away as it was created",
+    )
+
+
 def raise_unless_unique_index(index: str, table: str, key: str) -> str:
     """
     Give a statement that raises where *index* is not a unique index of *table* on *key* alone.

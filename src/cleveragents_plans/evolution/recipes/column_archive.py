@@ -12,6 +12,7 @@ from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.lookups import columns_of
 from cleveragents_plans.evolution.op import Op, qualified, schema_of
 from cleveragents_plans.evolution.postgresql.archive_tables import (
+    raise_if_another_roles,
     raise_unless_unique_index,
     refuse_foreign_table,
 )
@@ -21,10 +22,8 @@ from cleveragents_plans.evolution.postgresql.dependents import (
     drop_unless_in_use,
     refuse_table_in_use,
 )
+from cleveragents_plans.evolution.postgresql.event_triggers import try_creation
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
-from cleveragents_plans.evolution.postgresql.ownership import (
-    raise_if_foreign_relation,
-)
 from cleveragents_plans.evolution.postgresql.privileges import WRITERS, revoke_writing
 from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
 from cleveragents_plans.evolution.postgresql.triggers import Trigger
@@ -78,7 +77,7 @@ class ColumnArchive:
             f"CREATE TABLE IF NOT EXISTS {name} AS"
             f" SELECT {', '.join(self.columns)} FROM {{schema}}.{self.table} WITH NO DATA",
             # Another role may have created it since `check_archive`, or before a script is run.
-            raise_if_foreign_relation(name, f"{{schema}}.{self.table}"),
+            raise_if_another_roles(name, f"{{schema}}.{self.table}"),
             # A role that can write to it could change what the next upgrade restores.
             revoke_writing(name),
             f"CREATE UNIQUE INDEX IF NOT EXISTS {self.index} ON {name} ({self.key})",
@@ -201,6 +200,7 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
 
     Raises:
         NameTaken: A table of its name belongs to another role, or has another shape.
+        TableUnfit: PostgreSQL refuses to create it, or an event trigger gives it to another role.
         TableInUse: Something is made from it, so that it could not be dropped.
         RowsArePublished: Its rows would be sent to subscribers.
     """
@@ -216,6 +216,10 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
     table = qualified(context, archive.table)
     refuse_foreign_table(connection, name, table, archive.columns, archive.index)
     refuse_table_in_use(connection, name)
+    there = "SELECT to_regclass(%(name)s) IS NULL AND to_regclass(%(table)s) IS NOT NULL"
+    if run(connection, there, {"name": name, "table": table}).scalar_one():
+        present = [each for each in archive.columns if each in columns_of(op, archive.table)]
+        try_creation(connection, name, table, ", ".join(present))
     _warn_of_writers(connection, name)
     refuse_published_rows(connection, archive.name, schema_of(context), exists=exists)
 

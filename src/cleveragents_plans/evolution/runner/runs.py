@@ -211,7 +211,9 @@ class RunsTable:
         with transaction(connection):
             # UPDATE on it throttles a run: it is granted to whom it is meant for, afterwards.
             closed = revoke_writing(self.quoted(connection))
-            for each in (*path, as_table_owner(versions), statement, closed):
+            # An event trigger may have forced row-level security on the owner.
+            seen = f"ALTER TABLE {self.quoted(connection)} NO FORCE ROW LEVEL SECURITY"
+            for each in (*path, as_table_owner(versions), statement, closed, seen):
                 run(connection, each)
 
     def read(self, connection: Connection, most: int | None = None) -> list[Run]:

@@ -13,6 +13,7 @@ from cleveragents_plans.evolution.errors import (
     causes,
     message_of,
     name_taken,
+    policies_bind,
     sqlstate,
 )
 from cleveragents_plans.evolution.sqlite.temporary_files import remedy_of_disk_error
@@ -30,6 +31,11 @@ _IN_BLOCK = re.compile(r'SQL statement "(.*?)"\s*PL/pgSQL function inline_code_b
 _RAISED = "P0001"
 # One line, in the language of the server, in which these words have any order.
 _BY_BLOCK = re.compile(r"(?=.*inline_code_block)(?=.*RAISE).*")
+
+_NOT_BOUND = (
+    "expected that the role sees all rows: run ALTER TABLE … NO FORCE ROW LEVEL SECURITY if it is "
+    "the owner, otherwise connect as the owner, or as a role with BYPASSRLS"
+)
 
 
 class StatementFailed(EvolutionError):
@@ -57,6 +63,9 @@ class StatementFailed(EvolutionError):
             super().__init__(
                 f"{target}: {self.reason}; {_short(said.message_hint, 300)}, and {AGAIN}"
             )
+            return
+        if policies_bind(error):
+            super().__init__(f"{target}: {self.reason}; {_NOT_BOUND}, and {AGAIN}")
             return
         inner = _IN_BLOCK.match(context)
         statement = inner[1] if inner else error.statement or "COMMIT"

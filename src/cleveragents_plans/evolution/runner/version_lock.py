@@ -18,6 +18,7 @@ from sqlalchemy.schema import CreateTable, DropTableComment, SetTableComment
 
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run, transaction
+from cleveragents_plans.evolution.postgresql.event_triggers import refuse_forced_row_security
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken
 from cleveragents_plans.evolution.postgresql.privileges import revoke_writing
 from cleveragents_plans.evolution.postgresql.read_locks import lock_as_found
@@ -102,6 +103,7 @@ class CheckedVersionTable:
             self._oid = self._find()  # no other session sees it before the commit
             # A role that can write the version could change which revisions the next run takes.
             run(self._connection, revoke_writing(self._name))
+            refuse_forced_row_security(self._connection, self._name)
 
     def _unlocked(self, *_: object) -> None:
         self._locked.clear()
