@@ -14,6 +14,7 @@ from sqlalchemy import make_url
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.persistence import Base
 from support.broken import libpq
 from support.databases import SERVERS, database_at, of_role
 from support.revisions import HEAD
@@ -66,6 +67,12 @@ def swapped(url: str, table: str, *by: str) -> Iterator[None]:
         thread.join()
 
 
+def own_all(url: str) -> None:
+    """Let the other role have all tables: only then is it believed."""
+    for table in (*Base.metadata.tables, "alembic_version", "evolution_runs"):
+        execute(url, f"ALTER TABLE {table} OWNER TO {CLERK}")
+
+
 def fired(url: str) -> bool:
     [(called,)] = execute(url, "SELECT is_called FROM fired")
     return bool(called)
@@ -95,7 +102,7 @@ def test_version_table_of_another_role_is_not_read(
         said = capfd.readouterr()
 
         assert code == ExitStatus.REFUSED, typed
-        assert f"{schema}.alembic_version belongs to {CLERK}, and the tables" in said.err
+        assert f"{schema}.alembic_version belongs to {CLERK}, and other tables" in said.err
         assert said.err.count("\n") == 1
 
 
@@ -103,14 +110,7 @@ def test_version_table_of_another_role_is_not_read(
 def test_table_that_becomes_a_view_while_it_is_waited_for_is_not_read(
     url: str, command: str, capfd: pytest.CaptureFixture[str]
 ):
-    [(columns,)] = execute(
-        url,
-        "SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', '"
-        " ORDER BY attnum) FROM pg_attribute"
-        " WHERE attrelid = 'plan_projects'::regclass AND attnum > 0",
-    )
-    execute(url, "DROP TABLE plan_projects")
-    execute(of_role(url, CLERK), f"CREATE TABLE plan_projects ({columns})")
+    own_all(url)
     view = "CREATE VIEW plan_projects AS SELECT public.evil() AS plan_id, public.evil() AS project"
     with swapped(url, "plan_projects", "DROP TABLE plan_projects", view):
         code = main([*command.split(), "-q", "--url", url])
@@ -118,17 +118,29 @@ def test_table_that_becomes_a_view_while_it_is_waited_for_is_not_read(
 
     assert not fired(url)
     assert code == ExitStatus.REFUSED
-    assert "public.plan_projects was replaced just now; run the same command again" in said.err
+    # The second look of `preflight` finds a view.
+    assert "public.plan_projects was replaced just now; run the same" in said.err or (
+        command == "preflight" and "public.plan_projects is a view; expected a table" in said.err
+    )
 
 
 def test_table_that_is_turned_into_a_view_is_not_read(url: str, capfd: pytest.CaptureFixture[str]):
     """As it can be before PostgreSQL 16; later versions refuse the rule."""
-    execute(url, "DROP TABLE plan_projects")
-    execute(of_role(url, CLERK), "CREATE TABLE plan_projects (plan_id varchar)")
-    rule = (
-        'CREATE RULE "_RETURN" AS ON SELECT TO plan_projects DO INSTEAD'
-        " SELECT public.evil() AS plan_id"
+    own_all(url)
+    [(columns,)] = execute(
+        url,
+        "SELECT string_agg(format('public.evil()::%s AS %I', format_type(atttypid, atttypmod),"
+        " attname), ', ' ORDER BY attnum) FROM pg_attribute"
+        " WHERE attrelid = 'plan_projects'::regclass AND attnum > 0",
     )
+    # Without indexes and constraints.
+    execute(
+        of_role(url, CLERK),
+        "CREATE TABLE copied AS TABLE plan_projects",
+        "DROP TABLE plan_projects",
+        "ALTER TABLE copied RENAME TO plan_projects",
+    )
+    rule = f'CREATE RULE "_RETURN" AS ON SELECT TO plan_projects DO INSTEAD SELECT {columns}'
     [(version,)] = execute(url, "SELECT current_setting('server_version_num')::int")
     with swapped(url, "plan_projects", *([rule] if version < 160000 else [])):
         main(["verify", "-q", "--url", url])
@@ -164,7 +176,7 @@ def test_version_table_of_a_member_that_may_not_act_as_the_owner_is_not_read(
     )
 
     assert main(["status", "-q", "--url", url]) == ExitStatus.REFUSED
-    assert f"alembic_version belongs to {CLERK}, and the tables" in capfd.readouterr().err
+    assert f"alembic_version belongs to {CLERK}, and other tables" in capfd.readouterr().err
 
     for may_act in ("INHERIT FALSE, SET TRUE", "INHERIT TRUE, SET FALSE"):
         execute(url, f"GRANT postgres TO {CLERK} WITH {may_act}")

@@ -281,7 +281,9 @@ SCHEMA = [
     ),
     Fault(
         Kind.OWNER, "plan_projects", (), "OWNER TO postgres", (),
-        (MALLORY, "ALTER TABLE plan_projects OWNER TO mallory"),
+        # Of a role that is not trusted, it is refused.
+        (MALLORY, "ALTER SCHEMA public OWNER TO mallory",
+         "ALTER TABLE plan_projects OWNER TO mallory"),
     ),
     Fault(
         Kind.TRIGGER_MISSING, "v3_plans.v3_plans_fill", (), RECREATE, (),
@@ -365,6 +367,7 @@ SCHEMA = [
         Kind.ROW_SECURITY, "v3_plans", (),
         "ALTER TABLE public.v3_plans NO FORCE ROW LEVEL SECURITY", (),
         (MALLORY, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO mallory",
+         "ALTER SCHEMA public OWNER TO mallory",
          "ALTER TABLE v3_plans OWNER TO mallory, ENABLE ROW LEVEL SECURITY, "
          "FORCE ROW LEVEL SECURITY"),
     ),

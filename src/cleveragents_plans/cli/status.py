@@ -28,6 +28,7 @@ from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.session_rights import refuse_hidden_sessions
+from cleveragents_plans.evolution.postgresql.table_owners import ForeignTable
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, LoginRefused
@@ -139,6 +140,9 @@ def _report(config: Config, wait: float) -> StatusReport:
                     return report.model_copy(update=_counts(database))
         except ConnectionFailed as error:
             if late or error.lost or isinstance(error, LoginRefused):
+                raise
+        except ForeignTable:  # the first run creates one before the others
+            if late:
                 raise
         time.sleep(_POLL)
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
@@ -18,25 +17,26 @@ from sqlalchemy import Connection, inspect
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
-from cleveragents_plans.evolution.postgresql.read_locks import lock_to_read
+from cleveragents_plans.evolution.postgresql.read_locks import lock_to_read, remember_tables
 from cleveragents_plans.evolution.postgresql.schema_choice import searched_schemas
-from cleveragents_plans.evolution.postgresql.server import refuse_read_only
+from cleveragents_plans.evolution.postgresql.server import (
+    refuse_read_only,
+    refuse_unreadable_tables,
+)
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.runs import RUNS, RunsTable
 from cleveragents_plans.evolution.runner.sqlite_transaction import statements_interruptible
+from cleveragents_plans.evolution.runner.strangers import looking_context, refuse_strangers
 from cleveragents_plans.evolution.runner.target import find_target
 from cleveragents_plans.evolution.runner.unfinished import Unfinished, UnfinishedNote
 from cleveragents_plans.evolution.runner.version_state import (
     VersionRefused,
     VersionState,
 )
-from cleveragents_plans.evolution.runner.version_tables import (
-    lock_version_table,
-    require_version_table,
-)
+from cleveragents_plans.evolution.runner.version_tables import require_version_table
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
 from cleveragents_plans.evolution.sqlite.transaction import wait_until_readable
 from cleveragents_plans.persistence import Base
@@ -248,8 +248,10 @@ def _opened(
         with statements_interruptible(connection), blockers_named(connection, ours):
             if target.is_sqlite and not writes:
                 wait_until_readable(connection, settings.report_every)
-            migration = _migration(connection, config, options, schema, version_schema)
+            versions = (options.version_table, schema, version_schema)
+            migration = looking_context(connection, config, script, *versions)
             note = UnfinishedNote(connection, options.version_table, version_schema)
+            _refuse_tables(migration, schema, target.shown)
             position = _position(migration, note, options, schema)
             path = searched_schemas(connection) if schema else ()
             yield Database(
@@ -257,24 +259,19 @@ def _opened(
             )
 
 
-def _migration(
-    connection: Connection,
-    config: Config,
-    options: Options,
-    schema: str | None,
-    version_schema: str | None,
-) -> MigrationContext:
-    script = ScriptDirectory.from_config(config)
-    return MigrationContext.configure(
-        connection,
-        environment_context=EnvironmentContext(config, script),
-        opts={
-            "script": script,
-            "version_table": options.version_table,
-            "version_table_schema": version_schema,
-            "table_schema": schema,
-        },
-    )
+def _refuse_tables(migration: MigrationContext, schema: str | None, shown: str) -> None:
+    """Refuse, from the catalogs alone, tables of which none must be named in a statement."""
+    connection, tables = migration.connection, [*Base.metadata.tables]
+    assert connection is not None  # noqa: S101  # it was configured with one
+    version_table, version_schema = migration.version_table, migration.version_table_schema
+    if version_schema is not None:
+        remember_tables(connection, tables, schema, (version_table, version_schema))
+    require_tables(connection, tables, schema)
+    require_version_table(connection, version_table, version_schema)
+    refuse_strangers(migration, tables, schema, only_reads=True)
+    if schema is not None and version_schema is not None:
+        refuse_unreadable_tables(connection, tables, schema, shown)
+        refuse_unreadable_tables(connection, [version_table], version_schema, shown)
 
 
 def _position(
@@ -284,10 +281,7 @@ def _position(
     assert connection is not None  # noqa: S101  # it was configured with both
     assert script is not None  # noqa: S101
     tables = frozenset(inspect(connection).get_table_names(schema)) & Base.metadata.tables.keys()
-    require_tables(connection, Base.metadata.tables, schema)
-    version_table, version_schema = options.version_table, migration.version_table_schema
-    require_version_table(connection, version_table, version_schema)
-    lock_version_table(connection, version_table, version_schema, Base.metadata.tables, schema)
+    lock_to_read(connection, [options.version_table], migration.version_table_schema)
     state = VersionState(migration, options, Base.metadata.tables, APPLICATION.version_table)
     unfinished = note.read()
     misfit = None

@@ -12,11 +12,7 @@ from cleveragents_plans.evolution.postgresql.products import (
     refuse_unfit_server,
 )
 from cleveragents_plans.evolution.postgresql.schema_choice import find_schema, use_schema
-from cleveragents_plans.evolution.postgresql.server import (
-    OF_EACH_SESSION,
-    refuse_unreadable_tables,
-    session_settings,
-)
+from cleveragents_plans.evolution.postgresql.server import OF_EACH_SESSION, session_settings
 from cleveragents_plans.evolution.settings import Options
 from cleveragents_plans.persistence import Base
 
@@ -53,7 +49,7 @@ def begin_postgresql(
     Begin the transaction; give the schemas of the tables and of the version table.
 
     Raises:
-        EvolutionError: The server or the tables are none of ours, or the role may not read them.
+        EvolutionError: The server or the tables are none of ours.
     """
     refuse_unfit_server(connection, shown)
     # A limit for clients ends no lookup of a schema; SET runs no function that others may own.
@@ -64,7 +60,5 @@ def begin_postgresql(
     version_schema = options.schema or find_schema(connection, version_table, tables)
     wanted = {**_SESSION, "application_name": f"cleveragents-plans {purpose}"}
     set_parameters(connection, session_settings(connection, wanted), local=True)
-    refuse_unreadable_tables(connection, tables, schema, shown)
-    refuse_unreadable_tables(connection, version_table, version_schema, shown)
     connection.execution_options(schema_translate_map={None: schema})
     return schema, version_schema

@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 from cleveragents_plans.evolution.errors import RENAME
 from cleveragents_plans.evolution.op import Op, schema_of
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.ownership import NameTaken, refuse_foreign_tables
+from cleveragents_plans.evolution.postgresql.ownership import NameTaken
+from cleveragents_plans.evolution.postgresql.table_owners import refuse_foreign_tables
 
 
 def require_tables(connection: Connection, names: Collection[str], schema: str | None) -> None:

@@ -8,8 +8,7 @@ triggers would run with the rights of the role that migrates.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
@@ -35,91 +34,6 @@ class NameTaken(EvolutionError):
             )
         super().__init__(f"{name} {found}; {remedy}; {kept}")
         self.name = name
-
-
-def refuse_foreign_tables(
-    connection: Connection,
-    tables: Collection[str],
-    version_table: str,
-    schema: str | None,
-    version_schema: str | None,
-) -> None:
-    """
-    Refuse tables of the chain that belong to different roles.
-
-    Refused is a version table with a trigger or a rule, too, as it is written in every run: any
-    rule, and a trigger whose function or table is not of a superuser or of the role that migrates.
-
-    A superuser may own some of them, and so may the role that migrates, and the owner of the
-    schema or of the database.
-
-    Args:
-        connection: The connection that migrates; catalogs are read.
-        tables: Names of tables, without a schema.
-        version_table: The table in which Alembic keeps the version.
-        schema: The schema of the tables; None is the first of the search path.
-        version_schema: The schema of the version table, likewise.
-
-    Raises:
-        NameTaken: One belongs to a role that does not own the others, or is the only one; or
-            the version table runs what another role wrote.
-    """
-    names = {
-        "tables": list(tables),
-        "schema": schema,
-        "version_table": version_table,
-        "version_schema": version_schema,
-    }
-    for name, found, remedy in run(connection, _TABLES, names):
-        raise NameTaken(name, found, remedy)
-
-
-def tables_of_strangers(
-    connection: Connection,
-    tables: Collection[str],
-    version_table: str,
-    schema: str | None,
-    version_schema: str | None,
-) -> list[tuple[str, str]]:
-    """
-    List the tables of roles that are not trusted, and these roles, as in SQL.
-
-    Trusted are those of `refuse_foreign_tables`, and a role that this one is a member of; a
-    superuser is one of all only where it was made one. Catalogs are read.
-    """
-    names = {
-        "tables": list(tables),
-        "schema": schema,
-        "version_table": version_table,
-        "version_schema": version_schema,
-    }
-    return [(name, owner) for name, owner in run(connection, _OF_STRANGERS, names)]
-
-
-def raise_if_foreign_tables(tables: Collection[str], version_table: str, schema: str) -> str:
-    """
-    Give the statement of a script that raises what `refuse_foreign_tables` would raise.
-
-    Args:
-        tables: Names of tables, without a schema.
-        version_table: The table in which Alembic keeps the version.
-        schema: The schema of all.
-    """
-    listed = ", ".join(map(literal, sorted(tables)))
-    literals = {
-        "tables": f"ARRAY[{listed}]",
-        "version_table": literal(version_table),
-        **dict.fromkeys(("schema", "version_schema"), literal(schema)),
-    }
-    query = re.sub(r"%\((\w+)\)s", lambda name: literals[name[1]], _TABLES)
-    return f"""\
-DO $check$ DECLARE wrong record; BEGIN
-  FOR wrong IN
-{query}
-  LOOP
-    RAISE EXCEPTION USING MESSAGE = wrong.name || ' ' || wrong.found, HINT = wrong.remedy;
-  END LOOP;
-END $check$;"""
 
 
 def raise_if_foreign_function(name: str, table: str) -> str:
@@ -189,74 +103,6 @@ def refuse_foreign_functions(connection: Connection, table: str, names: Sequence
             "rename or drop it",
         )
 
-
-#: The privilege of `pg_has_role` with which a member may SET ROLE; from PostgreSQL 16 on a
-#: membership need not give it.
-SET_ROLE = """\
-CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END"""
-#: Whether the owner *o* of the relation *c* is trusted in every schema.
-TRUSTED_ROLE = """\
-(o.rolsuper OR o.rolname = current_user
- OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
-#: Whether the owner *o* of the relation *c* in the schema *n*, which the run uses, is trusted.
-TRUSTED_OWNER = f"({TRUSTED_ROLE} OR c.relowner = n.nspowner)"
-
-#: Whether this role is a member of the role *o* that acts as it; of a superuser, by a GRANT.
-IS_MEMBER = f"""\
-CASE WHEN (SELECT me.rolsuper FROM pg_roles me WHERE me.rolname = current_user)
-     THEN EXISTS (SELECT FROM pg_auth_members m JOIN pg_roles me ON me.oid = m.member
-                   WHERE m.roleid = o.oid AND me.rolname = current_user)
-     ELSE pg_has_role(o.oid, 'USAGE') OR pg_has_role(o.oid, {SET_ROLE}) END"""
-
-_OF_STRANGERS = f"""\
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.rolname)
-  FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_roles o ON o.oid = c.relowner
- WHERE ((c.relname = ANY(CAST(%(tables)s AS text[]))
-         AND n.nspname = coalesce(%(schema)s, current_schema()))
-        OR (c.relname = %(version_table)s
-            AND n.nspname = coalesce(%(version_schema)s, current_schema())))
-   AND NOT {TRUSTED_OWNER} AND NOT ({IS_MEMBER}) ORDER BY 1"""
-
-# Of the version table: a superuser and the role that migrates may write what it runs. Its owner
-# may not, as no revision makes a trigger there.
-_TABLES = f"""\
-WITH ours AS (
-  SELECT c.oid, quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
-         quote_ident(o.rolname) AS owner, {TRUSTED_OWNER} AS trusted,
-         o.rolsuper OR o.rolname = current_user AS has_rights,
-         c.relname = %(version_table)s AS has_version
-    FROM pg_class c
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_roles o ON o.oid = c.relowner
-   WHERE (c.relname = ANY(CAST(%(tables)s AS text[]))
-          AND n.nspname = coalesce(%(schema)s, current_schema()))
-      OR (c.relname = %(version_table)s
-          AND n.nspname = coalesce(%(version_schema)s, current_schema()))
-)
-SELECT ours.name, 'belongs to ' || ours.owner || ', '
-       || coalesce('and other tables of this chain to ' || others.names, 'alone') AS found,
-       'expected one owner of all: if it is this chain''s, run ALTER TABLE ' || ours.name
-       || ' OWNER TO ' || coalesce(others.first, 'CURRENT_USER')
-       || ', otherwise rename or drop it' AS remedy
-  FROM ours CROSS JOIN LATERAL (
-    SELECT string_agg(DISTINCT o.owner, ' and ') AS names, min(o.owner) AS first
-      FROM ours o WHERE o.owner <> ours.owner) AS others
- WHERE NOT ours.trusted AND (others.first IS NOT NULL OR (SELECT count(*) FROM ours) = 1)
-UNION ALL
-SELECT ours.name, 'has the trigger ' || quote_ident(g.tgname) || ', whose function '
-       || CAST(CAST(p.oid AS regprocedure) AS text) || ' belongs to ' || quote_ident(o.rolname),
-       'drop that'
-  FROM ours JOIN pg_trigger g ON g.tgrelid = ours.oid
-  JOIN pg_proc p ON p.oid = g.tgfoid JOIN pg_roles o ON o.oid = p.proowner
- WHERE ours.has_version AND NOT g.tgisinternal
-   AND NOT (ours.has_rights AND (o.rolsuper OR o.rolname = current_user))
-UNION ALL
-SELECT ours.name, 'has the rule ' || quote_ident(r.rulename), 'drop that'
-  FROM ours JOIN pg_rewrite r ON r.ev_class = ours.oid
- WHERE ours.has_version
- ORDER BY 1, 2 LIMIT 1"""
 
 # Where the table is still to be created, it will belong to the role that migrates.
 _FUNCTIONS = """\

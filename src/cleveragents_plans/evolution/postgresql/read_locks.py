@@ -3,7 +3,8 @@ Locks with which the tables that are read stay what they were found to be.
 
 A statement that waits for a lock on a table reads, once it has the lock, what has the name by then:
 its owner may have put a view in its place, whose functions would run with the rights of the role
-that reads. READ ONLY does not forbid ``COPY … TO PROGRAM``.
+that reads. READ ONLY does not forbid ``COPY … TO PROGRAM``. LOCK TABLE plans nothing, and so runs
+no expression of an index.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from collections.abc import Collection
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run
-from cleveragents_plans.evolution.postgresql.ownership import TRUSTED_OWNER, NameTaken
+from cleveragents_plans.evolution.postgresql.ownership import NameTaken
+from cleveragents_plans.evolution.postgresql.trust import TRUSTED_OWNER
 
 
 def lock_to_read(connection: Connection, tables: Collection[str], schema: str | None) -> None:
     """
     Lock the *tables* that are there, so that nothing takes their place in this transaction.
+
+    Their owners were checked before, and what has one of their names since is refused.
 
     Locks: ACCESS SHARE on each, until the transaction ends.
 
@@ -28,7 +32,8 @@ def lock_to_read(connection: Connection, tables: Collection[str], schema: str | 
         schema: Their schema.
 
     Raises:
-        NameTaken: Something else has such a name, since now or since a moment ago.
+        NameTaken: Something else has such a name, since now or since a moment ago; or a role owns
+            it that is neither trusted, nor the owner of one that `remember_tables` has found.
         DBAPIError: A lock was not obtained within ``lock_timeout``.
     """
     if schema is None:
@@ -36,17 +41,30 @@ def lock_to_read(connection: Connection, tables: Collection[str], schema: str | 
     wanted = {"tables": list(tables), "schema": schema}
     for oid, name in run(connection, _THERE, wanted).all():
         lock_as_found(connection, name, oid)
+        _require_known(connection, name)
 
 
-def remember_tables(connection: Connection, tables: Collection[str], schema: str | None) -> None:
+def remember_tables(
+    connection: Connection, tables: Collection[str], schema: str | None, *more: tuple[str, str]
+) -> None:
     """
-    Remember which of *tables* are there, for `lock_known`; to be called before owners are checked.
+    Remember which of *tables* are there; to be called before their owners are checked.
 
     Catalogs are read only; nothing is done on SQLite.
+
+    Args:
+        connection: The connection that reads.
+        tables: Names of tables, without a schema.
+        schema: Their schema.
+        more: Names of others, with the schema of each.
     """
     if schema is not None:
-        wanted = {"tables": list(tables), "schema": schema}
-        connection.info[_KNOWN] = {oid for oid, _ in run(connection, _THERE, wanted)}
+        named = [*((name, schema) for name in tables), *more]
+        connection.info[_KNOWN] = {
+            oid
+            for name, of in named
+            for oid, _ in run(connection, _THERE, {"tables": [name], "schema": of})
+        }
 
 
 def lock_known(connection: Connection, name: str) -> bool:
@@ -67,16 +85,21 @@ def lock_known(connection: Connection, name: str) -> bool:
             that was there before.
         DBAPIError: The lock was not obtained within ``lock_timeout``.
     """
+    oid = _require_known(connection, name)
+    if oid is None:
+        return False
+    if not in_autocommit(connection):
+        lock_as_found(connection, name, oid)
+    return True
+
+
+def _require_known(connection: Connection, name: str) -> int | None:
     known = connection.info.get(_KNOWN)
     wanted = {"name": name, "any": known is None, "known": list(known or ())}
     found = run(connection, _IS_KNOWN, wanted).first()
-    if found is None:
-        return False
-    if not found.known:
+    if found is not None and not found.known:
         raise NameTaken(name, "was created by another role just now", "rename or drop it")
-    if not in_autocommit(connection):
-        lock_as_found(connection, name, found.oid)
-    return True
+    return None if found is None else int(found.oid)
 
 
 def lock_as_found(

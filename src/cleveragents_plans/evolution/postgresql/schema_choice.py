@@ -22,6 +22,7 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     SYSTEM_SCHEMAS,
     safe,
 )
+from cleveragents_plans.evolution.postgresql.trust import IS_MEMBER, TRUSTED_OWNER
 from cleveragents_plans.evolution.printable import identifier
 
 # The schema is written into the text of functions, where these characters end a quotation.
@@ -51,14 +52,20 @@ def use_schema(
 
     Raises:
         SchemaNotUsable: There is none, or its name cannot be written into functions; or it was
-            not named, and another role could have created it to be found (see `find_schema`).
+            not named, and another role could have created it to be found (see `find_schema`), or
+            created tables in it to be found before those of another schema.
     """
     connection.info[FORMER], connection.info[SCHEMAS] = run(connection, _SEARCHED).one()
     scope = "LOCAL" if local else "SESSION"
     run(connection, f"SET {scope} search_path = {SYSTEM_SCHEMAS}")
     searched = {"searched": connection.info[SCHEMAS]}
     connection.info[OF_TRIGGERS] = run(connection, _PATH_OF_TRIGGERS, searched).scalar_one()
-    return find_schema(connection, *tables) if schema is None else _existing(connection, schema)
+    if schema is not None:
+        return _existing(connection, schema)
+    found = find_schema(connection, *tables)
+    if tables:
+        _refuse_doubtful(connection, found, tables[0])
+    return found
 
 
 def searched_schemas(connection: Connection) -> tuple[str, ...]:
@@ -133,6 +140,18 @@ def find_schema(connection: Connection, *tables: Collection[str]) -> str:
     return checked_schema(found.schema)
 
 
+def _refuse_doubtful(connection: Connection, schema: str, tables: Collection[str]) -> None:
+    """Refuse *schema* for tables of a role that is not trusted, where others have such, too."""
+    searched = {"searched": connection.info[SCHEMAS], "schema": schema, "tables": list(tables)}
+    for table, owner, other in run(connection, _DOUBTFUL, searched):
+        raise SchemaNotUsable(
+            f"{table} belongs to {owner}, and {other} has tables of this chain of another role: "
+            "a role that may create objects in the first schema could have created them to be "
+            "found; give -x schema=NAME, with the schema of the tables, or drop those of no use; "
+            "nothing was changed"
+        )
+
+
 def checked_schema(name: str) -> str:
     """
     Give the *name* of a schema, if tables stay in it, and it can be written into functions.
@@ -191,6 +210,18 @@ SELECT n.nspname::text AS schema, quote_ident(o.rolname) AS owner, c.relname::te
   JOIN pg_database d ON d.datname = current_database()
   LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = ANY(%(tables)s::text[])
  ORDER BY searched.place"""
+
+_DOUBTFUL = f"""\
+SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.rolname),
+       quote_ident(another.nspname)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  JOIN pg_roles o ON o.oid = c.relowner
+  JOIN pg_class other ON other.relowner <> c.relowner AND other.relnamespace <> n.oid
+  JOIN pg_namespace another ON another.oid = other.relnamespace
+ WHERE n.nspname = %(schema)s::text AND another.nspname = ANY(%(searched)s::text[])
+   AND c.relname = ANY(%(tables)s::text[]) AND c.relkind IN ('r', 'p')
+   AND other.relname = ANY(%(tables)s::text[]) AND other.relkind IN ('r', 'p')
+   AND NOT {TRUSTED_OWNER} AND NOT {IS_MEMBER} ORDER BY 1, 3 LIMIT 1"""
 
 # The schema of temporary tables has another name in another session.
 _PATH_OF_TRIGGERS = """\

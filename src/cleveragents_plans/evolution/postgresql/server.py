@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.ownership import SET_ROLE
+from cleveragents_plans.evolution.postgresql.trust import SET_ROLE
 
 #: What each session of ours is set to, whatever is set for the role or the database. Rows that a
 #: policy hides would be taken for rows that do not exist: the server raises an error instead. Types

@@ -37,9 +37,14 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     named_in,
     search_path_restored,
 )
-from cleveragents_plans.evolution.postgresql.server import refuse_missing_rights, refuse_read_only
+from cleveragents_plans.evolution.postgresql.server import (
+    RightsMissing,
+    refuse_missing_rights,
+    refuse_read_only,
+)
 from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
+from cleveragents_plans.evolution.postgresql.table_owners import ForeignTable
 from cleveragents_plans.evolution.reporting import DETAILED, console_logging, heartbeat, tell
 from cleveragents_plans.evolution.run_figures import RunFigures, measured
 from cleveragents_plans.evolution.runner.alembic_internals import (
@@ -74,6 +79,7 @@ from cleveragents_plans.evolution.runner.steps import (
     wait_for_locks,
     with_checks,
 )
+from cleveragents_plans.evolution.runner.strangers import looking_context, refuse_strangers
 from cleveragents_plans.evolution.runner.target import Application, Target, find_target
 from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
 from cleveragents_plans.evolution.runner.version_lock import CheckedVersionTable
@@ -233,15 +239,36 @@ class _Run:
                 refuse_read_only(connection, self.target.shown)
                 names = {*self.tables, self.options.version_table}
                 refuse_missing_session_rights(connection, names, self.schema, self.target.shown)
-                refuse_missing_rights(connection, names, self.schema, self.target.shown)
+                self._refuse_missing_rights(connection, names)
                 connection.rollback()
-                how_far = partial(told_under_way, connection, self._runs)
+                how_far = partial(self._how_far, connection)
                 locked = (self.schema, self.schema_of_versions), Settings.of(context)
                 stack.enter_context(migration_lock(connection, *locked, how_far))
             with blockers_named(connection, self._ours):
                 told = self._run(connection, external)
             connection.commit()
             return told
+
+    def _refuse_missing_rights(self, connection: Connection, names: set[str]) -> None:
+        try:
+            refuse_missing_rights(connection, names, self.schema, self.target.shown)
+        except RightsMissing:
+            # Its remedy would be to become the role that has taken a name.
+            self._refuse_strangers(connection)
+            raise
+
+    def _how_far(self, connection: Connection) -> str:
+        try:
+            self._refuse_strangers(connection)
+        except ForeignTable:  # the table of runs is that of the version table's owner
+            return ""
+        return told_under_way(connection, self._runs)
+
+    def _refuse_strangers(self, connection: Connection) -> None:
+        versions = (self.options.version_table, self.schema, self.schema_of_versions)
+        looking = looking_context(connection, context.config, context.script, *versions)
+        only_reads = self.command.only_reads
+        refuse_strangers(looking, self.tables, self.schema, only_reads=only_reads)
 
     def _use_schema(self, connection: Connection, *, local: bool = False) -> None:
         if self.command.compares_tables:
@@ -346,6 +373,7 @@ class _Run:
     def _check_names(self, connection: Connection) -> None:
         require_tables(connection, self.tables, self.schema)
         require_version_table(connection, self.options.version_table, self.schema_of_versions)
+        self._refuse_strangers(connection)
         self._refuse_taken_names(connection)
 
     def _refuse_taken_names(self, connection: Connection) -> None:

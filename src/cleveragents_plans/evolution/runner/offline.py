@@ -8,9 +8,9 @@ from alembic import context
 from sqlalchemy import MetaData
 
 from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
-from cleveragents_plans.evolution.postgresql.ownership import raise_if_foreign_tables
 from cleveragents_plans.evolution.postgresql.schema_choice import checked_schema
 from cleveragents_plans.evolution.postgresql.search_path import restrict_script, write_schema
+from cleveragents_plans.evolution.postgresql.table_owners import raise_if_foreign_tables
 from cleveragents_plans.evolution.runner.alembic_internals import Command
 from cleveragents_plans.evolution.runner.standard_streams import standard_output
 from cleveragents_plans.evolution.runner.steps import with_checks

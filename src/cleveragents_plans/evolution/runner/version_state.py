@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.lookups import each_table_once
 from cleveragents_plans.evolution.op import schema_of
-from cleveragents_plans.evolution.postgresql.ownership import tables_of_strangers
 from cleveragents_plans.evolution.printable import identifier, printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied, heads_after
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
@@ -102,10 +101,8 @@ class VersionState:
         Raises:
             VersionRefused: The version table has a revision that the chain does not have, or
                 two of one branch, or none or one that the tables do not fit; or the tables are
-                in another schema; or they are not all there, and of a role that is not trusted.
+                in another schema.
         """
-        if not command.only_reads:
-            self._refuse_part_of_strangers()
         if not self.known:
             self._refuse_other_schema()
         stamps = command.name == "do_stamp"
@@ -133,35 +130,12 @@ class VersionState:
         Raises:
             VersionRefused: As `check` does for a command that runs revisions.
         """
-        self._refuse_part_of_strangers()
         if not self.known:
             self._refuse_other_schema()
         self._refuse_unknown()
         if not unfinished:
             self._refuse_two_of_one_branch()
             self._refuse_unfit_tables()
-
-    @each_table_once()
-    def _refuse_part_of_strangers(self) -> None:
-        if self._connection.dialect.name != "postgresql":
-            return
-        version_table = self._options.version_table
-        found = tables_of_strangers(self._connection, self._tables, version_table, *self._schemas)
-        if not found:
-            return
-        looks = self._looks.like()
-        lacking = self._looks.missing([looks], "lacking") if looks not in (None, "base") else []
-        if looks == "base" and self._looks.any_is_there():
-            lacking = ["others of this chain"]
-        if lacking:
-            name, owner = found[0]
-            raise VersionRefused(
-                f"{name} belongs to {owner}, and the tables lack {listed(lacking)}: a role that "
-                "may create objects in the schema can have made them, and what their triggers do "
-                "would have the rights of this role",
-                f"expected all tables of a revision: if they are this chain's, run it as {owner}, "
-                "otherwise rename or drop them",
-            )
 
     def _warn_of_stamp(self, command: Command) -> None:
         heads = () if self._migration.purge else self._migration.get_current_heads()

@@ -11,14 +11,8 @@ from sqlalchemy import table as sql_table
 
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.ownership import (
-    IS_MEMBER,
-    SET_ROLE,
-    TRUSTED_OWNER,
-    TRUSTED_ROLE,
-    NameTaken,
-)
-from cleveragents_plans.evolution.postgresql.read_locks import lock_to_read
+from cleveragents_plans.evolution.postgresql.read_locks import lock_as_found
+from cleveragents_plans.evolution.postgresql.trust import IS_MEMBER, TRUSTED_OWNER, TRUSTED_ROLE
 from cleveragents_plans.evolution.settings import BadSetting
 
 
@@ -56,42 +50,6 @@ def require_version_table(connection: Connection, table: str, schema: str | None
         raise BadSetting("version-table", table, "a table that only Alembic uses")
 
 
-def lock_version_table(
-    connection: Connection, table: str, schema: str | None, tables: Collection[str], of: str | None
-) -> None:
-    """
-    Lock a version table to be read, and refuse it if its owner does not own the tables.
-
-    Another role can create one in an earlier schema of the search path, or where there is none. It
-    would be believed, and its owner could put a view in its place. Trusted are superusers,
-    this role, the owners of the database and of the schema, and those who may act as an owner of
-    the tables: a member that has its rights, or may SET ROLE to it.
-
-    Locks: see `lock_to_read`.
-
-    Args:
-        connection: The connection that reads, in a transaction; nothing is done on SQLite.
-        table: The version table.
-        schema: Its schema.
-        tables: Names of the tables of the chain.
-        of: Their schema.
-
-    Raises:
-        NameTaken: It belongs to a role that is not trusted, or was replaced just now.
-    """
-    if schema is None:
-        return
-    names = {"table": table, "schema": schema, "tables": list(tables), "of": of}
-    for name, owner, owners in run(connection, _NOT_TRUSTED, names):
-        raise NameTaken(
-            name,
-            f"belongs to {owner}, and the tables of this chain to {owners}",
-            f"if it is this chain's, run ALTER TABLE {name} OWNER TO one of them, otherwise rename "
-            "or drop it, or give -x schema=NAME of the tables",
-        )
-    lock_to_read(connection, [table], schema)
-
-
 def version_tables(
     connection: Connection, schemas: Collection[str | None], tables: Collection[str]
 ) -> list[VersionTable]:
@@ -123,8 +81,9 @@ def version_tables(
         if on_postgresql
         else run(connection, _SQLITE)
     ).all()
-    for schema, name in found_tables:
-        lock_to_read(connection, [name], schema)
+    for schema, name, quoted, oid in found_tables:
+        if oid is not None:
+            lock_as_found(connection, quoted, oid)
         start = func.substr(column("version_num"), 1, _MAX_LENGTH)
         rows: Result[Any] = connection.execute(
             select(start).select_from(sql_table(name, schema=schema)).limit(100)
@@ -153,11 +112,11 @@ _MAX_TABLES = 500
 _MAX_LENGTH = 200
 
 _SQLITE = """\
-SELECT NULL, m.name FROM sqlite_master m JOIN pragma_table_info(m.name) c
+SELECT NULL, m.name, NULL, NULL FROM sqlite_master m JOIN pragma_table_info(m.name) c
  WHERE m.type = 'table' AND c.name = 'version_num' ORDER BY m.name"""
 
 _POSTGRESQL = f"""\
-SELECT n.nspname, c.relname
+SELECT n.nspname, c.relname, quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.oid
   FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace
   JOIN pg_roles o ON o.oid = c.relowner
@@ -181,26 +140,12 @@ SELECT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid
  WHERE c.relname = %(table)s::text AND c.relkind IN ('r', 'p')
    AND n.nspname = coalesce(%(schema)s::text, current_schema())"""
 
-_NOT_TRUSTED = f"""\
-WITH ours AS (
-  SELECT t.relowner FROM pg_class t JOIN pg_namespace s ON s.oid = t.relnamespace
-   WHERE t.relname = ANY(%(tables)s::text[]) AND s.nspname = %(of)s::text
-)
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.rolname),
-       (SELECT string_agg(DISTINCT quote_ident(pg_get_userbyid(ours.relowner)), ' and ') FROM ours)
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_roles o ON o.oid = c.relowner
- WHERE c.relname = %(table)s::text AND n.nspname = %(schema)s::text AND NOT {TRUSTED_OWNER}
-   AND EXISTS (SELECT FROM ours)
-   AND NOT EXISTS (SELECT FROM ours WHERE pg_has_role(c.relowner, ours.relowner, 'USAGE')
-                      OR pg_has_role(c.relowner, ours.relowner, {SET_ROLE}))"""
-
 _OTHER_SCHEMAS = f"""\
 SELECT n.nspname, string_agg(DISTINCT pg_get_userbyid(c.relowner)::text, ' and '),
        bool_and(NOT EXISTS (
          SELECT FROM pg_roles o JOIN pg_database d ON d.datname = current_database()
           WHERE o.oid IN (c.relowner, n.nspowner) AND o.oid <> d.datdba AND NOT o.rolsuper
-            AND o.rolname NOT IN (current_user, 'pg_database_owner') AND NOT ({IS_MEMBER})))
+            AND o.rolname NOT IN (current_user, 'pg_database_owner') AND NOT {IS_MEMBER}))
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = ANY(%(tables)s::text[]) AND c.relkind IN ('r', 'p')
    AND n.nspname <> %(schema)s::text AND n.nspname !~ '^pg_(temp|toast)'
