@@ -21,6 +21,7 @@ from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.evolution.sqlite.lock_holders import LockHolder
 from cleveragents_plans.persistence import open_engine
+from cleveragents_plans.schema import under_way
 from cleveragents_plans.schema.database import Database
 from support.broken import break_database, libpq, store_family
 from support.databases import (
@@ -313,7 +314,7 @@ def test_client_that_writes_for_a_moment_is_not_said_to_migrate(
     with database_at(M4_003, "sqlite", tmp_path) as url:
         writer = LockHolder(4711, "shop", writes=True)
         seen = iter([[writer], []])
-        monkeypatch.setattr(status_module, "lock_holders", lambda _file: next(seen, []))
+        monkeypatch.setattr(under_way, "lock_holders", lambda _file: next(seen, []))
         code, out = status(url, capfd)
 
     assert not [*seen]

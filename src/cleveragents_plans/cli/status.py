@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,19 +26,16 @@ from cleveragents_plans.cli.output import Screen, facts, show, show_json, styled
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.session_rights import refuse_hidden_sessions
 from cleveragents_plans.evolution.postgresql.table_owners import ForeignTable
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat
 from cleveragents_plans.evolution.runner.command_line import typed
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, LoginRefused
-from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
 from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable
 from cleveragents_plans.evolution.runner.unfinished import Unfinished
 from cleveragents_plans.evolution.settings import Settings
-from cleveragents_plans.evolution.sqlite.lock_holders import HELD, lock_holders
-from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.schema.database import Database, read_database
+from cleveragents_plans.schema.under_way import runs_under_way, ways_to_wait
 
 # Seconds between two looks of --wait.
 _POLL = 1.0
@@ -209,7 +205,7 @@ def _look(database: Database) -> StatusReport:
     """Find out everything but the counts."""
     position = database.position
     size, (last_run, unread) = _bytes(database), _last_run(database)
-    migrating = _migrating(database)
+    migrating = runs_under_way(database)
     state: Literal["ready", "behind", "misfit", "unfinished"] = "ready"
     remedies: tuple[str, ...] = ()
     if position.unfinished is not None:
@@ -221,7 +217,7 @@ def _look(database: Database) -> StatusReport:
     if migrating:
         # A second run would only wait, and then go the other way.
         paused = last_run is not None and last_run.outcome == "running" and last_run.paused
-        remedies = _ways_to_wait(database, migrating, remedies, paused=paused)
+        remedies = ways_to_wait(database, migrating, remedies, paused=paused)
     return StatusReport(
         database=DatabaseFacts.of(database),
         state=state,
@@ -257,23 +253,6 @@ def _ways_out(database: Database, unfinished: Unfinished) -> tuple[str, ...]:
     return f"run {complete} to complete it", f"or {undo} to undo it"
 
 
-def _ways_to_wait(
-    database: Database, migrating: list[Any], remedies: tuple[str, ...], *, paused: bool
-) -> tuple[str, ...]:
-    follow = typed(database.config, "status --follow")
-    if paused:
-        resume = typed(database.config, "throttle resume")
-        return (f"run {resume} to let the run go on that is paused",)
-    who = "; ".join(map(str, migrating))
-    if database.on_postgresql:
-        if all(each.pid is None for each in migrating):  # no run, and none can begin
-            return (f"the migration lock is held by {who}",)
-        return (f"wait for the run that is under way; {follow} shows it",)
-    if not remedies:  # the application may write
-        return ()
-    return (f"wait for {who}: a run, or the application; {follow} shows when it ends",)
-
-
 def _bytes(database: Database) -> int | None:
     if not database.on_postgresql:
         query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
@@ -283,21 +262,6 @@ def _bytes(database: Database) -> int | None:
     query = "SELECT pg_total_relation_size(%(table)s::regclass)"
     table = {"table": database.table(PLANS.name)}
     return int(run(database.connection, query, table).scalar_one())
-
-
-def _migrating(database: Database) -> list[Any]:
-    if database.on_postgresql:
-        refuse_hidden_sessions(database.connection, database.shown)
-        return [*migration_lock_holders(database.connection, [database.schema or ""])]
-    file = file_of(database.connection)
-    # With vfs=unix-excl, reading takes such a lock, too.
-    writing = {each.pid for each in lock_holders(file) if each.writes} - {os.getpid()}
-    if not writing:
-        return []
-    # A client that writes a row has ended by then; with a rollback journal it may wait for this.
-    database.connection.rollback()
-    time.sleep(HELD)
-    return [each for each in lock_holders(file) if each.writes and each.pid in writing]
 
 
 def _shown(report: StatusReport) -> Table:

@@ -44,6 +44,7 @@ from cleveragents_plans.preflight.sample import run_on_sample
 from cleveragents_plans.preflight.sessions import sessions_ahead
 from cleveragents_plans.schema.database import Database, read_database, try_database
 from cleveragents_plans.schema.foreign_key_triggers import disabled_foreign_keys
+from cleveragents_plans.schema.under_way import is_paused, runs_under_way, ways_to_wait
 
 # Plans in the sample of a SQLite file.
 _SAMPLED = 20_000
@@ -70,6 +71,8 @@ def preflight(config: Config, down: str | None = None) -> Preflight:
         lacks = _lacking(database)
         if lacks.refusals:
             return _unseen(lacks, down)
+        if blocks := _under_way(database):
+            return _unseen(lacks, down, blocks)
         replicas, slots = replicas_of(database.connection), slots_of(database.connection)
         if database.connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one():
             found = _on_postgresql(database, down, Foreseen(), tries=False)
@@ -91,10 +94,21 @@ def _lacking(database: Database) -> Foreseen:
     return found
 
 
-def _unseen(found: Foreseen, down: str | None) -> Preflight:
+def _under_way(database: Database) -> list[Block]:
+    """Name a run between two versions: what it leaves is not known before its end."""
+    unfinished = database.position.unfinished
+    migrating = [each for each in runs_under_way(database) if each.pid] if unfinished else []
+    if unfinished is None or not migrating:
+        return []
+    ways = ways_to_wait(database, migrating, (), paused=is_paused(database))
+    said = f"the {unfinished.direction} of {unfinished.revision} is under way, by"
+    return [Block(found=f"{said} {'; '.join(map(str, migrating))}", remedy="; ".join(ways))]
+
+
+def _unseen(found: Foreseen, down: str | None, blocks: Sequence[Block] = ()) -> Preflight:
     direction = "upgrade" if down is None else "downgrade"
     return Preflight(
-        **_gathered(Ahead(found), direction, []),
+        **_gathered(Ahead(found), direction, [*blocks]),
         rows=None,
         writes=(),
         depth=None,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import func, select
 
+from cleveragents_plans.evolution.errors import listed as named
+from cleveragents_plans.evolution.postgresql.server import RightsMissing
 from cleveragents_plans.evolution.reporting import Progress
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.version_state import TablesIncomplete
@@ -14,6 +17,7 @@ from cleveragents_plans.persistence import Base
 from cleveragents_plans.persistence.sessions import PLANS as PLANS_TABLE
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.schema.foreign_key_triggers import disabled_foreign_keys
+from cleveragents_plans.schema.under_way import is_paused, runs_under_way, ways_to_wait
 from cleveragents_plans.verification.comparison import compare_tables
 from cleveragents_plans.verification.expected import expected_tables
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault
@@ -92,11 +96,18 @@ def _check_version(database: Database) -> Iterator[Finding]:
         yield fault(Kind.VERSION, table, position.misfit.found, position.misfit.remedy)
     if position.unfinished is not None:
         direction, revision = position.unfinished.direction, position.unfinished.revision
+        state = "was interrupted"
+        remedy = "run the same command again to complete it, or the opposite one to undo it"
+        if migrating := _migrating(database):
+            if any(each.pid for each in migrating):  # and not only a prepared transaction
+                state = f"is under way, by {named(migrating)}"
+            waiting = ways_to_wait(database, migrating, (remedy,), paused=is_paused(database))
+            remedy = "; ".join(waiting)
         yield fault(
             Kind.UNFINISHED,
             table,
-            f"the {direction} of {revision} was interrupted: the database is between two versions",
-            "run the same command again to complete it, or the opposite one to undo it",
+            f"the {direction} of {revision} {state}: the database is between two versions",
+            remedy,
         )
     elif not position.stored and not position.tables:
         yield fault(
@@ -105,6 +116,13 @@ def _check_version(database: Database) -> Iterator[Finding]:
             "the database has no tables of this package",
             f"if it is the right one, run {typed_for_program(database.config, 'upgrade')}",
         )
+
+
+def _migrating(database: Database) -> list[Any]:
+    try:
+        return runs_under_way(database)
+    except RightsMissing:  # it is not known, and the rest is
+        return []
 
 
 def _check_schema(database: Database) -> Iterator[Finding]:
