@@ -150,6 +150,32 @@ def test_script_refuses_objects_of_another_role(
     run_psql(url, f"{drop}; DROP ROLE planting_clerk;", tmp_path)
 
 
+@pytest.mark.parametrize("back", [False, True])
+def test_script_refuses_row_security_that_hides_plans_from_their_owner(
+    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, back: bool
+):
+    url, _ = pair
+    write_former_release(url, plans=10)
+    if back:
+        migrate(url, M8_001)
+    sql = script(url, capsys, f"{M8_001}:{M4_003}" if back else f"{M4_003}:{M8_001}", back=back)
+    force = "CREATE ROLE bound_owner; GRANT CREATE, USAGE ON SCHEMA public TO bound_owner;"
+    owned = ["TABLE v3_plans", "TABLE alembic_version", *(
+        f"TABLE plan_{name}" for name in ("projects", "arguments", "invariants"))]  # fmt: skip
+    owned += ["FUNCTION v3_plans_fill()"] if back else []
+    force += "".join(f"ALTER {each} OWNER TO bound_owner;" for each in owned)
+    force += "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
+    assert run_psql(url, force, tmp_path).returncode == 0
+    before = database_hash(url), schema_dump(url)
+
+    done = run_psql(url, sql, tmp_path)
+
+    assert done.returncode != 0
+    assert "row-level security is forced on the owner of public.v3_plans" in done.stderr
+    assert (database_hash(url), schema_dump(url)) == before
+    run_psql(url, "DROP OWNED BY bound_owner CASCADE; DROP ROLE bound_owner;", tmp_path)
+
+
 def test_script_down_to_base_refuses_to_drop_plans(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

@@ -7,7 +7,8 @@ from sqlalchemy import Connection
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
-from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.connection import raise_if, run
+from cleveragents_plans.evolution.postgresql.ownership import literal
 
 #: Whether policies are enforced for the owner of the relation *c*. Without FORCE they are not.
 #: https://www.postgresql.org/docs/current/ddl-rowsecurity.html
@@ -72,6 +73,21 @@ def check_row_security(op: Op, table: str) -> None:
             f"run ALTER TABLE {name} NO FORCE ROW LEVEL SECURITY, which leaves every other role "
             "bound",
         )
+
+
+def raise_if_rows_are_hidden(table: str) -> str:
+    """
+    Give a statement that raises what `check_row_security` would raise, in a script, too.
+
+    Args:
+        table: As in SQL, with its schema.
+    """
+    hidden = _HIDES.replace("%(table)s", literal(table))
+    return raise_if(
+        f"EXISTS (\n{hidden})",
+        f"row-level security is forced on the owner of {table}, as whom its triggers look up rows",
+        f"run ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY",
+    )
 
 
 _BOUND = f"""\

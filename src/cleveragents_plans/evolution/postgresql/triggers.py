@@ -13,6 +13,7 @@ from cleveragents_plans.evolution.postgresql.ownership import (
     raise_if_foreign_function,
 )
 from cleveragents_plans.evolution.postgresql.privileges import revoke_execute
+from cleveragents_plans.evolution.postgresql.row_security import raise_if_rows_are_hidden
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 
 #: SQL over the columns of a row, made for the alias that the row has: ``t``, ``new``, ...
@@ -51,8 +52,9 @@ class Trigger:
         """
         Give the statements, for `with_exclusive_lock`, that create or replace it.
 
-        They raise where the function is another role's, which could replace it later, and where
-        a table of another role has a trigger that runs it.
+        They raise where the function is another role's, which could replace it later, where a
+        table of another role has a trigger that runs it, and where row-level security hides rows
+        from the owner, as whom it runs.
         """
         name = self.name
         definer = " SECURITY DEFINER" if self.as_owner else ""
@@ -66,6 +68,7 @@ class Trigger:
             # role would run the function, and be in use when it is to be dropped.
             revoke_execute(function),
             raise_if_foreign_trigger(function),
+            *([raise_if_rows_are_hidden(table)] if self.as_owner else []),
             f"CREATE OR REPLACE TRIGGER {name} {self.event} ON {table}\n"
             f"FOR EACH ROW{condition} EXECUTE FUNCTION {function}",
             f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}",
