@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,7 +14,10 @@ from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import PlanRepository, open_engine
+from cleveragents_plans.cli.statuses import ExitStatus, status_of
 from cleveragents_plans.evolution.postgresql.server import RightsMissing
+from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed
+from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from cleveragents_plans.preflight import preflight
 from cleveragents_plans.schema import chain_config
 from cleveragents_plans.schema.database import read_database
@@ -337,3 +341,50 @@ def peak(url: str) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def test_look_that_a_standby_ends_is_said_to_be_run_again_and_no_more(tmp_path: Path):
+    server = postgres.server("postgresql-18")
+    with (
+        database_with(store_family, "postgresql-18", tmp_path) as url,
+        server.replica() as standby,
+        ThreadPoolExecutor() as threads,
+    ):
+        with psycopg.connect(libpq(standby.url()), autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM SET max_standby_streaming_delay = 0")
+            admin.execute("SELECT pg_reload_conf()")
+        there = standby.url(make_url(url).database or "")
+        work = threads.submit(looked_at_for_long, there)
+        standby.wait_for("SELECT FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+        break_database(url, ["UPDATE v3_plans SET action_name = action_name"])
+        break_database(url, ["VACUUM v3_plans"])
+        with pytest.raises(StatementFailed) as ended:
+            work.result()
+
+    said = str(ended.value)
+    assert "conflict with recovery; a standby ends what reads for longer than its" in said
+    assert "ask the primary or raise that, and run the same command again" in said
+    assert "left to do" not in said
+    assert status_of(ended.value) == ExitStatus.AGAIN
+
+
+def looked_at_for_long(url: str) -> None:
+    with read_database(chain_config(url), "verify") as database:
+        database.connection.exec_driver_sql("SELECT count(*), pg_sleep(300) FROM public.v3_plans")
+
+
+def test_connection_that_a_look_loses_leaves_nothing_to_do(tmp_path: Path):
+    with (
+        database_with(store_family, "postgresql-18", tmp_path) as url,
+        pytest.raises(ConnectionFailed) as lost,
+    ):
+        lose_connection(url)
+
+    assert str(lost.value).endswith("when it is back, run the same command again")
+
+
+def lose_connection(url: str) -> None:
+    with read_database(chain_config(url), "verify") as database:
+        pid = database.connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        break_database(url, [f"SELECT pg_terminate_backend({pid}, 60000)"])
+        database.connection.exec_driver_sql("SELECT 1")

@@ -15,6 +15,29 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.printable import printable
 
 AGAIN = "run the same command again: it does what is left to do"
+_reading: ContextVar[bool] = ContextVar("reading", default=False)
+
+
+@contextmanager
+def only_reading() -> Iterator[None]:
+    """Let `again` be said of a command that changes nothing, of which nothing is left to do."""
+    token = _reading.set(True)
+    try:
+        yield
+    finally:
+        _reading.reset(token)
+
+
+def is_reading() -> bool:
+    """Tell whether the command changes nothing."""
+    return _reading.get()
+
+
+def again() -> str:
+    """Give `AGAIN` for a run, or what is said of a command that only reads."""
+    return AGAIN.partition(":")[0] if is_reading() else AGAIN
+
+
 #: What to do with a table that may hold what is nowhere else.
 RENAME = "rename it, and drop it only if nothing in it is needed"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import to_tuple
 from sqlalchemy import Connection, inspect
 
+from cleveragents_plans.evolution.errors import only_reading
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
@@ -233,6 +234,7 @@ def _opened(
         config.attributes["database_told"] = True
     with (
         console_logging(config.attributes.get("level", logging.INFO)),
+        nullcontext() if writes else only_reading(),
         interruptible(target.shown, command_line=True),
         in_one_line(target.shown, script),
         target.connected(settings, writes=writes) as connection,

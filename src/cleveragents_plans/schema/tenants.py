@@ -10,7 +10,7 @@ from typing import Final
 
 from alembic.config import Config
 
-from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.errors import EvolutionError, only_reading
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.products import refuse_unfit_server
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
@@ -79,6 +79,7 @@ def find_schemas(config: Config, patterns: Sequence[str]) -> TenantSchemas:
     if target.is_sqlite:
         raise BadSetting("each-schema", patterns[0], "PostgreSQL: SQLite has no schemas")
     with (
+        only_reading(),
         interruptible(target.shown, command_line=True),
         in_one_line(target.shown),
         target.connected(Settings.of(SimpleNamespace(config=config))) as connection,

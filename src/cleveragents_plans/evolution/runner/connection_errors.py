@@ -10,7 +10,7 @@ from typing import Self
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from cleveragents_plans.evolution.errors import AGAIN, EvolutionError, causes
+from cleveragents_plans.evolution.errors import EvolutionError, again, causes
 from cleveragents_plans.evolution.postgresql.products import refuse_other_server
 from cleveragents_plans.evolution.runner.libpq_environment import shown_and_hidden
 
@@ -27,7 +27,7 @@ class ConnectionFailed(EvolutionError):
 
     def __init__(self, target: str, reason: str, *, lost: bool) -> None:
         super().__init__(
-            f"the connection to {target} was lost ({reason}); when it is back, {AGAIN}"
+            f"the connection to {target} was lost ({reason}); when it is back, {again()}"
             if lost
             else f"{target} cannot be opened ({reason}); nothing was changed"
         )

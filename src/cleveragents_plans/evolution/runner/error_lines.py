@@ -12,7 +12,7 @@ from alembic.script.revision import RangeNotAncestorError, ResolutionError
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
-from cleveragents_plans.evolution.errors import AGAIN, EvolutionError
+from cleveragents_plans.evolution.errors import EvolutionError, again
 from cleveragents_plans.evolution.runner.alembic_internals import is_version_changed
 from cleveragents_plans.evolution.runner.connection_errors import (
     NotADatabase,
@@ -29,7 +29,7 @@ class OutOfMemory(EvolutionError):
     def __init__(self, target: str) -> None:
         super().__init__(
             f"{target}: this process ran out of memory, perhaps because of a very large value in "
-            f"the database; give it more memory, and {AGAIN}"
+            f"the database; give it more memory, and {again()}"
         )
 
 
@@ -38,7 +38,8 @@ class TableDropped(EvolutionError):
 
     def __init__(self, target: str, table: str) -> None:
         super().__init__(
-            f"{target}: another session dropped or renamed {table} while it was looked at; {AGAIN}"
+            f"{target}: another session dropped or renamed {table} while it was looked at; "
+            f"{again()}"
         )
 
 
@@ -49,7 +50,7 @@ class NameNotReadable(EvolutionError):
         super().__init__(
             f"{target} has a name with bytes that are no UTF-8 ({found[:100]!r}): that of a "
             "column, or of a role that was named in a database of another encoding; rename it "
-            f"there (ALTER TABLE ... RENAME COLUMN, ALTER ROLE ... RENAME TO), and {AGAIN}"
+            f"there (ALTER TABLE ... RENAME COLUMN, ALTER ROLE ... RENAME TO), and {again()}"
         )
 
 
@@ -67,7 +68,7 @@ class VersionChanged(EvolutionError):
         )
         super().__init__(
             f"{target}: the stored version was not the expected one after a revision had run, so "
-            f"the last step was rolled back; {why}, and {AGAIN}"
+            f"the last step was rolled back; {why}, and {again()}"
         )
 
 

@@ -22,7 +22,7 @@ from functools import partial
 from types import FrameType
 from typing import Any, Final
 
-from cleveragents_plans.evolution.errors import AGAIN, causes
+from cleveragents_plans.evolution.errors import again, causes
 from cleveragents_plans.evolution.sqlite.callbacks import interrupt_statements
 from cleveragents_plans.evolution.threads import ThreadNotStarted
 
@@ -82,7 +82,7 @@ def interruptible(target: str, *, command_line: bool) -> Iterator[None]:
         arrived = _end(interrupter, former, error)
     try:
         if arrived is not None:
-            log.error("%s: interrupted by %s; to go on, %s", target, arrived.name, AGAIN)
+            log.error("%s: interrupted by %s; to go on, %s", target, arrived.name, again())
             if arrived == signal.SIGINT and not command_line:
                 raise KeyboardInterrupt from error
             raise SystemExit(128 + arrived) from error

@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import (
-    AGAIN,
     EvolutionError,
+    again,
     causes,
+    is_reading,
     message_of,
     name_taken,
     policies_bind,
@@ -24,6 +25,9 @@ from cleveragents_plans.evolution.sqlite.temporary_files import remedy_of_disk_e
 _DEPENDENT = "2B"
 # Classes 25 and 3B: the transaction has failed already, or is gone, with its savepoints.
 _AFTER_A_FAILURE = ("25", "3B")
+# A transaction that only reads has no such conflict with another one: with the replay of a standby.
+# https://www.postgresql.org/docs/current/hot-standby.html#HOT-STANDBY-CONFLICT
+_BY_RECOVERY = "40001"
 # What a block of the script itself ran; others' functions may put rows into their SQL.
 _IN_BLOCK = re.compile(r'SQL statement "(.*?)"\s*PL/pgSQL function inline_code_block\b', re.DOTALL)
 
@@ -61,19 +65,24 @@ class StatementFailed(EvolutionError):
         context = getattr(said, "context", None) or ""
         if sqlstate(error) == _RAISED and _BY_BLOCK.fullmatch(context):
             super().__init__(
-                f"{target}: {self.reason}; {_short(said.message_hint, 300)}, and {AGAIN}"
+                f"{target}: {self.reason}; {_short(said.message_hint, 300)}, and {again()}"
             )
             return
         if policies_bind(error):
-            super().__init__(f"{target}: {self.reason}; {_NOT_BOUND}, and {AGAIN}")
+            super().__init__(f"{target}: {self.reason}; {_NOT_BOUND}, and {again()}")
             return
         inner = _IN_BLOCK.match(context)
         statement = inner[1] if inner else error.statement or "COMMIT"
         remedy = remedy_of_disk_error(error.orig) or "remove the cause"
         if name_taken(error) is not None:
             remedy = "rename or drop what has it now,"
+        if is_reading() and sqlstate(error) == _BY_RECOVERY:
+            remedy = (
+                "a standby ends what reads for longer than its max_standby_streaming_delay allows: "
+                "ask the primary or raise that,"
+            )
         super().__init__(
-            f"{target} refused `{_short(statement)}`: {self.reason}; {remedy} and {AGAIN}"
+            f"{target} refused `{_short(statement)}`: {self.reason}; {remedy} and {again()}"
         )
 
 
