@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -19,8 +20,10 @@ from sqlalchemy.schema import CreateTable
 from cleveragents_plans.cli import main, status
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.evolution.runner.migration_lock import lock_key
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.schema import database
+from support.broken import libpq
 from support.databases import SERVERS, chain, empty_database, migrate, of_role
 from support.revisions import HEAD, M4_003
 from support.toys import execute
@@ -295,3 +298,25 @@ def test_no_table_is_said_to_be_given_to_a_role_that_has_taken_others(
         assert "expected one owner of all" in said
         assert f"OWNER TO {CLERK}" not in said
         assert ("OWNER TO" in said) == (taken == 1)
+
+
+def test_run_that_waits_for_the_lock_reads_no_table_of_runs_of_another_role(
+    url: str, capfd: pytest.CaptureFixture[str]
+):
+    clerk = of_role(url, CLERK)
+    migrate(clerk, HEAD)
+    execute(
+        clerk,
+        "DROP TABLE plan_invariants",
+        "CREATE STATISTICS odd ON (evil.evil('x') || run_id) FROM evolution_runs",
+    )
+    key = lock_key()["lock_class"]
+    take = "SELECT pg_advisory_lock(%s, 'public'::regnamespace::oid::int)"
+    with psycopg.connect(libpq(clerk), autocommit=True) as other:
+        other.execute(take, [key - 2**32 if key >= 2**31 else key])
+
+        code = main(["upgrade", "-x", "migration-lock-wait=1", "-q", "--url", url])
+
+    said = capfd.readouterr().err
+    assert code == ExitStatus.AGAIN, said
+    assert "evil ran" not in said
