@@ -48,11 +48,6 @@ REFUSED = {
          "CREATE VIEW mine AS SELECT {0} FROM part"),
         "view public.mine",
     ),
-    "partition key": (
-        tuple(each.replace("HASH (plan_id)", "LIST ((length({0})))").replace(HASH, "DEFAULT")
-              for each in PARTITIONED),
-        "the partition key of public.v3_plans",
-    ),
     "table that it is a partition of": (
         ("CREATE TABLE own (LIKE v3_plans) PARTITION BY LIST (phase)",
          "ALTER TABLE own ATTACH PARTITION v3_plans DEFAULT"),

@@ -43,12 +43,12 @@ def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()
         raise ColumnInUse(table, column, refusing)
     granted = list(run(connection, _GRANTED, {"table": name, "column": column}).scalars())
     for lost, what, again in (
-        ([user for user, _ in found], "what is made from it", "make"),
-        (granted, "the privileges that were granted on it alone", "grant"),
+        ([user for user, _ in found], "what is made from it", "make that"),
+        (granted, "the privileges that were granted on it alone", "grant them"),
     ):
         if lost:
             log.warning(
-                "the column %s of %s is dropped with %s: %s; an upgrade does not %s it again",
+                "the column %s of %s is dropped with %s: %s; an upgrade does not %s again",
                 *(column, table, what, ", ".join(lost), again),
             )
 
@@ -82,9 +82,8 @@ SELECT x.privilege_type || ' to ' || coalesce(quote_ident(r.rolname), 'PUBLIC')
  WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = %(column)s ORDER BY 1"""
 
 # What PostgreSQL drops with a column depends on it automatically ('a'), a CHECK also normally
-# ('n'), as what stops it does; what has the column in its key is what the column itself depends on.
-# What a partition has from its table is left out; and what is no loss: NOT NULL, and the CHECK of a
-# run that made the column NOT NULL.
+# ('n'), as what stops it does. Left out is what a partition has from its table; and what is no
+# loss: NOT NULL, and the CHECK of a run that made the column NOT NULL.
 _USERS = f"""\
 WITH RECURSIVE family (oid) AS (
   SELECT CAST(to_regclass(%(table)s) AS oid)
@@ -110,11 +109,6 @@ SELECT CASE WHEN g.attnum IS NULL THEN {USER}
    AND (k.contype = 'n' OR k.conname ~ '^becoming_not_null_[0-9]+$') IS NOT TRUE
    AND k.conislocal IS NOT FALSE AND i.relispartition IS NOT TRUE AND g.attislocal IS NOT FALSE
  GROUP BY made
-UNION
-SELECT 'the partition key of ' || col.name, true
-  FROM col JOIN pg_depend d ON d.classid = CAST('pg_class' AS regclass)
-   AND d.objid = col.attrelid AND d.objsubid = col.attnum AND d.refclassid = d.classid
-   AND d.refobjid = col.attrelid AND d.refobjsubid = 0 AND d.deptype = 'i'
 UNION
 SELECT 'the table ' || CAST(CAST(i.inhparent AS regclass) AS text) || ', from which it is '
        || 'inherited', true
