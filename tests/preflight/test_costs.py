@@ -46,6 +46,6 @@ def test_preflight_of_a_server_reads_the_plans_once_for_each_question(tmp_path: 
 
     assert found.ready
     # Cycles, missing parents, the rows to be written, with the number of all, and rows that are
-    # too wide for an index, whichever it is.
-    plans = that_scan(statements, "v3_plans")
+    # too wide for an index, whichever it is. The archive is tried out without rows.
+    plans = [each for each in that_scan(statements, "v3_plans") if "WITH NO DATA" not in each]
     assert len(plans) == 4, plans
