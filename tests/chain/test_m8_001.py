@@ -146,7 +146,7 @@ def test_profile_that_is_written_during_a_downgrade_takes_the_same_form_for_each
     postgresql_url: str, strings: str
 ):
     migrate(postgresql_url, M8_001)
-    with dying_at("DROP COLUMN"):
+    with dying_at("DROP COLUMN effective_profile_snapshot"):
         roll_back(postgresql_url, M4_003)
 
     profiles = ["night shift", "a\\b", "{", 'say "no"']
