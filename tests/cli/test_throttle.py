@@ -18,8 +18,9 @@ import pytest
 from psycopg.rows import dict_row
 from sqlalchemy import Engine, event, make_url
 
-from cleveragents_plans.cli import main, status
+from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.schema import under_way
 from support import postgres
 from support.broken import break_database, libpq, store_family
 from support.databases import (
@@ -268,7 +269,7 @@ def test_status_of_a_file_whose_writer_ends_during_the_look_is_what_it_is_afterw
                 subprocess.run([*upgrade, "--url", url], check=True, timeout=60)
 
             # Between its two looks at who writes, it has no transaction open.
-            monkeypatch.setattr(status, "time", SimpleNamespace(**vars(time) | {"sleep": end}))
+            monkeypatch.setattr(under_way, "time", SimpleNamespace(**vars(time) | {"sleep": end}))
             code = main(["status", *options, "-q", "--url", url])
         shown = capfd.readouterr().out
 

@@ -127,7 +127,9 @@ def test_plans_below_a_deleted_plan_keep_the_recorded_root(url: str, plan: str):
         connection.execute(DELETE, [plan])
 
     assert set(roots(url).items()) >= {(GRANDCHILD, ROOT)}
-    died = Migration(url, M4_003, victim=("--die-at", "DROP COLUMN effective_profile_snapshot")).ended()
+    died = Migration(
+        url, M4_003, victim=("--die-at", "DROP COLUMN effective_profile_snapshot")
+    ).ended()
     assert died.killed, died.said
     assert roots(url)[GRANDCHILD] == ROOT
     migrate(url, M8_001)
