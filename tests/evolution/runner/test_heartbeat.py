@@ -138,7 +138,7 @@ def test_heartbeat_does_not_write_to_a_table_that_was_put_in_the_place_of_its_ow
             )
             other.execute("DROP TABLE evolution_runs")
             other.execute("ALTER TABLE planted RENAME TO evolution_runs")
-        wait_until(lambda: "has triggers" in caplog.text)
+        wait_until(lambda: "has the trigger" in caplog.text)
 
     with empty_database("postgresql-18", tmp_path) as url:
         command.upgrade(tiny_chain(tmp_path / "chain", url, stop=when_run(stop)), "head")
