@@ -215,7 +215,7 @@ def test_table_that_is_replaced_after_the_look_at_its_owner_is_not_read(
     capfd: pytest.CaptureFixture[str],
 ):
     migrate(url, HEAD)
-    real_look = database.refuse_strangers
+    real_look = database.refuse_untrusted_owners
     swaps = [f"DROP TABLE {table} CASCADE"]
 
     isolation = "READ COMMITTED" if typed == ["preflight"] else "REPEATABLE READ"
@@ -228,7 +228,7 @@ def test_table_that_is_replaced_after_the_look_at_its_owner_is_not_read(
             statements = VERSION if table == "alembic_version" else created(table)
             execute(of_role(url, CLERK), *statements, *indexed(table))
 
-    monkeypatch.setattr(database, "refuse_strangers", look_and_be_late)
+    monkeypatch.setattr(database, "refuse_untrusted_owners", look_and_be_late)
 
     code = main([*typed, "-q", "--url", url])
     said = capfd.readouterr().err

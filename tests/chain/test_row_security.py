@@ -78,21 +78,27 @@ SEEN = {
 }  # fmt: skip
 
 
+def refusal_of_an_upgrade(url: str) -> str:
+    """Give the line of an upgrade that is refused before any change, as preflight has it, too."""
+    before = schema_dump(url)
+    blocks = [block.found for block in preflight(chain_config(url)).blocks]
+    with pytest.raises(EvolutionError) as refused:
+        migrate(url, HEAD)
+    assert blocks == [str(refused.value)]
+    assert schema_dump(url) == before
+    return blocks[0]
+
+
 @pytest.mark.parametrize("policies", HIDING)
 def test_row_security_that_hides_plans_from_their_owner_is_refused_before_any_change(
     url: str, policies: str
 ):
     execute(url, *HIDING[policies])
-    before = schema_dump(url)
 
-    blocks = [block.found for block in preflight(chain_config(url)).blocks]
-    with pytest.raises(EvolutionError) as refused:
-        migrate(url, HEAD)
+    refusal = refusal_of_an_upgrade(url)
 
-    assert blocks == [str(refused.value)]
-    assert f"row-level security that is forced on its owner {OWNER}, " in blocks[0]
-    assert f"; run {NO_FORCE}, which leaves every other role bound; nothing was cha" in blocks[0]
-    assert schema_dump(url) == before
+    assert f"row-level security that is forced on its owner {OWNER}, " in refusal
+    assert f"; run {NO_FORCE}, which leaves every other role bound; nothing was cha" in refusal
 
     execute(url, NO_FORCE)
     migrate(url, M8_001)
@@ -245,17 +251,12 @@ def test_what_was_added_to_the_archive_is_named_with_the_statement_that_removes_
 ):
     planted, what, statement = ADDED[added]
     execute(archived, planted)
-    before = schema_dump(archived)
 
-    blocks = [block.found for block in preflight(chain_config(archived)).blocks]
-    with pytest.raises(EvolutionError) as refused:
-        migrate(archived, HEAD)
+    refusal = refusal_of_an_upgrade(archived)
 
-    assert blocks == [str(refused.value)]
-    assert f"public.{ARCHIVE} has {what}; " in blocks[0]
-    assert f"run {statement}" in blocks[0]
-    assert "drop it" not in blocks[0]
-    assert schema_dump(archived) == before
+    assert f"public.{ARCHIVE} has {what}; " in refusal
+    assert f"run {statement}" in refusal
+    assert "drop it" not in refusal
 
     execute(archived, statement)
     migrate(archived, M8_001)

@@ -31,8 +31,8 @@ from cleveragents_plans.persistence import (
     without_password,
 )
 
-# A downgrade keeps snapshots there.
-_ARCHIVE = "v3_plans_snapshot_archive"
+#: Where a downgrade keeps snapshots.
+ARCHIVE: Final = "v3_plans_snapshot_archive"
 
 #: What a run must know of this package.
 APPLICATION: Final = Application(
@@ -157,7 +157,7 @@ def include_object(
     if type_ != "table" or not reflected or compare_to is not None:
         return True
     columns = [column.name for column in item.columns] if isinstance(item, Table) else []
-    return name not in (*Base.metadata.tables, _ARCHIVE, RUNS) and columns != ["version_num"]
+    return name not in (*Base.metadata.tables, ARCHIVE, RUNS) and columns != ["version_num"]
 
 
 def _copy(source: Traversable, target: Path) -> None:

@@ -30,9 +30,12 @@ from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.runs import RUNS, RunsTable
 from cleveragents_plans.evolution.runner.sqlite_transaction import statements_interruptible
-from cleveragents_plans.evolution.runner.strangers import looking_context, refuse_strangers
 from cleveragents_plans.evolution.runner.target import find_target
 from cleveragents_plans.evolution.runner.unfinished import Unfinished, UnfinishedNote
+from cleveragents_plans.evolution.runner.untrusted_owners import (
+    looking_context,
+    refuse_untrusted_owners,
+)
 from cleveragents_plans.evolution.runner.version_state import (
     VersionRefused,
     VersionState,
@@ -270,7 +273,7 @@ def _refuse_tables(migration: MigrationContext, schema: str | None, shown: str) 
         remember_tables(connection, tables, schema, (version_table, version_schema))
     require_tables(connection, tables, schema)
     require_version_table(connection, version_table, version_schema)
-    refuse_strangers(migration, tables, schema, only_reads=True)
+    refuse_untrusted_owners(migration, tables, schema, only_reads=True)
     if schema is not None and version_schema is not None:
         refuse_unreadable_tables(connection, tables, schema, shown)
         refuse_unreadable_tables(connection, [version_table], version_schema, shown)

@@ -48,8 +48,8 @@ def ways_to_wait(
 
     Args:
         database: The database.
-        migrating: Who migrates it, from `runs_under_way`; one at least.
-        remedies: What would be said if nobody did.
+        migrating: The sessions or processes that migrate it, from `runs_under_way`; one at least.
+        remedies: The remedies where no session migrates it.
         paused: Whether the run is paused by ``throttle``.
     """
     follow = typed(database.config, "status --follow")

@@ -9,12 +9,12 @@ from cleveragents_plans.evolution.postgresql.dependents import foreign_triggers
 from cleveragents_plans.evolution.postgresql.privileges import WRITERS
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.evolution.runner.runs import RUNS
+from cleveragents_plans.schema.chain import ARCHIVE
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.fill_function import FILL, is_ours
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
 
 _FUNCTIONS = (FILL, "v3_plans_unfill", "v3_plans_keep")
-_ARCHIVE = "v3_plans_snapshot_archive"
 
 
 def check_privileges(database: Database) -> Iterator[Finding]:
@@ -55,7 +55,7 @@ def check_privileges(database: Database) -> Iterator[Finding]:
             "on; then look at what it may have written",
         )
     tables = {
-        _ARCHIVE: ("it could change what the next upgrade restores", fault, set[str]()),
+        ARCHIVE: ("it could change what the next upgrade restores", fault, set[str]()),
         database.options.version_table: (
             "it could change which revisions the next run takes", note, set[str](),
         ),

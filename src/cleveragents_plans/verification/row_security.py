@@ -9,17 +9,16 @@ from cleveragents_plans.evolution.postgresql.row_security import (
     hides_rows_from_owner,
 )
 from cleveragents_plans.evolution.printable import identifier
+from cleveragents_plans.schema.chain import ARCHIVE
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault
-
-_ARCHIVE = "v3_plans_snapshot_archive"
 
 
 def check_row_security(database: Database) -> Iterator[Finding]:
     """Find policies that hide rows from the owner of the plans, as whom triggers run."""
     assert database.schema is not None  # noqa: S101  # on PostgreSQL there is one
     name = f"{identifier(database.schema)}.{PLANS}"
-    archive = f"{identifier(database.schema)}.{_ARCHIVE}"
+    archive = f"{identifier(database.schema)}.{ARCHIVE}"
     owner = hides_rows_from_owner(database.connection, name)
     if owner is not None:
         yield fault(
@@ -34,7 +33,7 @@ def check_row_security(database: Database) -> Iterator[Finding]:
     if owner is not None:
         yield fault(
             Kind.ROW_SECURITY,
-            _ARCHIVE,
+            ARCHIVE,
             f"row-level security is forced on the owner {owner}, as whom snapshots are kept and "
             "restored: the next migration is refused",
             f"ALTER TABLE {archive} NO FORCE ROW LEVEL SECURITY",

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.persistence import Base
+from cleveragents_plans.schema.chain import ARCHIVE
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
-
-# Where a downgrade keeps snapshots.
-_ARCHIVE = "v3_plans_snapshot_archive"
 
 
 def check_table_triggers(database: Database) -> Iterator[Finding]:
@@ -21,7 +19,7 @@ def check_table_triggers(database: Database) -> Iterator[Finding]:
     On PostgreSQL those of the table of plans are compared with what its revision made elsewhere.
     """
     versions = database.options.version_table
-    tables = {versions, _ARCHIVE, *Base.metadata.tables}
+    tables = {versions, ARCHIVE, *Base.metadata.tables}
     if database.on_postgresql:
         tables.remove(PLANS)
         wanted = {"schema": database.schema, "tables": sorted(tables)}
@@ -30,7 +28,7 @@ def check_table_triggers(database: Database) -> Iterator[Finding]:
         found = [row for row in run(database.connection, _SQLITE) if row[0].lower() in tables]
     for table, name in found:
         subject = f"{table}.{name}"
-        if table.lower() in (versions.lower(), _ARCHIVE):
+        if table.lower() in (versions.lower(), ARCHIVE):
             yield fault(
                 Kind.TRIGGER_EXTRA,
                 subject,

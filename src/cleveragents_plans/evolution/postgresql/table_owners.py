@@ -59,7 +59,7 @@ def refuse_foreign_tables(
         raise ForeignTable(name, found, remedy)
 
 
-def tables_of_strangers(
+def tables_of_untrusted_owners(
     connection: Connection,
     tables: Collection[str],
     version_table: str,
@@ -73,7 +73,7 @@ def tables_of_strangers(
     one who is trusted. A superuser trusts no role because it is a member. Catalogs are read.
     """
     names = _names(tables, version_table, schema, version_schema)
-    return [(name, owner) for name, owner in run(connection, _OF_STRANGERS, names)]
+    return [(name, owner) for name, owner in run(connection, _OF_UNTRUSTED_OWNERS, names)]
 
 
 def raise_if_foreign_tables(tables: Collection[str], version_table: str, schema: str) -> str:
@@ -122,7 +122,7 @@ _FROM_OURS = """\
         OR (c.relname = %(version_table)s
             AND n.nspname = coalesce(%(version_schema)s, current_schema())))"""
 
-_OF_STRANGERS = f"""\
+_OF_UNTRUSTED_OWNERS = f"""\
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.rolname)
 {_FROM_OURS}
    AND NOT {TRUSTED_OWNER} AND NOT {IS_MEMBER} ORDER BY 1"""
@@ -142,7 +142,7 @@ WITH ours AS (
   SELECT owner, bool_and(trusted) AS trusted FROM ours GROUP BY owner
   HAVING count(*) * 2 > (SELECT count(*) FROM ours)
      AND min(oid) = (SELECT min(oid) FROM ours)
-), foreigners AS (
+), wrong_owners AS (
   SELECT others.names IS NOT NULL AND coalesce(ours.owner = most.owner, false) AS of_most,
          ours.name,
          'belongs to ' || ours.owner || ', '
@@ -172,12 +172,12 @@ _RELATED = f"{_ACTS_AS.format('ours', 'o')} OR NOT o.trusted AND {_ACTS_AS.forma
 
 _READ = f"""\
 {_OURS.format(trusted=f"({TRUSTED_OWNER} OR {IS_MEMBER})", related=_RELATED)}
-SELECT name, found, remedy FROM foreigners ORDER BY of_most, name LIMIT 1"""
+SELECT name, found, remedy FROM wrong_owners ORDER BY of_most, name LIMIT 1"""
 
 _WRITTEN = f"""\
 {_OURS.format(trusted=TRUSTED_OWNER, related="false")}
 SELECT refused.name, refused.found, refused.remedy FROM (
-  SELECT * FROM foreigners
+  SELECT * FROM wrong_owners
   UNION ALL
   SELECT false, ours.name, 'has the trigger ' || quote_ident(g.tgname) || ', whose function '
          || CAST(CAST(p.oid AS regprocedure) AS text) || ' belongs to ' || quote_ident(o.rolname),

@@ -2,7 +2,8 @@
 Which roles are trusted, as conditions of SQL.
 
 What a table runs when it is planned, read or written is chosen by its owner: expressions of
-indexes, defaults, triggers. It runs with the rights of whoever sends the statement.
+indexes, defaults, triggers. It runs with the rights of the
+role that sends the statement.
 """
 
 from __future__ import annotations

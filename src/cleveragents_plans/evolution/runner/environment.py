@@ -79,9 +79,12 @@ from cleveragents_plans.evolution.runner.steps import (
     wait_for_locks,
     with_checks,
 )
-from cleveragents_plans.evolution.runner.strangers import looking_context, refuse_strangers
 from cleveragents_plans.evolution.runner.target import Application, Target, find_target
 from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
+from cleveragents_plans.evolution.runner.untrusted_owners import (
+    looking_context,
+    refuse_untrusted_owners,
+)
 from cleveragents_plans.evolution.runner.version_lock import CheckedVersionTable
 from cleveragents_plans.evolution.runner.version_state import VersionState
 from cleveragents_plans.evolution.runner.version_tables import require_version_table
@@ -254,21 +257,21 @@ class _Run:
             refuse_missing_rights(connection, names, self.schema, self.target.shown)
         except RightsMissing:
             # Its remedy would be to become the role that has taken a name.
-            self._refuse_strangers(connection)
+            self._refuse_untrusted_owners(connection)
             raise
 
     def _how_far(self, connection: Connection) -> str:
         try:
-            self._refuse_strangers(connection)
+            self._refuse_untrusted_owners(connection)
         except ForeignTable:  # the table of runs is that of the version table's owner
             return ""
         return told_under_way(connection, self._runs)
 
-    def _refuse_strangers(self, connection: Connection) -> None:
+    def _refuse_untrusted_owners(self, connection: Connection) -> None:
         versions = (self.options.version_table, self.schema, self.schema_of_versions)
         looking = looking_context(connection, context.config, context.script, *versions)
         only_reads = self.command.only_reads
-        refuse_strangers(looking, self.tables, self.schema, only_reads=only_reads)
+        refuse_untrusted_owners(looking, self.tables, self.schema, only_reads=only_reads)
 
     def _use_schema(self, connection: Connection, *, local: bool = False) -> None:
         if self.command.compares_tables:
@@ -373,7 +376,7 @@ class _Run:
     def _check_names(self, connection: Connection) -> None:
         require_tables(connection, self.tables, self.schema)
         require_version_table(connection, self.options.version_table, self.schema_of_versions)
-        self._refuse_strangers(connection)
+        self._refuse_untrusted_owners(connection)
         self._refuse_taken_names(connection)
 
     def _refuse_taken_names(self, connection: Connection) -> None:

@@ -108,7 +108,7 @@ class TableLooks:
         return hook
 
 
-def listed(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str]) -> str:
     """Write the first five *names*, and how many more there are."""
     more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
     return f"{', '.join(names[:_MAX_SHOWN])}{more}"

@@ -22,7 +22,7 @@ from cleveragents_plans.evolution.printable import identifier, printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied, heads_after
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.remains import remains
-from cleveragents_plans.evolution.runner.table_looks import TableLooks, listed
+from cleveragents_plans.evolution.runner.table_looks import TableLooks, shortened
 from cleveragents_plans.evolution.runner.version_tables import schemas_with, version_tables
 from cleveragents_plans.evolution.settings import Options
 
@@ -145,7 +145,7 @@ class VersionState:
         if self._looks.any_is_there() and (lacking := self._looks.missing(ours)):
             log.warning(
                 "the tables lack %s, which %s has: the next run will be refused",
-                listed(lacking), " and ".join(ours),
+                shortened(lacking), " and ".join(ours),
             )  # fmt: skip
 
     def _refuse_other_schema(self) -> None:
@@ -280,7 +280,7 @@ class VersionState:
         if missing := self._looks.missing(self.known):
             raise TablesIncomplete(
                 f"{self._options.version_table} says {' and '.join(self.known)}, and the tables "
-                f"lack {listed(missing)}",
+                f"lack {shortened(missing)}",
                 "restore what is missing from a backup, or create it as docs/specification.md has "
                 f"it; {typed_for_program(self._config, 'verify')} says what else differs",
             )
@@ -313,8 +313,8 @@ class VersionState:
             return f"{found}: run {command}, and then the command that you want"
         if lacking := self._looks.missing([looks], "missing" if self._telling else "lacking"):
             return (
-                f"they lack {listed(lacking)}, and no revision leaves them so: restore a backup, "
-                "or rename or drop them if they are not this chain's"
+                f"they lack {shortened(lacking)}, and no revision leaves them so: restore a "
+                "backup, or rename or drop them if they are not this chain's"
             )
         return f"they look as {looks} makes them: run {command}, and then the command that you want"
 

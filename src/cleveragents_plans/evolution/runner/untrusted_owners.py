@@ -14,9 +14,9 @@ from cleveragents_plans.evolution.lookups import each_table_once
 from cleveragents_plans.evolution.postgresql.table_owners import (
     ForeignTable,
     refuse_foreign_tables,
-    tables_of_strangers,
+    tables_of_untrusted_owners,
 )
-from cleveragents_plans.evolution.runner.table_looks import TableLooks, listed
+from cleveragents_plans.evolution.runner.table_looks import TableLooks, shortened
 
 
 def looking_context(
@@ -41,7 +41,7 @@ def looking_context(
 
 
 @each_table_once()
-def refuse_strangers(
+def refuse_untrusted_owners(
     migration: MigrationContext, tables: Collection[str], schema: str | None, *, only_reads: bool
 ) -> None:
     """
@@ -68,7 +68,7 @@ def refuse_strangers(
     version_table, version_schema = migration.version_table, migration.version_table_schema
     names = (tables, version_table, schema, version_schema)
     refuse_foreign_tables(connection, *names, only_reads=only_reads)
-    found = tables_of_strangers(connection, *names)
+    found = tables_of_untrusted_owners(connection, *names)
     if not found:
         return
     looks = TableLooks(migration, tables, schema)
@@ -80,7 +80,7 @@ def refuse_strangers(
         name, owner = found[0]
         raise ForeignTable(
             name,
-            f"belongs to {owner}, and the tables lack {listed(lacking)}: a role that may create "
+            f"belongs to {owner}, and the tables lack {shortened(lacking)}: a role that may create "
             "objects in the schema can have made them, and what their indexes and triggers call "
             "would have the rights of this role",
             "expected all tables of a revision: if they are this chain's, restore what is "
