@@ -15,6 +15,7 @@ from typing import Any
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, Select, Table, UpdateBase, event
 from sqlalchemy.schema import CreateTable, DropTableComment, SetTableComment
+from sqlalchemy.sql.visitors import iterate
 
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.postgresql.connection import in_autocommit, run, transaction
@@ -110,7 +111,8 @@ class CheckedVersionTable:
 
     def _mode(self, element: Any) -> str | None:
         if isinstance(element, Select):
-            return "ACCESS SHARE" if any(map(self._is_ours, element.get_final_froms())) else None
+            # get_final_froms() would prepare each statement for its compilation once more.
+            return "ACCESS SHARE" if any(map(self._is_ours, iterate(element))) else None
         if isinstance(element, UpdateBase):
             return "ROW EXCLUSIVE" if self._is_ours(element.table) else None
         if isinstance(element, SetTableComment | DropTableComment):
@@ -118,8 +120,8 @@ class CheckedVersionTable:
         return None
 
     def _is_ours(self, table: Any) -> bool:
-        ours = (self._table.schema, self._table.name)
-        return isinstance(table, Table) and (table.schema, table.name) == ours
+        ours = self._table
+        return isinstance(table, Table) and (table.schema, table.name) == (ours.schema, ours.name)
 
     def _lock(self, mode: str) -> None:
         lock_as_found(self._connection, self._name, self._oid, mode)
