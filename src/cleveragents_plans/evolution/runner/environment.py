@@ -17,7 +17,6 @@ from sqlalchemy import Connection, MetaData
 
 from cleveragents_plans.evolution import autogenerate
 from cleveragents_plans.evolution.errors import naming_revisions
-from cleveragents_plans.evolution.operations.names import refuse_taken_names, require_tables
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
 from cleveragents_plans.evolution.postgresql.new_tables import created_patiently
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
@@ -27,24 +26,13 @@ from cleveragents_plans.evolution.postgresql.products import (
 )
 from cleveragents_plans.evolution.postgresql.read_locks import remember_tables
 from cleveragents_plans.evolution.postgresql.replication import check_replication
-from cleveragents_plans.evolution.postgresql.schema_choice import (
-    find_schema,
-    search_schema,
-    use_schema,
-)
 from cleveragents_plans.evolution.postgresql.search_path import (
     event_triggers_served,
     named_in,
     search_path_restored,
 )
-from cleveragents_plans.evolution.postgresql.server import (
-    RightsMissing,
-    refuse_missing_rights,
-    refuse_read_only,
-)
-from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
+from cleveragents_plans.evolution.postgresql.server import refuse_read_only
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
-from cleveragents_plans.evolution.postgresql.table_owners import ForeignTable
 from cleveragents_plans.evolution.reporting import DETAILED, console_logging, heartbeat, tell
 from cleveragents_plans.evolution.run_figures import RunFigures, measured
 from cleveragents_plans.evolution.runner.alembic_internals import (
@@ -59,7 +47,7 @@ from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock
 from cleveragents_plans.evolution.runner.offline import print_script
 from cleveragents_plans.evolution.runner.postgresql_session import postgresql_session
-from cleveragents_plans.evolution.runner.runs import RUNS, RunsTable, told_under_way
+from cleveragents_plans.evolution.runner.run_tables import RunTables
 from cleveragents_plans.evolution.runner.sqlite_transaction import (
     call_in_driver_thread,
     in_sqlite_transaction,
@@ -81,13 +69,8 @@ from cleveragents_plans.evolution.runner.steps import (
 )
 from cleveragents_plans.evolution.runner.target import Application, Target, find_target
 from cleveragents_plans.evolution.runner.unfinished import UnfinishedNote
-from cleveragents_plans.evolution.runner.untrusted_owners import (
-    looking_context,
-    refuse_untrusted_owners,
-)
 from cleveragents_plans.evolution.runner.version_lock import CheckedVersionTable
 from cleveragents_plans.evolution.runner.version_state import VersionState
-from cleveragents_plans.evolution.runner.version_tables import require_version_table
 from cleveragents_plans.evolution.settings import BadSetting, Options, Settings
 
 
@@ -141,15 +124,12 @@ class _Run:
         self.target = target
         self.options = options
         self.metadata = metadata
-        self.tables = tables
         self.own_version_table = own_version_table
         self.command = running_command()
+        self.tables = RunTables(tables, options, self.command, context.config, context.script)
         self.level = log_level(context.config)
         self.figures = RunFigures(target=target.shown)
-        # Of PostgreSQL, where names are not looked up by the search path.
-        self.schema: str | None = None
         self.blockers_seen: Callable[[], AbstractContextManager[None]] = nullcontext
-        self.schema_of_versions: str | None = None
 
     def start(self) -> None:
         self._say(f"database: {self.target.shown}{self.target.note}")
@@ -221,7 +201,7 @@ class _Run:
         refuse_unfit_server(connection, self.target.shown)
         if external:
             with search_path_restored(connection):
-                self._use_schema(connection, local=True)
+                self.tables.choose_schema(connection, local=True)
                 return self._run(connection, external)
         connection.rollback()  # in a transaction a pooler would not show
         with ExitStack() as stack:
@@ -233,68 +213,35 @@ class _Run:
             self.blockers_seen = watch.blockers_named
             restore = isinstance(self.target.given, Connection)
             stack.enter_context(postgresql_session(connection, restore=restore))
-            self._use_schema(connection)
+            self.tables.choose_schema(connection)
             connection.commit()
             stack.enter_context(created_patiently(connection, Settings.of(context)))
-            if self.schema and not self.command.compares_tables:
-                stack.enter_context(named_in(connection, self.schema))
+            schema = self.tables.schema
+            if schema and not self.command.compares_tables:
+                stack.enter_context(named_in(connection, schema))
             if not self.command.only_reads:
                 refuse_read_only(connection, self.target.shown)
-                names = {*self.tables, self.options.version_table}
-                refuse_missing_session_rights(connection, names, self.schema, self.target.shown)
-                self._refuse_missing_rights(connection, names)
+                self.tables.refuse_missing_rights(connection, self.target.shown)
                 connection.rollback()
-                how_far = partial(self._how_far, connection)
-                locked = (self.schema, self.schema_of_versions), Settings.of(context)
+                how_far = partial(self.tables.told_under_way, connection)
+                locked = (schema, self.tables.schema_of_versions), Settings.of(context)
                 stack.enter_context(migration_lock(connection, *locked, how_far))
-            with blockers_named(connection, self._ours):
+            with blockers_named(connection, self.tables.all):
                 told = self._run(connection, external)
             connection.commit()
             return told
 
-    def _refuse_missing_rights(self, connection: Connection, names: set[str]) -> None:
-        try:
-            refuse_missing_rights(connection, names, self.schema, self.target.shown)
-        except RightsMissing:
-            # Its remedy would be to become the role that has taken a name.
-            self._refuse_untrusted_owners(connection)
-            raise
-
-    def _how_far(self, connection: Connection) -> str:
-        try:
-            self._refuse_untrusted_owners(connection)
-        except ForeignTable:  # the table of runs is that of the version table's owner
-            return ""
-        return told_under_way(connection, self._runs)
-
-    def _refuse_untrusted_owners(self, connection: Connection) -> None:
-        versions = (self.options.version_table, self.schema, self.schema_of_versions)
-        looking = looking_context(connection, context.config, context.script, *versions)
-        only_reads = self.command.only_reads
-        refuse_untrusted_owners(looking, self.tables, self.schema, only_reads=only_reads)
-
-    def _use_schema(self, connection: Connection, *, local: bool = False) -> None:
-        if self.command.compares_tables:
-            # What SQLAlchemy reflects without a schema is found by the search path.
-            self.schema = search_schema(connection, self.options.schema, local=local)
-            return
-        tables, version_table = self.tables, [self.options.version_table]
-        schema = use_schema(connection, self.options.schema, tables, version_table, local=local)
-        self.schema = schema
-        self.schema_of_versions = (
-            schema if self.options.schema else find_schema(connection, version_table, tables)
-        )
-
     def _run(self, connection: Connection, external: bool) -> str:
+        tables = self.tables
         note = self._configure(connection)
         migration = context.get_context()
         if not external:
             wait_for_locks(migration)
         if not self.target.is_sqlite:
-            refuse_distributed_tables(connection, self.tables, self.schema, self.target.shown)
+            refuse_distributed_tables(connection, tables.names, tables.schema, self.target.shown)
         # Under the migration lock, and before the version table is read.
-        versions = CheckedVersionTable(migration, lambda: self._check_names(connection))
-        remember_tables(connection, self.tables, self.schema)
+        versions = CheckedVersionTable(migration, partial(tables.refuse_unfit, connection))
+        remember_tables(connection, tables.names, tables.schema)
         with versions.enforced():
             return self._run_checked(connection, external, note, versions)
 
@@ -305,8 +252,8 @@ class _Run:
         note: UnfinishedNote,
         versions: CheckedVersionTable,
     ) -> str:
-        command, migration = self.command, context.get_context()
-        state = VersionState(migration, self.options, self.tables, self.own_version_table)
+        command, migration, tables = self.command, context.get_context(), self.tables
+        state = VersionState(migration, self.options, tables.names, self.own_version_table)
         state.check(command, unfinished=note.read() is not None)
         self.figures.before = before = migration.get_current_heads()
         start, over = starting_point(command, migration, note.found)
@@ -316,16 +263,16 @@ class _Run:
             refuse_external_transaction(connection)
         if self.target.is_sqlite:
             if changes:
-                prepare_file(connection, Settings.of(context), self.tables, external=external)
+                prepare_file(connection, Settings.of(context), tables.names, external=external)
         elif not external:
             if changes:
-                check_replication(connection, self.tables, self.schema)
+                check_replication(connection, tables.names, tables.schema)
             connection.rollback()  # Alembic must own every transaction from here on.
         if over:
             set_start(migration, over)
         told = in_one_line(self.target.shown)
-        noting = noted(migration, self._runs, versions, command.name) if changes else nullcontext()
-        named = nullcontext() if external else blockers_named(connection, self._ours)
+        noting = noted(migration, tables.runs, versions, command.name) if changes else nullcontext()
+        named = nullcontext() if external else blockers_named(connection, tables.all)
         run_all = context.begin_transaction()
         result = alembic_output(context.config) if command.only_reads else nullcontext()
         seen = self.blockers_seen()
@@ -334,22 +281,13 @@ class _Run:
         if not command.plans_ahead:
             return "" if command.only_reads else f"{self.options.version_table} is there"
         after = migration.get_current_heads()
-        self.figures.ended(self.schema, after, ran=changes)
+        self.figures.ended(tables.schema, after, ran=changes)
         was, now = (", ".join(map(str, each)) or "empty" for each in (before, after))
         return f"{was} -> {now}" if steps else f"already at {now}, nothing to do"
 
-    @property
-    def _ours(self) -> set[tuple[str | None, str]]:
-        versions = self.schema_of_versions
-        beside = {(versions, self.options.version_table), (versions, RUNS)}
-        return {(self.schema, each) for each in self.tables} | beside
-
-    @property
-    def _runs(self) -> RunsTable:
-        return RunsTable(self.options.version_table, self.schema_of_versions)
-
     def _configure(self, connection: Connection) -> UnfinishedNote:
-        note = UnfinishedNote(connection, self.options.version_table, self.schema_of_versions)
+        tables = self.tables
+        note = UnfinishedNote(connection, tables.version_table, tables.schema_of_versions)
 
         def version_applied(ctx: Any, step: MigrationInfo, heads: Any, run_args: Any) -> None:
             if step.is_migration or ctx.purge:
@@ -362,32 +300,20 @@ class _Run:
             transactional_ddl=True,
             transaction_per_migration=True,
             # Other packages keep tables in the same database; they are not ours to compare.
-            include_name=lambda name, kind, _: kind != "table" or name in self.tables,
+            include_name=lambda name, kind, _: kind != "table" or name in tables.names,
             on_version_apply=version_applied,
             version_table=self.options.version_table,
-            version_table_schema=self.schema_of_versions,
-            table_schema=self.schema,
+            version_table_schema=tables.schema_of_versions,
+            table_schema=tables.schema,
             fn=with_checks(self.command, note, lambda: self._check_version_table(connection)),
-            **(autogenerate.configuration(self.tables) if self.command.writes_revision else {}),
+            **(autogenerate.configuration(tables.names) if self.command.writes_revision else {}),
             **(NOT_CREATING_VERSION_TABLE if self.command.only_reads else {}),
         )
         return note
 
-    def _check_names(self, connection: Connection) -> None:
-        require_tables(connection, self.tables, self.schema)
-        require_version_table(connection, self.options.version_table, self.schema_of_versions)
-        self._refuse_untrusted_owners(connection)
-        self._refuse_taken_names(connection)
-
-    def _refuse_taken_names(self, connection: Connection) -> None:
-        if self.target.is_sqlite or self.command.only_reads:
-            return
-        versions, schema = self.options.version_table, self.schema_of_versions
-        refuse_taken_names(connection, self.tables, versions, self.schema, schema)
-
     def _check_version_table(self, connection: Connection) -> None:
         # Where there was none, another role may have created it an instant before Alembic.
         external = connection.in_transaction()
-        self._refuse_taken_names(connection)
+        self.tables.refuse_taken_names(connection)
         if not external:
             connection.rollback()
