@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import Engine, event, text
@@ -65,6 +66,16 @@ def queue(repository: PlanRepository, session: Session) -> list[Plan]:
 
 
 # Taking
+
+
+def test_a_time_that_a_clock_shows_twice_is_not_taken_for_the_first_of_them(repository):
+    first = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    second = first.replace(fold=1)  # an hour later, and equal for Python
+    at = datetime(2026, 10, 25, 1, tzinfo=UTC)
+    repository.add(a_root(1, created_at=at, updated_at=at))
+
+    assert not repository.claim(created_before=first)
+    assert repository.claim(created_before=second)
 
 
 def test_a_claim_begins_the_oldest_plan_and_gives_it_as_it_is_stored(repository, queue):
