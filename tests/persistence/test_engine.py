@@ -273,7 +273,7 @@ def test_a_file_that_is_not_there_is_told_and_not_created_to_read(tmp_path, monk
 
     with (
         Session(read_only(engine)) as session,
-        pytest.raises(DatabaseMissing, match=r"no file at 'typo.db'.*--create --url") as caught,
+        pytest.raises(DatabaseMissing, match=r"no file at '/.+/typo.db'.*--create --url") as caught,
     ):
         PlanRepository(session).count()
     with pytest.raises(DatabaseMissing):
@@ -288,6 +288,28 @@ def test_a_file_that_is_not_there_is_told_and_not_created_to_read(tmp_path, monk
     assert asyncio.run(read()) == 0
     asyncio.run(other.dispose())
     engine.dispose()
+
+
+@pytest.mark.parametrize("opened", [open_engine, create_engine])
+def test_a_relative_path_is_that_of_the_folder_in_which_the_engine_was_opened(
+    tmp_path, monkeypatch, opened
+):
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(tmp_path)
+    create_schema("sqlite:///plans.db")
+    engine = opened("sqlite:///plans.db")
+    reading = read_only(engine)
+    monkeypatch.chdir(other)
+
+    with Session(reading) as session:
+        assert PlanRepository(session).count() == 0
+    create_schema("sqlite:///plans.db")
+    engine.dispose()
+    (tmp_path / "plans.db").unlink()
+    with Session(reading) as session, pytest.raises(DatabaseMissing, match=f"'{tmp_path}/plans"):
+        PlanRepository(session).count()
+    assert not (tmp_path / "plans.db").exists()
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path):

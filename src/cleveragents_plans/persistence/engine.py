@@ -163,6 +163,9 @@ def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, An
     defaults: dict[str, Any] = {}
     if target.get_backend_name() == "sqlite":
         connect_args |= {"timeout": BUSY_TIMEOUT, "factory": _SqliteConnection}
+        if path := path_of(target):
+            # As SQLAlchemy's dialect keeps it: the process may go to another folder.
+            target = target.set(database=str(Path(path).absolute()))
     else:
         # To look for the type, SQLAlchemy compares an oid with a regtype before anything can set
         # the search path, and an operator of another role would run.
@@ -230,12 +233,12 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
     view = engine.execution_options(read_only=True, postgresql_readonly=True)
     sync = view if isinstance(view, Engine) else view.sync_engine
     if sync.dialect.name == "sqlite" and (path := path_of(sync.url)):
-        connect = sync.raw_connection
+        connect, file = sync.raw_connection, Path(path).absolute()
 
         def connect_to_file() -> PoolProxiedConnection:
-            if not Path(path).exists():
+            if not file.exists():
                 reason = sqlite3.OperationalError("unable to open database file")
-                raise DatabaseMissing(without_password(sync.url), path, reason)
+                raise DatabaseMissing(without_password(sync.url), str(file), reason)
             return connect()
 
         # SQLite creates the file as it connects, which no event of a view comes before.
