@@ -632,6 +632,24 @@ def test_a_file_that_can_only_be_read_is_read(file):
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
+@pytest.mark.parametrize("statement", ["SELECT count(*) FROM v3_plans", "DELETE FROM v3_plans"])
+def test_a_file_with_a_rollback_journal_is_read_beside_another_connection(file, statement):
+    url = f"sqlite:///{file}"
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute(statement).fetchall()  # a backup reads for minutes
+
+        engine = open_engine(url, connect_args={"timeout": 0})
+        with Session(read_only(engine)) as session:
+            assert PlanRepository(session).count() == 1
+        engine.dispose()
+
+        other.execute("ROLLBACK")
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    with open_engine(url).connect() as later:
+        assert later.scalar(text("PRAGMA journal_mode")) == "wal"
+
+
 # Everything is imported before the rights to read it are given up.
 READ = """
 import os, sys

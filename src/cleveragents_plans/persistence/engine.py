@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 #: How long a SQLite connection waits for another's write, in seconds.
 BUSY_TIMEOUT = 30.0
 
+# How long a new connection asks for the write-ahead log, in seconds.
+_WAL_PATIENCE = 0.5
+
 # Of the driver's `autocommit`, from Python 3.12 on: with True its commit does nothing, with False
 # it begins by itself. https://docs.python.org/3/library/sqlite3.html#sqlite3.Connection.autocommit
 _LEGACY_TRANSACTION_CONTROL = -1
@@ -256,7 +259,7 @@ def _connection(driver_connection: Any, _record: object) -> None:
 
 
 def _use_write_ahead_log(driver_connection: Any) -> None:
-    until = time.monotonic() + BUSY_TIMEOUT
+    until = time.monotonic() + _WAL_PATIENCE
     while True:
         try:
             return _send(driver_connection, "PRAGMA journal_mode = WAL")
@@ -265,10 +268,14 @@ def _use_write_ahead_log(driver_connection: Any) -> None:
             # A file that can only be read, or whose folder can, is read in the mode that it has.
             if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
                 return None
-            # The change of mode needs the file for itself, and SQLite does not wait for others
-            # that change it, too: the busy timeout does not hold here.
-            if code != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+            if code != sqlite3.SQLITE_BUSY:
                 raise
+            # The change needs the file for itself, and SQLite does not wait for that: the busy
+            # timeout does not hold here. With a rollback journal a reader, such as a backup, keeps
+            # the file for as long as it reads, beside which others can read; a later connection
+            # sets the log.
+            if time.monotonic() > until:
+                return None
         time.sleep(0.01)
 
 
