@@ -273,7 +273,7 @@ def test_a_file_that_is_not_there_is_told_and_not_created_to_read(tmp_path, monk
 
     with (
         Session(read_only(engine)) as session,
-        pytest.raises(DatabaseMissing, match=r"no file at '/.+/typo.db'.*--create --url") as caught,
+        pytest.raises(DatabaseMissing, match=r"no file at '/.*typo.db'.*--create --url") as caught,
     ):
         PlanRepository(session).count()
     with pytest.raises(DatabaseMissing):
@@ -307,7 +307,10 @@ def test_a_relative_path_is_that_of_the_folder_in_which_the_engine_was_opened(
     create_schema("sqlite:///plans.db")
     engine.dispose()
     (tmp_path / "plans.db").unlink()
-    with Session(reading) as session, pytest.raises(DatabaseMissing, match=f"'{tmp_path}/plans"):
+    with (
+        Session(reading) as session,
+        pytest.raises(DatabaseMissing, match=f"sqlite:///{tmp_path}/p"),
+    ):
         PlanRepository(session).count()
     assert not (tmp_path / "plans.db").exists()
 

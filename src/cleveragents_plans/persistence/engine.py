@@ -241,7 +241,8 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
         def connect_to_file() -> PoolProxiedConnection:
             if not file.exists():
                 reason = sqlite3.OperationalError("unable to open database file")
-                raise DatabaseMissing(without_password(sync.url), str(file), reason)
+                url = sync.url.set(database=str(file))
+                raise DatabaseMissing(without_password(url), str(file), reason)
             return connect()
 
         # SQLite creates the file as it connects, which no event of a view comes before.
