@@ -38,7 +38,7 @@ from cleveragents_plans.cli.history import RunFacts
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain.fields import PlanRecord
 from cleveragents_plans.evolution import EvolutionError
-from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.settings import Settings, range_of
 from cleveragents_plans.verification import Kind
 from extension.licences import licences
 from extension.plan_fields import fields_of_a_plan
@@ -94,17 +94,18 @@ def _exit_statuses() -> str:
 
 
 def _settings() -> str:
-    """List what can be chosen of a run, with its unit and its default."""
+    """List what can be chosen of a run, with its unit, its default and its range."""
     rows = [
         (
             f"`{field.name.replace('_', '-')}`",
             field.metadata["unit"],
             f"{field.default:g}",
+            range_of(field.name),
             f"{field.metadata['meaning']}.",
         )
         for field in fields(Settings)
     ]
-    return _table(("setting", "unit", "default", "meaning"), rows)
+    return _table(("setting", "unit", "default", "range", "meaning"), rows)
 
 
 def _licences() -> str:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -18,8 +19,17 @@ from cleveragents_plans import schema
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.program import program
 from cleveragents_plans.cli.statuses import ExitStatus
+from cleveragents_plans.evolution.settings import MAX_SECONDS, Settings
+from cleveragents_plans.persistence.parameters import MAX_LIMIT
 from support.broken import store_family
-from support.databases import ONE_OF_EACH, ROOT, database_with, migrate, url_option
+from support.databases import (
+    ONE_OF_EACH,
+    ROOT,
+    database_at,
+    database_with,
+    migrate,
+    url_option,
+)
 from support.revisions import CHAIN, HEAD, M4_003
 from support.rows import database_hash, schema_dump
 
@@ -49,6 +59,42 @@ def test_argument_of_bytes_that_are_no_text_is_refused_in_one_line(
     (line,) = [each for each in capfd.readouterr().err.splitlines() if "bytes that are" in each]
     assert re.match(r"error: |[-\d]{10}T[:.\d]{12}Z error   ", line)
     assert status in (1, 2)
+
+
+NUMBERS = [
+    (name, parameter.opts[0])
+    for name, command in program.commands.items()
+    for parameter in command.params
+    if isinstance(parameter.type, click.IntRange | click.FloatRange)
+]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-1", "1e300", str(2**31), str(2**63 - 1)])
+@pytest.mark.parametrize(("name", "option"), NUMBERS)
+def test_number_out_of_its_range_is_refused(
+    name: str, option: str, number: str, capfd: pytest.CaptureFixture[str]
+):
+    needed = ["id" for each in program.commands[name].params if each.required]
+
+    assert main([name, f"{option}={number}", *needed]) == ExitStatus.USAGE
+    assert f"Invalid value for '{option}': " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+def test_largest_numbers_are_taken(engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    settings = {each.name: each.metadata["most"] for each in fields(Settings)}
+    if engine == "sqlite":
+        del settings["max_replica_lag"]
+    given = [f"--{name.replace('_', '-')}={most}" for name, most in settings.items()]
+
+    with database_at(M4_003, engine, tmp_path) as url:
+        assert main(["preflight", "--url", url, *given]) == 0
+        assert main(["upgrade", "--url", url, *given]) == 0
+        assert main(["status", "--url", url, "--wait", str(MAX_SECONDS)]) == 0
+        assert main(["plans", "--url", url, "--limit", str(MAX_LIMIT)]) == 0
+        assert main(["verify", "--url", url, "--plans", str(MAX_LIMIT)]) == 0
+
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -293,7 +339,7 @@ def test_url_given_to_the_command_overrides_the_environment(
 
 def test_setting_that_is_no_number_is_refused(sqlite_url: str, capfd: pytest.CaptureFixture[str]):
     assert main(["upgrade", "--url", sqlite_url, "-x", "lock-wait=soon"]) == 1
-    assert "lock-wait is 'soon'; expected a number" in capfd.readouterr().err
+    assert "lock-wait is 'soon'; expected a number from 0 to 2,147,483" in capfd.readouterr().err
 
 
 def test_current_prints_the_revision(migrated_url: str, capfd: pytest.CaptureFixture[str]):

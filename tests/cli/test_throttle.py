@@ -20,7 +20,9 @@ from sqlalchemy import Engine, event, make_url
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
-from cleveragents_plans.schema import under_way
+from cleveragents_plans.evolution.settings import BadSetting
+from cleveragents_plans.schema import chain_config, under_way
+from cleveragents_plans.schema.throttling import throttle
 from support import postgres
 from support.broken import break_database, libpq, store_family
 from support.databases import (
@@ -322,7 +324,14 @@ def test_throttle_without_a_run_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "change", ["stop", "rows-per-second=", "rows-per-second=-1", "rows-per-second=nan"]
+    "change",
+    [
+        "stop",
+        "rows-per-second=",
+        "rows-per-second=-1",
+        "rows-per-second=nan",
+        "rows-per-second=1e300",
+    ],
 )
 def test_throttle_refuses_what_is_no_change(change: str, capfd: pytest.CaptureFixture[str]):
     assert main(["throttle", change, "--url", "postgresql://127.0.0.1:1/x"]) == ExitStatus.USAGE
@@ -386,3 +395,11 @@ def test_run_pauses_while_a_replica_is_behind_and_names_it():
     assert "s behind (max-replica-lag=2)" in pauses[0]["message"]
     assert all(each["lag_s"] > 2 for each in pauses)
     assert last["outcome"] == "done"
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1.0, 1e300])
+def test_library_refuses_a_rate_out_of_range(rate: float):
+    config = chain_config("postgresql://127.0.0.1:1/x", level=None)
+
+    with pytest.raises(BadSetting, match="the setting rows-per-second is"):
+        throttle(config, rows_per_second=rate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
@@ -44,6 +45,10 @@ def test_arguments_for_others_are_ignored():
         "duty-cycle=1.5",
         "batch-ms=0",
         "report-every=0",
+        "report-every=1e-9",
+        "duty-cycle=1e-300",
+        "max-replica-lag=3601",
+        "rows-per-second=1e-300",
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused(argument):
@@ -58,3 +63,10 @@ def test_a_value_that_cannot_be_used_is_refused(argument):
 def test_a_program_that_misspells_a_setting_is_told_which_there_are():
     with pytest.raises(BadSetting, match=r"lock_wiat.*expected one of.*lock_wait"):
         chosen(lock_wiat=5)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e300", "1e10"])
+@pytest.mark.parametrize("name", [each.name for each in fields(Settings)])
+def test_every_setting_has_a_range(name, value):
+    with pytest.raises(BadSetting, match=r"expected (0, or )?a number from [0-9.]+ to [0-9,]+$"):
+        chosen(f"{name}={value}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -13,7 +14,8 @@ import click
 from alembic.config import Config
 
 from cleveragents_plans.evolution.log_format import LOG_FORMATS, use_log_format
-from cleveragents_plans.evolution.settings import Settings
+from cleveragents_plans.evolution.settings import MAX_SECONDS, Settings
+from cleveragents_plans.persistence.parameters import MAX_LIMIT
 from cleveragents_plans.schema import chain_config
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -26,10 +28,28 @@ SETTINGS: Final[Mapping[str, tuple[str, str]]] = {
     )
     for each in fields(Settings)
 }
+#: A number of plans.
+PLAN_COUNT: Final = click.IntRange(1, MAX_LIMIT)
 _FLAGS: Final[Mapping[str, str]] = {
     "allow-second-schema": "Create the tables although another schema has them already.",
     "drop-plans": "Drop the plans, too, when the downgrade goes to base.",
 }
+
+
+class Seconds(click.FloatRange):
+    """How long to wait; click takes ``nan`` for a number that is in every range."""
+
+    def __init__(self) -> None:
+        super().__init__(0, MAX_SECONDS)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Read it."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
+        return number
 
 
 def database_options(function: _Function) -> _Function:

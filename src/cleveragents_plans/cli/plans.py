@@ -11,7 +11,7 @@ from pydantic import Field
 from sqlalchemy import ColumnElement, RowMapping, select
 from sqlalchemy.orm import Session
 
-from cleveragents_plans.cli.options import config_of, database_options, json_option
+from cleveragents_plans.cli.options import PLAN_COUNT, config_of, database_options, json_option
 from cleveragents_plans.cli.output import counted, show, show_json, styled, table
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.domain.errors import InvalidValue, shown
@@ -138,7 +138,7 @@ def _filters(function: Any) -> Any:
 )
 @click.option(
     "--limit",
-    type=click.IntRange(1),
+    type=PLAN_COUNT,
     default=50,
     show_default=True,
     metavar="N",

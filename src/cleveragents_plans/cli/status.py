@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 
 from cleveragents_plans.cli.history import RunFacts
 from cleveragents_plans.cli.options import (
+    Seconds,
     config_of,
     fleet_options,
     for_each_database,
@@ -95,7 +96,7 @@ class StatusReport(Report):
 
 @click.command("status")
 @click.option(
-    "--wait", type=click.FloatRange(0), default=0.0, metavar="SECONDS",
+    "--wait", type=Seconds(), default=0.0, metavar="SECONDS",
     help="Wait at most this long until the database is ready.",
 )  # fmt: skip
 @click.option("--follow", is_flag=True, help="Show the run that is under way until it ends.")

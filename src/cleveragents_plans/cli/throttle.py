@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import click
@@ -10,6 +9,7 @@ import click
 from cleveragents_plans.cli.options import config_of, database_options
 from cleveragents_plans.cli.output import show
 from cleveragents_plans.evolution.runner.runs import how_far
+from cleveragents_plans.evolution.settings import BadSetting, Settings, range_of
 from cleveragents_plans.schema.throttling import throttle
 
 _RATE = "rows-per-second="
@@ -35,17 +35,15 @@ def throttle_command(change: str, **given: Any) -> None:
 def _read(change: str) -> tuple[float | None, bool | None]:
     if change in ("pause", "resume"):
         return None, change == "pause"
-    value = change.removeprefix(_RATE)
     try:
-        rate = float(value) if change.startswith(_RATE) else -1.0
-    except ValueError:
-        rate = -1.0
-    if not 0 <= rate < math.inf:
-        raise click.BadParameter(
-            f"{change!r}; expected pause, resume, or {_RATE}ROWS with a number that is not "
-            f"negative, such as {_RATE}500"
-        )
-    return rate, None
+        if change.startswith(_RATE):
+            return Settings.checked("rows_per_second", change.removeprefix(_RATE)), None
+    except BadSetting:
+        pass
+    raise click.BadParameter(
+        f"{change!r}; expected pause, resume, or {_RATE}ROWS with {range_of('rows_per_second')}, "
+        f"such as {_RATE}500"
+    )
 
 
 def _told(rate: float | None, paused: bool | None) -> str:

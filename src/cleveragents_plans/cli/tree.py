@@ -13,7 +13,7 @@ from rich.tree import Tree
 from sqlalchemy import ColumnElement, RowMapping, select
 from sqlalchemy.orm import Session
 
-from cleveragents_plans.cli.options import config_of, database_options, json_option
+from cleveragents_plans.cli.options import PLAN_COUNT, config_of, database_options, json_option
 from cleveragents_plans.cli.output import counted, show, show_json, styled
 from cleveragents_plans.cli.plans import PlanLine, listed_rows, require_plans
 from cleveragents_plans.cli.reports import DatabaseFacts, Report
@@ -41,7 +41,7 @@ class TreeReport(Report):
 @click.command("tree")
 @click.argument("plan_id", metavar="ID")
 @click.option(
-    "--limit", type=click.IntRange(1), default=1000, show_default=True, metavar="N",
+    "--limit", type=PLAN_COUNT, default=1000, show_default=True, metavar="N",
     help="Number of plans that are shown at most.",
 )  # fmt: skip
 @json_option

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cleveragents_plans.cli.options import (
+    PLAN_COUNT,
     config_of,
     fleet_options,
     for_each_database,
@@ -63,7 +64,7 @@ class VerifyReport(Report):
     help="Set wrong roots to the root of the tree, and verify again.",
 )  # fmt: skip
 @click.option(
-    "--plans", "listed", type=click.IntRange(1), default=10, show_default=True, metavar="N",
+    "--plans", "listed", type=PLAN_COUNT, default=10, show_default=True, metavar="N",
     help="Number of plans that are named for each finding.",
 )  # fmt: skip
 @json_option

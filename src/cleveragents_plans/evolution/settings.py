@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from alembic.config import Config
 
 from cleveragents_plans.evolution.errors import EvolutionError
+
+#: The longest wait there is: PostgreSQL keeps milliseconds in 32 bits (24 days).
+MAX_SECONDS: Final = 2_147_483
+# With less a thread would do nothing but report, and a run would not end.
+_LEAST: Final = 0.001
+# As many seconds are remembered of replicas; one that is further behind is not told from it.
+_MAX_LAG: Final = 3600
+_MAX_ROWS: Final = 1_000_000_000
 
 
 class BadSetting(EvolutionError):
@@ -51,8 +59,11 @@ class _HasConfig(Protocol):
     def config(self) -> Config: ...
 
 
-def _setting(default: float, unit: str, meaning: str) -> float:
-    number: float = field(default=float(default), metadata={"unit": unit, "meaning": meaning})
+def _setting(
+    default: float, unit: str, meaning: str, *, least: float = 0.0, most: float = MAX_SECONDS
+) -> float:
+    metadata = {"unit": unit, "meaning": meaning, "least": least, "most": most}
+    number: float = field(default=float(default), metadata=metadata)
     return number
 
 
@@ -63,7 +74,7 @@ class Settings:
 
     An operator gives them as ``-x lock-wait=60`` (the names with hyphens), a program as
     ``config.attributes["evolution"] = {"lock_wait": 60}``; the former wins. Each field has its
-    unit and its meaning in its metadata, which help texts are made of.
+    unit, its meaning and its range in its metadata, which help texts are made of.
     """
 
     lock_wait: float = _setting(
@@ -72,22 +83,34 @@ class Settings:
     migration_lock_wait: float = _setting(
         3600, "SECONDS", "Wait at most this long while another process migrates"
     )
-    report_every: float = _setting(3, "SECONDS", "Time between two messages about a wait")
+    report_every: float = _setting(
+        3, "SECONDS", "Time between two messages about a wait", least=_LEAST
+    )
     batch_ms: float = _setting(
         5,
         "MS",
         "Let a batch take about this long, or four times as long while no other session is active",
+        least=_LEAST,
     )
     duty_cycle: float = _setting(
         0.75,
         "SHARE",
         "Spend this share of the time in batches, and pause for the rest, while others are active",
+        least=_LEAST,
+        most=1,
     )
     rows_per_second: float = _setting(
-        0, "ROWS", "Write at most this many rows per second; 0 means no limit"
+        0,
+        "ROWS",
+        "Write at most this many rows per second; 0 means no limit",
+        least=_LEAST,
+        most=_MAX_ROWS,
     )
     max_replica_lag: float = _setting(
-        0, "SECONDS", "Pause while a PostgreSQL replica is further behind; 0 means never"
+        0,
+        "SECONDS",
+        "Pause while a PostgreSQL replica is further behind; 0 means never",
+        most=_MAX_LAG,
     )
     wait_for_db: float = _setting(
         0, "SECONDS", "Wait at most this long for a PostgreSQL server that does not answer yet"
@@ -110,7 +133,40 @@ class Settings:
         for name, value in given_options(environment.config).items():
             if name.replace("-", "_") in names:
                 given[name.replace("-", "_")] = value
-        return cls(**{name: _number(name, value) for name, value in given.items()})
+        return cls(**{name: cls.checked(name, value) for name, value in given.items()})
+
+    @classmethod
+    def checked(cls, name: str, value: object) -> float:
+        """
+        Read *value* as the setting of this name.
+
+        Raises:
+            BadSetting: It is no number, or out of range.
+        """
+        written = str(value)
+        if name == "max_replica_lag":
+            written = written.removesuffix("s")
+        try:
+            number = float(written)
+        except ValueError:
+            number = math.nan
+        about = _field_of(name)
+        least, most = about.metadata["least"], about.metadata["most"]
+        if not (number == about.default or least <= number <= most):
+            raise BadSetting(name.replace("_", "-"), value, range_of(name))
+        return number
+
+
+def range_of(name: str) -> str:
+    """Say which numbers the setting of this name can be."""
+    about = _field_of(name)
+    least, most = about.metadata["least"], about.metadata["most"]
+    without = "0, or " if about.default == 0 < least else ""
+    return f"{without}a number from {least:g} to {most:,}"
+
+
+def _field_of(name: str) -> Field[Any]:
+    return next(each for each in fields(Settings) if each.name == name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,22 +244,3 @@ def _same(name: str, first: Any, second: Any) -> Any:
 def _attributes(config: Config) -> Mapping[str, Any]:
     given: Mapping[str, Any] = config.attributes.get("evolution", {})
     return given
-
-
-def _number(name: str, value: object) -> float:
-    shown = name.replace("_", "-")
-    written = str(value)
-    if name == "max_replica_lag":
-        written = written.removesuffix("s")
-    try:
-        number = float(written)
-    except ValueError:
-        raise BadSetting(shown, value, "a number") from None
-    if name == "duty_cycle":
-        if not 0 < number <= 1:
-            raise BadSetting(shown, value, "a share above 0, at most 1")
-    elif not (0 <= number < math.inf):
-        raise BadSetting(shown, value, "a number that is not negative")
-    elif not number and name in ("batch_ms", "report_every"):
-        raise BadSetting(shown, value, "a number above 0")
-    return number

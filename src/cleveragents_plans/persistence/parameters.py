@@ -26,7 +26,7 @@ from cleveragents_plans.domain.errors import (
 from cleveragents_plans.persistence.columns import has_surrogates, time_text
 
 #: One less than what fits 32 bits: a listing looks for one plan more.
-_MAX_LIMIT: Final = 2**31 - 2
+MAX_LIMIT: Final = 2**31 - 2
 _ULID: Final = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 _T = TypeVar("_T")
@@ -142,7 +142,7 @@ def time_ago_of(name: str, value: Any) -> str:
     return time_text(datetime.now(UTC) - value)
 
 
-def number_of(name: str, value: Any, most: int = _MAX_LIMIT) -> int:
+def number_of(name: str, value: Any, most: int = MAX_LIMIT) -> int:
     """Check a whole number from 1."""
     expected = f"a whole number from 1 to {most}"
     if not isinstance(value, int) or isinstance(value, bool):

@@ -12,6 +12,7 @@ from cleveragents_plans.evolution.postgresql.session_rights import refuse_hidden
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
 from cleveragents_plans.evolution.runner.runs import RUNS, Run
 from cleveragents_plans.evolution.runner.target import find_target
+from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.schema.chain import APPLICATION
 from cleveragents_plans.schema.database import write_database
 
@@ -35,9 +36,12 @@ def throttle(
         paused: Whether it is to pause; None leaves it.
 
     Raises:
+        BadSetting: The rate is out of range.
         NoRunToThrottle: None is under way, or it is not noted; or the database is SQLite.
         RunsNotUsable: The table of runs cannot be written by this role.
     """
+    if rows_per_second is not None:
+        rows_per_second = Settings.checked("rows_per_second", rows_per_second)
     target = find_target(config, APPLICATION)
     if target.is_sqlite:
         raise NoRunToThrottle(
