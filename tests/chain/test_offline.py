@@ -77,6 +77,38 @@ def test_script_gives_the_rows_of_the_online_run_up_and_down(
     assert schema_dump(offline) == schema_dump(online)
 
 
+DEFERRED = {
+    "a foreign key": "DO $$ DECLARE name text; BEGIN FOR name IN SELECT conname FROM pg_constraint"
+    " WHERE conrelid = 'v3_plans'::regclass AND contype = 'f' LOOP EXECUTE format("
+    "'ALTER TABLE v3_plans ALTER CONSTRAINT %I DEFERRABLE INITIALLY DEFERRED', name);"
+    " END LOOP; END $$",
+    "a constraint trigger": "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS"
+    " 'BEGIN RETURN NULL; END'; CREATE CONSTRAINT TRIGGER look AFTER UPDATE ON v3_plans"
+    " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()",
+}
+
+
+@pytest.mark.parametrize("deferred", DEFERRED.values(), ids=DEFERRED)
+def test_script_alters_a_table_whose_constraints_wait_until_the_commit(
+    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, deferred: str
+):
+    for url in pair:
+        write_former_release(url, plans=100)
+        assert run_psql(url, f"{deferred};", tmp_path).returncode == 0
+    online, offline = pair
+
+    migrate(online, M8_001)
+    done = run_psql(offline, script(offline, capsys, f"{M4_003}:{M8_001}"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert database_hash(offline) == database_hash(online)
+
+    roll_back(online, M4_003)
+    done = run_psql(offline, script(offline, capsys, f"{M8_001}:{M4_003}", back=True), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert database_hash(offline) == database_hash(online)
+    assert schema_dump(offline) == schema_dump(online)
+
+
 def test_script_is_one_transaction_that_a_cycle_rolls_back(
     pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ):

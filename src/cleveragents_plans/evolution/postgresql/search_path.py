@@ -175,9 +175,12 @@ def restrict_script(schema: str) -> str:
     Give the first statements of a script for *schema*, which is a name without quotes.
 
     The script then searches system schemas only. Where the tables would have been found,
-    or created, in another schema, it raises.
+    or created, in another schema, it raises. Deferred constraints and constraint triggers
+    are checked at the end of each statement: no table is altered while a row of it waits
+    for its check until COMMIT.
     """
     return f"""\
+SET CONSTRAINTS ALL IMMEDIATE;
 SELECT pg_catalog.set_config('evolution.schema', CAST(pg_catalog.current_schema() AS text), true);
 SET LOCAL search_path = {SYSTEM_SCHEMAS};
 DO $schema$ BEGIN
