@@ -11,9 +11,11 @@ import sys
 import zipfile
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+from alembic.util import CommandError
 
 from cleveragents_plans import schema
 from cleveragents_plans.cli import main
@@ -217,6 +219,70 @@ def test_unknown_revision_is_refused_with_the_known_ones(
 ):
     assert main(["upgrade", "no_such", "--create", "--url", sqlite_url]) == 1
     assert f"'no_such'; known: {', '.join(reversed(CHAIN))}" in capfd.readouterr().err
+
+
+NO_REVISIONS = ["", " ", "@", "head@", "+", "m8@-1", "head+1", ":", "\n", "x" * 10_000]
+NO_REVISIONS += ["+" + "9" * 5000, "heads@-1", f"{M4_003}-99"]
+
+
+@pytest.mark.parametrize("command", [["upgrade"], ["downgrade"], ["stamp"], ["preflight"]])
+@pytest.mark.parametrize("text", NO_REVISIONS, ids=lambda text: text[:20])
+def test_text_that_is_no_revision_is_refused_in_one_line(
+    text: str, command: list[str], sqlite_url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(sqlite_url, M4_003)
+    before = schema_dump(sqlite_url), database_hash(sqlite_url)
+    option = [f"--down={text}"] if command == ["preflight"] else ["-q", "--", text]
+    capfd.readouterr()
+
+    status = main([*command, "--url", sqlite_url, *option])
+
+    (line,) = capfd.readouterr().err.splitlines()
+    assert status == ExitStatus.REFUSED
+    assert " error   " in line
+    assert len(line) < 600
+    assert (schema_dump(sqlite_url), database_hash(sqlite_url)) == before
+
+
+@pytest.mark.parametrize("engine", ONE_OF_EACH)
+@pytest.mark.parametrize("text", ["", "@"])
+def test_revision_that_is_empty_is_refused_with_the_known_ones(
+    text: str, engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    expected = rf"Can't locate revision identified by '{text}'; known: {HEAD}, .*, head and base$"
+    with database_at(M4_003, engine, tmp_path) as url:
+        for call in (schema.upgrade, schema.downgrade):
+            with pytest.raises(CommandError, match=expected):
+                call(url, text)
+        capfd.readouterr()
+        assert main(["preflight", f"--down={text}", "--url", url]) == ExitStatus.REFUSED
+        assert re.search(expected, capfd.readouterr().err.rstrip())
+        assert main(["stamp", text, "-q", "--url", url]) == ExitStatus.REFUSED
+        assert re.search(expected, capfd.readouterr().err.rstrip())
+
+
+@pytest.mark.parametrize("revision", [None, 5, ["head"]])
+@pytest.mark.parametrize("call", [schema.upgrade, schema.downgrade])
+def test_revision_that_is_no_text_is_refused_in_one_line(call: Any, revision: Any, tmp_path: Path):
+    with pytest.raises(CommandError, match=r"the revision is .*; expected its id, head or base"):
+        call(f"sqlite:///{tmp_path}/plans.db", revision)
+
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["upgrade", ""], ["upgrade", ":head"], ["upgrade", "a:b:c"], ["downgrade", "head:@"]],
+)
+def test_script_of_no_revision_is_refused_before_its_first_line(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+):
+    url = "postgresql://127.0.0.1:1/plans"
+
+    assert main([*arguments, "--sql", "-q", "--url", url]) == ExitStatus.REFUSED
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
 
 
 def test_downgrade_to_what_is_not_below_says_what_it_would_take(

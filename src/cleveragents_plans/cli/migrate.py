@@ -8,6 +8,7 @@ from typing import Any
 import click
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 
 from cleveragents_plans.cli.options import (
     config_of,
@@ -20,6 +21,7 @@ from cleveragents_plans.cli.options import (
 )
 from cleveragents_plans.cli.output import show_json
 from cleveragents_plans.cli.reports import RunReport
+from cleveragents_plans.domain.errors import shown
 
 
 class _RelativeRevision(click.Command):
@@ -53,7 +55,7 @@ def upgrade(revision: str, sql: bool, json: bool, **given: Any) -> None:
     A SQLite file that does not exist is created only with --create; the default, plans.db in the
     current folder, is created without it. A PostgreSQL database is never created.
     """
-    config = _config(sql, json, given)
+    config = _config(revision, sql, json, given)
     command.upgrade(config, revision, sql=sql)
     if json:
         show_json(RunReport.of("upgrade", config.attributes["figures"]))
@@ -73,15 +75,19 @@ def downgrade(revision: str, sql: bool, json: bool, **given: Any) -> None:
     A downgrade to base drops the plans; it is refused while there are any, unless --drop-plans is
     given.
     """
-    config = _config(sql, json, given)
+    config = _config(revision, sql, json, given)
     command.downgrade(config, revision, sql=sql)
     if json:
         show_json(RunReport.of("downgrade", config.attributes["figures"]))
 
 
-def _config(sql: bool, json: bool, given: dict[str, Any]) -> Config:
+def _config(revision: str, sql: bool, json: bool, given: dict[str, Any]) -> Config:
     if sql and json:
         raise click.UsageError("give --sql or --json, not both")
+    if revision.count(":") > 1:  # which Alembic takes apart at each of them
+        raise CommandError(
+            f"{shown(revision)} is no revision; expected one, or two with --sql (FROM:TO)"
+        )
     return config_of(given)
 
 

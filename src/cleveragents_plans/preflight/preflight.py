@@ -124,7 +124,7 @@ def _unseen(found: Foreseen, down: str | None, blocks: Sequence[Block] = ()) -> 
 def _on_postgresql(
     database: Database, down: str | None, session: Foreseen, *, tries: bool
 ) -> Preflight:
-    direction = "upgrade" if down is None else "downgrade"
+    direction, goal = ("upgrade", "head") if down is None else ("downgrade", down)
     script, connection = database.migration.script, database.connection
     assert script is not None  # noqa: S101  # it was configured with one
     has_plans = PLANS.name in database.position.tables
@@ -135,7 +135,7 @@ def _on_postgresql(
         found.refusals += session.refusals
         begun = time.perf_counter()
         with database.heartbeat("checking what the run would refuse"):
-            ahead = look_ahead(database, command_to(script, down or "head", direction), found)
+            ahead = look_ahead(database, command_to(script, goal, direction), found)
         looked = time.perf_counter() - begun
         backfills = [each for each in found.operations if isinstance(each, Backfill)]
         indexes = [each.name for each in found.operations if isinstance(each, IndexBuild)]

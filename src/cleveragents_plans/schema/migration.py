@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine
 
+from cleveragents_plans.domain.errors import shown
 from cleveragents_plans.evolution.runner.process_lock import process_lock
 from cleveragents_plans.schema.chain import chain_config, check_names
 
@@ -81,7 +82,7 @@ def upgrade(
     extra = ["allow-second-schema=yes"] if allow_second_schema else []
     return _on(
         target,
-        lambda config: command.upgrade(config, revision),
+        lambda config: command.upgrade(config, _text_of(revision)),
         _configured(version_table, schema, settings, extra),
     )
 
@@ -133,7 +134,7 @@ def downgrade(
     extra = ["drop-plans=yes"] if drop_plans else []
     return _on(
         target,
-        lambda config: command.downgrade(config, revision),
+        lambda config: command.downgrade(config, _text_of(revision)),
         _configured(version_table, schema, settings, extra),
     )
 
@@ -198,6 +199,14 @@ def _stored(config: Config) -> str | None:
     with EnvironmentContext(config, script, fn=display_version):
         script.run_env()
     return ", ".join(found) or None
+
+
+def _text_of(revision: object) -> str:
+    if not isinstance(revision, str):
+        raise CommandError(
+            f"the revision is {shown(revision)}; expected its id, head or base; nothing was changed"
+        )
+    return revision
 
 
 def _configured(

@@ -21,7 +21,8 @@ from alembic.operations import Operations
 from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import HeadMaintainer, MigrationContext, RevisionStep, StampStep
 from alembic.script import ScriptDirectory
-from alembic.util import CommandError
+from alembic.script.revision import ResolutionError
+from alembic.util import CommandError, to_list
 from sqlalchemy import Table
 
 from cleveragents_plans.evolution.runner.process_lock import ConcurrentRuns, process_lock
@@ -109,6 +110,17 @@ class Command:
         asked = inspect.getclosurevars(self.find_steps).nonlocals
         return bool(asked.get("check_heads"))
 
+    def steps(self, heads: Heads, migration: MigrationContext) -> list[Step]:
+        """
+        List the steps from *heads*, of a command that `plans_ahead`.
+
+        Raises:
+            CommandError: The chain has no such revision, or not in that direction.
+        """
+        asked = inspect.getclosurevars(self.find_steps).nonlocals
+        with _located(asked.get("revision", asked.get("destination_revs"))):  # the latter to stamp
+            return list(self.find_steps(heads, migration))
+
 
 def command_to(script: ScriptDirectory, revision: str, direction: str) -> Command:
     """Give the command that upgrades or downgrades to *revision*, which need not run."""
@@ -120,6 +132,28 @@ def command_to(script: ScriptDirectory, revision: str, direction: str) -> Comman
         return script._downgrade_revs(revision, heads)  # type: ignore[arg-type]
 
     return Command(upgrade if direction == "upgrade" else downgrade)
+
+
+def first_heads(migration: MigrationContext) -> Heads:
+    """
+    Give the heads from which a script (``--sql``) begins.
+
+    Raises:
+        CommandError: The chain has no such revision.
+    """
+    with _located(migration._start_from_rev):
+        return migration.get_current_heads()
+
+
+@contextmanager
+def _located(revision: object) -> Iterator[None]:
+    # Alembic says that a text is no revision, or runs into an assertion or an error of Python.
+    try:
+        yield
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError):
+        asked = ", ".join(map(repr, to_list(revision, [])))
+        line = f"Can't locate revision identified by {asked}"
+        raise CommandError(line) from ResolutionError(line, asked)
 
 
 def running_command() -> Command:

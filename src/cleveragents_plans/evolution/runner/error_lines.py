@@ -13,6 +13,7 @@ from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError, NoSuchTableError
 
 from cleveragents_plans.evolution.errors import EvolutionError, again
+from cleveragents_plans.evolution.printable import shortened
 from cleveragents_plans.evolution.runner.alembic_internals import is_version_changed
 from cleveragents_plans.evolution.runner.connection_errors import (
     NotADatabase,
@@ -21,6 +22,9 @@ from cleveragents_plans.evolution.runner.connection_errors import (
 from cleveragents_plans.evolution.runner.statement_errors import StatementFailed
 from cleveragents_plans.evolution.sqlite.soundness import FileDamaged, is_damage
 from cleveragents_plans.evolution.sqlite.transaction import FileNotReadable
+
+# Characters of what Alembic says, in which the text stands that was taken for a revision.
+_MAX_SAID = 300
 
 
 class OutOfMemory(EvolutionError):
@@ -126,7 +130,8 @@ def in_one_line(target: str, script: ScriptDirectory | None = None) -> Iterator[
             chain = script or context.script
             known = ", ".join(each.revision for each in chain.walk_revisions())
             head = "head" if len(chain.get_heads()) == 1 else "heads"
-            raise EvolutionError(f"{error}; known: {known}, {head} and base") from None
+            said = shortened(str(error), _MAX_SAID)
+            raise EvolutionError(f"{said}; known: {known}, {head} and base") from None
 
 
 def _by_driver(error: sqlite3.Error) -> DBAPIError:

@@ -11,7 +11,8 @@ from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.schema_choice import checked_schema
 from cleveragents_plans.evolution.postgresql.search_path import restrict_script, write_schema
 from cleveragents_plans.evolution.postgresql.table_owners import raise_if_foreign_tables
-from cleveragents_plans.evolution.runner.alembic_internals import Command
+from cleveragents_plans.evolution.runner.alembic_internals import Command, first_heads
+from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.standard_streams import standard_output
 from cleveragents_plans.evolution.runner.steps import with_checks
 from cleveragents_plans.evolution.runner.target import Target
@@ -28,7 +29,8 @@ def print_script(
     one is the first in the search path, it raises.
 
     Raises:
-        EvolutionError: The database is SQLite, whose tables are rebuilt from what the file holds.
+        EvolutionError: The database is SQLite, whose tables are rebuilt from what the file holds;
+            or the chain has no such revision, and nothing is printed.
     """
     if target.is_sqlite:
         raise EvolutionError(
@@ -49,6 +51,10 @@ def print_script(
         table_schema=schema,
         fn=with_checks(command),
     )
+    if command.plans_ahead:
+        with in_one_line(target.shown):
+            migration = context.get_context()
+            command.steps(first_heads(migration), migration)
     write_schema(context.get_context().dialect, schema)
     with standard_output(), naming_revisions():
         context.static_output(

@@ -132,7 +132,7 @@ def check_ahead(
     """
     if not command.plans_ahead:
         return 0
-    steps = list(command.find_steps(start, migration))
+    steps = command.steps(start, migration)
     with naming_revisions():
         with operations_of(migration):
             for step in steps:
@@ -155,9 +155,7 @@ def gather_ahead(
     Returns:
         The steps, in the order in which *command* would run them.
     """
-    steps = [
-        each for each in command.find_steps(start, migration) if isinstance(each, RevisionStep)
-    ]
+    steps = [each for each in command.steps(start, migration) if isinstance(each, RevisionStep)]
     connection = migration.connection
     rehearsal = Rehearsal(connection) if connection is not None else None
     with naming_revisions(), operations_of(migration):
@@ -245,7 +243,7 @@ def _direction(step: Step) -> str:
 
 def _would_run(command: Command, migration: MigrationContext, heads: Heads, revision: str) -> bool:
     try:
-        steps = list(command.find_steps(heads, migration))
+        steps = command.steps(heads, migration)
     except CommandError:  # not to be reached from there
         return False
     return any(

@@ -139,7 +139,7 @@ class VersionState:
 
     def _warn_of_stamp(self, command: Command) -> None:
         heads = () if self._migration.purge else self._migration.get_current_heads()
-        for step in command.find_steps(heads, self._migration):
+        for step in command.steps(heads, self._migration):
             heads = heads_after(step, self._migration, heads)
         ours = [head for head in heads if head in self._chain]
         if self._looks.any_is_there() and (lacking := self._looks.missing(ours)):
