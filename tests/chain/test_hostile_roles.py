@@ -329,7 +329,8 @@ def test_superuser_is_told_whose_rights_triggers_of_an_owner_have(
     assert "rights of this superuser" not in caplog.text
     roll_back(url, M4_003)
 
-    told = f"is written, with the rights of this superuser (to avoid that, run as {CLERK}): touch;"
+    rights = f"with the rights of this superuser (to avoid that, run it as {CLERK})"
+    told = f"is written, {rights}: touch;"
     assert told in caplog.text
 
 

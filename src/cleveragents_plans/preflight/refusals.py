@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from cleveragents_plans.evolution.foreseen import Foreseen
 from cleveragents_plans.evolution.operations.names import refuse_taken_names
 from cleveragents_plans.evolution.postgresql.replication import check_replication
-from cleveragents_plans.evolution.postgresql.server import refuse_missing_rights, refuse_read_only
+from cleveragents_plans.evolution.postgresql.server import refuse_read_only
+from cleveragents_plans.evolution.postgresql.table_rights import refuse_missing_rights
 from cleveragents_plans.evolution.runner.alembic_internals import Command
 from cleveragents_plans.evolution.runner.steps import gather_ahead, starting_point
 from cleveragents_plans.evolution.runner.version_state import VersionState

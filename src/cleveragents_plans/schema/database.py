@@ -20,10 +20,8 @@ from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
 from cleveragents_plans.evolution.postgresql.read_locks import lock_to_read, remember_tables
 from cleveragents_plans.evolution.postgresql.schema_choice import searched_schemas
-from cleveragents_plans.evolution.postgresql.server import (
-    refuse_read_only,
-    refuse_unreadable_tables,
-)
+from cleveragents_plans.evolution.postgresql.server import refuse_read_only
+from cleveragents_plans.evolution.postgresql.table_rights import refuse_unreadable_tables
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat, tell
 from cleveragents_plans.evolution.runner.alembic_internals import applied
 from cleveragents_plans.evolution.runner.error_lines import in_one_line

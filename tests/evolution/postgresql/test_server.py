@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+import shlex
 import subprocess
 import sys
 import uuid
@@ -131,17 +133,36 @@ def grant(url: str, *statements: str) -> None:
             connection.execute(statement.encode())
 
 
+def type_grants(url: str, told: str) -> None:
+    """Type as a superuser what a refusal advises to grant."""
+    advised = re.search(r"(GRANT .*?) first; nothing was changed", told)
+    assert advised is not None, told
+    grant(url, *advised[1].split(" and "))
+
+
 def test_role_that_cannot_become_the_owner_is_refused(postgresql_url: str, roles: tuple[str, str]):
     owner, app = roles
     migrate(as_role(postgresql_url, owner), M4_003)
 
     told = refused(as_role(postgresql_url, app), RightsMissing)
     assert f"the role {app} cannot become {owner}, who owns public." in told
-    assert f"GRANT {owner} TO {app} first" in told
+    assert f"; run it as {owner} or as a superuser, or GRANT {owner} TO {app}" in told
 
     # What it says helps.
-    grant(postgresql_url, f"GRANT {owner} TO {app}")
+    type_grants(postgresql_url, told)
     migrate(as_role(postgresql_url, app), "head")
+
+
+def test_owner_who_cannot_log_in_is_not_advised_to_run_it(
+    postgresql_url: str, roles: tuple[str, str]
+):
+    owner, app = roles
+    migrate(as_role(postgresql_url, owner), M4_003)
+    grant(postgresql_url, f"ALTER ROLE {owner} NOLOGIN")
+
+    told = refused(as_role(postgresql_url, app), RightsMissing)
+
+    assert f"; run it as a superuser, or GRANT {owner} TO {app}" in told
 
 
 def test_role_that_does_not_inherit_the_rights_of_the_owner_is_refused(
@@ -154,6 +175,43 @@ def test_role_that_does_not_inherit_the_rights_of_the_owner_is_refused(
     told = refused(as_role(postgresql_url, app), RightsMissing)
 
     assert f"the role {app} may not read and write public." in told
+    assert f"; run it as {owner}, or GRANT {owner} TO {app}" in told
+    type_grants(postgresql_url, told)
+    migrate(as_role(postgresql_url, app), "head")
+
+
+def test_role_that_only_acts_as_an_owner_who_cannot_log_in_is_told_how(postgresql_url: str):
+    """The name of the owner is one that SQL, options and the shell each write in another way."""
+    part = uuid.uuid4().hex[:8]
+    owner, app = f"Plans' \\ owner_{part}", f"App {part}"
+    grant(
+        postgresql_url,
+        f'CREATE ROLE "{owner}" NOLOGIN',
+        f'CREATE ROLE "{app}" LOGIN NOINHERIT',
+        f'GRANT "{owner}" TO "{app}"',
+        f'ALTER SCHEMA public OWNER TO "{owner}"',
+    )
+    url = as_role(postgresql_url, app)
+    upgrade = [sys.executable, "-m", "cleveragents_plans", "upgrade", "--url", url]
+    try:
+        migrate(postgresql_url, M4_003)
+        for table in tables(postgresql_url):
+            grant(postgresql_url, f'ALTER TABLE {table} OWNER TO "{owner}"')
+        told = refused(url, RightsMissing)
+        options, _ = told.split("; run it with ")[1].split(", or GRANT ")
+        command = f"{options} {shlex.join([*upgrade, M8_001])}"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        type_grants(postgresql_url, told)
+        migrate(url, "head")
+    finally:
+        grant(
+            postgresql_url,
+            "ALTER SCHEMA public OWNER TO postgres",
+            f'REASSIGN OWNED BY "{owner}" TO postgres',
+            f'DROP OWNED BY "{owner}", "{app}"',
+            f'DROP ROLE "{owner}", "{app}"',
+        )
 
 
 def test_owner_that_has_revoked_its_rights_is_told_to_grant_them(

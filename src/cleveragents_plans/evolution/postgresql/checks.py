@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.postgresql.dependents import (
 )
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
 from cleveragents_plans.evolution.postgresql.read_locks import lock_known
+from cleveragents_plans.evolution.postgresql.table_rights import acting_as
 from cleveragents_plans.evolution.postgresql.written_values import BUILT_IN, refuse_unfit_values
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -124,8 +125,8 @@ def check_writable(
     triggers = [name for (name,) in _rows(connection, _TRIGGERS, name_in_sql, **written)]
     if triggers:
         rights = "".join(
-            f", with the rights of this superuser (to avoid that, run as {owner})"
-            for (owner,) in _rows(connection, _OWNER_BELOW, name_in_sql)
+            f", with the rights of this superuser (to avoid that, {acting_as(*owner)})"
+            for owner in _rows(connection, _OWNER_BELOW, name_in_sql)
         )
         log.warning(
             "%s has triggers that will fire for every row that is written%s: %s; if they must "
@@ -215,7 +216,8 @@ SELECT c.conname, pg_get_expr(c.conbin, c.conrelid), {_OF_CHECK} FROM pg_constra
 
 # The owner of a table, if a superuser runs what that role, who is none, has made of it.
 _OWNER_BELOW = """\
-SELECT quote_ident(o.rolname) FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner
+SELECT quote_ident(o.rolname), o.rolname, o.rolcanlogin
+  FROM pg_class c JOIN pg_roles o ON o.oid = c.relowner
   JOIN pg_roles me ON me.rolname = current_user
  WHERE c.oid = to_regclass(%(table)s) AND me.rolsuper AND NOT o.rolsuper"""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.trust import SET_ROLE
 
 #: What each session of ours is set to, whatever is set for the role or the database. Rows that a
 #: policy hides would be taken for rows that do not exist: the server raises an error instead. Types
@@ -126,106 +125,6 @@ def refuse_read_only(connection: Connection, target: str) -> None:
         raise SessionReplicates(target, replicates)
 
 
-def refuse_missing_rights(
-    connection: Connection, tables: Collection[str], schema: str | None, target: str
-) -> None:
-    """
-    Refuse a role that may not change *tables*, or create them where there are none.
-
-    What a run creates belongs to the owner of the table that it is for, so the role must be
-    able to become that owner, who must be able to create objects in the schema.
-
-    Args:
-        connection: The connection that migrates; catalogs are read.
-        tables: Names of tables, without a schema.
-        schema: Their schema; None is the first of the search path.
-        target: What to call the database in messages.
-
-    Raises:
-        RightsMissing: It lacks a right.
-    """
-    names = {"tables": list(tables), "schema": schema}
-    found = run(connection, _RIGHTS, names).mappings().all()
-    for row in found:
-        table, owner, role, schema = (row[name] for name in ("table", "owner", "role", "schema"))
-        if not row["becomes_owner"]:
-            raise RightsMissing(
-                target,
-                role,
-                f"cannot become {owner}, who owns {table}",
-                f"run it as {owner} or as a superuser, or GRANT {owner} TO {role} first",
-            )
-        if not row["writes"] and row["inherits"]:
-            raise RightsMissing(
-                target,
-                role,
-                f"may not read and write {table}: {owner}, who owns it, was revoked the right to",
-                f"GRANT SELECT, UPDATE ON {table} TO {owner} first",
-            )
-        if not row["writes"]:
-            raise RightsMissing(
-                target,
-                role,
-                f"may not read and write {table}: it does not inherit the rights of {owner}",
-                f"run it as {owner}, or GRANT {owner} TO {role} with INHERIT first",
-            )
-        if not row["owner_creates"]:
-            raise RightsMissing(
-                target,
-                owner,
-                f"owns {table} and may not create objects in the schema {schema}",
-                f"GRANT CREATE ON SCHEMA {schema} TO {owner} first",
-            )
-        _refuse_tablespace(target, owner, row["tablespace"])
-    if not found:
-        role, schema, creates, tablespace = run(connection, _CREATES, names).one()
-        if not creates:
-            raise RightsMissing(
-                target,
-                role,
-                f"may not create tables in the schema {schema}",
-                f"GRANT CREATE ON SCHEMA {schema} TO {role} first",
-            )
-        _refuse_tablespace(target, role, tablespace)
-
-
-def _refuse_tablespace(target: str, owner: str, tablespace: str | None) -> None:
-    if tablespace is not None:
-        raise RightsMissing(
-            target,
-            owner,
-            f"may not create objects in the tablespace {tablespace}, which default_tablespace "
-            "names for this run",
-            f"GRANT CREATE ON TABLESPACE {tablespace} TO {owner}, or set default_tablespace = '' "
-            "for the role that migrates first",
-        )
-
-
-def refuse_unreadable_tables(
-    connection: Connection, tables: Collection[str], schema: str, target: str
-) -> None:
-    """
-    Refuse a role that may not read *tables*.
-
-    Args:
-        connection: The connection that reads; catalogs are read.
-        tables: Names of tables, without a schema; those that do not exist are left out.
-        schema: Their schema.
-        target: What to call the database in messages.
-
-    Raises:
-        RightsMissing: It may not read one of them.
-    """
-    names = {"tables": list(tables), "schema": schema}
-    for table, role, owner in run(connection, _UNREADABLE, names):
-        raise RightsMissing(
-            target,
-            role,
-            f"may not read {table}",
-            f"run it as {owner}, or GRANT SELECT ON {table} TO {role} first",
-        )
-
-
 def configure_session(connection: Connection) -> None:
     """
     Override settings of the role and the database, for the session.
@@ -264,42 +163,3 @@ SELECT pg_is_in_recovery(),
        max(source) FILTER (WHERE name = 'default_transaction_read_only' AND setting = 'on'),
        max(source) FILTER (WHERE name = 'session_replication_role' AND setting = 'replica')
   FROM pg_settings"""
-
-# The tablespace of the database takes no right, and one that does not exist is passed over.
-# https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-DEFAULT-TABLESPACE
-_FORBIDDEN_TABLESPACE = """\
-(SELECT quote_ident(t.spcname) FROM pg_tablespace t
-          WHERE t.spcname = current_setting('default_tablespace')
-            AND t.oid <> (SELECT dattablespace FROM pg_database WHERE datname = current_database())
-            AND NOT has_tablespace_privilege({0}, t.oid, 'CREATE'))"""
-
-_RIGHTS = f"""\
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
-       quote_ident(n.nspname) AS schema,
-       quote_ident(o.rolname) AS owner, quote_ident(current_user) AS role,
-       pg_has_role(c.relowner, {SET_ROLE}) AS becomes_owner,
-       has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'UPDATE') AS writes,
-       pg_has_role(c.relowner, 'USAGE') AS inherits,
-       has_schema_privilege(c.relowner, n.oid, 'CREATE') AS owner_creates,
-       {_FORBIDDEN_TABLESPACE.format("c.relowner")} AS tablespace
-  FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_roles o ON o.oid = c.relowner
- WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(CAST(%(tables)s AS text[]))
-   AND n.nspname = coalesce(%(schema)s, current_schema())
- ORDER BY c.relname"""
-
-_UNREADABLE = """\
-SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(current_user),
-       quote_ident(o.rolname)
-  FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace
-  JOIN pg_roles o ON o.oid = c.relowner
- WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(CAST(%(tables)s AS text[]))
-   AND n.nspname = %(schema)s AND NOT has_table_privilege(c.oid, 'SELECT')
- ORDER BY c.relname"""
-
-_CREATES = f"""\
-SELECT quote_ident(current_user), quote_ident(coalesce(%(schema)s, current_schema())),
-       has_schema_privilege(coalesce(%(schema)s, current_schema()), 'CREATE'),
-       {_FORBIDDEN_TABLESPACE.format("current_user")}"""

@@ -14,9 +14,10 @@ from cleveragents_plans.evolution.postgresql.schema_choice import (
     search_schema,
     use_schema,
 )
-from cleveragents_plans.evolution.postgresql.server import RightsMissing, refuse_missing_rights
+from cleveragents_plans.evolution.postgresql.server import RightsMissing
 from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
 from cleveragents_plans.evolution.postgresql.table_owners import ForeignTable
+from cleveragents_plans.evolution.postgresql.table_rights import refuse_missing_rights
 from cleveragents_plans.evolution.runner.alembic_internals import Command
 from cleveragents_plans.evolution.runner.runs import RUNS, RunsTable, told_under_way
 from cleveragents_plans.evolution.runner.untrusted_owners import (
