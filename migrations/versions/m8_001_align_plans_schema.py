@@ -28,10 +28,11 @@ schemas only, because one that runs with the rights of the owner would have run 
 role may create in the schema of the table; docs/security.md replaces them elsewhere. They fire for
 rows of logical replication, and leave a root that is very far up to the backfill; E'…' means the
 same for every client. None but their owner may execute them, whatever default privileges grant, nor
-write to the archive: its next upgrade would restore what they chose. What others use is left: they
-could stop a run. Row-level security that an event trigger forces on each new table does not bind
-the owner of the archive, who writes to it in triggers (NO FORCE). v3_plans_keep fires for a change
-of plan_id, too: the plan lost its snapshot, which stayed under the former id.
+write to the archive: its next upgrade would restore what they chose; nor read it: row-level
+security of v3_plans does not hide its rows. What others use is left: they could stop a run.
+Row-level security that an event trigger forces on each new table does not bind the owner of the
+archive, who writes to it in triggers (NO FORCE). v3_plans_keep fires for a change of plan_id, too:
+the plan lost its snapshot, which stayed under the former id.
 
 On SQLite keys are compared by SQLite alone, and never pass through Python: neither the encoding of
 the file, nor collations, nor keys that are numbers or bytes, make a difference. The copy tells the

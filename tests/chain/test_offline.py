@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.util import CommandError
-from sqlalchemy import make_url
 
 from cleveragents_plans.evolution.errors import running_revision
 from support import postgres
-from support.databases import chain, empty_database, migrate, roll_back
+from support.databases import empty_database, migrate, roll_back
 from support.former_release import write_former_release
 from support.revisions import M4_003, M8_001
 from support.rows import database_hash, schema_dump
-
-
-def script(url: str, capsys: pytest.CaptureFixture[str], revisions: str, back: bool = False) -> str:
-    capsys.readouterr()
-    (command.downgrade if back else command.upgrade)(chain(url), revisions, sql=True)
-    return capsys.readouterr().out
-
-
-def run_psql(url: str, sql: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    file = folder / "script.sql"
-    file.write_text(sql)
-    target = make_url(url)
-    return subprocess.run(
-        [postgres.binaries()["postgresql-18"] / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1",
-         "-h", target.query["host"], "-U", "postgres", "-d", target.database, "-f", file],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+from support.scripts import run_psql, script
 
 
 @pytest.fixture(params=list(postgres.binaries()))
@@ -45,33 +26,29 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path):
         yield one, other
 
 
-def test_script_of_the_whole_chain_builds_the_schema_of_the_chain(
-    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_script_of_the_whole_chain_builds_the_schema_of_the_chain(pair):
     online, offline = pair
     migrate(online, M8_001)
 
-    done = run_psql(offline, script(offline, capsys, M8_001), tmp_path)
+    done = run_psql(offline, script(offline, M8_001))
 
     assert done.returncode == 0, done.stderr
     assert schema_dump(offline) == schema_dump(online)
 
 
-def test_script_gives_the_rows_of_the_online_run_up_and_down(
-    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_script_gives_the_rows_of_the_online_run_up_and_down(pair):
     for url in pair:
         write_former_release(url, plans=2_000, seed=5)
     online, offline = pair
     migrate(online, M8_001)
 
-    done = run_psql(offline, script(offline, capsys, f"{M4_003}:{M8_001}"), tmp_path)
+    done = run_psql(offline, script(offline, f"{M4_003}:{M8_001}"))
     assert done.returncode == 0, done.stderr
     assert database_hash(offline) == database_hash(online)
     assert schema_dump(offline) == schema_dump(online)
 
     roll_back(online, M4_003)
-    done = run_psql(offline, script(offline, capsys, f"{M8_001}:{M4_003}", back=True), tmp_path)
+    done = run_psql(offline, script(offline, f"{M8_001}:{M4_003}", back=True))
     assert done.returncode == 0, done.stderr
     assert database_hash(offline) == database_hash(online)
     assert schema_dump(offline) == schema_dump(online)
@@ -89,36 +66,32 @@ DEFERRED = {
 
 
 @pytest.mark.parametrize("deferred", DEFERRED.values(), ids=DEFERRED)
-def test_script_alters_a_table_whose_constraints_wait_until_the_commit(
-    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, deferred: str
-):
+def test_script_alters_a_table_whose_constraints_wait_until_the_commit(pair, deferred: str):
     for url in pair:
         write_former_release(url, plans=100)
-        assert run_psql(url, f"{deferred};", tmp_path).returncode == 0
+        assert run_psql(url, f"{deferred};").returncode == 0
     online, offline = pair
 
     migrate(online, M8_001)
-    done = run_psql(offline, script(offline, capsys, f"{M4_003}:{M8_001}"), tmp_path)
+    done = run_psql(offline, script(offline, f"{M4_003}:{M8_001}"))
     assert done.returncode == 0, done.stderr
     assert database_hash(offline) == database_hash(online)
 
     roll_back(online, M4_003)
-    done = run_psql(offline, script(offline, capsys, f"{M8_001}:{M4_003}", back=True), tmp_path)
+    done = run_psql(offline, script(offline, f"{M8_001}:{M4_003}", back=True))
     assert done.returncode == 0, done.stderr
     assert database_hash(offline) == database_hash(online)
     assert schema_dump(offline) == schema_dump(online)
 
 
-def test_script_is_one_transaction_that_a_cycle_rolls_back(
-    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_script_is_one_transaction_that_a_cycle_rolls_back(pair):
     url, _ = pair
     write_former_release(url, plans=100)
-    sql = script(url, capsys, f"{M4_003}:{M8_001}")
-    run_psql(url, "UPDATE v3_plans SET parent_plan_id = plan_id, root_plan_id = NULL", tmp_path)
+    sql = script(url, f"{M4_003}:{M8_001}")
+    run_psql(url, "UPDATE v3_plans SET parent_plan_id = plan_id, root_plan_id = NULL")
     before = database_hash(url), schema_dump(url)
 
-    done = run_psql(url, sql, tmp_path)
+    done = run_psql(url, sql)
 
     assert done.returncode != 0
     assert "own ancestors" in done.stderr
@@ -126,12 +99,10 @@ def test_script_is_one_transaction_that_a_cycle_rolls_back(
     assert sql.count("COMMIT;") == 1
 
 
-def test_script_ends_as_the_role_that_began_it(
-    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_script_ends_as_the_role_that_began_it(pair):
     url, _ = pair
     write_former_release(url, plans=10)
-    sql = script(url, capsys, f"{M4_003}:{M8_001}")
+    sql = script(url, f"{M4_003}:{M8_001}")
     begin = "CREATE ROLE plans_script; GRANT ALL ON SCHEMA public TO plans_script;\n"
     for table in ("v3_plans", "alembic_version"):
         begin += f"ALTER TABLE {table} OWNER TO plans_script;\n"
@@ -139,7 +110,7 @@ def test_script_ends_as_the_role_that_began_it(
     end += "REASSIGN OWNED BY plans_script TO postgres; DROP OWNED BY plans_script;\n"
     end += "DROP ROLE plans_script;"
 
-    done = run_psql(url, f"{begin}SET ROLE plans_script;\n{sql}{end}", tmp_path)
+    done = run_psql(url, f"{begin}SET ROLE plans_script;\n{sql}{end}")
 
     assert done.returncode == 0, done.stderr
 
@@ -160,61 +131,55 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("planted", PLANTED.values(), ids=PLANTED)
-def test_script_refuses_objects_of_another_role(
-    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, planted: str
-):
+def test_script_refuses_objects_of_another_role(pair, planted: str):
     url, _ = pair
     write_former_release(url, plans=10)
-    sql = script(url, capsys, f"{M4_003}:{M8_001}")
+    sql = script(url, f"{M4_003}:{M8_001}")
     role = "CREATE ROLE planting_clerk; GRANT CREATE ON SCHEMA public TO planting_clerk"
     mine = "" if "ALTER" in planted else "SET ROLE planting_clerk; "
-    plant = run_psql(url, f"{role}; {mine}{planted};", tmp_path)
+    plant = run_psql(url, f"{role}; {mine}{planted};")
     assert plant.returncode == 0, plant.stderr
     before = database_hash(url), schema_dump(url)
 
-    done = run_psql(url, sql, tmp_path)
+    done = run_psql(url, sql)
 
     assert done.returncode != 0
     said = "belongs to (another role than public.v3_plans|planting_clerk)|name of something else"
     assert re.search(said, done.stderr)
     assert (database_hash(url), schema_dump(url)) == before
     drop = "REASSIGN OWNED BY planting_clerk TO postgres; DROP OWNED BY planting_clerk"
-    run_psql(url, f"{drop}; DROP ROLE planting_clerk;", tmp_path)
+    run_psql(url, f"{drop}; DROP ROLE planting_clerk;")
 
 
 @pytest.mark.parametrize("back", [False, True])
-def test_script_refuses_row_security_that_hides_plans_from_their_owner(
-    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path, back: bool
-):
+def test_script_refuses_row_security_that_hides_plans_from_their_owner(pair, back: bool):
     url, _ = pair
     write_former_release(url, plans=10)
     if back:
         migrate(url, M8_001)
-    sql = script(url, capsys, f"{M8_001}:{M4_003}" if back else f"{M4_003}:{M8_001}", back=back)
+    sql = script(url, f"{M8_001}:{M4_003}" if back else f"{M4_003}:{M8_001}", back=back)
     force = "CREATE ROLE bound_owner; GRANT CREATE, USAGE ON SCHEMA public TO bound_owner;"
     owned = ["TABLE v3_plans", "TABLE alembic_version", *(
         f"TABLE plan_{name}" for name in ("projects", "arguments", "invariants"))]  # fmt: skip
     owned += ["FUNCTION v3_plans_fill()"] if back else []
     force += "".join(f"ALTER {each} OWNER TO bound_owner;" for each in owned)
     force += "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;"
-    assert run_psql(url, force, tmp_path).returncode == 0
+    assert run_psql(url, force).returncode == 0
     before = database_hash(url), schema_dump(url)
 
-    done = run_psql(url, sql, tmp_path)
+    done = run_psql(url, sql)
 
     assert done.returncode != 0
     assert "row-level security is forced on the owner of public.v3_plans" in done.stderr
     assert (database_hash(url), schema_dump(url)) == before
-    run_psql(url, "DROP OWNED BY bound_owner CASCADE; DROP ROLE bound_owner;", tmp_path)
+    run_psql(url, "DROP OWNED BY bound_owner CASCADE; DROP ROLE bound_owner;")
 
 
-def test_script_down_to_base_refuses_to_drop_plans(
-    pair, capsys: pytest.CaptureFixture[str], tmp_path: Path
-):
+def test_script_down_to_base_refuses_to_drop_plans(pair):
     url, _ = pair
     write_former_release(url, plans=100)
 
-    done = run_psql(url, script(url, capsys, f"{M4_003}:base", back=True), tmp_path)
+    done = run_psql(url, script(url, f"{M4_003}:base", back=True))
 
     assert done.returncode != 0
     assert "v3_plans holds rows" in done.stderr
@@ -224,15 +189,13 @@ def test_script_for_sqlite_is_refused_with_a_remedy(
     sqlite_url: str, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(CommandError, match="without --sql"):
-        script(sqlite_url, capsys, M8_001)
+        script(sqlite_url, M8_001)
 
     assert capsys.readouterr().out == ""
 
 
-def test_script_leaves_no_revision_behind_that_a_later_message_would_name(
-    capsys: pytest.CaptureFixture[str],
-):
+def test_script_leaves_no_revision_behind_that_a_later_message_would_name():
     """As in a process that prints a script, and then migrates."""
-    script("postgresql://postgres@/plans", capsys, f"{M4_003}:{M8_001}")
+    script("postgresql://postgres@/plans", f"{M4_003}:{M8_001}")
 
     assert running_revision.get() is None

@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.evolution.postgresql import locks
 from cleveragents_plans.preflight import preflight
 from cleveragents_plans.schema import chain_config
+from cleveragents_plans.schema.database import read_database
+from cleveragents_plans.verification import Kind, verify
 from support.databases import SERVERS, database_at, migrate, of_role, roll_back
 from support.former_release import true_roots
 from support.revisions import HEAD, M4_003, M8_001
 from support.rows import schema_dump
+from support.scripts import run_psql, script
 from support.statements import dying_at
 from support.toys import execute
 
@@ -45,7 +49,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
             *(PLAN.format(f"0{n}", f"'0{n - 1}'" if n % 3 else "NULL") for n in range(9)),
         )
         yield url
-        execute(url, f"DROP OWNED BY {OWNER}, {APP} CASCADE", f"DROP ROLE {OWNER}, {APP}")
+        # One by one: at once they would be told of a default privilege that is not there any more.
+        dropped = (f"DROP OWNED BY {role} CASCADE" for role in (APP, OWNER))
+        execute(url, *dropped, f"DROP ROLE {OWNER}, {APP}")
 
 
 HIDING = {
@@ -293,3 +299,52 @@ def test_key_of_the_archive_does_no_harm(archived: str, key: str):
     roll_back(archived, M4_003)
     migrate(archived, M8_001)
     assert snapshots(archived) == [("01",), ("07",), ("08",)]
+
+
+TENANT = "CREATE POLICY tenant ON v3_plans TO {} USING (plan_id = '03')"
+GRANTS_TO_ALL = RULE[0].replace("ALTER TABLE %s {}", "GRANT SELECT ON %s TO PUBLIC"), RULE[1]
+READABLE = {
+    "default privileges of the owner": (
+        OWNER, f"ALTER DEFAULT PRIVILEGES GRANT SELECT, INSERT ON TABLES TO {APP}, PUBLIC",
+    ),
+    "default privileges in the schema": (
+        OWNER, f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO {APP}",
+    ),
+    "an event trigger": ("postgres", *GRANTS_TO_ALL),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("by", READABLE)
+@pytest.mark.parametrize("how", ["a run", "a script"])
+def test_archive_of_snapshots_shows_no_plan_that_row_security_hides(url: str, how: str, by: str):
+    role, *statements = READABLE[by]
+    migrate(url, M8_001)
+    execute(url, f"UPDATE v3_plans SET effective_profile_snapshot = '{SNAPSHOT}'",
+            "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY", TENANT.format(APP))  # fmt: skip
+    execute(of_role(url, role), *statements)
+
+    if how == "a run":
+        roll_back(of_role(url, OWNER), M4_003)
+    else:
+        done = run_psql(of_role(url, OWNER), script(url, f"{M8_001}:{M4_003}", back=True))
+        assert done.returncode == 0, done.stderr
+
+    app = of_role(url, APP)
+    assert execute(app, "SELECT plan_id FROM v3_plans") == [("03",)]
+    with pytest.raises(DBAPIError, match="permission denied for table v3_plans_snapshot_archive"):
+        execute(app, f"SELECT plan_id FROM {ARCHIVE}")
+    assert rights_found(url) == []
+
+    execute(url, f"GRANT SELECT (plan_id) ON {ARCHIVE} TO {APP}")
+    assert rights_found(url) == [(ARCHIVE, f"REVOKE SELECT ON public.{ARCHIVE} FROM {APP} CASCADE")]
+    said = f"{APP} has SELECT on public.{ARCHIVE}, and could read what is kept in it; this run"
+    assert any(said in each for each in preflight(chain_config(url)).warnings)
+    execute(url, f"ALTER ROLE {APP} BYPASSRLS")
+    assert rights_found(url) == []
+
+
+def rights_found(url: str) -> list[tuple[str, str | None]]:
+    """Give what verify finds of rights on the archive, and what it says to type."""
+    with read_database(chain_config(url), "verify") as database:
+        found = [each for each in verify(database).findings if each.kind is Kind.TABLE_RIGHTS]
+    return [(each.subject, each.remedy) for each in found if each.subject == ARCHIVE]

@@ -32,6 +32,7 @@ from cleveragents_plans import (
 from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain.profiles import THRESHOLDS
+from cleveragents_plans.evolution.postgresql.privileges import HOLDERS, revoke_all
 from support.databases import ONE_OF_EACH, ROOT, SERVERS, database_at, empty_database
 from support.revisions import M8_001
 from support.toys import execute
@@ -83,6 +84,22 @@ def test_sql_of_the_page_replaces_the_function_of_a_former_upgrade(server: str, 
         execute(url, sql.replace("BEGIN;", "", 1).rsplit("COMMIT;", 1)[0])
 
         assert execute(url, AS_IT_IS) == created
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_sql_of_the_page_closes_the_archive_of_a_former_downgrade(server: str, tmp_path: Path):
+    sql = block("SET search_path").removeprefix("SET search_path = pg_catalog, pg_temp;\n")
+    assert sql.strip() == revoke_all("public.v3_plans_snapshot_archive") + ";"
+    with database_at(M8_001, server, tmp_path) as url:
+        execute(
+            url,
+            "CREATE TABLE v3_plans_snapshot_archive AS SELECT plan_id FROM v3_plans",
+            "GRANT SELECT (plan_id), DELETE ON v3_plans_snapshot_archive TO PUBLIC",
+            sql,
+        )
+
+        held = HOLDERS.format(oid="'public.v3_plans_snapshot_archive'::regclass")
+        assert execute(url, held) == []
 
 
 def test_roles_of_the_script_can_do_what_the_table_says_and_no_more(

@@ -364,6 +364,12 @@ SCHEMA = [
         for table in ("alembic_version", "evolution_runs")
     ),
     Fault(
+        Kind.TABLE_RIGHTS, "evolution_runs", (),
+        "REVOKE SELECT ON public.evolution_runs FROM mallory CASCADE", (),
+        (MALLORY, "GRANT SELECT ON evolution_runs TO mallory",
+         "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY"), "note",
+    ),
+    Fault(
         Kind.ROW_SECURITY, "v3_plans", (),
         "ALTER TABLE public.v3_plans NO FORCE ROW LEVEL SECURITY", (),
         (MALLORY, "GRANT SELECT ON ALL TABLES IN SCHEMA public TO mallory",

@@ -79,7 +79,8 @@ class Kind(StrEnum):
     FUNCTION_CHANGED = "function-changed"
     #: It has other rights or settings than the chain gives it, or others may execute it.
     FUNCTION_RIGHTS = "function-rights"
-    #: Another role than the owner may write to a table that only runs write to.
+    #: Another role than the owner may write to a table that only runs write to, or reads in one of
+    #: them what row-level security hides.
     TABLE_RIGHTS = "table-rights"
     #: Row-level security is forced on the owner, with whose rights a trigger looks up plans.
     ROW_SECURITY = "row-security"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import foreign_triggers
-from cleveragents_plans.evolution.postgresql.privileges import WRITERS
+from cleveragents_plans.evolution.postgresql.privileges import HOLDERS, WRITERS
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.evolution.runner.runs import RUNS
 from cleveragents_plans.schema.chain import ARCHIVE
@@ -71,6 +71,17 @@ def check_privileges(database: Database) -> Iterator[Finding]:
                 f"{other} has {rights} on the table: {means}",
                 f"REVOKE {rights} ON {name} FROM {other} CASCADE",
             )
+    # Rows of plans, and ids and queries of others, which row-level security does not hide in them.
+    for table, severity in ((ARCHIVE, fault), (RUNS, note)):
+        name = f"{schema}.{identifier(table)}"
+        for (other,) in run(database.connection, _READERS, {**of, "of": name}):
+            yield severity(
+                Kind.TABLE_RIGHTS,
+                table,
+                f"{other} has SELECT on the table, and row-level security hides rows of {PLANS} "
+                "from it: it could read there what is kept of them",
+                f"REVOKE SELECT ON {name} FROM {other} CASCADE",
+            )
 
 
 # Functions of triggers that do not belong to the owner of the table of plans.
@@ -99,3 +110,14 @@ SELECT w.other, string_agg(w.held, ', ' ORDER BY w.held) FROM (
   ) w LEFT JOIN pg_roles s ON quote_ident(s.rolname) = w.other
  WHERE s.rolsuper IS NOT TRUE AND w.held <> ALL(CAST(%(granted)s AS text[]))
  GROUP BY w.other ORDER BY w.other"""
+
+# Whom row-level security of the table of plans binds, and who may read the other one.
+_READERS = f"""\
+SELECT w.other FROM (
+{HOLDERS.format(oid="to_regclass(%(of)s)")}
+  ) w LEFT JOIN pg_roles s ON quote_ident(s.rolname) = w.other
+  JOIN pg_namespace n ON n.nspname = %(schema)s
+  JOIN pg_class p ON p.relnamespace = n.oid AND p.relname = %(table)s
+ WHERE w.held = 'SELECT' AND p.relrowsecurity
+   AND (s.rolsuper OR s.rolbypassrls OR s.oid = p.relowner) IS NOT TRUE
+ ORDER BY w.other"""

@@ -15,7 +15,7 @@ DO $revoke$ DECLARE other text; held text; BEGIN
          FROM pg_attribute n CROSS JOIN LATERAL aclexplode(n.attacl) b WHERE n.attrelid = c.oid
      ) a
       LEFT JOIN pg_roles r ON r.oid = a.grantee
-     WHERE c.oid = to_regclass('public.v3_plans_snapshot_archive') AND a.grantee <> c.relowner AND a.privilege_type <> 'SELECT'
+     WHERE c.oid = to_regclass('public.v3_plans_snapshot_archive') AND a.grantee <> c.relowner
   LOOP
     EXECUTE 'REVOKE ' || held || ' ON TABLE public.v3_plans_snapshot_archive FROM ' || other || ' CASCADE';
   END LOOP;

@@ -8,6 +8,8 @@ https://www.postgresql.org/docs/current/sql-alterdefaultprivileges.html.
 
 from __future__ import annotations
 
+from typing import Final
+
 
 def revoke_execute(function: str) -> str:
     """
@@ -33,6 +35,18 @@ DO $revoke$ DECLARE other text; BEGIN
 END $revoke$"""
 
 
+def revoke_all(table: str) -> str:
+    """
+    Give the statement that takes all rights on *table*, SELECT too, from all but its owner.
+
+    For a table with rows of another one, whose row-level security it does not have.
+
+    Args:
+        table: As in SQL, with its schema.
+    """
+    return _revoke(table, HOLDERS)
+
+
 def revoke_writing(table: str) -> str:
     """
     Give the statement that takes all rights on *table* but SELECT from all but its owner.
@@ -42,19 +56,23 @@ def revoke_writing(table: str) -> str:
     Args:
         table: As in SQL, with its schema.
     """
+    return _revoke(table, WRITERS)
+
+
+def _revoke(table: str, holders: str) -> str:
     table = table.replace("'", "''")
     return f"""\
 DO $revoke$ DECLARE other text; held text; BEGIN
   FOR other, held IN
-{WRITERS.format(oid=f"to_regclass('{table}')")}
+{holders.format(oid=f"to_regclass('{table}')")}
   LOOP
     EXECUTE 'REVOKE ' || held || ' ON TABLE {table} FROM ' || other || ' CASCADE';
   END LOOP;
 END $revoke$"""
 
 
-#: Who may do more than read the table ``{oid}``, and what that is.
-WRITERS = """\
+#: Who but its owner may do what with the table ``{oid}``, or with a column of it.
+HOLDERS: Final = """\
     SELECT DISTINCT coalesce(quote_ident(r.rolname), 'PUBLIC') AS other, a.privilege_type AS held
       FROM pg_class c
      CROSS JOIN LATERAL (
@@ -64,4 +82,7 @@ WRITERS = """\
          FROM pg_attribute n CROSS JOIN LATERAL aclexplode(n.attacl) b WHERE n.attrelid = c.oid
      ) a
       LEFT JOIN pg_roles r ON r.oid = a.grantee
-     WHERE c.oid = {oid} AND a.grantee <> c.relowner AND a.privilege_type <> 'SELECT'"""
+     WHERE c.oid = {oid} AND a.grantee <> c.relowner"""
+
+#: Who may do more than read it.
+WRITERS: Final = f"{HOLDERS} AND a.privilege_type <> 'SELECT'"

@@ -24,7 +24,7 @@ from cleveragents_plans.evolution.postgresql.dependents import (
 )
 from cleveragents_plans.evolution.postgresql.event_triggers import try_creation
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
-from cleveragents_plans.evolution.postgresql.privileges import WRITERS, revoke_writing
+from cleveragents_plans.evolution.postgresql.privileges import HOLDERS, revoke_all
 from cleveragents_plans.evolution.postgresql.replication import refuse_published_rows
 from cleveragents_plans.evolution.postgresql.triggers import Trigger
 from cleveragents_plans.evolution.recipes.sqlite_archives import refuse_other_shape
@@ -78,8 +78,9 @@ class ColumnArchive:
             f" SELECT {', '.join(self.columns)} FROM {{schema}}.{self.table} WITH NO DATA",
             # Another role may have created it since `check_archive`, or before a script is run.
             raise_if_another_roles(name, f"{{schema}}.{self.table}"),
-            # A role that can write to it could change what the next upgrade restores.
-            revoke_writing(name),
+            # A role that can write to it could change what the next upgrade restores; one that can
+            # read it sees rows that row-level security of the other table hides.
+            revoke_all(name),
             f"CREATE UNIQUE INDEX IF NOT EXISTS {self.index} ON {name} ({self.key})",
             raise_unless_unique_index(f"{{schema}}.{self.index}", name, self.key),
             # Where all tables are published, only rows that can be told apart may change. An event
@@ -220,15 +221,15 @@ def check_archive(op: Op, archive: ColumnArchive, *, exists: bool) -> None:
     if run(connection, there, {"name": name, "table": table}).scalar_one():
         present = [each for each in archive.columns if each in columns_of(op, archive.table)]
         try_creation(connection, name, table, ", ".join(present))
-    _warn_of_writers(connection, name)
+    _warn_of_holders(connection, name)
     refuse_published_rows(connection, archive.name, schema_of(context), exists=exists)
 
 
-def _warn_of_writers(connection: Connection, name: str) -> None:
-    for other, held in run(connection, WRITERS.format(oid="to_regclass(%(name)s)"), {"name": name}):
+def _warn_of_holders(connection: Connection, name: str) -> None:
+    for other, held in run(connection, HOLDERS.format(oid="to_regclass(%(name)s)"), {"name": name}):
         log.warning(
-            "%s has %s on %s, and could change what is restored from it; this run revokes it",
-            other, held, name,
+            "%s has %s on %s, and could %s; this run revokes it", other, held, name,
+            "read what is kept in it" if held == "SELECT" else "change what is restored from it",
         )  # fmt: skip
 
 

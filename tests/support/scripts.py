@@ -1,0 +1,31 @@
+"""What ``--sql`` prints, and psql that runs it."""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import redirect_stdout
+from io import StringIO
+
+from alembic import command
+from sqlalchemy import make_url
+
+from support import postgres
+from support.databases import chain
+
+
+def script(url: str, revisions: str, *, back: bool = False, stamp: bool = False) -> str:
+    """Give the script of an upgrade, or of a downgrade or a stamp."""
+    with redirect_stdout(StringIO()) as printed:
+        act = command.stamp if stamp else command.downgrade if back else command.upgrade
+        act(chain(url), revisions, sql=True)
+    return printed.getvalue()
+
+
+def run_psql(url: str, sql: str) -> subprocess.CompletedProcess[str]:
+    """Run *sql* as the role of the URL, until something fails."""
+    target = make_url(url)
+    return subprocess.run(
+        [postgres.binaries()["postgresql-18"] / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1",
+         "-h", target.query["host"], "-U", target.username, "-d", target.database, "-f", "-"],
+        input=sql, capture_output=True, text=True, check=False,
+    )  # fmt: skip
