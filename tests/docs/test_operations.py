@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,25 @@ def test_runbook_shows_what_status_says_of_a_run_under_way():
 
 def test_no_page_for_operators_is_longer_than_can_be_read_at_night():
     assert [page.name for page in PAGES if len(page.read_text().splitlines()) > 300] == []
+
+
+def test_backup_of_a_file_with_a_rollback_journal_keeps_writers_waiting(tmp_path: Path):
+    # As docs/backup-and-restore.md says of VACUUM INTO.
+    file = tmp_path / "plans.db"
+    with closing(sqlite3.connect(file)) as reader, closing(sqlite3.connect(file, 0)) as writer:
+        reader.executescript("CREATE TABLE t (i); INSERT INTO t VALUES (1)")
+        met: list[str] = []
+
+        def write() -> int:
+            try:
+                writer.execute("INSERT INTO t VALUES (2)")
+                writer.commit()
+            except sqlite3.OperationalError as error:
+                writer.rollback()
+                met.append(str(error))
+            return 0
+
+        reader.set_progress_handler(write, 1)
+        reader.execute(f"VACUUM INTO '{tmp_path / 'before.db'}'")
+
+    assert {*met} == {"database is locked"}

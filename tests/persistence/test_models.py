@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from sqlalchemy import Engine, func, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 from sqlalchemy.orm.exc import StaleDataError
@@ -299,6 +300,23 @@ def test_a_bulk_update_moves_the_version_so_that_a_stale_save_loses(
     with pytest.raises(PlanConflict):
         repository.save(plan.begin())
     assert repository.get(plan.plan_id) == written
+
+
+@pytest.mark.parametrize(("sets", "conflict"), [((), False), (("updated_at",), True)])
+def test_an_upsert_moves_the_version_where_it_sets_it(repository, session, plan, sets, conflict):
+    table = LifecyclePlanModel.__table__
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    row = dict(session.execute(select(table)).mappings().one())
+    upsert = dialect.insert(table).values(row)
+    values = {"description": "b"} | dict.fromkeys(sets, time_text(datetime.now(UTC)))
+    session.execute(upsert.on_conflict_do_update(index_elements=["plan_id"], set_=values))
+
+    assert repository.get(plan.plan_id).description == "b"
+    if conflict:
+        with pytest.raises(PlanConflict):
+            repository.save(plan.begin())
+    else:
+        assert repository.save(plan.begin()).description == plan.description
 
 
 @pytest.mark.parametrize(

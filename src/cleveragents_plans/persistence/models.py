@@ -60,8 +60,10 @@ class LifecyclePlanModel(Base):
 
     Every UPDATE through SQLAlchemy moves `updated_at` on, unless it sets it, so that those who
     read the plan before find a conflict: a flush that changes a column or one of the lists
-    `projects`, `arguments` and `invariants`, and ``update(LifecyclePlanModel)``. Rows of the child
-    tables that are edited by themselves do not move it. New lists may swap names and aliases.
+    `projects`, `arguments` and `invariants`, and ``update(LifecyclePlanModel)``. INSERT with ON
+    CONFLICT DO UPDATE does not, unless its ``set_`` names `updated_at`; nor does SQL as text: a
+    save replaces what they wrote, without a conflict. Rows of the child tables that are edited by
+    themselves do not move it. New lists may swap names and aliases.
     """
 
     __tablename__ = "v3_plans"

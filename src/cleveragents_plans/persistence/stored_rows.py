@@ -2,7 +2,8 @@
 What a plan keeps of the row that it was read from, and the conditions that a row is still so.
 
 The optimistic lock is `updated_at`. SQL that was written by hand moves no version, so that a save
-compares the other columns and the child rows as well: what such SQL wrote is not written over.
+compares the other columns and the child rows as well. Where they differ, it reads what is stored,
+checks the step against that, and replaces it by the whole plan: what such SQL wrote is lost.
 """
 
 from __future__ import annotations
