@@ -56,16 +56,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
     """Measure no coverage of what shows little that is new: with it a test takes twice as long."""
     coverage = sys.modules.get("coverage")  # loaded where it is measured
     measuring = coverage and coverage.Coverage.current()
+    if measuring is None:
+        return (yield)
     slow = item.get_closest_marker("slow") and item.nodeid.startswith(_SLOW_AND_NOT_MEASURED)
     skipped = slow or item.nodeid.startswith(_NOT_MEASURED) or _on_an_older_server(item)
-    if measuring is None or not skipped:
-        return (yield)
-    of_processes = os.environ.pop(_COVERAGE_OF_PROCESSES, None)
-    measuring.stop()
+    of_processes = None
+    if skipped or not item.nodeid.startswith(_PROCESSES_MEASURED):
+        of_processes = os.environ.pop(_COVERAGE_OF_PROCESSES, None)
+    if skipped:
+        measuring.stop()
     try:
         return (yield)
     finally:
-        measuring.start()
+        if skipped:
+            measuring.start()
         if of_processes is not None:
             os.environ[_COVERAGE_OF_PROCESSES] = of_processes
 
@@ -73,6 +77,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
 # They run whole migrations, of which the tests of each part have reached the lines.
 _NOT_MEASURED = ("tests/chain/", "tests/docs/", "tests/examples/", "tests/faults/", "tests/fuzz/")
 _SLOW_AND_NOT_MEASURED = ("tests/persistence/", "tests/domain/")
+# What only processes of their own run; each takes a second longer.
+_PROCESSES_MEASURED = ("tests/evolution/test_autogenerate.py",)
 _COVERAGE_OF_PROCESSES = "COVERAGE_PROCESS_CONFIG"
 
 
