@@ -22,6 +22,7 @@ from cleveragents_plans.evolution.foreseen import (
 from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.checks import CheckViolated
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.event_trigger_trials import EventTriggerRefuses
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
@@ -154,7 +155,8 @@ def _on_postgresql(
         # A trial runs the triggers of the tables, whose owner this role may have to mistrust.
         mistrusted = bool(found.troubled & {"rights", "owners"})
         # What would refuse the rows is told already, and would be told once more.
-        refuses = any(isinstance(each, CheckViolated | TableUnfit) for each in found.refusals)
+        told = (CheckViolated, TableUnfit, EventTriggerRefuses)
+        refuses = any(isinstance(each, told) for each in found.refusals)
         if tries and ahead.steps and not mistrusted and not refuses:
             settings = Settings.of(database.migration.environment_context)
             with database.heartbeat("trying batches and index builds"), found.looking("trials"):

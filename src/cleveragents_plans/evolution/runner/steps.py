@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from alembic.runtime.migration import MigrationContext, RevisionStep
@@ -13,12 +14,18 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import (
     EvolutionError,
+    OperationRefused,
     RunningRevision,
     naming_revisions,
     running_revision,
 )
-from cleveragents_plans.evolution.foreseen import Foreseen
+from cleveragents_plans.evolution.foreseen import Foreseen, gathering
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.event_trigger_trials import (
+    has_event_triggers,
+    refuse_event_triggers,
+    without_repeats,
+)
 from cleveragents_plans.evolution.postgresql.session_name import name_session
 from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.runner.alembic_internals import (
@@ -134,6 +141,8 @@ def check_ahead(
         return 0
     steps = command.steps(start, migration)
     with naming_revisions():
+        if _fires_event_triggers(migration, steps):
+            _try_event_triggers(migration, steps, note)
         with operations_of(migration):
             for step in steps:
                 _check(step, note)
@@ -159,6 +168,9 @@ def gather_ahead(
     connection = migration.connection
     rehearsal = Rehearsal(connection) if connection is not None else None
     with naming_revisions(), operations_of(migration):
+        if _fires_event_triggers(migration, steps):
+            with found.looking("event triggers"):
+                _try_event_triggers(migration, steps, note)
         for step in steps:
             with found.looking("checks of the revisions"):
                 _check(step, note)
@@ -166,6 +178,7 @@ def gather_ahead(
             running_revision.set(_running(step, note))
             with found.looking("operations"):
                 rehearse(step, migration, rehearsal)
+    found.refusals[:] = without_repeats(found.refusals)
     return steps
 
 
@@ -212,6 +225,32 @@ def wait_for_locks(migration: MigrationContext) -> None:
     if migration.connection is not None and migration.dialect.name == "postgresql":
         seconds = Settings.of(migration.environment_context).lock_wait
         run(migration.connection, f"SET LOCAL lock_timeout = '{1000 * seconds:.0f}ms'")
+
+
+def _fires_event_triggers(migration: MigrationContext, steps: Sequence[Step]) -> bool:
+    connection = migration.connection
+    return (
+        connection is not None
+        and connection.dialect.name == "postgresql"
+        and any(isinstance(step, RevisionStep) for step in steps)
+        and has_event_triggers(connection)
+    )
+
+
+def _try_event_triggers(
+    migration: MigrationContext, steps: Sequence[Step], note: UnfinishedNote
+) -> None:
+    """Let event triggers refuse what *steps* are going to send."""
+    assert migration.connection is not None  # noqa: S101  # as was looked at
+    rehearsal = Rehearsal(migration.connection)
+    with gathering():  # what these tell is told when they are checked
+        for step in steps:
+            if isinstance(step, RevisionStep):
+                running_revision.set(_running(step, note))
+                with suppress(OperationRefused, NotImplementedError):
+                    rehearse(step, migration, rehearsal)
+    running_revision.set(None)
+    refuse_event_triggers(migration, rehearsal.written.getvalue())
 
 
 def _check(step: Step, note: UnfinishedNote | None) -> None:

@@ -1,0 +1,175 @@
+"""Event triggers that refuse a command of a run: found out before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cleveragents_plans import schema
+from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.preflight import preflight
+from cleveragents_plans.schema import chain_config
+from support.databases import SERVERS, database_at, migrate, roll_back
+from support.revisions import HEAD, M4_003, M8_001
+from support.rows import schema_dump
+from support.toys import execute
+
+TAGS = ["CREATE TABLE", "CREATE TABLE AS", "CREATE INDEX", "CREATE FUNCTION", "CREATE TRIGGER",
+        "REVOKE", "COMMENT", "ALTER TABLE", "DROP TRIGGER", "DROP FUNCTION", "DROP INDEX",
+        "DROP TABLE"]  # fmt: skip
+
+
+def rule(
+    event: str, *tags: str, body: str = "BEGIN RAISE 'no % today', tg_tag; END"
+) -> tuple[str, str]:
+    """Give the statements that create an event trigger for these command tags, or all."""
+    listed = ", ".join(f"'{tag}'" for tag in tags)
+    return (
+        f"CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS $$ {body} $$",
+        f"CREATE EVENT TRIGGER house_rule ON {event}"
+        f"{f' WHEN TAG IN ({listed})' if tags else ''} EXECUTE FUNCTION forbid()",
+    )
+
+
+EACH = "DECLARE o record; BEGIN FOR o IN SELECT * FROM pg_event_trigger_dropped_objects() LOOP"
+NO_TABLE_IS_DROPPED = f"""{EACH}
+  IF o.object_type = 'table' AND NOT o.is_temporary THEN
+    RAISE 'tables are not dropped here: %', o.object_identity;
+  END IF; END LOOP; END"""
+NO_COLUMN_IS_DROPPED = NO_TABLE_IS_DROPPED.replace("'table'", "'table column'")
+
+
+@pytest.fixture(params=SERVERS)
+def former(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database of the former release."""
+    with database_at(M4_003, request.param, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(params=SERVERS)
+def present(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database at the newest revision."""
+    with database_at(HEAD, request.param, tmp_path) as url:
+        yield url
+
+
+def refused(url: str, down: str | None = None) -> str:
+    """Let a run be refused, and a preflight say the same; give the words."""
+    before, revision = schema_dump(url), schema.current(url)
+    blocks = [each.found for each in preflight(chain_config(url), down).blocks]
+    with pytest.raises(EvolutionError) as error:
+        roll_back(url, down) if down else migrate(url, HEAD)
+    assert blocks == [str(error.value)]
+    assert (schema_dump(url), schema.current(url)) == (before, revision)
+    return blocks[0]
+
+
+def test_guard_of_tables_that_is_in_the_way_of_an_upgrade_is_named(former: str):
+    execute(former, *rule("sql_drop", body=NO_TABLE_IS_DROPPED))
+
+    assert refused(former) == (
+        "the event trigger house_rule (function public.forbid()) refuses DROP TABLE, tried on "
+        "public.v3_plans_trial (tables are not dropped here: public.v3_plans_trial); let it pass "
+        "the tables of this schema, or run ALTER EVENT TRIGGER house_rule DISABLE as a superuser "
+        "for the time of this run, and run the same command again; nothing was changed"
+    )
+
+    execute(former, "ALTER EVENT TRIGGER house_rule DISABLE")
+    migrate(former, HEAD)
+
+
+@pytest.mark.slow
+def test_guard_of_tables_that_is_in_the_way_of_a_downgrade_is_named(present: str):
+    execute(present, *rule("sql_drop", body=NO_TABLE_IS_DROPPED))
+
+    assert "house_rule (function public.forbid()) refuses DROP TABLE" in refused(present, M4_003)
+
+    roll_back(present, M8_001)  # which drops indexes only
+    migrate(present, HEAD)
+
+
+@pytest.mark.slow
+def test_guard_of_columns_is_in_the_way_of_a_downgrade_only(former: str):
+    execute(former, *rule("sql_drop", body=NO_COLUMN_IS_DROPPED))
+
+    migrate(former, HEAD)
+
+    assert "refuses ALTER TABLE … DROP COLUMN, tried on" in refused(former, M4_003)
+
+
+@pytest.mark.slow
+def test_command_that_is_forbidden_is_found_out_before_an_upgrade(former: str):
+    before = schema_dump(former)
+    for tag in TAGS:
+        execute(former, *rule("ddl_command_start", tag))
+        with pytest.raises(EvolutionError, match=rf"^the event trigger house_rule .* {tag}, tried"):
+            migrate(former, HEAD)
+        execute(former, "DROP EVENT TRIGGER house_rule", "DROP FUNCTION forbid")
+    assert schema_dump(former) == before
+
+
+@pytest.mark.slow
+def test_command_that_is_forbidden_is_found_out_before_a_downgrade(present: str):
+    before = schema_dump(present)
+    for tag in TAGS:
+        execute(present, *rule("ddl_command_end", tag))
+        with pytest.raises(EvolutionError, match=rf"^the event trigger house_rule .* {tag}, tried"):
+            roll_back(present, M4_003)
+        execute(present, "DROP EVENT TRIGGER house_rule", "DROP FUNCTION forbid")
+    assert schema_dump(present) == before
+
+
+def test_all_that_one_event_trigger_forbids_is_told_at_once(former: str):
+    execute(former, *rule("ddl_command_start", "CREATE INDEX", "REVOKE", "DROP TABLE"))
+
+    assert (
+        "refuses CREATE INDEX, tried on public.v3_plans_trial (no CREATE INDEX today) and REVOKE, "
+        "tried on public.v3_plans_trial (no REVOKE today) and DROP TABLE, tried on public.v3_pla"
+    ) in refused(former)
+
+
+def test_event_trigger_that_refuses_is_told_from_those_that_do_not(former: str):
+    execute(
+        former,
+        "CREATE FUNCTION passes() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'",
+        *rule("ddl_command_end", "CREATE FUNCTION"),
+        "CREATE EVENT TRIGGER also ON ddl_command_start EXECUTE FUNCTION passes()",
+        "ALTER EVENT TRIGGER house_rule ENABLE REPLICA",
+    )
+    assert not preflight(chain_config(former)).blocks
+
+    execute(former, "ALTER EVENT TRIGGER house_rule ENABLE ALWAYS")
+
+    assert "the event trigger house_rule (" in refused(former)
+
+
+def test_commands_that_a_run_does_not_send_may_be_forbidden(former: str):
+    execute(former, *rule("ddl_command_start", "GRANT", "CREATE VIEW", "CREATE SCHEMA"))
+
+    assert not preflight(chain_config(former)).blocks
+    migrate(former, HEAD)
+    roll_back(former, M4_003)
+
+
+def test_event_trigger_that_logs_sees_the_commands_of_the_run_only(former: str):
+    body = (
+        "BEGIN INSERT INTO public.logged"
+        " SELECT tg_tag, object_identity FROM pg_event_trigger_ddl_commands(); END"
+    )
+    execute(former, "CREATE TABLE logged (tag text, identity text)",
+            "GRANT INSERT ON logged TO PUBLIC", *rule("ddl_command_end", body=body))  # fmt: skip
+
+    assert not preflight(chain_config(former)).blocks
+    assert execute(former, "SELECT * FROM logged WHERE identity LIKE '%trial%'") == []
+    migrate(former, HEAD)
+
+    assert execute(former, "SELECT * FROM logged WHERE identity LIKE '%trial%'") == []
+    assert execute(former, "SELECT 1 FROM logged WHERE identity LIKE '%v3_plans_fill%'")
+
+
+def test_names_of_a_trial_that_are_taken_are_left_alone(former: str):
+    execute(former, *rule("sql_drop", body=NO_TABLE_IS_DROPPED), "CREATE TABLE v3_plans_trial ()")
+
+    assert "tried on public.v3_plans_trial_1 (" in refused(former)
