@@ -190,6 +190,20 @@ def test_read_only_file_is_left_unchanged(sqlite_url: str, capfd: pytest.Capture
     assert hashlib.sha256(file.read_bytes()).digest() == before
 
 
+@pytest.mark.filterwarnings("error")
+def test_parameter_of_a_file_that_nobody_would_read_is_refused_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    url = f"sqlite:///{tmp_path}/plans.db?mode=ro"
+    monkeypatch.chdir(tmp_path)
+
+    for command in ("preflight", "upgrade --create", "status", "plans", "current", "verify"):
+        assert main([*command.split(), "--url", url]) == ExitStatus.REFUSED
+        (line,) = capfd.readouterr().err.splitlines()
+        assert "has a parameter (mode) that is read only of a path with file:" in line
+    assert not [*tmp_path.iterdir()]
+
+
 def test_read_only_connection_is_refused_in_one_line(
     sqlite_url: str, capfd: pytest.CaptureFixture[str]
 ):

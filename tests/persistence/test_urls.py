@@ -60,6 +60,32 @@ def test_text_that_is_no_url_is_refused_without_repeating_it(given):
     assert "p@ss" not in str(caught.value)
 
 
+@pytest.mark.parametrize("path", ["plans.db", "/srv/plans.db", ":memory:", ""])
+@pytest.mark.parametrize(
+    ("parameters", "named"),
+    [
+        ("mode=ro", "mode"),
+        ("mode=ro&uri=true", "mode"),
+        ("uri=false&immutable=1&cache=shared", "cache, immutable"),
+        ("timeout=5&vfs=unix", "vfs"),
+        ("nolock=1&secret=hunter2", "***, nolock"),
+        ("psow=0", "psow"),
+        ("modeof=x", "modeof"),
+    ],
+)
+def test_a_parameter_that_nobody_would_read_is_refused(path, parameters, named):
+    with pytest.raises(DatabaseUrlError) as refused:
+        database_url(f"sqlite:///{path}?{parameters}")
+
+    assert f"has a parameter ({named}) that is read only of a path with file:" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("parameters", ["timeout=5", "uri=true", "check_same_thread=false"])
+def test_a_parameter_of_the_driver_is_kept(parameters):
+    assert str(database_url(f"sqlite:///plans.db?{parameters}")).endswith(parameters)
+
+
 @pytest.mark.parametrize("parameters", ["", "?mode=ro", "?uri=false"])
 def test_uri_of_sqlite_is_refused_where_it_would_be_read_as_the_name_of_a_file(parameters):
     with pytest.raises(DatabaseUrlError, match=r"no uri=true; expected .*file:plans.db\?uri=true"):
@@ -171,7 +197,7 @@ def test_user_that_begins_with_a_separator_is_not_shown():
     "parameter", ["key=hunter2", "password=hunter2", "mode=hunter2", "vfs=hunter2"]
 )
 def test_secret_in_a_url_of_sqlite_is_not_shown(parameter: str):
-    assert "hunter2" not in without_password(database_url(f"sqlite:///plans.db?{parameter}"))
+    assert "hunter2" not in without_password(make_url(f"sqlite:///plans.db?{parameter}"))
     uri = URL.create("sqlite", database=f"file:plans.db?{parameter}")
     # SQLAlchemy 2.1 encodes the mark.
     assert unquote(without_password(uri)) == "sqlite:///file:plans.db?***"

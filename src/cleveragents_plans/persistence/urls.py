@@ -58,6 +58,12 @@ _VISIBLE = {
         "uri": r"true|false|1|0",
     }.items()
 }
+# Parameters of a URL of SQLite that SQLAlchemy hands to Python's driver.
+_OF_DRIVER = {
+    "uri", "timeout", "isolation_level", "detect_types", "check_same_thread", "cached_statements",
+}  # fmt: skip
+# Those that SQLite itself reads, of a path that begins with file: only.
+_OF_SQLITE = {"cache", "immutable", "mode", "modeof", "nolock", "psow", "vfs"}
 # What SQLAlchemy reads as true.
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _NAME = re.compile(r"[a-z]+(_[a-z]+)*")
@@ -107,7 +113,18 @@ def _refuse_path(url: URL) -> None:
             "the database URL has bytes that are no text in the locale of this process; set "
             "PYTHONUTF8=1, or a locale of UTF-8 such as LC_ALL=C.UTF-8"
         )
-    if url.drivername != _SQLITE or not path or path.startswith(":memory:"):
+    if url.drivername != _SQLITE:
+        return
+    if not path.startswith("file:") and (others := {*url.query} - _OF_DRIVER):
+        # Without uri=true SQLAlchemy drops them, and with it SQLite takes them for a part of the
+        # name of the file.
+        names = ", ".join(sorted(each if each in _OF_SQLITE else "***" for each in others))
+        raise DatabaseUrlError(
+            f"the database URL has a parameter ({names}) that is read only of a path with file: "
+            "and uri=true; expected sqlite:///file:plans.db?mode=ro&uri=true "
+            "(https://www.sqlite.org/uri.html), or the URL without it"
+        )
+    if not path or path.startswith(":memory:"):
         return
     if path.startswith("file:"):
         # Without it SQLAlchemy opens, and creates, a file whose name begins so.
