@@ -9,9 +9,12 @@ import pytest
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.evolution.postgresql.table_owners import raise_if_foreign_tables
 from cleveragents_plans.persistence import Base
 from support.databases import ENGINES, SERVERS, database_at, empty_database, migrate, of_role
 from support.revisions import A5_004, HEAD, M4_003, M8_001
+from support.rows import schema_dump
+from support.scripts import run_psql, script
 from support.toys import execute
 
 CLERK = "partial_clerk"
@@ -202,3 +205,78 @@ def test_tables_that_lack_a_part_are_not_advised_to_be_stamped(
         execute(url, "DELETE FROM alembic_version", *(f"DROP TABLE {it}" for it in others[1:]))
         with pytest.raises(EvolutionError, match=f"they lack the table {others[0]}, "):
             migrate(url, HEAD)
+
+
+SCRIPTS = {
+    "upgrade": (A5_004, f"{A5_004}:{M4_003}", {}),
+    "upgrade to the head": (M4_003, f"{M4_003}:{HEAD}", {}),
+    "downgrade": (HEAD, f"{HEAD}:{M8_001}", {"back": True}),
+    "stamp": (M4_003, f"{M4_003}:{HEAD}", {"stamp": True}),
+    "stamp of an empty database": (HEAD, HEAD, {"stamp": True}),
+    "first upgrade": (HEAD, HEAD, {}),
+}
+LACKING = {
+    "the child tables": ["plan_projects", "plan_arguments", "plan_invariants"],
+    "one": ["plan_projects"],
+    "the table of plans": ["v3_plans"],
+    "the version table": ["alembic_version"],
+    "none": [],
+}
+
+
+PARTS = [
+    *((of, "the child tables") for of in SCRIPTS),
+    ("upgrade", "one"), ("upgrade", "the version table"),
+    ("upgrade to the head", "the table of plans"),
+    ("downgrade", "none"), ("first upgrade", "none"),
+    ("stamp of an empty database", "the version table"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("of", "lacking"), PARTS)
+def test_script_refuses_a_part_of_the_tables_of_another_role(url: str, of: str, lacking: str):
+    version, revisions, how = SCRIPTS[of]
+    clerk = of_role(url, CLERK)
+    migrate(clerk, version)
+    execute(
+        clerk,
+        *(f"DROP TABLE {each} CASCADE" for each in LACKING[lacking]),
+        "CREATE FUNCTION public.act() RETURNS void LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF current_user <> '{CLERK}' THEN RAISE EXCEPTION 'evil ran'; END IF; END $$",
+        "CREATE FUNCTION public.evil(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM public.act(); RETURN $1; END $$",
+        *(
+            f"CREATE INDEX ON {table} ((public.evil('x') || {key}))"
+            for table, key in (("alembic_version", "version_num"), ("v3_plans", "plan_id"))
+            if table not in LACKING[lacking]
+        ),
+    )
+    before = schema_dump(url)
+    printed = script(url, revisions, **how)
+
+    done = run_psql(url, printed)
+
+    first = of in ("first upgrade", "stamp of an empty database")
+    if lacking == "none" and not first:
+        assert "evil ran" in done.stderr  # the owner of all of them is trusted
+    elif lacking == "the version table" and of == "stamp of an empty database":
+        assert done.returncode == 0, done.stderr  # all that it does not create
+    else:
+        assert "evil ran" not in done.stderr
+        assert f"belongs to {CLERK}, and th" in done.stderr
+        assert done.returncode != 0
+        assert schema_dump(url) == before
+    if lacking == "one":  # those whom it belongs to may do with it what they like
+        assert f"belongs to {CLERK}" not in run_psql(clerk, printed).stderr
+
+
+def test_script_that_creates_a_further_table_is_run_by_a_superuser(url: str):
+    """The tables of a revision are those that it found and those that it creates."""
+    clerk = of_role(url, CLERK)
+    migrate(clerk, HEAD)
+    execute(clerk, "DROP TABLE plan_invariants")
+    every = [*Base.metadata.tables]
+
+    for created, refused in ((["plan_invariants"], False), (["plan_projects"], True)):
+        sql = raise_if_foreign_tables(every, "alembic_version", "public", created)
+        assert (run_psql(url, sql).returncode != 0) == refused

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken, literal
 from cleveragents_plans.evolution.postgresql.trust import IS_MEMBER, SET_ROLE, TRUSTED_OWNER
+
+#: What a part of the tables may be, after their names, and what is to be done.
+PART_OF_ANOTHER: Final = (
+    ": a role that may create objects in the schema can have made them, and what their indexes and "
+    "triggers call would have the rights of this role"
+)
+PART_REMEDY: Final = (
+    "expected all tables of a revision: if they are this chain's, restore what is missing, "
+    "otherwise rename or drop them"
+)
 
 
 class ForeignTable(NameTaken):
@@ -76,22 +86,29 @@ def tables_of_untrusted_owners(
     return [(name, owner) for name, owner in run(connection, _OF_UNTRUSTED_OWNERS, names)]
 
 
-def raise_if_foreign_tables(tables: Collection[str], version_table: str, schema: str) -> str:
+def raise_if_foreign_tables(
+    tables: Collection[str], version_table: str, schema: str, created: Collection[str]
+) -> str:
     """
     Give the statement of a script that raises what `refuse_foreign_tables` would raise.
+
+    It raises for a part of the tables, too, whose owner is not trusted: where one is missing that
+    the script does not create, or one is there that it does.
 
     Args:
         tables: Names of tables, without a schema.
         version_table: The table in which Alembic keeps the version.
         schema: The schema of all.
+        created: Those of all that the script creates.
     """
-    listed = ", ".join(map(literal, sorted(tables)))
     literals = {
-        "tables": f"ARRAY[{listed}]",
+        "tables": _array(tables),
+        "created": _array(created),
+        "expected": _array({*tables, version_table}.difference(created)),
         "version_table": literal(version_table),
         **dict.fromkeys(("schema", "version_schema"), literal(schema)),
     }
-    query = re.sub(r"%\((\w+)\)s", lambda name: literals[name[1]], _WRITTEN)
+    query = re.sub(r"%\((\w+)\)s", lambda name: literals[name[1]], _IN_A_SCRIPT)
     return f"""\
 DO $check$ DECLARE wrong record; BEGIN
   FOR wrong IN
@@ -100,6 +117,10 @@ DO $check$ DECLARE wrong record; BEGIN
     RAISE EXCEPTION USING MESSAGE = wrong.name || ' ' || wrong.found, HINT = wrong.remedy;
   END LOOP;
 END $check$;"""
+
+
+def _array(names: Collection[str]) -> str:
+    return f"CAST(ARRAY[{', '.join(map(literal, sorted(names)))}] AS text[])"
 
 
 def _names(
@@ -191,3 +212,23 @@ SELECT refused.name, refused.found, refused.remedy FROM (
     FROM ours JOIN pg_rewrite r ON r.ev_class = ours.oid
    WHERE ours.has_version
 ) AS refused ORDER BY refused.of_most, refused.name, refused.found LIMIT 1"""
+
+# (…) UNION ALL (…) keeps the ORDER BY and LIMIT of each.
+_IN_A_SCRIPT = f"""\
+({_WRITTEN})
+UNION ALL
+(SELECT part.name, 'belongs to ' || part.owner || ', and '
+       || coalesce('the tables lack ' || lacking.names, 'this script creates it')
+       || '{PART_OF_ANOTHER}', '{PART_REMEDY.replace("'", "''")}'
+  FROM (
+    SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name,
+           CAST(c.relname AS text) AS plain, quote_ident(o.rolname) AS owner
+{_FROM_OURS}
+       AND NOT {TRUSTED_OWNER} AND NOT {IS_MEMBER}
+  ) AS part CROSS JOIN (
+    SELECT string_agg(quote_ident(e.name), ', ' ORDER BY e.name) AS names
+      FROM unnest(%(expected)s) AS e (name)
+     WHERE NOT EXISTS (SELECT {_FROM_OURS} AND c.relname = e.name)
+  ) AS lacking
+ WHERE lacking.names IS NOT NULL OR part.plain = ANY(%(created)s)
+ ORDER BY part.name LIMIT 1)"""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
+from io import StringIO
 
 from alembic import context
 from sqlalchemy import MetaData
@@ -63,6 +65,29 @@ def print_script(
         )
         with context.begin_transaction():
             context.static_output(restrict_script(schema))
+            sql = _sql_of_revisions()
             tables = {name for each in metadata for name in each.tables}
-            context.static_output(raise_if_foreign_tables(tables, options.version_table, schema))
-            context.run_migrations()
+            versions = options.version_table
+            created = _created_by(sql, {*tables, versions})
+            # Before anything names a table.
+            context.static_output(raise_if_foreign_tables(tables, versions, schema, created))
+            context.get_context().impl.static_output(sql.removesuffix("\n\n"))
+
+
+def _sql_of_revisions() -> str:
+    """Give the SQL of the revisions, and of the versions that are stored."""
+    impl = context.get_context().impl
+    output, sql = impl.output_buffer, StringIO()
+    impl.output_buffer = sql
+    try:
+        context.run_migrations()
+    finally:
+        impl.output_buffer = output
+    return sql.getvalue()
+
+
+def _created_by(sql: str, tables: Collection[str]) -> set[str]:
+    """Name those of *tables*, without a schema, that the script creates."""
+    quote = context.get_context().dialect.identifier_preparer.quote
+    creates = r"CREATE TABLE (IF NOT EXISTS )?(\S+\.)?{}[\s(]"
+    return {name for name in tables if re.search(creates.format(re.escape(quote(name))), sql)}

@@ -12,6 +12,8 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.lookups import each_table_once
 from cleveragents_plans.evolution.postgresql.table_owners import (
+    PART_OF_ANOTHER,
+    PART_REMEDY,
     ForeignTable,
     refuse_foreign_tables,
     tables_of_untrusted_owners,
@@ -80,9 +82,6 @@ def refuse_untrusted_owners(
         name, owner = found[0]
         raise ForeignTable(
             name,
-            f"belongs to {owner}, and the tables lack {shortened(lacking)}: a role that may create "
-            "objects in the schema can have made them, and what their indexes and triggers call "
-            "would have the rights of this role",
-            "expected all tables of a revision: if they are this chain's, restore what is "
-            "missing, otherwise rename or drop them",
+            f"belongs to {owner}, and the tables lack {shortened(lacking)}{PART_OF_ANOTHER}",
+            PART_REMEDY,
         )
