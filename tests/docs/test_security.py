@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import NullPool, insert, make_url, text
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import DBAPIError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from cleveragents_plans import BUILT_IN_PROFILES as BUILT_IN
@@ -24,6 +24,7 @@ from cleveragents_plans import (
     Plan,
     PlanRepository,
     SafetyProfile,
+    SchemaMissing,
     SnapshotIsFrozen,
     SnapshotUnreadable,
     UnknownProfile,
@@ -100,6 +101,50 @@ def test_sql_of_the_page_closes_the_archive_of_a_former_downgrade(server: str, t
 
         held = HOLDERS.format(oid="'public.v3_plans_snapshot_archive'::regclass")
         assert execute(url, held) == []
+
+
+TABLES = (
+    "v3_plans", "plan_projects", "plan_arguments", "plan_invariants", "alembic_version",
+    "evolution_runs",
+)  # fmt: skip
+MOVED = {
+    "the schema is renamed": ["ALTER SCHEMA public RENAME TO app"],
+    "the tables are moved": [
+        "CREATE SCHEMA app", *(f"ALTER TABLE {each} SET SCHEMA app" for each in TABLES)
+    ],
+}  # fmt: skip
+WRITTEN_BY_A_FORMER_RELEASE = (
+    "INSERT INTO v3_plans (plan_id, action_name, created_at, updated_at)"
+    " VALUES (repeat('7', 26), 'local/a', '2026-01-01T00:00:00.000000+00:00',"
+    " '2026-01-01T00:00:00.000000+00:00')"
+)
+
+
+@pytest.mark.parametrize("moved", MOVED.values(), ids=MOVED)
+@pytest.mark.parametrize("server", SERVERS)
+def test_sql_that_verify_names_replaces_the_function_of_another_schema(
+    server: str, moved: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    with database_at("head", server, tmp_path) as url:
+        execute(url, *moved, f'ALTER DATABASE "{make_url(url).database}" SET search_path = app')
+        with pytest.raises((DBAPIError, SchemaMissing)):
+            execute(url, WRITTEN_BY_A_FORMER_RELEASE)
+        ran(url, "status")
+        assert "plans that a former release writes may be refused" in capfd.readouterr().out
+        assert ran(url, "verify") == ExitStatus.FOUND
+        [heading] = set(re.findall(r'by the SQL of "(.*?)" in', capfd.readouterr().out))
+        [section] = re.findall(rf"^## {heading}\n(.*?)^## ", PAGE, re.DOTALL | re.MULTILINE)
+        assert block("BEGIN;") in section
+
+        sql = block("BEGIN;").replace("public.", "app.")
+        execute(url, sql.replace("BEGIN;", "", 1).rsplit("COMMIT;", 1)[0])
+        execute(url, WRITTEN_BY_A_FORMER_RELEASE)
+
+        assert ran(url, "verify") == ExitStatus.DONE
+        for dropped in re.findall(r"DROP FUNCTION [\w.]+\(\)", capfd.readouterr().out):
+            execute(url, dropped)
+        query = "SELECT count(*) FROM pg_proc WHERE proname = 'v3_plans_fill'"
+        assert [tuple(row) for row in execute(url, query)] == [(1,)]
 
 
 def test_roles_of_the_script_can_do_what_the_table_says_and_no_more(

@@ -319,6 +319,12 @@ SCHEMA = [
         ("DO $$ BEGIN EXECUTE replace(pg_get_functiondef('v3_plans_fill'::regproc), "
          "'>= 200', '>= 300'); END $$",),
     ),
+    Fault(
+        Kind.FUNCTION_EXTRA, "former.v3_plans_fill()", (), "DROP FUNCTION former.v3_plans_fill()",
+        (), ("CREATE SCHEMA former", "SET check_function_bodies = off",
+             "DO $$ BEGIN EXECUTE replace(pg_get_functiondef("
+             "'v3_plans_fill()'::regprocedure), 'public.', 'former.'); END $$"), "note",
+    ),
     *(
         Fault(Kind.FUNCTION_RIGHTS, FUNCTION, (), RECREATE, (), (statement,))
         for statement in (

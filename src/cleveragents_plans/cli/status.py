@@ -29,7 +29,7 @@ from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.table_owners import ForeignTable
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat
-from cleveragents_plans.evolution.runner.command_line import typed
+from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.connection_errors import ConnectionFailed, LoginRefused
 from cleveragents_plans.evolution.runner.runs import Run, RunsNotUsable
 from cleveragents_plans.evolution.runner.unfinished import Unfinished
@@ -37,6 +37,8 @@ from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.persistence.sessions import PLANS
 from cleveragents_plans.schema.database import Database, read_database
 from cleveragents_plans.schema.under_way import runs_under_way, ways_to_wait
+from cleveragents_plans.verification.findings import Kind
+from cleveragents_plans.verification.postgresql_objects import check_triggers
 
 # Seconds between two looks of --wait.
 _POLL = 1.0
@@ -213,7 +215,9 @@ def _look(database: Database) -> StatusReport:
         state, remedies = "unfinished", _ways_out(database, position.unfinished)
     elif position.misfit is not None:
         state, remedies = "misfit", (position.misfit.remedy,)
-    elif position.pending:
+    elif not position.pending:
+        remedies = _trigger_changed(database)
+    else:
         state, remedies = "behind", (f"run {typed(database.config, 'upgrade')}",)
     if migrating:
         # A second run would only wait, and then go the other way.
@@ -233,6 +237,19 @@ def _look(database: Database) -> StatusReport:
         migrating=tuple(map(str, migrating)),
         last_run=RunFacts.of(last_run) if last_run else None,
         last_run_problem=unread,
+    )
+
+
+def _trigger_changed(database: Database) -> tuple[str, ...]:
+    """Lead to verify where the trigger that fills in plans is another, as after a new schema."""
+    if not database.on_postgresql or PLANS.name not in database.position.tables:
+        return ()
+    changed = {Kind.TRIGGER_CHANGED, Kind.FUNCTION_CHANGED}
+    if not any(each.kind in changed for each in check_triggers(database)):
+        return ()
+    return (
+        f"run {typed_for_program(database.config, 'verify')}: the trigger v3_plans_fill is not as "
+        "its revision made it, so plans that a former release writes may be refused",
     )
 
 

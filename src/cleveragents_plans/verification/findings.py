@@ -79,6 +79,8 @@ class Kind(StrEnum):
     FUNCTION_CHANGED = "function-changed"
     #: It has other rights or settings than the chain gives it, or others may execute it.
     FUNCTION_RIGHTS = "function-rights"
+    #: A function of a trigger that stayed in the schema from which the table was moved.
+    FUNCTION_EXTRA = "function-extra"
     #: Another role than the owner may write to a table that only runs write to, or reads in one of
     #: them what row-level security hides.
     TABLE_RIGHTS = "table-rights"

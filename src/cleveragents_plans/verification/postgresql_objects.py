@@ -16,6 +16,8 @@ from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault
 
 # Any role that may create schemas can have thousands of them.
 _MAX_SCHEMAS = 10
+# Tested: tests/docs/test_security.py types it.
+_SQL = '"To create v3_plans_fill again" in docs/security.md'
 # Those that a downgrade has while it runs.
 _OF_A_DOWNGRADE = ("v3_plans_unfill", "v3_plans_keep")
 # BEFORE INSERT OR UPDATE, FOR EACH ROW.
@@ -104,12 +106,44 @@ def check_triggers(database: Database) -> Iterator[Finding]:
                 "nothing, if it is known; it fires for the rows that an upgrade fills in",
             )
     if expected:
-        yield from _check_fill(found.get(FILL))
+        assert database.schema is not None  # noqa: S101  # on PostgreSQL there is one
+        yield from _check_fill(found.get(FILL), database.schema)
+        yield from _check_left_functions(database)
 
 
-def _check_fill(row: Any) -> Iterator[Finding]:
+def check_moved_triggers(database: Database) -> Iterator[Finding]:
+    """Find triggers of an unfinished revision whose functions stayed in another schema."""
+    of = {"schema": database.schema, "table": PLANS}
+    for row in run(database.connection, _TRIGGERS, of).mappings():
+        if row["name"] in (FILL, *_OF_A_DOWNGRADE) and not row["same_schema"]:
+            table = database.table(PLANS)
+            yield fault(
+                Kind.TRIGGER_CHANGED,
+                f"{PLANS}.{row['name']}",
+                f"the function of the trigger is {row['called']}, in another schema than the "
+                "table: the table was moved, and a run would be refused",
+                f"DROP TRIGGER {row['name']} ON {table}, then DROP FUNCTION {row['called']}; the "
+                "run that completes or undoes the revision creates both again",
+            )
+
+
+def _check_left_functions(database: Database) -> Iterator[Finding]:
+    of = {"schema": database.schema, "table": PLANS, "function": FILL}
+    for schema, body in run(database.connection, _LEFT_FUNCTIONS, of):
+        if has_our_body(body, schema):
+            yield note(
+                Kind.FUNCTION_EXTRA,
+                f"{schema}.{FILL}()",
+                f"no trigger uses the function, and its schema has no {PLANS}: the table was moved",
+                f"DROP FUNCTION {schema}.{FILL}()",
+            )
+
+
+def _check_fill(row: Any, schema: str) -> Iterator[Finding]:
     subject = f"{PLANS}.{FILL}"
-    again = "create the trigger and its function again, as cleveragents_plans.persistence has them"
+    again = f"create the trigger and its function again by the SQL of {_SQL}"
+    if schema != "public":
+        again += f", with {identifier(schema)} for public"
     if row is None:
         yield fault(
             Kind.TRIGGER_MISSING,
@@ -171,10 +205,18 @@ SELECT n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE c.relname = %(name)s AND c.relkind IN ('r', 'p') AND n.nspname <> %(schema)s
    AND n.nspname !~ '^pg_(temp|toast)' ORDER BY 1"""
 
+# Without an argument: a function that a trigger calls.
+_LEFT_FUNCTIONS = """\
+SELECT quote_ident(n.nspname), p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+ WHERE p.proname = %(function)s AND p.pronargs = 0 AND n.nspname <> %(schema)s
+   AND NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = %(table)s)
+   AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid)
+ ORDER BY n.nspname"""
+
 _TRIGGERS = """\
 SELECT t.tgname AS name, t.tgenabled::text AS enabled, t.tgtype AS type,
        pg_get_triggerdef(t.oid, true) AS definition,
-       p.proname AS function, quote_ident(n.nspname) AS schema,
+       p.proname AS function, p.oid::regprocedure::text AS called, quote_ident(n.nspname) AS schema,
        p.pronamespace = c.relnamespace AS same_schema, p.prosrc AS body,
        p.prosecdef AS definer, p.proconfig AS config
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid

@@ -22,6 +22,7 @@ from cleveragents_plans.verification.comparison import compare_tables
 from cleveragents_plans.verification.expected import expected_tables
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault
 from cleveragents_plans.verification.postgresql_objects import (
+    check_moved_triggers,
     check_other_schemas,
     check_owners,
     check_triggers,
@@ -154,6 +155,8 @@ def _check_schema(database: Database) -> Iterator[Finding]:
         )
     if position.unfinished is not None:
         yield from _missing_at_both_ends(database, position.unfinished.revision, found)
+        if database.schema is not None:
+            yield from check_moved_triggers(database)
         return
     stamped = position.applied[-1]
     differences = [
