@@ -29,10 +29,14 @@ from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, Parent
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.disk_space import require_disk_space, unused_bytes
+from cleveragents_plans.evolution.sqlite.inodes import require_inode
 from cleveragents_plans.evolution.sqlite.journal import journal_of_run
 from cleveragents_plans.evolution.sqlite.lock_holders import HELD, lock_holders
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
-from cleveragents_plans.evolution.sqlite.temporary_files import require_temporary_files
+from cleveragents_plans.evolution.sqlite.temporary_files import (
+    require_temporary_files,
+    require_temporary_inode,
+)
 from cleveragents_plans.evolution.sqlite.writable_file import require_writable
 from cleveragents_plans.persistence import Base
 from cleveragents_plans.persistence.sessions import PLANS
@@ -209,6 +213,10 @@ def _on_sqlite(config: Config, database: Database, down: str | None) -> Prefligh
             ahead = look_ahead(database, command_to(script, goal, direction), found)
         connection.rollback()  # a writer would wait
         if ahead.steps:
+            with found.looking("disk space"):
+                require_inode(connection)
+            with found.looking("temporary files"):
+                require_temporary_inode(connection)
             sqlite.check_file(database, file, found)
             connection.rollback()
             _try_schema(found, config, file, direction, goal)

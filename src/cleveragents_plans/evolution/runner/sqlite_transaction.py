@@ -18,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.sqlite.callbacks import interruptible, unless_closed
+from cleveragents_plans.evolution.sqlite.inodes import require_inode
 from cleveragents_plans.evolution.sqlite.journal import (
     RollbackJournalWanted,
     rollback_journal,
@@ -25,6 +26,7 @@ from cleveragents_plans.evolution.sqlite.journal import (
 )
 from cleveragents_plans.evolution.sqlite.pragmas import file_of
 from cleveragents_plans.evolution.sqlite.soundness import require_sound_file
+from cleveragents_plans.evolution.sqlite.temporary_files import require_temporary_inode
 from cleveragents_plans.evolution.sqlite.transaction import write_transaction
 from cleveragents_plans.evolution.sqlite.writable_file import report_replacement, require_writable
 
@@ -122,10 +124,13 @@ def prepare_file(
 
     Raises:
         FileDamaged, OnlyInApplication: See `require_sound_file`.
+        NoInodeFree: A file that SQLite makes has no inode.
         RollbackJournalWanted: The transaction is to begin again.
     """
     if not external:
         want_rollback_journal(connection)
+    require_inode(connection)
+    require_temporary_inode(connection)
     require_sound_file(connection, settings.report_every, tables)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.sqlite.inodes import NoInodeFree, has_inode
 from cleveragents_plans.evolution.sqlite.pragmas import file_of, number
 
 # What SQLite answers where a file has no room, or no place; as numbers, like all extended codes.
@@ -63,14 +64,15 @@ def require_temporary_files(connection: Connection, table: str) -> None:
     Raises:
         NoTemporaryFiles: No folder can be written to, or the largest index is larger than what is
             free there.
+        NoInodeFree: No file can be made there.
     """
-    size = number(connection, "page_count") * number(connection, "page_size")
-    in_memory = number(connection, "temp_store") == _IN_MEMORY
-    if in_memory or size < _IN_CACHE or not file_of(connection).name:
+    if not _sorts_in_files(connection):
         return
     folder = temporary_folder()
     if folder is None:
         raise NoTemporaryFiles(None, _NONE_WRITABLE)
+    require_temporary_inode(connection)
+    size = number(connection, "page_count") * number(connection, "page_size")
     free = shutil.disk_usage(folder).free
     if free >= size:  # nothing has to be added up
         return
@@ -87,6 +89,25 @@ def require_temporary_files(connection: Connection, table: str) -> None:
         )
 
 
+def require_temporary_inode(connection: Connection) -> None:
+    """
+    Refuse to make indexes where SQLite cannot make a temporary file.
+
+    Raises:
+        NoInodeFree: There is no inode for one.
+    """
+    folder = temporary_folder() if _sorts_in_files(connection) else None
+    if folder is not None and not has_inode(folder):
+        remedy = "delete files there (`df -i` counts them), or set SQLITE_TMPDIR to another folder"
+        raise NoInodeFree(folder, "its temporary files", remedy)
+
+
+def _sorts_in_files(connection: Connection) -> bool:
+    size = number(connection, "page_count") * number(connection, "page_size")
+    in_memory = number(connection, "temp_store") == _IN_MEMORY
+    return not in_memory and size >= _IN_CACHE and bool(file_of(connection).name)
+
+
 def remedy_of_disk_error(error: object) -> str | None:
     """
     Say what to do about an *error* of the driver that is one of a disk; None is of another kind.
@@ -99,10 +120,11 @@ def remedy_of_disk_error(error: object) -> str | None:
     folder = temporary_folder()
     if folder is None:
         return _NONE_WRITABLE
+    free = f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free"
     return (
-        "look whether the disk of the database has room, and that of SQLite's temporary files: "
-        f"{shutil.disk_usage(folder).free / 1e6:,.1f} MB are free in {folder} now (SQLITE_TMPDIR "
-        "names another folder)"
+        "look whether the disk of the database has room and a free inode (`df -i`), and that of "
+        f"SQLite's temporary files: {free if has_inode(folder) else 'no inode is free'} in "
+        f"{folder} now (SQLITE_TMPDIR names another folder)"
     )
 
 

@@ -85,8 +85,8 @@ class FileNotReadable(EvolutionError):
         super().__init__(
             f"{target} cannot be read by this user ({reason}): SQLite reads a file with a "
             "write-ahead log by another one beside it, and first rolls back what was interrupted; "
-            "let this user read the file and write to its folder, and run the same command again; "
-            "nothing was changed"
+            "let this user read the file and write to its folder, where an inode is free "
+            "(`df -i`), and run the same command again; nothing was changed"
         )
         self.target = target
 
