@@ -83,15 +83,15 @@ ROWS = [
          "ALTER TABLE v3_plans ENABLE ALWAYS TRIGGER v3_plans_fill"),
     ),
     Fault(
-        Kind.PARENT_NOT_STORED, PARENT, (E,), f"parent_plan_id = NULL WHERE plan_id = '{E}'",
+        Kind.PARENT_NOT_STORED, PARENT, (E,), "parent_plan_id = NULL WHERE plan_id ",
         **column("parent_plan_id", f"'{'7' * 26}'", E),
     ),
     Fault(
-        Kind.CYCLE, PARENT, (A,), f"parent_plan_id = NULL WHERE plan_id = '{A}'",
+        Kind.CYCLE, PARENT, (A,), "parent_plan_id = NULL WHERE plan_id ",
         **column("parent_plan_id", f"'{C}'", A),
     ),
     Fault(
-        Kind.PLAN_NOT_STORED, "plan_projects", ("7" * 26,), "DELETE FROM plan_projects",
+        Kind.PLAN_NOT_STORED, "plan_projects", ("7" * 26,), "plan_projects WHERE plan_id ",
         **both("INSERT INTO plan_projects (plan_id, position, project_name) "
                f"VALUES ('{'7' * 26}', 0, 'local/api')"),
     ),
@@ -194,7 +194,7 @@ SCHEMA = [
         **both("DROP INDEX ix_v3_plans_queued"),
     ),
     Fault(
-        Kind.INDEX_CHANGED, "v3_plans.ix_v3_plans_queued", (), "DROP INDEX ix_v3_plans_queued",
+        Kind.INDEX_CHANGED, "v3_plans.ix_v3_plans_queued", (), "ix_v3_plans_queued, then",
         **both("DROP INDEX ix_v3_plans_queued", "CREATE INDEX ix_v3_plans_queued ON v3_plans "
                "(phase, plan_id) WHERE processing_state = 'complete'"),
     ),

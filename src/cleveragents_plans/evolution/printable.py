@@ -50,5 +50,15 @@ def identifier(name: str) -> str:
     return '"{}"'.format(name.replace('"', '""'))
 
 
+def equals(*, on_postgresql: bool) -> str:
+    """
+    Give the operator that compares a column with a literal in SQL that can be typed.
+
+    For varchar PostgreSQL would take an operator of just these types from any schema of the search
+    path of whoever types it, before its own for text; another role may have planted it there.
+    """
+    return "OPERATOR(pg_catalog.=)" if on_postgresql else "="
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode()

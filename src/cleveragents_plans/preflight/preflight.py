@@ -25,6 +25,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.event_trigger_trials import EventTriggerRefuses
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
 from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
+from cleveragents_plans.evolution.printable import equals, identifier
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
 from cleveragents_plans.evolution.settings import Settings
@@ -167,7 +168,7 @@ def _on_postgresql(
                 estimate, disk = costs(connection, counted, found.operations, settings, looked)
     writes = tuple(each.write for each in counted)
     return Preflight(
-        **_gathered(ahead, direction, blocks),
+        **_gathered(ahead, direction, blocks, database.schema),
         rows=_rows(database, writes) if has_plans else None,
         writes=writes,
         depth=depth,
@@ -284,9 +285,11 @@ def _try_schema(found: Foreseen, config: Config, file: Path, direction: str, goa
     found.operations += there.operations
 
 
-def _gathered(ahead: Ahead, direction: str, blocks: list[Block]) -> dict[str, object]:
+def _gathered(
+    ahead: Ahead, direction: str, blocks: list[Block], schema: str | None = None
+) -> dict[str, object]:
     found = ahead.found
-    refused = [Block(found=str(error), remedy=_remedy(error)) for error in found.refusals]
+    refused = [Block(found=str(error), remedy=_remedy(error, schema)) for error in found.refusals]
     return {
         "direction": direction,
         "steps": tuple(ahead.steps),
@@ -297,12 +300,13 @@ def _gathered(ahead: Ahead, direction: str, blocks: list[Block]) -> dict[str, ob
     }
 
 
-def _remedy(error: EvolutionError) -> str | None:
-    """Give a statement where the words of the run have none."""
+def _remedy(error: EvolutionError, schema: str | None) -> str | None:
+    """Give a statement where the words of the run have none; *schema* is None on SQLite."""
     if not isinstance(error, CycleFound):
         return None
     first = str(error.cycles[0][0]).replace("'", "''")
+    table = error.table if schema is None else f"{identifier(schema)}.{error.table}"
     return (
-        f"UPDATE {error.table} SET parent_plan_id = NULL WHERE plan_id = '{first}', "
-        "or its true parent"
+        f"UPDATE {table} SET parent_plan_id = NULL WHERE plan_id "
+        f"{equals(on_postgresql=schema is not None)} '{first}', or its true parent"
     )

@@ -13,9 +13,13 @@ _OTHERS = "its rows stay as they are; a later revision leaves it alone"
 
 
 def compare_tables(
-    expected: Mapping[str, Table], found: Mapping[str, Table], *, on_postgresql: bool
+    expected: Mapping[str, Table], found: Mapping[str, Table], schema: str | None
 ) -> Iterator[Finding]:
-    """Find what differs between the tables that are *expected* and those that were *found*."""
+    """
+    Find what differs between the tables that are *expected* and those that were *found*.
+
+    They are in *schema* on PostgreSQL; None on SQLite.
+    """
     for name, table in expected.items():
         if name not in found:
             yield fault(
@@ -26,8 +30,8 @@ def compare_tables(
             )
             continue
         yield from _compare_columns(table, found[name])
-        yield from _compare_constraints(table, found[name], on_postgresql)
-        yield from _compare_indexes(table, found[name])
+        yield from _compare_constraints(table, found[name], schema)
+        yield from _compare_indexes(table, found[name], schema)
 
 
 def _compare_columns(expected: Table, found: Table) -> Iterator[Finding]:
@@ -99,7 +103,7 @@ def _compare_column(subject: str, expected: Column, found: Column) -> Iterator[F
         )
 
 
-def _compare_constraints(expected: Table, found: Table, on_postgresql: bool) -> Iterator[Finding]:
+def _compare_constraints(expected: Table, found: Table, schema: str | None) -> Iterator[Finding]:
     unmatched: list[Constraint] = list(found.constraints)
     missing = []
     for wanted in expected.constraints:
@@ -108,7 +112,7 @@ def _compare_constraints(expected: Table, found: Table, on_postgresql: bool) -> 
             missing.append(wanted)
             continue
         unmatched.remove(equal)
-        yield from _compare_names(expected.name, wanted, equal, on_postgresql)
+        yield from _compare_names(expected.name, wanted, equal, schema is not None)
     for wanted in missing:
         # What has its name, or is another of the kind on the same columns.
         changed = _first(unmatched, wanted, lambda a, b: a.name == b.name) or _first(
@@ -116,7 +120,7 @@ def _compare_constraints(expected: Table, found: Table, on_postgresql: bool) -> 
         )
         if changed is not None:
             unmatched.remove(changed)
-        yield _missing_or_changed(expected.name, wanted, changed)
+        yield _missing_or_changed(expected.name, wanted, changed, schema)
     for extra in unmatched:
         subject = f"{expected.name}.{extra.name or 'a constraint without a name'}"
         yield note(
@@ -181,10 +185,15 @@ def _not_valid(table: str, constraint: Constraint) -> Finding:
     )
 
 
-def _missing_or_changed(table: str, wanted: Constraint, found: Constraint | None) -> Finding:
+def _missing_or_changed(
+    table: str, wanted: Constraint, found: Constraint | None, schema: str | None
+) -> Finding:
     check = wanted.kind == "CHECK"
     subject = f"{table}.{wanted.name}"
-    add = f"ALTER TABLE {table} ADD CONSTRAINT {wanted.name} {_said(wanted)}"
+    alter = f"ALTER TABLE {_in(schema, table)}"
+    definition = _said(wanted).replace(" REFERENCES ", f" REFERENCES {_in(schema, '')}")
+    names = _system_names(schema) if check else ""
+    add = f"{names}{alter} ADD CONSTRAINT {wanted.name} {definition}"
     if found is None:
         return fault(
             Kind.CHECK_MISSING if check else Kind.CONSTRAINT_MISSING,
@@ -196,16 +205,26 @@ def _missing_or_changed(table: str, wanted: Constraint, found: Constraint | None
         Kind.CHECK_CHANGED if check else Kind.CONSTRAINT_CHANGED,
         subject,
         f"it is {_said(found)}; expected {_said(wanted)}",
-        f"ALTER TABLE {table} DROP CONSTRAINT {identifier(found.name or '')}, then {add} (SQLite: "
+        f"{alter} DROP CONSTRAINT {identifier(found.name or '')}, then {add} (SQLite: "
         "rebuild the table)",
     )
 
 
-def _compare_indexes(expected: Table, found: Table) -> Iterator[Finding]:
+def _in(schema: str | None, name: str) -> str:
+    return name if schema is None else f"{identifier(schema)}.{name}"
+
+
+def _system_names(schema: str | None) -> str:
+    """Give what is typed first, so that an expression calls no operator of another role."""
+    return "" if schema is None else "SET search_path = pg_catalog, pg_temp; "
+
+
+def _compare_indexes(expected: Table, found: Table, schema: str | None) -> Iterator[Finding]:
     unmatched: dict[str, Index] = {index.name: index for index in found.indexes}
     for wanted in expected.indexes:
         subject = f"{expected.name}.{wanted.name}"
-        create = f"CREATE INDEX {wanted.name} ON {expected.name} {wanted.definition}"
+        on = f"{_in(schema, expected.name)} {wanted.definition}"
+        create = f"{_system_names(schema)}CREATE INDEX {wanted.name} ON {on}"
         same = unmatched.pop(wanted.name, None)
         equal = [each for each in unmatched.values() if each.definition == wanted.definition]
         if same is not None and same.definition != wanted.definition:
@@ -213,7 +232,7 @@ def _compare_indexes(expected: Table, found: Table) -> Iterator[Finding]:
                 Kind.INDEX_CHANGED,
                 subject,
                 f"it is on {same.definition}; expected {wanted.definition}",
-                f"DROP INDEX {wanted.name}, then {create} (PostgreSQL: CONCURRENTLY)",
+                f"DROP INDEX {_in(schema, wanted.name)}, then {create} (PostgreSQL: CONCURRENTLY)",
             )
         elif same is None and equal:
             same = unmatched.pop(equal[0].name)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.printable import equals, identifier
 from cleveragents_plans.evolution.runner.command_line import typed_for_program
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.findings import (
@@ -48,6 +49,8 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
         listed: How many plans are named for each kind.
     """
     found, without_root = RowFindings(listed), 0
+    is_, plans = equals(on_postgresql=database.on_postgresql), _named(database, PLANS)
+    detach = f"UPDATE {plans} SET parent_plan_id = NULL WHERE"
     repair = f"run {typed_for_program(database.config, 'verify --repair roots')}"
     for plan_id, parent, root, kind, lacks_parent in wrong_roots(database):
         if kind is not None:
@@ -61,8 +64,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
                 _PARENT,
                 plan_id,
                 f"the parent is not stored (it is {text_of(parent)})",
-                f"UPDATE {PLANS} SET parent_plan_id = NULL WHERE plan_id = {literal_of(plan_id)} "
-                "detaches the plan",
+                f"{detach} plan_id {is_} {literal_of(plan_id)} detaches the plan",
             )
     for cycle in _cycles(database):
         found.add(
@@ -70,8 +72,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
             _PARENT,
             cycle[0],
             f"plans are their own ancestors: {' -> '.join(map(text_of, [*cycle, cycle[0]]))}",
-            f"UPDATE {PLANS} SET parent_plan_id = NULL WHERE plan_id = {literal_of(cycle[0])}, "
-            "or its true parent",
+            f"{detach} plan_id {is_} {literal_of(cycle[0])}, or its true parent",
         )
     for table in CHILD_TABLES:
         if table not in database.position.tables:
@@ -82,7 +83,7 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
                 table,
                 plan_id,
                 "a row belongs to a plan that is not stored",
-                f"DELETE FROM {table} WHERE plan_id = {literal_of(plan_id)}",
+                f"DELETE FROM {_named(database, table)} WHERE plan_id {is_} {literal_of(plan_id)}",
             )
     for finding in found:
         if finding.kind is Kind.PARENT_NOT_STORED:
@@ -92,10 +93,15 @@ def check_trees(database: Database, listed: int) -> Iterator[Finding]:
                 what += f"; {without_root:,} of these plans have no root, and preflight counts "
                 what += "only those"
             if finding.total > 1:
-                remedy += f"; {_DETACH_ALL} detaches all of them"
+                remedy += f"; {detach} {_LACKS_PARENT.format(plans, is_)} detaches all of them"
             yield finding.model_copy(update={"found": what, "remedy": remedy})
         else:
             yield finding
+
+
+def _named(database: Database, table: str) -> str:
+    """Name a table in SQL that is typed."""
+    return table if database.schema is None else f"{identifier(database.schema)}.{table}"
 
 
 def wrong_roots(
@@ -146,9 +152,9 @@ def _parent_of(connection: Connection, plans: str, plan_id: Any) -> Any:
 
 
 # By NOT IN, PostgreSQL would go through all ids for each plan where they do not fit into work_mem.
-_DETACH_ALL = (
-    f"UPDATE {PLANS} SET parent_plan_id = NULL WHERE parent_plan_id IS NOT NULL AND NOT EXISTS "
-    f"(SELECT 1 FROM {PLANS} AS p WHERE p.plan_id = {PLANS}.parent_plan_id)"
+_LACKS_PARENT = (
+    "parent_plan_id IS NOT NULL AND NOT EXISTS "
+    f"(SELECT 1 FROM {{0}} AS p WHERE p.plan_id {{1}} {PLANS}.parent_plan_id)"
 )
 
 # Before roots are filled in, the root of a plan without parent may be NULL, and means itself.

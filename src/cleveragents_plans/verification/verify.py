@@ -181,7 +181,7 @@ def _check_schema(database: Database) -> Iterator[Finding]:
 def _differences(
     database: Database, revision: str, found: Mapping[str, Table]
 ) -> Iterator[Finding]:
-    return compare_tables(expected_tables(revision), found, on_postgresql=database.on_postgresql)
+    return compare_tables(expected_tables(revision), found, database.schema)
 
 
 def _missing_at_both_ends(

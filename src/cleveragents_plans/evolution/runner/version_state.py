@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.lookups import each_table_once
 from cleveragents_plans.evolution.op import schema_of
-from cleveragents_plans.evolution.printable import identifier, printable
+from cleveragents_plans.evolution.printable import equals, identifier, printable
 from cleveragents_plans.evolution.runner.alembic_internals import Command, applied, heads_after
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
 from cleveragents_plans.evolution.runner.remains import remains
@@ -208,12 +208,16 @@ class VersionState:
         both = "if an application's chain holds both, run its `alembic`; " if program else ""
         if self.known:
             ours = " and ".join(map(repr, self.known))
+            schema = self._schemas[1]  # None on SQLite
+            is_ = equals(on_postgresql=schema is not None)
+            stored = f"{identifier(schema)}.{identifier(table)}" if schema else identifier(table)
+            of_ours = " OR ".join(f"version_num {is_} {each!r}" for each in self.known)
             raise VersionRefused(
                 f"{table} holds {ours} of this chain, and {found}, which this release does not "
                 "know",
                 f"{both}if that is another application's, let this chain have a version table of "
-                f"its own: run {stamp}, then DELETE FROM {identifier(table)} WHERE version_num = "
-                f"{ours}, and {then}; if it is a newer release's, install that",
+                f"its own: run {stamp}, then DELETE FROM {stored} WHERE {of_ours}, "
+                f"and {then}; if it is a newer release's, install that",
             )
         if not self._looks.any_is_there():
             goal = "head" if len(self._script.get_heads()) == 1 else "heads"
