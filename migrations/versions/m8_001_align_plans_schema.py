@@ -52,11 +52,13 @@ from cleveragents_plans.evolution import (
     archive_column,
     check_alterable,
     check_archive,
+    check_drop_not_null,
     check_droppable,
     check_insertable,
     check_key,
     check_parent_tree,
     check_row_security,
+    check_set_not_null,
     check_writable,
     columns_of,
     drop_if_empty,
@@ -106,6 +108,7 @@ PRESENT_PLAN = {
 # While an upgrade runs and afterwards, and for the length of a downgrade.
 FILL, UNFILL, KEEP = "v3_plans_fill", "v3_plans_unfill", "v3_plans_keep"
 
+NOT_NULL = ("root_plan_id", "automation_profile")
 # With its schema, for PostgreSQL.
 TABLE = "{schema}.v3_plans"
 SNAPSHOT = "TEXT DEFAULT '{}' NOT NULL"
@@ -124,6 +127,7 @@ def check_upgrade() -> None:
     """Refuse before the first step of a longer way up is taken."""
     written = {"adds": [SNAPSHOTS.column], "default_of": ["automation_profile"]}
     check_alterable(op, "v3_plans", ADD_SNAPSHOT, DEFAULT_PROFILE, **written)
+    check_set_not_null(op, "v3_plans", *NOT_NULL, SNAPSHOTS.column)
     check_key(op, PLANS.table, PLANS.key)
     check_row_security(op, "v3_plans")
     check_parent_tree(op, PLANS)
@@ -139,6 +143,7 @@ def check_downgrade() -> None:
     check_key(op, PLANS.table, PLANS.key)
     check_row_security(op, "v3_plans")
     check_droppable(op, "v3_plans", "effective_profile_snapshot", ours=(KEEP,))
+    check_drop_not_null(op, "v3_plans", *NOT_NULL)
     check_archive(op, SNAPSHOTS.in_database(op), exists=False)
     _check_writable(FILLED, None)
 
@@ -180,7 +185,7 @@ def _upgrade_sqlite() -> None:
         op,
         "v3_plans",
         add={} if present else {SNAPSHOTS.column: SNAPSHOT},
-        set_not_null=("root_plan_id", "automation_profile", *[SNAPSHOTS.column] * present),
+        set_not_null=(*NOT_NULL, *[SNAPSHOTS.column] * present),
         set_default={
             "automation_profile": "'balanced'",
             **({SNAPSHOTS.column: "'{}'"} if present else {}),
@@ -198,7 +203,7 @@ def _downgrade_sqlite() -> None:
         op,
         "v3_plans",
         drop=("effective_profile_snapshot",),
-        drop_not_null=("root_plan_id", "automation_profile"),
+        drop_not_null=NOT_NULL,
         drop_default=("automation_profile",),
         values={
             "root_plan_id": _former_root("old"),
@@ -226,9 +231,7 @@ def _upgrade_postgresql() -> None:
     )
     _fill()
     restore_column(op, SNAPSHOTS.in_database(op))
-    set_not_null(
-        op, "v3_plans", "root_plan_id", "automation_profile", SNAPSHOTS.column, refill=_fill
-    )
+    set_not_null(op, "v3_plans", *NOT_NULL, SNAPSHOTS.column, refill=_fill)
 
 
 def _fill() -> None:
@@ -266,7 +269,7 @@ def _downgrade_postgresql() -> None:
         *drop_trigger_sql("v3_plans", FILL),
         *SNAPSHOTS.in_database(op).keep_trigger(KEEP).create_sql(),
         *unfill.create_sql(),
-        *drop_not_null_sql(TABLE, "root_plan_id", "automation_profile"),
+        *drop_not_null_sql(TABLE, *NOT_NULL),
         f"ALTER TABLE {TABLE} ALTER COLUMN automation_profile DROP DEFAULT",
     )
     archive_column(op, SNAPSHOTS.in_database(op))

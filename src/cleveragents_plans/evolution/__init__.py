@@ -41,6 +41,10 @@ from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.checks import check_writable
 from cleveragents_plans.evolution.postgresql.column_users import check_droppable
 from cleveragents_plans.evolution.postgresql.constraints import validate_constraint
+from cleveragents_plans.evolution.postgresql.kept_not_null import (
+    check_drop_not_null,
+    check_set_not_null,
+)
 from cleveragents_plans.evolution.postgresql.locks import with_exclusive_lock
 from cleveragents_plans.evolution.postgresql.not_null import drop_not_null_sql
 from cleveragents_plans.evolution.postgresql.row_security import check_row_security
@@ -73,6 +77,7 @@ __all__ = [
     "backfill",
     "check_alterable",
     "check_archive",
+    "check_drop_not_null",
     "check_drop_tables",
     "check_droppable",
     "check_index_names",
@@ -82,6 +87,7 @@ __all__ = [
     "check_new_names",
     "check_parent_tree",
     "check_row_security",
+    "check_set_not_null",
     "check_writable",
     "columns_of",
     "create_index",

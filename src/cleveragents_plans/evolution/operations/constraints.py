@@ -22,6 +22,8 @@ from cleveragents_plans.evolution.lookups import check_droppable_name, ddl, on_s
 from cleveragents_plans.evolution.op import Op, qualified
 from cleveragents_plans.evolution.postgresql import constraints as postgresql
 from cleveragents_plans.evolution.postgresql import not_null
+from cleveragents_plans.evolution.postgresql.kept_not_null import refuse_kept_not_null
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.sqlite import constraints as sqlite
 from cleveragents_plans.evolution.sqlite.rebuild import rebuild_table
 
@@ -96,11 +98,16 @@ def drop_not_null(op: Op, table: str, *columns: str, schema: str | None = None) 
     Raises:
         LockNotObtained: Other sessions held locks for too long.
         OperationRefused: The table or a column does not exist. Nothing was changed.
+        TableUnfit: PostgreSQL keeps it, as `check_drop_not_null` says. Nothing was changed.
     """
     schema = require_table(op, "drop_not_null", table, columns, schema)
     if on_sqlite(op):
         rebuild_table(op, table, drop_not_null=columns)
     else:
+        name, rehearsal = qualified(op.get_context(), table, schema), Rehearsal.of(op)
+        # What the revision itself did before is not known.
+        if rehearsal and rehearsal.knows(table):
+            refuse_kept_not_null(rehearsal.connection, table, name, columns)
         not_null.drop_not_null(op, table, columns, schema)
 
 

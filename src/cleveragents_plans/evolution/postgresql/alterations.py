@@ -43,6 +43,8 @@ class _Table(NamedTuple):
     users: list[str]
     #: The type that it is made of (CREATE TABLE … OF), if so.
     of_type: str | None
+    #: The table that it is a partition of, if so.
+    partition_of: str | None
 
 
 @checks("columns")
@@ -65,7 +67,7 @@ def check_alterable(
 
     Raises:
         TableUnfit: It has too many columns, a column of another table is of its row
-            type, it is made of a type, or PostgreSQL refuses an action or a default.
+            type, it is made of a type or a partition, or PostgreSQL refuses an action or a default.
     """
     context = op.get_context()
     if context.dialect.name == "sqlite" or context.as_sql:
@@ -90,13 +92,22 @@ def check_alterable(
             "drops none",
             f"run ALTER TABLE {name} NOT OF",
         )
+    if missing and found.partition_of:
+        raise TableUnfit(
+            table,
+            f"is a partition of {found.partition_of}, so that PostgreSQL adds no column to it",
+            f"run ALTER TABLE {found.partition_of} DETACH PARTITION {name}",
+        )
     if missing and found.users:
         raise TableUnfit(
             table,
             f"is the type of {' and '.join(found.users)}, so that PostgreSQL adds no column to it",
             "drop these columns, or change their types",
         )
-    _try(connection, table, name, found, actions, default_of)
+    # Columns of tables that inherit are merged with what is added.
+    merged = run(connection, _MERGED, {"table": name, "columns": missing}) if missing else ()
+    heirs = [f"CREATE TEMPORARY TABLE {heir} ({columns})" for heir, columns in merged]
+    _try(connection, table, name, found, heirs, actions, default_of)
 
 
 def _try(
@@ -104,6 +115,7 @@ def _try(
     table: str,
     name: str,
     found: _Table,
+    heirs: Collection[str],
     actions: Collection[str],
     default_of: Collection[str],
 ) -> None:
@@ -114,6 +126,7 @@ def _try(
         *path_statement(connection),
         f"CREATE TEMPORARY TABLE evolution_copy (LIKE {name})",
         *([f"ALTER TABLE {copy} {nullable}"] if nullable else []),
+        *(f"{heir} INHERITS ({copy})" for heir in heirs),
         *(f"ALTER TABLE {copy} {action}" for action in actions),
         *(f"INSERT INTO {copy} ({quote(each)}) VALUES (DEFAULT)" for each in default_of),
     ]
@@ -156,5 +169,21 @@ SELECT c.relnatts,
                FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
               WHERE a.atttypid IN (SELECT used.oid FROM used WHERE used.oid <> 0)
                 AND r.relkind IN ('r', 'p', 'm') AND NOT a.attisdropped ORDER BY 1),
-       CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END
+       CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END,
+       (SELECT CAST(CAST(i.inhparent AS regclass) AS text) FROM pg_inherits i
+         WHERE i.inhrelid = c.oid AND c.relispartition)
   FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"""
+
+# Temporary tables of their names, with those columns of tables that inherit.
+_MERGED = """\
+WITH RECURSIVE family (oid) AS (
+  SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = to_regclass(%(table)s)
+  UNION
+  SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
+)
+SELECT DISTINCT ON (1) quote_ident(c.relname),
+       string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod), ', ')
+  FROM family JOIN pg_class c ON c.oid = family.oid
+  JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
+   AND a.attname = ANY(CAST(%(columns)s AS text[]))
+ WHERE c.relname <> 'evolution_copy' GROUP BY c.oid, c.relname"""
