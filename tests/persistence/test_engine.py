@@ -59,6 +59,33 @@ def test_parts_that_the_driver_refuses_are_refused(url):
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("timeout", ["nan", "inf", "1e300", "2147484", "-1"])
+def test_time_that_sqlite_would_take_for_none_is_refused(timeout):
+    expected = r"is .*; expected seconds from 0 to 2,147,483$"
+    with pytest.raises(DatabaseUrlError, match="^timeout in the database URL " + expected):
+        open_engine(f"sqlite:///plans.db?timeout={timeout}")
+    with pytest.raises(DatabaseUrlError, match="^timeout in connect_args " + expected):
+        open_engine("sqlite:///plans.db", connect_args={"timeout": float(timeout)})
+
+
+@pytest.mark.parametrize(
+    ("query", "connect_args", "milliseconds"),
+    [
+        ("", {}, 30_000),
+        ("?timeout=5", {}, 5_000),
+        ("?timeout=5", {"timeout": 2}, 2_000),
+        ("", {"timeout": 2_147_483}, 2_147_483_000),
+    ],
+)
+def test_time_that_sqlite_waits_is_the_one_that_was_named(
+    query, connect_args, milliseconds, tmp_path
+):
+    engine = open_engine(f"sqlite:///{tmp_path}/plans.db{query}", connect_args=connect_args)
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == milliseconds
+    engine.dispose()
+
+
 @pytest.mark.parametrize("url", ["sqlite:///plans.db", "postgresql://u:secret@h/d"])
 def test_an_option_that_does_not_exist_is_named(url):
     with pytest.raises(TypeError, match="'colour'") as caught:

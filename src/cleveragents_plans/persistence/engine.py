@@ -28,6 +28,7 @@ from cleveragents_plans.persistence.urls import (
     FORMS,
     POSTGRESQL,
     database_url,
+    refuse_timeout,
     without_password,
 )
 
@@ -96,7 +97,8 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
         options: Further arguments of `sqlalchemy.create_engine`.
 
     Raises:
-        DatabaseUrlError: *url* cannot be used, or its driver is not installed.
+        DatabaseUrlError: *url* cannot be used, or its driver is not installed, or the ``timeout``
+            of SQLite is out of range.
     """
     if migrating:
         options.setdefault("poolclass", NullPool)
@@ -165,7 +167,10 @@ def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, An
     connect_args: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     if target.get_backend_name() == "sqlite":
-        connect_args |= {"timeout": BUSY_TIMEOUT, "factory": _SqliteConnection}
+        connect_args["factory"] = _SqliteConnection
+        if "timeout" not in target.query:  # which SQLAlchemy reads, and connect_args would replace
+            connect_args["timeout"] = BUSY_TIMEOUT
+        refuse_timeout(target, given.get("connect_args", {}))
         if path := path_of(target):
             # As SQLAlchemy's dialect keeps it: the process may go to another folder.
             target = target.set(database=str(Path(path).absolute()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from sqlalchemy.engine import URL, make_url
@@ -64,6 +66,7 @@ _OF_DRIVER = {
 }  # fmt: skip
 # Those that SQLite itself reads, of a path that begins with file: only.
 _OF_SQLITE = {"cache", "immutable", "mode", "modeof", "nolock", "psow", "vfs"}
+_MAX_TIMEOUT = 2_147_483
 # What SQLAlchemy reads as true.
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
 _NAME = re.compile(r"[a-z]+(_[a-z]+)*")
@@ -142,6 +145,25 @@ def _refuse_path(url: URL) -> None:
             "the database URL has a path below the working directory of this process, which was "
             "deleted; expected one that begins with /, as in sqlite:////srv/plans.db"
         ) from None
+
+
+def refuse_timeout(url: URL, connect_args: Mapping[str, Any]) -> None:
+    """
+    Refuse a time that SQLite, with milliseconds in 32 bits, would take for none.
+
+    Raises:
+        DatabaseUrlError: A ``timeout`` is out of range; the message says where it stands.
+    """
+    places: dict[str, Mapping[str, Any]] = {"the database URL": url.query}
+    for place, given in (places | {"connect_args": connect_args}).items():
+        try:
+            seconds = float(given.get("timeout", 0))
+        except (TypeError, ValueError):  # the driver refuses it
+            continue
+        if not 0 <= seconds <= _MAX_TIMEOUT:
+            raise DatabaseUrlError(
+                f"timeout in {place} is {seconds:g}; expected seconds from 0 to {_MAX_TIMEOUT:,}"
+            )
 
 
 def without_password(url: URL) -> str:
