@@ -27,6 +27,7 @@ from cleveragents_plans.cli.output import Screen, facts, show, show_json, styled
 from cleveragents_plans.cli.reports import DatabaseFacts, Part, Report
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.session_rights import uncallable
 from cleveragents_plans.evolution.postgresql.table_owners import ForeignTable
 from cleveragents_plans.evolution.reporting import console_logging, heartbeat
 from cleveragents_plans.evolution.runner.command_line import typed, typed_for_program
@@ -276,6 +277,8 @@ def _bytes(database: Database) -> int | None:
         query = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         return int(database.connection.exec_driver_sql(query).scalar_one())
     if PLANS.name not in database.position.tables:
+        return None
+    if uncallable(database.connection, ["pg_total_relation_size(regclass)"]):
         return None
     query = "SELECT pg_total_relation_size(%(table)s::regclass)"
     table = {"table": database.table(PLANS.name)}

@@ -24,7 +24,10 @@ from cleveragents_plans.evolution.postgresql.checks import CheckViolated
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.event_trigger_trials import EventTriggerRefuses
 from cleveragents_plans.evolution.postgresql.poolers import refuse_pooler
-from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
+from cleveragents_plans.evolution.postgresql.session_rights import (
+    refuse_missing_session_rights,
+    unmeasured,
+)
 from cleveragents_plans.evolution.printable import equals, identifier
 from cleveragents_plans.evolution.recipes.parent_trees import CycleFound, ParentTree
 from cleveragents_plans.evolution.runner.alembic_internals import command_to
@@ -79,7 +82,9 @@ def preflight(config: Config, down: str | None = None) -> Preflight:
             return _unseen(lacks, down)
         if blocks := _under_way(database):
             return _unseen(lacks, down, blocks)
-        replicas, slots = replicas_of(database.connection), slots_of(database.connection)
+        grants = unmeasured(database.connection)
+        replicas = () if grants else replicas_of(database.connection)
+        slots = () if grants else slots_of(database.connection)
         if database.connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one():
             found = _on_postgresql(database, down, Foreseen(), tries=False)
             return found.model_copy(update={"replicas": replicas, "slots": slots})
@@ -134,6 +139,7 @@ def _on_postgresql(
     script, connection = database.migration.script, database.connection
     assert script is not None  # noqa: S101  # it was configured with one
     has_plans = PLANS.name in database.position.tables
+    grants = unmeasured(connection)
     database.lock_tables()
     with gathering() as found:
         found.topics += session.topics
@@ -150,10 +156,13 @@ def _on_postgresql(
         depth = postgresql.depth_of(database, PLANS.name) if has_plans and ahead.steps else None
         tables = [each.table for each in found.operations if isinstance(each, ExclusiveLock)]
         blocks = [*sessions_ahead(connection, tables, builds_indexes=bool(indexes))]
-        if has_plans and ahead.steps:
+        if grants:
+            found.unchecked.append(f"replicas, statistics, trials: {grants} first")
+        if has_plans and ahead.steps and not grants:
             with found.looking("statistics"):
                 warning = postgresql.statistics_warning(connection, database.table(PLANS.name))
                 found.warnings += [warning] if warning else []
+        if has_plans and ahead.steps:
             with found.looking("triggers of foreign keys"):
                 found.warnings += map(": ".join, disabled_foreign_keys(database))
         estimate, disk = None, None
@@ -162,7 +171,7 @@ def _on_postgresql(
         # What would refuse the rows is told already, and would be told once more.
         told = (CheckViolated, TableUnfit, EventTriggerRefuses)
         refuses = any(isinstance(each, told) for each in found.refusals)
-        if tries and ahead.steps and not mistrusted and not refuses:
+        if tries and not grants and ahead.steps and not mistrusted and not refuses:
             settings = Settings.of(database.migration.environment_context)
             with database.heartbeat("trying batches and index builds"), found.looking("trials"):
                 estimate, disk = costs(connection, counted, found.operations, settings, looked)

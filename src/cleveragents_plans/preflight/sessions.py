@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers, old_snapshots
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK
+from cleveragents_plans.evolution.postgresql.session_rights import uncallable
 from cleveragents_plans.evolution.runner.migration_lock import migration_lock_holders
 from cleveragents_plans.preflight.findings import Block
 
@@ -53,7 +54,8 @@ def _holders(
     connection: Connection, tables: Sequence[str], *, builds_indexes: bool
 ) -> list[Blocker]:
     # Within a transaction, other sessions are shown as they were at its first look.
-    run(connection, "SELECT pg_stat_clear_snapshot()")
+    if not uncallable(connection, ["pg_stat_clear_snapshot()"]):
+        run(connection, "SELECT pg_stat_clear_snapshot()")
     found = blockers(connection, tables, ANY_LOCK, _MAX_SHOWN)
     pids = {each.pid for each in found}
     if builds_indexes:

@@ -13,6 +13,10 @@ from cleveragents_plans.evolution.postgresql.products import (
 )
 from cleveragents_plans.evolution.postgresql.schema_choice import find_schema, use_schema
 from cleveragents_plans.evolution.postgresql.server import OF_EACH_SESSION, session_settings
+from cleveragents_plans.evolution.postgresql.session_rights import (
+    OF_EACH_COMMAND,
+    refuse_uncallable,
+)
 from cleveragents_plans.evolution.settings import Options
 from cleveragents_plans.persistence import Base
 
@@ -50,8 +54,10 @@ def begin_postgresql(
 
     Raises:
         EvolutionError: The server or the tables are none of ours.
+        RightsMissing: A function was revoked that each command calls.
     """
     refuse_unfit_server(connection, shown)
+    refuse_uncallable(connection, OF_EACH_COMMAND, shown)
     # A limit for clients ends no lookup of a schema; SET runs no function that others may own.
     run(connection, "SET LOCAL statement_timeout = 0")
     tables, version_table = [*Base.metadata.tables], [options.version_table]

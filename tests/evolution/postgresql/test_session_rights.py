@@ -11,10 +11,16 @@ import pytest
 from sqlalchemy import make_url
 
 from cleveragents_plans.cli import main
+from cleveragents_plans.evolution.postgresql import session_rights
 from cleveragents_plans.evolution.postgresql.server import RightsMissing
+from cleveragents_plans.evolution.postgresql.session_rights import (
+    MEASURING,
+    OF_EACH_COMMAND,
+    OF_EACH_RUN,
+)
 from cleveragents_plans.preflight import preflight
 from cleveragents_plans.schema import chain_config
-from support.databases import SERVERS, empty_database, migrate, of_role
+from support.databases import ROOT, SERVERS, empty_database, migrate, of_role
 from support.online import client
 from support.revisions import M4_003
 from support.rows import schema_dump
@@ -70,6 +76,64 @@ def test_right_that_was_revoked_from_everybody_is_named_before_any_change(url: s
     execute(url, *re.findall(r"(GRANT .*?) first", told))
     assert preflight(chain_config(url, level=None)).ready
     migrate(url, "head")
+
+
+@pytest.mark.parametrize("function", OF_EACH_RUN)
+def test_function_that_was_revoked_is_named_before_it_is_called(url: str, function: str):
+    right = FUNCTIONS.format(function)
+    execute(url, f"REVOKE {right} FROM PUBLIC")
+    told = f"; GRANT {right} TO {make_url(url).username} first; nothing was changed"
+
+    with pytest.raises(RightsMissing, match=re.escape(told)):
+        migrate(url, "head")
+    if function in OF_EACH_COMMAND:
+        with pytest.raises(RightsMissing, match=re.escape(told)):
+            preflight(chain_config(url, level=None))
+    else:
+        [block] = preflight(chain_config(url, level=None)).blocks
+        assert block.found.endswith(told)
+
+    execute(url, f"GRANT {right} TO {make_url(url).username}")
+    assert preflight(chain_config(url, level=None)).ready
+    migrate(url, "head")
+
+
+@pytest.mark.parametrize(
+    "function", [*MEASURING, "pg_total_relation_size(regclass)", "pg_stat_clear_snapshot()"]
+)
+def test_function_that_only_measures_stops_no_command(
+    url: str, function: str, capsys: pytest.CaptureFixture[str]
+):
+    execute(url, f"REVOKE {FUNCTIONS.format(function)} FROM PUBLIC")
+
+    found = preflight(chain_config(url, level=None))
+    assert found.ready
+    grant = f"GRANT {FUNCTIONS.format(function)} TO {make_url(url).username}"
+    assert [grant in each for each in found.unchecked] == [True] * (function in MEASURING)
+    migrate(url, "head")
+    assert main(["status", "--url", url]) == 0
+
+
+# What a client of PostgreSQL cannot do without, and what is called with max-replica-lag only.
+NOT_LOOKED_AT = {
+    "pg_current_wal_flush_lsn", "pg_logical_emit_message", "pg_stat_clear_snapshot",
+    "pg_terminate_backend", "pg_total_relation_size",
+}  # fmt: skip
+
+
+def test_every_function_of_the_server_that_a_statement_calls_is_looked_at(url: str):
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "migrations").rglob("*.py")]
+    called = {
+        name for each in sources for name in re.findall(r"\b((?:pg|obj)_\w+)\(", each.read_text())
+    }
+    with client(of_role(url, "postgres")) as connection:
+        public = connection.execute(
+            "SELECT proname FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace"
+            " AND has_function_privilege('pg_database_owner', oid, 'EXECUTE')"
+        ).fetchall()
+    looked_at = {each.split("(")[0] for each in (*session_rights.OF_A_RUN, *MEASURING)}
+
+    assert called & {name for (name,) in public} - looked_at == NOT_LOOKED_AT
 
 
 @pytest.mark.parametrize("url", SERVERS, indirect=True)

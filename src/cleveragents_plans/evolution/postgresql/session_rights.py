@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final, NoReturn
 
 from sqlalchemy import Connection
 
@@ -42,6 +43,48 @@ def refuse_hidden_sessions(connection: Connection, target: str) -> None:
     _refuse(connection, f"{_NO_ROWS}{_VIEWS}{_FUNCTIONS}", {}, target, migrates=False)
 
 
+def uncallable(connection: Connection, functions: Sequence[str]) -> list[str]:
+    """
+    Give those of *functions* of pg_catalog, with their types, that the role may not call.
+
+    The search path may still be that of the role, so no operator stands in the statement.
+    """
+    asked = (
+        f"pg_catalog.has_function_privilege('pg_catalog.{each}', 'EXECUTE')" for each in functions
+    )
+    may = run(connection, f"SELECT {', '.join(asked)}").one()
+    return [each for each, is_callable in zip(functions, may, strict=True) if not is_callable]
+
+
+def refuse_uncallable(connection: Connection, functions: Sequence[str], target: str) -> None:
+    """
+    Refuse a role that may not call one of *functions*, as `uncallable` has them.
+
+    Raises:
+        RightsMissing: It may not.
+    """
+    if missing := uncallable(connection, functions):
+        role = run(connection, "SELECT pg_catalog.quote_ident(current_user)").scalar_one()
+        lacks = [f"may not call pg_catalog.{each}" for each in missing]
+        _raise(target, role, lacks, [f"{_GRANT}{each} TO {role}" for each in missing])
+
+
+def unmeasured(connection: Connection) -> str | None:
+    """Say what has to be granted for preflight to measure; None where nothing is missing."""
+    missing = uncallable(connection, MEASURING)
+    if not missing:
+        return None
+    role = run(connection, "SELECT quote_ident(current_user)").scalar_one()
+    return " and ".join(f"{_GRANT}{each} TO {role}" for each in missing)
+
+
+_GRANT = "GRANT EXECUTE ON FUNCTION pg_catalog."
+
+
+def _raise(target: str, role: str, lacks: Sequence[str], grants: Sequence[str]) -> NoReturn:
+    raise RightsMissing(target, role, ", and ".join(lacks), f"{', and '.join(grants)} first")
+
+
 def _refuse(
     connection: Connection,
     query: str,
@@ -52,15 +95,41 @@ def _refuse(
 ) -> None:
     views, functions = _SHOW_SESSIONS
     if migrates:
-        views, functions = views + _SHOW_REPLICAS[0], functions + _SHOW_REPLICAS[1] + _LOCKING
+        views, functions = views + _SHOW_REPLICAS[0], OF_A_RUN
     found = run(connection, query, {**names, "views": views, "functions": functions}).all()
     if not found:
         return
     role = found[0].role
     lacks = [f"may not {each.what} {each.name}" for each in found if each.role == role]
     grants = [f"GRANT {each.right} {each.name} TO {role}" for each in found if each.role == role]
-    raise RightsMissing(target, role, ", and ".join(lacks), f"{', and '.join(grants)} first")
+    _raise(target, role, lacks, grants)
 
+
+#: Functions that commands call, SQLAlchemy among them, before they look at other rights.
+OF_EACH_COMMAND: Final = (
+    "obj_description(oid, name)",
+    "pg_collation_is_visible(oid)",
+    "pg_get_expr(pg_node_tree, oid)",
+    "pg_get_indexdef(oid, integer, boolean)",
+    "pg_get_serial_sequence(text, text)",
+    "pg_get_triggerdef(oid, boolean)",
+    "pg_get_userbyid(oid)",
+    "pg_has_role(oid, oid, text)",
+    "pg_is_in_recovery()",
+    "pg_relation_filenode(regclass)",
+)
+#: Those that a run calls, too.
+OF_EACH_RUN: Final = (*OF_EACH_COMMAND, "pg_backend_pid()")
+#: Those with which preflight measures; a run needs none of them.
+MEASURING: Final = (
+    "pg_indexes_size(regclass)",
+    "pg_relation_size(regclass)",
+    "pg_relation_size(regclass, text)",
+    "pg_current_wal_insert_lsn()",
+    "pg_current_wal_lsn()",
+    "pg_last_wal_replay_lsn()",
+    "pg_wal_lsn_diff(pg_lsn, pg_lsn)",
+)
 
 # Views of pg_catalog, and the functions behind them, which the role of the reader calls.
 _SHOW_SESSIONS = (
@@ -71,7 +140,23 @@ _SHOW_REPLICAS = (
     ["pg_stat_replication", "pg_replication_slots"],
     ["pg_stat_get_wal_senders()", "pg_get_replication_slots()"],
 )
-_LOCKING = ["pg_try_advisory_lock(integer, integer)", "pg_advisory_unlock(integer, integer)"]
+#: All that a run calls which can be revoked without making the server useless to any client.
+OF_A_RUN: Final = [
+    *_SHOW_SESSIONS[1],
+    *_SHOW_REPLICAS[1],
+    *OF_EACH_RUN,
+    "pg_advisory_unlock(integer, integer)",
+    "pg_try_advisory_lock(integer, integer)",
+    "pg_blocking_pids(integer)",
+    "pg_current_xact_id_if_assigned()",
+    "pg_describe_object(oid, oid, integer)",
+    "pg_get_constraintdef(oid)",
+    "pg_get_indexdef(oid)",
+    "pg_get_triggerdef(oid)",
+    "pg_has_role(oid, text)",
+    "pg_partition_root(regclass)",
+    "pg_stat_get_progress_info(text)",
+]
 
 _LANGUAGE = """\
 SELECT quote_ident(o.role) AS role, 'use the language' AS what, 'USAGE ON LANGUAGE' AS right,

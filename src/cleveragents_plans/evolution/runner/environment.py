@@ -32,6 +32,11 @@ from cleveragents_plans.evolution.postgresql.search_path import (
     search_path_restored,
 )
 from cleveragents_plans.evolution.postgresql.server import refuse_read_only
+from cleveragents_plans.evolution.postgresql.session_rights import (
+    OF_EACH_COMMAND,
+    OF_EACH_RUN,
+    refuse_uncallable,
+)
 from cleveragents_plans.evolution.postgresql.statement_watch import StatementWatch
 from cleveragents_plans.evolution.reporting import DETAILED, console_logging, heartbeat, tell
 from cleveragents_plans.evolution.run_figures import RunFigures, measured
@@ -199,6 +204,8 @@ class _Run:
     def _on_postgresql(self, connection: Connection) -> str:
         external = connection.in_transaction()
         refuse_unfit_server(connection, self.target.shown)
+        early = OF_EACH_COMMAND if self.command.only_reads else OF_EACH_RUN
+        refuse_uncallable(connection, early, self.target.shown)
         if external:
             with search_path_restored(connection):
                 self.tables.choose_schema(connection, local=True)
