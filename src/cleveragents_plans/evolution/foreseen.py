@@ -44,6 +44,8 @@ class Backfill:
     columns: Mapping[str, str]
     #: A condition over ``t``: rows that cost as much when tried out as they will.
     typical: str = "TRUE"
+    #: Triggers of *table* that the run has dropped by then.
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

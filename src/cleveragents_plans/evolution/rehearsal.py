@@ -68,6 +68,20 @@ class Rehearsal:
             for column in columns
         )
 
+    def dropped_triggers(self, table: str) -> tuple[str, ...]:
+        """Give the triggers of *table*, the quoted name, that were dropped for good."""
+        found: dict[str, None] = {}
+        for dropped, created in re.findall(
+            rf"\bDROP TRIGGER (?:IF EXISTS )?(\w+) ON {re.escape(table)}(?!\w)"
+            rf"|\bCREATE (?:OR REPLACE )?TRIGGER (\w+)[^;]*? ON {re.escape(table)}(?!\w)",
+            self.written.getvalue(),
+        ):
+            if dropped:
+                found[dropped] = None
+            else:
+                found.pop(created, None)
+        return tuple(found)
+
     def knows(self, *names: str) -> bool:
         """Tell whether no statement so far mentions any of *names*."""
         text = self.written.getvalue()

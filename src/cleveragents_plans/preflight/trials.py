@@ -28,6 +28,7 @@ from cleveragents_plans.evolution.postgresql.conflicts import is_conflict, reaso
 from cleveragents_plans.evolution.postgresql.connection import parameters, run
 from cleveragents_plans.evolution.postgresql.indexes import TOO_WIDE
 from cleveragents_plans.evolution.postgresql.ranges import base_type
+from cleveragents_plans.preflight.stand_ins import stand_in
 
 _PLACES = 8
 _BATCH = 200
@@ -79,6 +80,8 @@ def try_batches(connection: Connection, backfill: Backfill) -> BatchTrial | None
     """
     Try some batches in several places of the table; None if none could be run.
 
+    Triggers that the run has dropped by then do nothing.
+
     Args:
         connection: In a transaction that is going to be rolled back.
         backfill: What is tried out.
@@ -101,6 +104,7 @@ def try_batches(connection: Connection, backfill: Backfill) -> BatchTrial | None
                     seconds, keys = _look(connection, backfill, key, start)
                     looks.append(seconds)
                     if keys:
+                        stand_in(connection, backfill.table, backfill.dropped)
                         condition = f"{key} = ANY(CAST(%(keys)s AS {kind}[]))"
                         sql, values = batch_statement(
                             connection, backfill.update, condition, {"keys": keys}

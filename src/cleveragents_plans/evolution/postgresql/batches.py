@@ -29,6 +29,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
 )
 from cleveragents_plans.evolution.postgresql.empty_copy import refusing, rehearse_expressions
 from cleveragents_plans.evolution.postgresql.locks import READ_CONFLICTS, retry
+from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.settings import Settings
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -108,7 +109,10 @@ def run_in_batches(
     name = qualified(context, table, schema)
     if context.as_sql:
         needed = in_schema(context, needs, schema)
-        foresee(Backfill(name, key, label or f"filling {table}", needed, update, {}))
+        rehearsal = Rehearsal.of(op)
+        dropped = rehearsal.dropped_triggers(name) if rehearsal else ()
+        what = label or f"filling {table}"
+        foresee(Backfill(name, key, what, needed, update, {}, dropped=dropped))
         write_sql(context, *setup, update.replace("{batch}", "TRUE"))
         return 0
     wanted = Batches(

@@ -142,8 +142,9 @@ def _foresee(
         f"(t.{tree.parent} IS NULL OR EXISTS ({above}"
         f" AND (p.{tree.parent} IS NULL OR p.{tree.root} IS NOT NULL)))"
     )
-    columns = _needs(tree, also)
-    foresee(Backfill(table, tree.key, label or "roots", needs, update, columns, typical))
+    columns, dropped = _needs(tree, also), rehearsal.dropped_triggers(table)
+    what = label or "roots"
+    foresee(Backfill(table, tree.key, what, needs, update, columns, typical, dropped))
 
 
 # IS TRUE makes the last subquery a hash table; as a join it would be scanned for every row.
