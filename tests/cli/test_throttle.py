@@ -135,6 +135,27 @@ def test_run_is_paused_throttled_and_resumed_from_another_process(
 
 
 @pytest.mark.slow
+def test_run_at_a_tiny_rate_says_so_and_when_the_next_batch_is_due(tmp_path: Path):
+    with (
+        former_release(tmp_path) as (url, watcher),
+        slow_run(url, "--report-every", "0.5") as process,
+    ):
+        wait_until(lambda: in_backfill(watcher))
+        assert main(["throttle", "rows-per-second=0.01", "--url", url]) == 0
+        found = wait_until(
+            lambda: "0.01 rows" in (the_run(watcher)["waiting_for"] or "") and the_run(watcher)
+        )
+        wait_until(lambda: the_run(watcher)["updated_at"] > found["updated_at"])
+        last = the_run(watcher)
+        assert main(["throttle", "rows-per-second=0", "--url", url]) == 0
+        _, said = process.communicate(timeout=120)
+
+    assert process.returncode == 0
+    assert "throttled to 0.01 rows/s, and the last batch wrote 10: the next one is due in" in said
+    assert last["eta_s"] == pytest.approx((last["total"] - last["done"]) / 0.01)
+
+
+@pytest.mark.slow
 def test_backfill_whose_rows_stay_locked_names_the_session_and_is_to_be_run_again(tmp_path: Path):
     with former_release(tmp_path) as (url, watcher), slow_run(url, "--lock-wait", "2") as process:
         wait_until(lambda: in_backfill(watcher))

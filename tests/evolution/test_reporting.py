@@ -284,3 +284,15 @@ def test_logging_of_an_application_is_left_alone(capsys):
         logging.getLogger("alembic.evolution").info("for the application's handlers")
 
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("limit", "said"), [(0.0, "10 rows/s, 0:10 elapsed, 0:40"),
+                                             (0.5, "0.5 rows/s, 0:10 elapsed, 13:20"),
+                                             (50.0, "10 rows/s, 0:10 elapsed, 0:40")])  # fmt: skip
+def test_time_left_is_that_of_the_rate_that_holds_now(clock, caplog, limit, said):
+    caplog.set_level(logging.INFO, "alembic.evolution")
+    with reporting.Progress("x", 500, every=5, limit=lambda: limit) as progress:
+        clock.now += 10
+        progress.tick(100)
+        assert progress.figures().eta_s == pytest.approx(400 / min(limit or 10, 10))
+    assert f"x: 100 of 500 rows (20 %), {said} left" in caplog.messages

@@ -83,6 +83,18 @@ def report_pause(reason: str, seconds: float, *, first: bool, lag: float | None 
         _console.write(f"\r\x1b[K{line}")
 
 
+def report_rest(reason: str, seconds: float, left: float) -> None:
+    """Log that the run has rested for *seconds* between two batches, why, and what is *left*."""
+    clear_line()
+    log.info(
+        "%s: the next one is due in %s (%s elapsed)",
+        reason,
+        _clock(left),
+        _clock(seconds),
+        extra={"event": "paused", "seconds": seconds},
+    )
+
+
 def report_under_way(what: str, begun: float) -> None:
     """Log that *what* is under way since *begun* (of `time.monotonic`), and why it takes long."""
     reason = _reason() if _reason else ""
@@ -121,6 +133,7 @@ class Progress:
         rows: How many rows are looked at for that; `passed` counts those that need nothing.
         stream: Where to draw; standard error, unless it is given.
         every: Seconds between two lines of the log.
+        limit: Gives the rows per second that it is held back to now; 0 is no limit.
     """
 
     def __init__(
@@ -131,6 +144,7 @@ class Progress:
         rows: int = 0,
         stream: Stream | None = None,
         every: float = _LOG_EVERY,
+        limit: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.label = label
         self.total = total
@@ -142,6 +156,7 @@ class Progress:
         self._console = self._run or Console(stream)
         self._bar = self._console.is_terminal and is_plain()
         self._every = _REDRAW_EVERY if self._bar else every
+        self._limit = limit
         self._begun = self._shown = time.monotonic()
         self._samples = deque([(self._begun, 0, 0)])
         self._entry = under_way.entered(label, self.figures)
@@ -202,7 +217,7 @@ class Progress:
         figures = [
             f"{self.done:,} of {total:,} rows ({share} %)",
             f"{self._passed:,} others need nothing" if self._passed else "",
-            f"{rate:,.0f} rows/s",
+            f"{rate:,.0f} rows/s" if rate >= 1 or not rate else f"{rate:.2g} rows/s",
             f"{_clock(seconds)} elapsed",
             "" if last else self._left(left),
         ]
@@ -230,8 +245,10 @@ class Progress:
         begun, done, looked_at = self._samples[0]
         seconds = max(now - begun, 1e-9)
         rate = (self.done - done) / seconds
-        if self.done < total and rate:
-            return rate, (total - self.done) / rate
+        if limit := self._limit():  # what was quicker was so before it held
+            rate = min(rate, limit)
+        if self.done < total and (rate or limit):
+            return rate, (total - self.done) / (rate or limit)
         # What is left is to look at the others.
         looks = (self.done + self._passed - looked_at) / seconds
         others = self.rows - self.done - self._passed

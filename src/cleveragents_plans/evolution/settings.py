@@ -19,6 +19,8 @@ _LEAST: Final = 0.001
 # As many seconds are remembered of replicas; one that is further behind is not told from it.
 _MAX_LAG: Final = 3600
 _MAX_ROWS: Final = 1_000_000_000
+#: The lowest and the highest of `Settings.rows_per_second`, but for 0.
+RATES: Final = (_LEAST, _MAX_ROWS)
 
 
 class BadSetting(EvolutionError):

@@ -86,6 +86,46 @@ def test_throttle_rests_until_the_rows_are_due(op_alone, rests):
     assert sum(rests) == pytest.approx(0.7)
 
 
+def test_rest_that_takes_long_says_why_and_for_how_long_again_and_again(op_alone, rests, caplog):
+    caplog.set_level("INFO", "alembic.evolution")
+    throttled = Throttle(op_alone.get_bind(), Settings(rows_per_second=0.01, report_every=300))
+
+    throttled.rest(0.1, 10)
+
+    assert sum(rests) == pytest.approx(999.9)
+    said = [each.message for each in caplog.records if "throttled" in each.message]
+    assert len(said) == 3
+    assert said[0].startswith("throttled to 0.01 rows/s, and the last batch wrote 10: the next one")
+    assert said[0].endswith("is due in 11:40 (5:00 elapsed)")
+
+
+def test_rest_that_others_get_their_share_by_says_so_where_it_takes_long(
+    postgresql_url, rests, caplog
+):
+    caplog.set_level("INFO", "alembic.evolution")
+    with revision(postgresql_url) as op, client_at_work(postgresql_url):
+        throttled = Throttle(op.get_bind(), Settings(duty_cycle=0.01, report_every=60))
+
+        throttled.rest(1.0, 10)
+
+    [said] = [each.message for each in caplog.records if "share" in each.message]
+    assert said.startswith("leaving others their share (duty-cycle) after a batch of 1.0 s: the")
+
+
+def test_rest_ends_at_a_rate_that_is_chosen_meanwhile(op_alone, monkeypatch):
+    throttled = Throttle(op_alone.get_bind(), Settings(rows_per_second=0.01))
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        throttle.Limits.of(op_alone.get_bind()).rows_per_second = 0.0
+
+    monkeypatch.setattr(throttle, "time", SimpleNamespace(monotonic=time.monotonic, sleep=nap))
+    throttled.rest(0.1, 10)
+
+    assert len(naps) == 1
+
+
 def test_size_of_quick_batches_grows_to_the_wanted_time():
     batch = BatchSize(5, first=100, least=10, most=10_000)
 

@@ -164,7 +164,7 @@ def test_heartbeat_goes_on_while_a_statement_runs(tmp_path: Path):
     assert beats[0] > run.began_at
 
 
-@pytest.mark.parametrize("rate", ["NaN", "Infinity", "-5"])
+@pytest.mark.parametrize("rate", ["NaN", "Infinity", "-5", "1e-300"])
 def test_rate_that_is_none_is_not_taken_from_the_row(rate: str, tmp_path: Path):
     def stop(_op: object) -> None:
         with psycopg.connect(libpq(url), autocommit=True) as other:

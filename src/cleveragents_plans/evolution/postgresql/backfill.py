@@ -123,7 +123,9 @@ class BatchRun:
         self.next_vacuum = self.vacuum_after
         deadline = Deadline.for_locks(self.settings)
         convergence = Convergence(self.connection, self.table, left)
-        shown = Progress(self.wanted.label, left, rows=self.rows)
+        shown = Progress(
+            self.wanted.label, left, rows=self.rows, limit=lambda: self.throttle.rows_per_second
+        )
         with closing(self.second), shown as progress:
             self._do_first(progress)
             while left:

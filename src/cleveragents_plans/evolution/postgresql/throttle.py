@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.session_name import session_name
-from cleveragents_plans.evolution.reporting import report_pause
+from cleveragents_plans.evolution.reporting import report_pause, report_rest
 from cleveragents_plans.evolution.settings import Settings
 from cleveragents_plans.evolution.under_way import waits
 
@@ -107,11 +107,17 @@ class Throttle:
     def rest(self, seconds: float, rows: int) -> None:
         """Sleep as is due after work of *seconds* that wrote *rows*, and while it is to pause."""
         share = seconds * self._rest if self._others_work() else 0.0
-        slept = 0.0
-        while (due := self._due(share, seconds, rows) - slept) > 0:
-            nap = min(due, _LOOK_EVERY)
-            time.sleep(nap)
-            slept += nap
+        slept = said = 0.0
+        with waits() as say:
+            while (due := self._due(share, seconds, rows) - slept) > 0:
+                if slept - said >= self._report_every:
+                    reason = self._reason(share, seconds, rows)
+                    say(reason)
+                    report_rest(reason, slept, due)
+                    said = slept
+                nap = min(due, _LOOK_EVERY)
+                time.sleep(nap)
+                slept += nap
         self._pause()
 
     def fitting(self, size: int) -> int:
@@ -138,6 +144,12 @@ class Throttle:
     def _due(self, share: float, seconds: float, rows: int) -> float:
         rate = self.rows_per_second
         return max(share, rows / rate - seconds) if rate else share
+
+    def _reason(self, share: float, seconds: float, rows: int) -> str:
+        rate = self.rows_per_second
+        if rate and rows / rate - seconds >= share:
+            return f"throttled to {rate:,g} rows/s, and the last batch wrote {rows:,}"
+        return f"leaving others their share (duty-cycle) after a batch of {seconds:,.1f} s"
 
     def _pause(self) -> None:
         if not self._limits.reason:

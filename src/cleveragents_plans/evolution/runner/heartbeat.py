@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from math import isfinite
 from typing import Any, Final
 
 from alembic.runtime.migration import MigrationContext
@@ -32,7 +31,7 @@ from cleveragents_plans.evolution.postgresql.throttle import Limits
 from cleveragents_plans.evolution.runner.interruption import signal_arrived
 from cleveragents_plans.evolution.runner.runs import NOW, RunsNotUsable, RunsTable, now
 from cleveragents_plans.evolution.runner.version_lock import CheckedVersionTable
-from cleveragents_plans.evolution.settings import BadSetting, Settings
+from cleveragents_plans.evolution.settings import RATES, BadSetting, Settings
 from cleveragents_plans.evolution.threads import start
 
 log: Final = logging.getLogger("alembic.evolution")
@@ -247,7 +246,7 @@ class _Heartbeat:
         ).first()
         rate = chosen and chosen.rows_per_second
         # What may be written to the table by others is not trusted to be a rate.
-        usable = rate is not None and isfinite(rate) and rate >= 0
+        usable = rate is not None and (rate == 0 or RATES[0] <= rate <= RATES[1])
         self._limits.rows_per_second = rate if usable else None
         if chosen and chosen.paused:
             self._limits.pause("throttle", _PAUSED)
