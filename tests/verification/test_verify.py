@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from alembic import command
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session
 
@@ -259,6 +260,20 @@ def test_role_that_may_not_read_a_table_is_refused_with_what_grants_it(tmp_path:
         with psycopg.connect(libpq(url), autocommit=True) as client:
             client.execute("CREATE ROLE reader LOGIN")
             try:
+                client.execute("GRANT SELECT (version_num) ON alembic_version TO reader")
+                named = ", ".join(
+                    f"public.{table}"
+                    for table in ("alembic_version", "plan_arguments", "plan_invariants",
+                                  "plan_projects", "v3_plans")
+                )  # fmt: skip
+                with pytest.raises(RightsMissing, match=f"GRANT SELECT ON {named} TO reader first"):
+                    looked_at(reader)
+                with pytest.raises(RightsMissing, match=r"GRANT SELECT ON public\.alembic_version"):
+                    command.current(chain_config(reader))
+                client.execute("GRANT SELECT ON alembic_version TO reader")
+                command.current(chain_config(reader))
+                client.execute(f"GRANT SELECT ON {named} TO reader")
+                looked_at(reader)
                 for table in ("plan_arguments", "alembic_version"):
                     client.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
                     client.execute(f"REVOKE SELECT ON {table} FROM reader")

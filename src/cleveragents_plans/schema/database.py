@@ -273,8 +273,8 @@ def _refuse_tables(migration: MigrationContext, schema: str | None, shown: str) 
     require_version_table(connection, version_table, version_schema)
     refuse_untrusted_owners(migration, tables, schema, only_reads=True)
     if schema is not None and version_schema is not None:
-        refuse_unreadable_tables(connection, tables, schema, shown)
-        refuse_unreadable_tables(connection, [version_table], version_schema, shown)
+        read = [*((schema, each) for each in tables), (version_schema, version_table)]
+        refuse_unreadable_tables(connection, read, shown)
 
 
 def _position(

@@ -107,30 +107,35 @@ def _refuse_tablespace(target: str, owner: str, tablespace: str | None) -> None:
 
 
 def refuse_unreadable_tables(
-    connection: Connection, tables: Collection[str], schema: str, target: str
+    connection: Connection, tables: Collection[tuple[str | None, str]], target: str
 ) -> None:
     """
-    Refuse a role that may not read *tables*.
+    Refuse a role that may not read all of *tables*, every column of them.
 
     Args:
         connection: The connection that reads; catalogs are read.
-        tables: Names of tables, without a schema; those that do not exist are left out.
-        schema: Their schema.
+        tables: Each with its schema, or None for the first of the search path; those that do not
+            exist are left out.
         target: What to call the database in messages.
 
     Raises:
-        RightsMissing: It may not read one of them.
+        RightsMissing: It may not read some, which are named all.
     """
-    names = {"tables": list(tables), "schema": schema}
-    for row in run(connection, _UNREADABLE, names).mappings():
-        table, role = row["table"], row["role"]
-        run_as = f"run it as {row['owner']}, or " if row["owner_logs_in"] else ""
-        raise RightsMissing(
-            target,
-            role,
-            f"may not read {table}",
-            f"{run_as}GRANT SELECT ON {table} TO {role} first",
-        )
+    schemas, names = [each[0] for each in tables], [each[1] for each in tables]
+    found = run(connection, _UNREADABLE, {"schemas": schemas, "tables": names}).all()
+    if not found:
+        return
+    unreadable, role = ", ".join(each.table for each in found), found[0].role
+    owners = {each.owner for each in found if each.owner_logs_in}
+    # One role that could read all of them.
+    is_one = len({each.owner for each in found}) == len(owners) == 1
+    run_as = f"run it as {owners.pop()}, or " if is_one else ""
+    raise RightsMissing(
+        target,
+        role,
+        f"may not read {unreadable}",
+        f"{run_as}GRANT SELECT ON {unreadable} TO {role} first",
+    )
 
 
 # The tablespace of the database takes no right, and one that does not exist is passed over.
@@ -172,11 +177,11 @@ _UNREADABLE = """\
 SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
        quote_ident(current_user) AS role,
        quote_ident(o.rolname) AS owner, o.rolcanlogin AS owner_logs_in
-  FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace
+  FROM unnest(CAST(%(schemas)s AS text[]), CAST(%(tables)s AS text[])) AS w (schema, name)
+  JOIN pg_namespace n ON n.nspname = coalesce(w.schema, current_schema())
+  JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
   JOIN pg_roles o ON o.oid = c.relowner
- WHERE c.relkind IN ('r', 'p') AND c.relname = ANY(CAST(%(tables)s AS text[]))
-   AND n.nspname = %(schema)s AND NOT has_table_privilege(c.oid, 'SELECT')
+ WHERE c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, 'SELECT')
  ORDER BY c.relname"""
 
 _CREATES = f"""\

@@ -247,7 +247,9 @@ class _Run:
         if not self.target.is_sqlite:
             refuse_distributed_tables(connection, tables.names, tables.schema, self.target.shown)
         # Under the migration lock, and before the version table is read.
-        versions = CheckedVersionTable(migration, partial(tables.refuse_unfit, connection))
+        versions = CheckedVersionTable(
+            migration, partial(tables.refuse_unfit, connection, self.target.shown)
+        )
         remember_tables(connection, tables.names, tables.schema)
         with versions.enforced():
             return self._run_checked(connection, external, note, versions)

@@ -17,7 +17,10 @@ from cleveragents_plans.evolution.postgresql.schema_choice import (
 from cleveragents_plans.evolution.postgresql.server import RightsMissing
 from cleveragents_plans.evolution.postgresql.session_rights import refuse_missing_session_rights
 from cleveragents_plans.evolution.postgresql.table_owners import ForeignTable
-from cleveragents_plans.evolution.postgresql.table_rights import refuse_missing_rights
+from cleveragents_plans.evolution.postgresql.table_rights import (
+    refuse_missing_rights,
+    refuse_unreadable_tables,
+)
 from cleveragents_plans.evolution.runner.alembic_internals import Command
 from cleveragents_plans.evolution.runner.runs import RUNS, RunsTable, told_under_way
 from cleveragents_plans.evolution.runner.untrusted_owners import (
@@ -121,17 +124,25 @@ class RunTables:
         only_reads = self._command.only_reads
         refuse_untrusted_owners(looking, self.names, self.schema, only_reads=only_reads)
 
-    def refuse_unfit(self, connection: Connection) -> None:
+    def refuse_unfit(self, connection: Connection, shown: str) -> None:
         """
         Refuse what is no table, belongs to a role that is not trusted, or has a name of ours.
+
+        Args:
+            connection: The connection of the run.
+            shown: The database, as messages name it.
 
         Raises:
             NameTaken: Something else has the name.
             ForeignTable: It belongs to another role.
+            RightsMissing: A command that only reads may not read the version table.
         """
         require_tables(connection, self.names, self.schema)
         require_version_table(connection, self.version_table, self.schema_of_versions)
         self.refuse_untrusted_owners(connection)
+        if connection.dialect.name == "postgresql" and self._command.only_reads:
+            version_table = (self.schema_of_versions, self.version_table)
+            refuse_unreadable_tables(connection, [version_table], shown)
         self.refuse_taken_names(connection)
 
     def refuse_taken_names(self, connection: Connection) -> None:
