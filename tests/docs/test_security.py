@@ -34,7 +34,14 @@ from cleveragents_plans.cli import main
 from cleveragents_plans.cli.statuses import ExitStatus
 from cleveragents_plans.domain.profiles import THRESHOLDS
 from cleveragents_plans.evolution.postgresql.privileges import HOLDERS, revoke_all
-from support.databases import ONE_OF_EACH, ROOT, SERVERS, database_at, empty_database
+from support.databases import (
+    ONE_OF_EACH,
+    ROOT,
+    SERVERS,
+    database_at,
+    empty_database,
+    of_role,
+)
 from support.revisions import M8_001
 from support.toys import execute
 
@@ -145,6 +152,66 @@ def test_sql_that_verify_names_replaces_the_function_of_another_schema(
             execute(url, dropped)
         query = "SELECT count(*) FROM pg_proc WHERE proname = 'v3_plans_fill'"
         assert [tuple(row) for row in execute(url, query)] == [(1,)]
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_policy_of_the_page_refuses_plans_below_one_that_is_hidden(server: str, tmp_path: Path):
+    hidden = Plan.create("local/top", created_by="other")
+    below = hidden.spawn("below", created_by="other")
+    with database_at("head", server, tmp_path) as url:
+        app = of_role(url, "plans_app")
+        execute(
+            url, "CREATE ROLE plans_app LOGIN", "GRANT USAGE ON SCHEMA public TO plans_app",
+            "GRANT ALL ON v3_plans, plan_projects, plan_arguments, plan_invariants TO plans_app",
+        )  # fmt: skip
+        try:
+            add(url, hidden, below)
+            execute(
+                url, "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY",
+                "CREATE POLICY tenant ON v3_plans TO plans_app USING (created_by = 'acme')",
+            )  # fmt: skip
+            insert_below = (
+                "INSERT INTO v3_plans (plan_id, parent_plan_id, root_plan_id, created_by,"
+                " action_name, created_at, updated_at)"
+                " VALUES ('{}', '{}', {}, 'acme', 'local/x', '', '') RETURNING root_plan_id"
+            )
+            # What the page says of a policy that looks at neither.
+            assert execute(app, insert_below.format("x1", below.plan_id, "NULL")) == [
+                (hidden.plan_id,)
+            ]
+            execute(
+                url, "DELETE FROM v3_plans WHERE plan_id = 'x1'",
+                "DROP POLICY tenant ON v3_plans", block("-- row-level security"),
+            )  # fmt: skip
+
+            top = Plan.create("local/top", created_by="acme")
+            child = top.spawn("child", created_by="acme")
+            add(app, top, child, child.spawn("grandchild", created_by="acme"))
+            [(root,)] = execute(app, insert_below.format("x2", child.plan_id, "NULL"))
+            for parent, given in (
+                (below.plan_id, "NULL"),
+                (below.plan_id, f"'{top.plan_id}'"),
+                (below.plan_id, "'x3'"),
+                (child.plan_id, f"'{hidden.plan_id}'"),
+            ):
+                with pytest.raises(ProgrammingError, match="violates row-level security policy"):
+                    execute(app, insert_below.format("x3", parent, given))
+            with pytest.raises(ProgrammingError, match="violates row-level security policy"):
+                execute(app, f"UPDATE v3_plans SET parent_plan_id = '{below.plan_id}'")
+            seen = execute(app, "SELECT DISTINCT root_plan_id FROM v3_plans")
+        finally:
+            execute(url, "DROP OWNED BY plans_app CASCADE", "DROP ROLE plans_app")
+
+    assert root == top.plan_id
+    assert seen == [(top.plan_id,)]
+
+
+def add(url: str, *plans: Plan) -> None:
+    engine = open_engine(url, poolclass=NullPool)
+    with Session(engine) as session:
+        PlanRepository(session).add_all(plans)
+        session.commit()
+    engine.dispose()
 
 
 def test_roles_of_the_script_can_do_what_the_table_says_and_no_more(
