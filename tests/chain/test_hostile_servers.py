@@ -244,7 +244,9 @@ def test_failed_commit_is_not_reported_as_a_success(url: str):
         " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()",
     )
 
-    with pytest.raises(CommandError, match="refused `COMMIT`: not today"):
+    with pytest.raises(
+        CommandError, match=r"`COMMIT` in the function public\.refuse\(\): not today"
+    ):
         migrate(url, M8_001)
     run(url, "DROP TRIGGER refuse ON alembic_version")
     migrate(url, M8_001)

@@ -119,7 +119,20 @@ def test_statement_of_a_clients_function_is_not_shown(postgresql_url: str):
         "UPDATE public.toy SET id = 2",
     )
 
-    assert "refused `UPDATE public.toy SET id = 2`: division by zero" in told
+    assert "refused `UPDATE public.toy SET id = 2` in the function public.leak(): division" in told
+
+
+def test_function_that_refuses_a_commit_is_named(postgresql_url: str):
+    told = refusal(
+        postgresql_url,
+        "CREATE FUNCTION public.balance() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE 'not balanced'; END $$",
+        "CREATE CONSTRAINT TRIGGER balance AFTER UPDATE ON public.toy INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION public.balance()",
+        "UPDATE public.toy SET id = 2",
+    )
+
+    assert told.startswith("shop refused `COMMIT` in the function public.balance(): not balanced;")
 
 
 def test_a_row_that_breaks_a_rule_is_not_shown(postgresql_url: str):

@@ -11,6 +11,7 @@ from cleveragents_plans.evolution.errors import (
     EvolutionError,
     again,
     causes,
+    function_of,
     is_reading,
     message_of,
     name_taken,
@@ -81,8 +82,11 @@ class StatementFailed(EvolutionError):
                 "a standby ends what reads for longer than its max_standby_streaming_delay allows: "
                 "ask the primary or raise that,"
             )
+        # At COMMIT nothing else says which constraint trigger it was.
+        function = function_of(error)
+        where = f" in the function {function}" if function else ""
         super().__init__(
-            f"{target} refused `{_short(statement)}`: {self.reason}; {remedy} and {again()}"
+            f"{target} refused `{_short(statement)}`{where}: {self.reason}; {remedy} and {again()}"
         )
 
 
