@@ -213,6 +213,8 @@ SELECT quote_ident(n.nspname), p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.
    AND NOT EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid)
  ORDER BY n.nspname"""
 
+# One whose table was dropped since the snapshot has no definition any more; the lock on the table
+# that is taken before its rows are read tells.
 _TRIGGERS = """\
 SELECT t.tgname AS name, t.tgenabled::text AS enabled, t.tgtype AS type,
        pg_get_triggerdef(t.oid, true) AS definition,
@@ -222,4 +224,5 @@ SELECT t.tgname AS name, t.tgenabled::text AS enabled, t.tgtype AS type,
   FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
   JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_proc p ON p.oid = t.tgfoid
  WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND NOT t.tgisinternal
+   AND pg_get_triggerdef(t.oid) IS NOT NULL
  ORDER BY t.tgname"""
