@@ -669,9 +669,11 @@ def test_a_file_with_a_rollback_journal_is_read_beside_another_connection(file, 
         other.execute("BEGIN")
         other.execute(statement).fetchall()  # a backup reads for minutes
 
-        engine = open_engine(url, connect_args={"timeout": 0})
+        # An hour, for which nothing waits that only reads.
+        engine = open_engine(url, connect_args={"timeout": 3600})
         with Session(read_only(engine)) as session:
             assert PlanRepository(session).count() == 1
+            assert session.scalar(text("PRAGMA busy_timeout")) == 3_600_000
         engine.dispose()
 
         other.execute("ROLLBACK")

@@ -1,22 +1,14 @@
-"""
-Engines on which a transaction is a transaction, SQLite included, with and without asyncio.
-
-Python's SQLite driver begins transactions by itself, late, and lets DDL escape
-them. The listeners here take that over: what SQLAlchemy calls a transaction is
-one, from its first statement to its last.
-"""
+"""Engines on which a transaction is a transaction, SQLite included, with and without asyncio."""
 
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.pool import NullPool, PoolProxiedConnection
@@ -24,6 +16,12 @@ from sqlalchemy.pool import NullPool, PoolProxiedConnection
 from cleveragents_plans.domain.errors import InvalidType, shown
 from cleveragents_plans.persistence.engine_errors import explained, path_of
 from cleveragents_plans.persistence.errors import DatabaseMissing, DatabaseUrlError
+from cleveragents_plans.persistence.sqlite_connections import (
+    SqliteConnection,
+    begin,
+    prepare_connection,
+    prepare_migrating_connection,
+)
 from cleveragents_plans.persistence.urls import (
     FORMS,
     POSTGRESQL,
@@ -37,13 +35,6 @@ if TYPE_CHECKING:
 
 #: How long a SQLite connection waits for another's write, in seconds.
 BUSY_TIMEOUT = 30.0
-
-# How long a new connection asks for the write-ahead log, in seconds.
-_WAL_PATIENCE = 0.5
-
-# Of the driver's `autocommit`, from Python 3.12 on: with True its commit does nothing, with False
-# it begins by itself. https://docs.python.org/3/library/sqlite3.html#sqlite3.Connection.autocommit
-_LEGACY_TRANSACTION_CONTROL = -1
 
 # Else the system's values hold: 119 minutes of silence on Linux, for which a run would wait in
 # vain, though the server has ended its session (and set these on its side) long before.
@@ -108,7 +99,7 @@ def open_engine(url: str | URL, *, migrating: bool = False, **options: Any) -> E
         keepalives = {name: value for name, value in _KEEPALIVES.items() if name not in named}
         options["connect_args"] = keepalives | options.get("connect_args", {})
     engine = _created(create_engine, target, options)
-    _listen(engine, _migrating_connection if migrating else _connection)
+    _listen(engine, prepare_migrating_connection if migrating else prepare_connection)
     if not migrating:
         event.listen(engine, "handle_error", explained)
     return engine
@@ -137,27 +128,9 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
         raise _not_installed("greenlet") from None
     target = target.set(drivername=_ASYNC_DRIVERS[target.drivername])
     engine = _created(create_async_engine, target, options)
-    _listen(engine.sync_engine, _connection)
+    _listen(engine.sync_engine, prepare_connection)
     event.listen(engine.sync_engine, "handle_error", explained)
     return engine
-
-
-class _SqliteConnection(sqlite3.Connection):
-    """
-    A connection whose transaction ends where it is closed.
-
-    SQLite itself waits until the last statement is finalized, and holds the lock until then
-    (https://www.sqlite.org/c3ref/close.html). A statement lives as long as its cursor, and that as
-    long as the traceback of an exception that ended a call: of a time limit of asyncio, or of the
-    handler of a signal.
-    """
-
-    def close(self) -> None:
-        """Roll back what is open, and close."""
-        with suppress(sqlite3.Error):  # it is closed already, or SQLite has rolled back itself
-            if self.in_transaction:
-                self.rollback()
-        super().close()
 
 
 _AnyEngine = TypeVar("_AnyEngine", Engine, "AsyncEngine")
@@ -167,7 +140,7 @@ def _created(create: Callable[..., _AnyEngine], target: URL, given: dict[str, An
     connect_args: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
     if target.get_backend_name() == "sqlite":
-        connect_args["factory"] = _SqliteConnection
+        connect_args["factory"] = SqliteConnection
         if "timeout" not in target.query:  # which SQLAlchemy reads, and connect_args would replace
             connect_args["timeout"] = BUSY_TIMEOUT
         refuse_timeout(target, given.get("connect_args", {}))
@@ -217,7 +190,7 @@ def _not_installed(module: str | None) -> DatabaseUrlError:
 def _listen(engine: Engine, connected: Callable[[Any, object], None]) -> None:
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", connected)
-        event.listen(engine, "begin", _begin)
+        event.listen(engine, "begin", begin)
     else:
         # Before SQLAlchemy asks the server for its version and the default schema.
         event.listen(engine, "connect", _postgresql_connection, insert=True)
@@ -255,55 +228,6 @@ def read_only(engine: _AnyEngine) -> _AnyEngine:
     return view
 
 
-def _connection(driver_connection: Any, _record: object) -> None:
-    _leave_transactions_to_us(driver_connection)
-    _send(driver_connection, "PRAGMA foreign_keys = ON")
-    _use_write_ahead_log(driver_connection)
-    # In WAL mode NORMAL loses no consistency, at most the last commits at a power
-    # cut; plans are not to lose even those.
-    _send(driver_connection, "PRAGMA synchronous = FULL")
-
-
-def _use_write_ahead_log(driver_connection: Any) -> None:
-    until = time.monotonic() + _WAL_PATIENCE
-    while True:
-        try:
-            return _send(driver_connection, "PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            code = error.sqlite_errorcode & 0xFF
-            # A file that can only be read, or whose folder can, is read in the mode that it has.
-            if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):
-                return None
-            if code != sqlite3.SQLITE_BUSY:
-                raise
-            # The change needs the file for itself, and SQLite does not wait for that: the busy
-            # timeout does not hold here. With a rollback journal a reader, such as a backup, keeps
-            # the file for as long as it reads, beside which others can read; a later connection
-            # sets the log.
-            if time.monotonic() > until:
-                return None
-        time.sleep(0.01)
-
-
-def _migrating_connection(driver_connection: Any, _record: object) -> None:
-    _leave_transactions_to_us(driver_connection)
-    _send(driver_connection, "PRAGMA foreign_keys = OFF")
-
-
-def _leave_transactions_to_us(driver_connection: Any) -> None:
-    if hasattr(driver_connection, "run_async"):  # in the thread of aiosqlite
-        driver_connection.run_async(lambda driver: driver._execute(_begin_by_us, driver._conn))
-    else:
-        _begin_by_us(driver_connection)
-
-
-def _begin_by_us(driver: Any) -> None:
-    if hasattr(driver, "autocommit"):
-        driver.autocommit = True  # ends the transaction that False has begun
-        driver.autocommit = _LEGACY_TRANSACTION_CONTROL
-    driver.isolation_level = None
-
-
 # A role or a database that kept the default of PostgreSQL 11 lets costs be read as rounded text.
 # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-EXTRA-FLOAT-DIGITS
 _EXACT_DOUBLES = """\
@@ -317,26 +241,7 @@ def _postgresql_connection(driver_connection: Any, _record: object) -> None:
     from cleveragents_plans.persistence.sql_ascii import read_any_bytes
 
     read_any_bytes(driver_connection)
-    _send(driver_connection, _EXACT_DOUBLES)
-    driver_connection.commit()
-
-
-def _send(driver_connection: Any, statement: str) -> None:
-    # Through a cursor: what SQLAlchemy shows of a connection of asyncio has no more.
     cursor = driver_connection.cursor()
-    cursor.execute(statement)
+    cursor.execute(_EXACT_DOUBLES)
     cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    read_only = connection.get_execution_options().get("read_only", False)
-    # The connection may have come back from a view that only reads. Not each time: SQLite compiles
-    # all statements of a connection anew after a PRAGMA that sets something.
-    if connection.info.get("read_only", False) != read_only:
-        _send(connection.connection.dbapi_connection, f"PRAGMA query_only = {int(read_only)}")
-        connection.info["read_only"] = read_only
-    # A listener of the class `Engine`, as in SQLAlchemy's recipe for SQLite, has begun another, or
-    # a pool without a reset gave a connection that was not done with one.
-    if getattr(connection.connection.driver_connection, "in_transaction", False):
-        connection.exec_driver_sql("ROLLBACK")
-    connection.exec_driver_sql("BEGIN DEFERRED" if read_only else "BEGIN IMMEDIATE")
+    driver_connection.commit()
