@@ -33,6 +33,7 @@ from cleveragents_plans.evolution.postgresql.conflicts import (
 from cleveragents_plans.evolution.postgresql.connection import run, transaction
 from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, READ_CONFLICTS, retry
+from cleveragents_plans.evolution.postgresql.ownership import NameTaken
 from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges, base_type
 from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.postgresql.second_session import SecondSession
@@ -116,7 +117,9 @@ class BatchRun:
             BackfillStuck: Rows that need it could not be done for too long.
             BackfillNeverEnds: Rows need it however often they are done.
             BackfillRefused: The database refuses rows, and no other session is why.
+            NameTaken: Another table has the name since it began.
         """
+        found = self._oid()
         left = self._left()
         if not left:
             return 0
@@ -142,8 +145,20 @@ class BatchRun:
                 # Rows may have come in behind the pass.
                 left = self._left()
                 convergence.observe(left)
+        # What the revision made of the table before is not on one that took its place.
+        if self._oid() != found:
+            raise NameTaken(
+                self.table,
+                "was replaced by another table while its rows were written, as by RENAME",
+                "run the same command again, which completes the revision on that one",
+            )
         record_rows(self.written)
         return self.written
+
+    def _oid(self) -> int | None:
+        query = "SELECT CAST(to_regclass(%(table)s) AS oid)"
+        oid: int | None = run(self.connection, query, {"table": self.table}).scalar_one()
+        return oid
 
     def _do_first(self, progress: Progress) -> None:
         keys = self.wanted.first

@@ -98,6 +98,7 @@ def run_in_batches(
         BackfillNeverEnds: Rows need it however often they are done; if the first batch
             shows it, it was rolled back.
         BackfillRefused: A trigger, or a foreign key to another table, refuses rows.
+        NameTaken: Another table took the place of *table* meanwhile, as by RENAME.
         OperationRefused: The table or the key does not exist, several rows may have the
             same key, or PostgreSQL refuses a statement. Nothing was changed.
         WrongDialect: The database is not PostgreSQL.
