@@ -7,9 +7,9 @@ from contextlib import redirect_stdout
 from io import StringIO
 
 from alembic import command
-from sqlalchemy import make_url
 
 from support import postgres
+from support.broken import libpq
 from support.databases import chain
 
 
@@ -23,9 +23,8 @@ def script(url: str, revisions: str, *, back: bool = False, stamp: bool = False)
 
 def run_psql(url: str, sql: str) -> subprocess.CompletedProcess[str]:
     """Run *sql* as the role of the URL, until something fails."""
-    target = make_url(url)
     return subprocess.run(
         [postgres.binaries()["postgresql-18"] / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1",
-         "-h", target.query["host"], "-U", target.username, "-d", target.database, "-f", "-"],
+         "-d", libpq(url), "-f", "-"],
         input=sql, capture_output=True, text=True, check=False,
     )  # fmt: skip
