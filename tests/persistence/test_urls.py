@@ -81,8 +81,10 @@ def test_a_parameter_that_nobody_would_read_is_refused(path, parameters, named):
     assert "hunter2" not in str(refused.value)
 
 
-@pytest.mark.parametrize("parameters", ["timeout=5", "uri=true", "check_same_thread=false"])
-def test_a_parameter_of_the_driver_is_kept(parameters):
+@pytest.mark.parametrize(
+    "parameters", ["timeout=5", "uri=true", "check_same_thread=false", "plugin=audit&audit_to=x"]
+)
+def test_a_parameter_of_the_driver_or_a_plugin_is_kept(parameters):
     assert str(database_url(f"sqlite:///plans.db?{parameters}")).endswith(parameters)
 
 

@@ -66,6 +66,7 @@ _OF_DRIVER = {
 }  # fmt: skip
 # Those that SQLite itself reads, of a path that begins with file: only.
 _OF_SQLITE = {"cache", "immutable", "mode", "modeof", "nolock", "psow", "vfs"}
+# In seconds: SQLite takes milliseconds in 32 bits.
 _MAX_TIMEOUT = 2_147_483
 # What SQLAlchemy reads as true.
 _TRUE = {"true", "yes", "on", "y", "t", "1"}
@@ -118,7 +119,9 @@ def _refuse_path(url: URL) -> None:
         )
     if url.drivername != _SQLITE:
         return
-    if not path.startswith("file:") and (others := {*url.query} - _OF_DRIVER):
+    # A plugin of SQLAlchemy's, which `plugin` names, has parameters of its own.
+    others = set() if "plugin" in url.query else {*url.query} - _OF_DRIVER
+    if not path.startswith("file:") and others:
         # Without uri=true SQLAlchemy drops them, and with it SQLite takes them for a part of the
         # name of the file.
         names = ", ".join(sorted(each if each in _OF_SQLITE else "***" for each in others))

@@ -150,10 +150,12 @@ def _located(revision: object) -> Iterator[None]:
     # Alembic says that a text is no revision, or runs into an assertion or an error of Python.
     try:
         yield
-    except (AssertionError, AttributeError, LookupError, TypeError, ValueError):
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         asked = ", ".join(map(repr, to_list(revision, [])))
         line = f"Can't locate revision identified by {asked}"
-        raise CommandError(line) from ResolutionError(line, asked)
+        unknown = ResolutionError(line, asked)
+        unknown.__cause__ = error
+        raise CommandError(line) from unknown
 
 
 def running_command() -> Command:
