@@ -82,7 +82,7 @@ def test_a_parameter_that_nobody_would_read_is_refused(path, parameters, named):
 
 
 @pytest.mark.parametrize(
-    "parameters", ["timeout=5", "uri=true", "check_same_thread=false", "plugin=audit&audit_to=x"]
+    "parameters", ["timeout=5", "uri=true", "check_same_thread=false", "audit_to=x&plugin=audit"]
 )
 def test_a_parameter_of_the_driver_or_a_plugin_is_kept(parameters):
     assert str(database_url(f"sqlite:///plans.db?{parameters}")).endswith(parameters)
