@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import make_url
+from sqlalchemy.orm import Session
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.persistence import open_engine, references
 from support.databases import SERVERS, chain, database_at, migrate, of_role, roll_back
-from support.revisions import HEAD, M4_003
+from support.revisions import HEAD, M4_003, M8_001
+from support.scripts import run_psql, script
 from support.toys import execute
 
 SQUATTER, TENANT = "schema_squatter", "schema_tenant"
@@ -95,6 +98,28 @@ def test_schema_of_the_search_path_that_another_role_has_created_is_refused(
     refused(url, capfd, "app")
 
     assert not fired(url, "app")
+
+
+TYPES = ("oid", "name", "text", "regclass", "regtype", "pg_node_tree", "pg_lsn", "timestamptz")
+
+
+def test_table_that_has_the_name_of_a_type_of_the_server_stops_no_command(
+    url: str, capfd: pytest.CaptureFixture[str]
+):
+    """Where the search path has pg_catalog last, it is looked up there after all others."""
+    plant(url, "app", tuple(f"CREATE TABLE {{0}}.{each} (id integer)" for each in TYPES))
+    database = make_url(url).database
+    execute(url, f"ALTER DATABASE {database} SET search_path = public, app, pg_catalog")
+
+    done = run_psql(url, script(url, f"{M4_003}:{M8_001}"))
+    assert done.returncode == 0, done.stderr
+
+    for typed in ("current", "preflight", "upgrade", "status", "history", "verify", "plans"):
+        assert main([typed, "--url", url]) == 0, capfd.readouterr()
+    engine = open_engine(url)
+    with Session(engine) as session:
+        assert references.tree_is_referenced(session) == []
+    engine.dispose()
 
 
 def test_schema_of_another_role_gets_no_tables(url: str):

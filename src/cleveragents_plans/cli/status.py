@@ -278,7 +278,7 @@ def _bytes(database: Database) -> int | None:
         return int(database.connection.exec_driver_sql(query).scalar_one())
     if PLANS.name not in database.position.tables:
         return None
-    if uncallable(database.connection, ["pg_total_relation_size(regclass)"]):
+    if uncallable(database.connection, ["pg_total_relation_size(pg_catalog.regclass)"]):
         return None
     query = "SELECT pg_total_relation_size(%(table)s::regclass)"
     table = {"table": database.table(PLANS.name)}

@@ -25,7 +25,7 @@ _ON_POSTGRESQL: Final = text("""
     JOIN pg_class c ON c.oid = f.conrelid
     JOIN pg_namespace n ON n.oid = c.relnamespace
     JOIN pg_attribute a ON a.attrelid = f.conrelid AND a.attnum = f.conkey[1]
-    WHERE f.contype = 'f' AND f.confrelid = CAST(to_regclass('v3_plans') AS oid)
+    WHERE f.contype = 'f' AND f.confrelid = CAST(to_regclass('v3_plans') AS pg_catalog.oid)
       AND f.conrelid <> f.confrelid AND f.confdeltype IN ('a', 'r') AND f.conparentid = 0
     ORDER BY 1, 2, 4
 """)

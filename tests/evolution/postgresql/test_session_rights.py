@@ -99,7 +99,8 @@ def test_function_that_was_revoked_is_named_before_it_is_called(url: str, functi
 
 
 @pytest.mark.parametrize(
-    "function", [*MEASURING, "pg_total_relation_size(regclass)", "pg_stat_clear_snapshot()"]
+    "function",
+    [*MEASURING, "pg_total_relation_size(pg_catalog.regclass)", "pg_stat_clear_snapshot()"],
 )
 def test_function_that_only_measures_stops_no_command(
     url: str, function: str, capsys: pytest.CaptureFixture[str]

@@ -197,7 +197,7 @@ _NO_SCHEMA = (
 
 _SEARCHED = """\
 SELECT pg_catalog.current_setting('search_path'),
-       CAST(pg_catalog.current_schemas(false) AS text[])"""
+       CAST(pg_catalog.current_schemas(false) AS pg_catalog.text[])"""
 
 _OWNERS = """\
 SELECT n.nspname::text AS schema, quote_ident(o.rolname) AS owner, c.relname::text AS name,

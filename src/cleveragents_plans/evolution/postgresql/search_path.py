@@ -181,7 +181,8 @@ def restrict_script(schema: str) -> str:
     """
     return f"""\
 SET CONSTRAINTS ALL IMMEDIATE;
-SELECT pg_catalog.set_config('evolution.schema', CAST(pg_catalog.current_schema() AS text), true);
+SELECT pg_catalog.set_config('evolution.schema',
+  CAST(pg_catalog.current_schema() AS pg_catalog.text), true);
 SET LOCAL search_path = {SYSTEM_SCHEMAS};
 DO $schema$ BEGIN
   IF current_setting('evolution.schema') <> '{schema}' THEN

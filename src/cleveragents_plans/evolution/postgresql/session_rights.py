@@ -45,7 +45,7 @@ def refuse_hidden_sessions(connection: Connection, target: str) -> None:
 
 def uncallable(connection: Connection, functions: Sequence[str]) -> list[str]:
     """
-    Give those of *functions* of pg_catalog, with their types, that the role may not call.
+    Give those of *functions* that the role may not call, as `OF_EACH_COMMAND` has them.
 
     The search path may still be that of the role, so no operator stands in the statement.
     """
@@ -105,30 +105,31 @@ def _refuse(
     _raise(target, role, lacks, grants)
 
 
-#: Functions that commands call, SQLAlchemy among them, before they look at other rights.
+#: Functions that commands call, SQLAlchemy among them, before they look at other rights. A table of
+#: another role is a type, too: those that are no words of the grammar have their schema.
 OF_EACH_COMMAND: Final = (
-    "obj_description(oid, name)",
-    "pg_collation_is_visible(oid)",
-    "pg_get_expr(pg_node_tree, oid)",
-    "pg_get_indexdef(oid, integer, boolean)",
-    "pg_get_serial_sequence(text, text)",
-    "pg_get_triggerdef(oid, boolean)",
-    "pg_get_userbyid(oid)",
-    "pg_has_role(oid, oid, text)",
+    "obj_description(pg_catalog.oid, pg_catalog.name)",
+    "pg_collation_is_visible(pg_catalog.oid)",
+    "pg_get_expr(pg_catalog.pg_node_tree, pg_catalog.oid)",
+    "pg_get_indexdef(pg_catalog.oid, integer, boolean)",
+    "pg_get_serial_sequence(pg_catalog.text, pg_catalog.text)",
+    "pg_get_triggerdef(pg_catalog.oid, boolean)",
+    "pg_get_userbyid(pg_catalog.oid)",
+    "pg_has_role(pg_catalog.oid, pg_catalog.oid, pg_catalog.text)",
     "pg_is_in_recovery()",
-    "pg_relation_filenode(regclass)",
+    "pg_relation_filenode(pg_catalog.regclass)",
 )
 #: Those that a run calls, too.
 OF_EACH_RUN: Final = (*OF_EACH_COMMAND, "pg_backend_pid()")
 #: Those with which preflight measures; a run needs none of them.
 MEASURING: Final = (
-    "pg_indexes_size(regclass)",
-    "pg_relation_size(regclass)",
-    "pg_relation_size(regclass, text)",
+    "pg_indexes_size(pg_catalog.regclass)",
+    "pg_relation_size(pg_catalog.regclass)",
+    "pg_relation_size(pg_catalog.regclass, pg_catalog.text)",
     "pg_current_wal_insert_lsn()",
     "pg_current_wal_lsn()",
     "pg_last_wal_replay_lsn()",
-    "pg_wal_lsn_diff(pg_lsn, pg_lsn)",
+    "pg_wal_lsn_diff(pg_catalog.pg_lsn, pg_catalog.pg_lsn)",
 )
 
 # Views of pg_catalog, and the functions behind them, which the role of the reader calls.
@@ -149,13 +150,13 @@ OF_A_RUN: Final = [
     "pg_try_advisory_lock(integer, integer)",
     "pg_blocking_pids(integer)",
     "pg_current_xact_id_if_assigned()",
-    "pg_describe_object(oid, oid, integer)",
-    "pg_get_constraintdef(oid)",
-    "pg_get_indexdef(oid)",
-    "pg_get_triggerdef(oid)",
-    "pg_has_role(oid, text)",
-    "pg_partition_root(regclass)",
-    "pg_stat_get_progress_info(text)",
+    "pg_describe_object(pg_catalog.oid, pg_catalog.oid, integer)",
+    "pg_get_constraintdef(pg_catalog.oid)",
+    "pg_get_indexdef(pg_catalog.oid)",
+    "pg_get_triggerdef(pg_catalog.oid)",
+    "pg_has_role(pg_catalog.oid, pg_catalog.text)",
+    "pg_partition_root(pg_catalog.regclass)",
+    "pg_stat_get_progress_info(pg_catalog.text)",
 ]
 
 _LANGUAGE = """\
