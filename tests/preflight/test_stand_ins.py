@@ -57,3 +57,29 @@ def test_trigger_of_the_application_refuses_a_trial(engine: str, tmp_path: Path)
         (block,) = preflight(chain_config(url), M4_003).blocks
 
         assert "in the function mine(): not today" in block.found
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "$stand_in$;commit;create table public.mine();do $stand_in$",
+        "a$stand_in$ b",
+        "it's \\ $$",
+    ],
+)
+@pytest.mark.parametrize("checked", ["on", "off"])
+def test_name_of_a_column_is_no_sql_of_a_trial(column: str, checked: str, tmp_path: Path):
+    with database_with(plans, "postgresql-18", tmp_path) as url:
+        execute(
+            url,
+            "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET check_function_bodies ="
+            f" {checked}', current_database()); END $$",
+            f"ALTER TABLE v3_plans ADD COLUMN \"{column}\" text DEFAULT '' NOT NULL",
+        )
+        before = schema_dump(url), execute(url, FUNCTION)
+
+        found = preflight(chain_config(url), M4_003)
+
+        assert not found.blocks
+        assert found.estimate is not None
+        assert (schema_dump(url), execute(url, FUNCTION)) == before

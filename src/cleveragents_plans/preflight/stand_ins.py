@@ -26,7 +26,11 @@ def stand_in(connection: Connection, table: str, triggers: Sequence[str]) -> Non
         return
     columns = run(connection, _NOT_NULL, {"table": table}).scalars()
     kept = "".join(f"    new.{each} := coalesce(new.{each}, old.{each});\n" for each in columns)
-    role = run(connection, "SELECT current_setting('role')").scalar_one()
+    body = f"BEGIN\n  IF tg_op = 'UPDATE' THEN\n{kept}  END IF;\n  RETURN new;\nEND"
+    # A literal of the server's: the owner of the table chooses the names of columns, and no quote
+    # or dollar sign in one may end the body.
+    query = "SELECT quote_literal(%(body)s), current_setting('role')"
+    literal, role = run(connection, query, {"body": body}).one()
     with search_path_restored(connection):
         for statement in (*path_statement(connection), as_table_owner(table.replace("'", "''"))):
             run(connection, statement)
@@ -34,8 +38,7 @@ def stand_in(connection: Connection, table: str, triggers: Sequence[str]) -> Non
             run(
                 connection,
                 f"CREATE OR REPLACE FUNCTION {function} RETURNS trigger LANGUAGE plpgsql"
-                f" SET search_path = {SYSTEM_SCHEMAS} AS $stand_in$ BEGIN\n"
-                f"  IF tg_op = 'UPDATE' THEN\n{kept}  END IF;\n  RETURN new;\nEND $stand_in$",
+                f" SET search_path = {SYSTEM_SCHEMAS} AS {literal}",
             )
         run(connection, "SELECT set_config('role', %(role)s, true)", {"role": role})
 

@@ -326,17 +326,19 @@ def test_a_session_depends_on_nothing_and_ends_soon_after_its_client_has_died(
         "idle_in_transaction_session_timeout": "0",
         "default_transaction_isolation": "read committed",
         "row_security": "off",
+        "check_function_bodies": "on",
         "tcp_keepalives_idle": "30",
         "tcp_keepalives_interval": "10",
         "tcp_keepalives_count": "3",
     }
     with client(server.url()) as connection:
         (address,) = connection.execute("SHOW listen_addresses").fetchone() or ("",)
+    options = ("idle_session_timeout=50s", "statement_timeout=50s", "check_function_bodies=off")
     engine = create_engine(
         f"postgresql+psycopg://postgres@{address}/postgres",
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
-        connect_args={"options": "-c idle_session_timeout=50s -c statement_timeout=50s"},
+        connect_args={"options": " ".join(f"-c {each}" for each in options)},
     )
     with engine.connect() as connection:
         configure_session(connection)

@@ -14,13 +14,15 @@ from cleveragents_plans.evolution.postgresql.connection import run
 #: What each session of ours is set to, whatever is set for the role or the database. Rows that a
 #: policy hides would be taken for rows that do not exist: the server raises an error instead. Types
 #: and definitions are compared as the server writes them without needless quotes, and numbers as
-#: they are stored. A lock that is not obtained in time must not end the session.
+#: they are stored. A lock that is not obtained in time must not end the session. The body of a
+#: function that cannot be parsed is refused when it is created, not when a row is written.
 OF_EACH_SESSION: Final = {
     "row_security": "off",
     "standard_conforming_strings": "on",
     "quote_all_identifiers": "off",
     "extra_float_digits": "3",
     "exit_on_error": "off",
+    "check_function_bodies": "on",
 }
 
 # A timeout would end the run at the same statement each time. A snapshot that is older than a
