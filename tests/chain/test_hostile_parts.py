@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Column, Integer, Table
 
 from cleveragents_plans.cli import main
 from cleveragents_plans.evolution import EvolutionError
@@ -275,8 +276,29 @@ def test_script_that_creates_a_further_table_is_run_by_a_superuser(url: str):
     clerk = of_role(url, CLERK)
     migrate(clerk, HEAD)
     execute(clerk, "DROP TABLE plan_invariants")
-    every = [*Base.metadata.tables]
+    every = {*Base.metadata.tables, "alembic_version"}
 
-    for created, refused in ((["plan_invariants"], False), (["plan_projects"], True)):
-        sql = raise_if_foreign_tables(every, "alembic_version", "public", created)
+    for created, refused in (({"plan_invariants"}, False), ({"plan_projects"}, True)):
+        sql = raise_if_foreign_tables(
+            Base.metadata.tables, "alembic_version", "public", every - created, created
+        )
         assert (run_psql(url, sql).returncode != 0) == refused
+
+
+def test_script_expects_no_table_of_a_later_revision(url: str):
+    clerk = of_role(url, CLERK)
+    migrate(clerk, M4_003)
+    later = Table("later", Base.metadata, Column("id", Integer, primary_key=True))
+    try:
+        up, down = (
+            script(url, f"{M4_003}:{M8_001}"),
+            script(url, f"{M8_001}:{M4_003}", back=True),
+        )
+    finally:
+        Base.metadata.remove(later)
+
+    for printed in (up, down):
+        done = run_psql(url, printed)
+        assert done.returncode == 0, done.stderr
+    execute(clerk, "DROP TABLE plan_projects")
+    assert "the tables lack plan_projects" in run_psql(url, up).stderr

@@ -87,24 +87,29 @@ def tables_of_untrusted_owners(
 
 
 def raise_if_foreign_tables(
-    tables: Collection[str], version_table: str, schema: str, created: Collection[str]
+    tables: Collection[str],
+    version_table: str,
+    schema: str,
+    existing: Collection[str],
+    created: Collection[str],
 ) -> str:
     """
     Give the statement of a script that raises what `refuse_foreign_tables` would raise.
 
-    It raises for a part of the tables, too, whose owner is not trusted: where one is missing that
-    the script does not create, or one is there that it does.
+    It raises for a part of the tables, too, whose owner is not trusted: where one of *existing* is
+    missing, or one is there that the script creates.
 
     Args:
         tables: Names of tables, without a schema.
         version_table: The table in which Alembic keeps the version.
         schema: The schema of all.
+        existing: Those of all that the revision has with which the script begins.
         created: Those of all that the script creates.
     """
     literals = {
         "tables": _array(tables),
         "created": _array(created),
-        "expected": _array({*tables, version_table}.difference(created)),
+        "expected": _array(existing),
         "version_table": literal(version_table),
         **dict.fromkeys(("schema", "version_schema"), literal(schema)),
     }

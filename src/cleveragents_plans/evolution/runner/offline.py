@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from io import StringIO
 
 from alembic import context
@@ -13,12 +15,21 @@ from cleveragents_plans.evolution.errors import EvolutionError, naming_revisions
 from cleveragents_plans.evolution.postgresql.schema_choice import checked_schema
 from cleveragents_plans.evolution.postgresql.search_path import restrict_script, write_schema
 from cleveragents_plans.evolution.postgresql.table_owners import raise_if_foreign_tables
-from cleveragents_plans.evolution.runner.alembic_internals import Command, first_heads
+from cleveragents_plans.evolution.runner.alembic_internals import (
+    Command,
+    Heads,
+    applied,
+    first_heads,
+    operations_of,
+    step_of,
+)
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.standard_streams import standard_output
 from cleveragents_plans.evolution.runner.steps import with_checks
 from cleveragents_plans.evolution.runner.target import Target
 from cleveragents_plans.evolution.settings import Options
+
+log = logging.getLogger("alembic.evolution")
 
 
 def print_script(
@@ -53,10 +64,12 @@ def print_script(
         table_schema=schema,
         fn=with_checks(command),
     )
+    heads: Heads = ()
     if command.plans_ahead:
         with in_one_line(target.shown):
             migration = context.get_context()
-            command.steps(first_heads(migration), migration)
+            heads = first_heads(migration)
+            command.steps(heads, migration)
     write_schema(context.get_context().dialect, schema)
     with standard_output(), naming_revisions():
         context.static_output(
@@ -65,25 +78,43 @@ def print_script(
         )
         with context.begin_transaction():
             context.static_output(restrict_script(schema))
-            sql = _sql_of_revisions()
             tables = {name for each in metadata for name in each.tables}
             versions = options.version_table
+            below = _written_by(partial(_run_up_to, heads))
+            sql = _written_by(context.run_migrations)
             created = _created_by(sql, {*tables, versions})
+            existing = {versions, *_created_by(below, tables)} - created
             # Before anything names a table.
-            context.static_output(raise_if_foreign_tables(tables, versions, schema, created))
+            context.static_output(
+                raise_if_foreign_tables(tables, versions, schema, existing, created)
+            )
             context.get_context().impl.static_output(sql.removesuffix("\n\n"))
 
 
-def _sql_of_revisions() -> str:
-    """Give the SQL of the revisions, and of the versions that are stored."""
+def _written_by(run: Callable[[], None]) -> str:
+    """Give the SQL that *run* writes, of revisions and of the versions that are stored."""
     impl = context.get_context().impl
     output, sql = impl.output_buffer, StringIO()
     impl.output_buffer = sql
     try:
-        context.run_migrations()
+        run()
     finally:
         impl.output_buffer = output
     return sql.getvalue()
+
+
+def _run_up_to(heads: Heads) -> None:
+    """Run the revisions up to *heads*, which the script does not have."""
+    migration = context.get_context()
+    assert migration.script is not None  # noqa: S101  # env.py is run with one
+    done = applied(migration.script, heads)
+    with operations_of(migration):
+        for each in reversed([*migration.script.walk_revisions()]):
+            if each.revision in done:
+                try:
+                    step_of(migration.script, each.revision, "upgrade").migration_fn()
+                except Exception as error:  # it may need a database
+                    log.debug("the tables of %s are not known: %r", each.revision, error)
 
 
 def _created_by(sql: str, tables: Collection[str]) -> set[str]:
