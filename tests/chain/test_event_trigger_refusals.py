@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from cleveragents_plans import schema
 from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.preflight import preflight
 from cleveragents_plans.schema import chain_config
-from support.databases import SERVERS, database_at, migrate, roll_back
+from support import postgres
+from support.databases import SERVERS, database_at, migrate, of_role, roll_back
+from support.online import client
 from support.revisions import HEAD, M4_003, M8_001
 from support.rows import schema_dump
 from support.toys import execute
@@ -173,3 +176,52 @@ def test_names_of_a_trial_that_are_taken_are_left_alone(former: str):
     execute(former, *rule("sql_drop", body=NO_TABLE_IS_DROPPED), "CREATE TABLE v3_plans_trial ()")
 
     assert "tried on public.v3_plans_trial_1 (" in refused(former)
+
+
+def test_role_without_rights_is_told_of_these_and_not_of_event_triggers(former: str):
+    execute(former, *rule("ddl_command_end", body="BEGIN END"), "CREATE ROLE guest LOGIN",
+            "GRANT SELECT ON ALL TABLES IN SCHEMA public TO guest")  # fmt: skip
+    try:
+        without = preflight(chain_config(of_role(former, "guest")))
+        execute(former, "ALTER EVENT TRIGGER house_rule DISABLE")
+        assert preflight(chain_config(of_role(former, "guest"))).blocks == without.blocks
+    finally:
+        execute(former, "DROP OWNED BY guest", "DROP ROLE guest")
+
+    assert any("cannot become" in block.found for block in without.blocks)
+
+
+@pytest.mark.filterwarnings("error")
+def test_event_triggers_are_not_tried_on_a_standby(tmp_path: Path):
+    server = postgres.server("postgresql-18")
+    with database_at(M4_003, "postgresql-18", tmp_path) as url:
+        execute(url, *rule("ddl_command_end", body="BEGIN END"))
+        with server.replica() as standby:
+            found = preflight(chain_config(standby.url(make_url(url).database)))
+
+    assert "event triggers" in found.unchecked
+
+
+def test_what_the_disk_refuses_is_no_event_triggers_doing(former: str):
+    name = make_url(former).database
+    with client(former) as superuser:
+        superuser.execute("SET allow_in_place_tablespaces = on")
+        superuser.execute("CREATE TABLESPACE broken LOCATION ''")
+        superuser.execute(f'ALTER DATABASE "{name}" SET default_tablespace = broken'.encode())
+        query = (
+            "SELECT current_setting('data_directory') || '/' || pg_tablespace_location(oid)"
+            " FROM pg_tablespace WHERE spcname = 'broken'"
+        )
+        folder = Path(superuser.execute(query).fetchall()[0][0])
+    execute(former, *rule("ddl_command_end", body="BEGIN END"))
+    kept = folder.with_name("elsewhere")
+    folder.rename(kept)
+    try:
+        blocks = [each.found for each in preflight(chain_config(former)).blocks]
+    finally:
+        kept.rename(folder)
+        execute(former, f'ALTER DATABASE "{name}" RESET default_tablespace')
+        with client(former) as superuser:
+            superuser.execute("DROP TABLESPACE broken")
+
+    assert not [each for each in blocks if each.startswith("the event trigger")]

@@ -27,8 +27,8 @@ _PATIENCE = 20
 _READ_ONLY = "25006"
 # Of a session that has the name, or a row of the function's own: the run finds out.
 _NOT_KNOWN = (*LOCK_CONFLICTS, "57014")
-# What is missing, not allowed or locked: that is no event trigger's doing, unless in its function.
-_OF_OTHERS = ("25", "3F", "40", "42", "53", "54", "55", "57")
+# Whatever else is refused is no event trigger's doing, unless in its function.
+_RAISED = "P0001"
 
 
 class EventTriggerRefuses(EvolutionError):
@@ -87,6 +87,7 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
 
     Raises:
         EventTriggerRefuses: A command was tried, and refused.
+        EvolutionError: None can be tried.
     """
     connection = context.connection
     assert connection is not None  # noqa: S101  # on line there is one
@@ -108,6 +109,14 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
                 first = first or error
                 said = f"{command.shown}, tried on {names['table']} ({_words(error)})"
                 found.setdefault(by, []).append(said)
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        raise EvolutionError(
+            "what event triggers refuse cannot be tried out: PostgreSQL refuses it "
+            f"({message_of(error)[:300]}); remove the cause, and run the same command again; "
+            "nothing was changed"
+        ) from error
     finally:
         if not connection.invalidated:
             nested.rollback()
@@ -135,9 +144,9 @@ def _refused(
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
+            trial.rollback()
             if sqlstate(error) == _READ_ONLY:
                 raise EvolutionError("nothing can be tried out where one only reads") from error
-            trial.rollback()
             # Where the run sends what has to come before, that is tried by itself.
             if sent == command.statement:
                 yield command, error
@@ -151,8 +160,8 @@ def _by(triggers: list[_EventTrigger], tag: str, error: DBAPIError) -> tuple[_Ev
         return ()
     fired = [each for each in triggers if each.tags is None or f",{tag}," in each.tags]
     named = [each for each in fired if _raised_in(error, each)]
-    # Functions that are not in PL/pgSQL are not always named.
-    if not named and not (sqlstate(error) or "").startswith(_OF_OTHERS):
+    # Functions that are not in PL/pgSQL are not always named; a full disk is none of their doing.
+    if not named and sqlstate(error) == _RAISED:
         named = fired
     return tuple(named)
 
