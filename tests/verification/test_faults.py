@@ -348,9 +348,10 @@ SCHEMA = [
              "REVOKE ALL ON FUNCTION v3_plans_fill() FROM PUBLIC"),
         )
         for owner, remedy, changed in (
-            ("mallory", "ALTER FUNCTION public.v3_plans_fill() OWNER TO postgres", ()),
-            ("mallory", "if it is this chain's, run ALTER FUNCTION public.v3_plans_fill() OWNER TO "
-             "postgres, otherwise rename or drop it",
+            ("mallory", 'DROP FUNCTION public.v3_plans_fill() CASCADE, and create it by the SQL of '
+             '"To create v3_plans_fill again" in docs/security.md', ()),
+            ("mallory", 'DROP FUNCTION public.v3_plans_fill() CASCADE, and create it by the SQL of '
+             '"To create v3_plans_fill again" in docs/security.md',
              ("CREATE OR REPLACE FUNCTION v3_plans_fill() RETURNS trigger LANGUAGE plpgsql "
               "SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN new; END'",)
              ),

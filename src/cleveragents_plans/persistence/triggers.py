@@ -113,8 +113,7 @@ $statements$, '{{schema}}', schema);
   IF EXISTS (SELECT FROM pg_proc p JOIN pg_class c ON p.proowner <> c.relowner
               WHERE p.oid = to_regprocedure(schema || '.v3_plans_fill()') AND c.oid = plans) THEN
     RAISE EXCEPTION 'the function v3_plans_fill() belongs to another role than v3_plans'
-      USING HINT = 'if it is that of this package, give it to the owner of v3_plans by '
-        'ALTER FUNCTION ... OWNER TO, otherwise rename or drop it';
+      USING HINT = 'drop it (DROP FUNCTION ... CASCADE) or rename it, and run this again';
   END IF;
   PERFORM set_config('search_path', former_path, true);
 END

@@ -9,6 +9,8 @@ from cleveragents_plans.persistence import triggers
 
 #: The name of the trigger and of its function.
 FILL: Final = "v3_plans_fill"
+#: Where the SQL is that creates both; tests/docs/test_security.py types it.
+FILL_SQL: Final = '"To create v3_plans_fill again" in docs/security.md'
 #: Those of the function, as ``pg_proc`` has them.
 SETTINGS: Final = [f"search_path={SYSTEM_SCHEMAS}"]
 

@@ -11,13 +11,16 @@ from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.persistence import Base, triggers
 from cleveragents_plans.schema.database import Database
 from cleveragents_plans.verification.expressions import canonical
-from cleveragents_plans.verification.fill_function import FILL, SETTINGS, has_our_body
+from cleveragents_plans.verification.fill_function import (
+    FILL,
+    FILL_SQL,
+    SETTINGS,
+    has_our_body,
+)
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
 
 # Any role that may create schemas can have thousands of them.
 _MAX_SCHEMAS = 10
-# Tested: tests/docs/test_security.py types it.
-_SQL = '"To create v3_plans_fill again" in docs/security.md'
 # Those that a downgrade has while it runs.
 _OF_A_DOWNGRADE = ("v3_plans_unfill", "v3_plans_keep")
 # BEFORE INSERT OR UPDATE, FOR EACH ROW.
@@ -141,7 +144,7 @@ def _check_left_functions(database: Database) -> Iterator[Finding]:
 
 def _check_fill(row: Any, schema: str) -> Iterator[Finding]:
     subject = f"{PLANS}.{FILL}"
-    again = f"create the trigger and its function again by the SQL of {_SQL}"
+    again = f"create the trigger and its function again by the SQL of {FILL_SQL}"
     if schema != "public":
         again += f", with {identifier(schema)} for public"
     if row is None:

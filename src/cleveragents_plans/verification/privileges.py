@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import foreign_triggers
+from cleveragents_plans.evolution.postgresql.ownership import drop_function
 from cleveragents_plans.evolution.postgresql.privileges import HOLDERS, WRITERS
+from cleveragents_plans.evolution.postgresql.trust import TRUSTED_OWNER
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.evolution.runner.runs import RUNS
 from cleveragents_plans.schema.chain import ARCHIVE
 from cleveragents_plans.schema.database import Database
-from cleveragents_plans.verification.fill_function import FILL, is_ours
+from cleveragents_plans.verification.fill_function import FILL, FILL_SQL, is_ours
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
 
 _FUNCTIONS = (FILL, "v3_plans_unfill", "v3_plans_keep")
@@ -22,9 +24,13 @@ def check_privileges(database: Database) -> Iterator[Finding]:
     assert database.schema is not None  # noqa: S101  # on PostgreSQL there is one
     schema = identifier(database.schema)
     of = {"schema": database.schema, "names": list(_FUNCTIONS), "table": PLANS}
-    for name, owner, expected, body, config in run(database.connection, _OWNED, of):
+    for name, owner, expected, body, config, trusted in run(database.connection, _OWNED, of):
         mend = f"ALTER FUNCTION {schema}.{name}() OWNER TO {expected}"
-        if name != FILL or not is_ours(body, config, schema):
+        if not trusted:
+            mend = drop_function(f"{schema}.{name}")
+            if name == FILL:
+                mend += f", and create it by the SQL of {FILL_SQL}"
+        elif name != FILL or not is_ours(body, config, schema):
             mend = f"if it is this chain's, run {mend}, otherwise rename or drop it"
         yield fault(
             Kind.FUNCTION_RIGHTS,
@@ -85,10 +91,10 @@ def check_privileges(database: Database) -> Iterator[Finding]:
 
 
 # Functions of triggers that do not belong to the owner of the table of plans.
-_OWNED = """\
-SELECT p.proname, quote_ident(pg_get_userbyid(p.proowner)),
-       quote_ident(pg_get_userbyid(c.relowner)), p.prosrc, p.proconfig
-  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+_OWNED = f"""\
+SELECT p.proname, quote_ident(o.rolname), quote_ident(pg_get_userbyid(c.relowner)), p.prosrc,
+       p.proconfig, {TRUSTED_OWNER}
+  FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles o ON o.oid = p.proowner
   JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s
  WHERE n.nspname = %(schema)s AND p.proname = ANY(CAST(%(names)s AS text[])) AND p.pronargs = 0
    AND p.prorettype = CAST('trigger' AS regtype) AND p.proowner <> c.relowner

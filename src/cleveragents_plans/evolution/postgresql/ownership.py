@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.errors import EvolutionError, running_revision
 from cleveragents_plans.evolution.postgresql.connection import raise_if, run
+from cleveragents_plans.evolution.postgresql.trust import TRUSTED_OWNER
 
 
 class NameTaken(EvolutionError):
@@ -87,14 +88,17 @@ def refuse_foreign_functions(connection: Connection, table: str, names: Sequence
             of a trigger; or a trigger of such a name runs another function.
     """
     wanted = {"table": table, "names": list(names)}
-    for name, owner, expected, is_of_trigger in run(connection, _FUNCTIONS, wanted):
+    for name, owner, expected, is_of_trigger, trusted in run(connection, _FUNCTIONS, wanted):
         if not is_of_trigger:
             raise NameTaken(f"{name}()", "is no function of a trigger", "rename or drop it")
+        remedy = f"rename it, or run {drop_function(name)}: a run creates its own"
+        if trusted:
+            remedy = (
+                f"if it is this chain's, run ALTER FUNCTION {name}() OWNER TO {expected}, "
+                "otherwise rename or drop it"
+            )
         raise NameTaken(
-            f"the function {name}()",
-            f"belongs to {owner}, and {table} to {expected}",
-            f"if it is this chain's, run ALTER FUNCTION {name}() OWNER TO {expected}, otherwise "
-            "rename or drop it",
+            f"the function {name}()", f"belongs to {owner}, and {table} to {expected}", remedy
         )
     for name, function in run(connection, _TRIGGERS, wanted):
         raise NameTaken(
@@ -104,10 +108,21 @@ def refuse_foreign_functions(connection: Connection, table: str, names: Sequence
         )
 
 
+def drop_function(name: str) -> str:
+    """
+    Give the statement that drops the trigger function *name* of a role that is not trusted.
+
+    It is not to be given to the owner of the tables, whatever its body is: triggers of that role
+    would run it with the owner's rights, on tables whose types have casts of their own.
+    """
+    return f"DROP FUNCTION {name}() CASCADE"
+
+
 # Where the table is still to be created, it will belong to the role that migrates.
-_FUNCTIONS = """\
+_FUNCTIONS = f"""\
 SELECT quote_ident(n.nspname) || '.' || quote_ident(p.proname), quote_ident(o.rolname),
-       quote_ident(expected.rolname), p.prokind = 'f' AND p.prorettype = 'trigger'::regtype
+       quote_ident(expected.rolname), p.prokind = 'f' AND p.prorettype = 'trigger'::regtype,
+       {TRUSTED_OWNER}
   FROM pg_namespace n
   LEFT JOIN pg_class t ON t.oid = to_regclass(%(table)s)
   JOIN pg_roles expected

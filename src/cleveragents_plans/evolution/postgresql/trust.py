@@ -14,12 +14,12 @@ from typing import Final
 #: membership need not give it.
 SET_ROLE: Final = """\
 CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END"""
-#: Whether the owner *o* of the relation *c* is trusted in every schema.
+#: Whether the role *o* is trusted in every schema.
 TRUSTED_ROLE: Final = """\
 (o.rolsuper OR o.rolname = current_user
- OR c.relowner = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
-#: Whether the owner *o* of the relation *c* in the schema *n*, which the run uses, is trusted.
-TRUSTED_OWNER: Final = f"({TRUSTED_ROLE} OR c.relowner = n.nspowner)"
+ OR o.oid = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
+#: Whether the owner *o* of an object in the schema *n*, which the run uses, is trusted.
+TRUSTED_OWNER: Final = f"({TRUSTED_ROLE} OR o.oid = n.nspowner)"
 
 # A role with CREATEROLE or ADMIN OPTION can make any role a member of its own, unasked. So each
 # membership on the way counts only if one has granted it who is trusted. Before PostgreSQL 16 a
