@@ -74,9 +74,10 @@ def test_guard_of_tables_that_is_in_the_way_of_an_upgrade_is_named(former: str):
 
     assert refused(former) == (
         "the event trigger house_rule (function public.forbid()) refuses DROP TABLE, tried on "
-        "public.v3_plans_trial (tables are not dropped here: public.v3_plans_trial); let it pass "
-        "the tables of this schema, or run ALTER EVENT TRIGGER house_rule DISABLE as a superuser "
-        "for the time of this run, and run the same command again; nothing was changed"
+        "public.v3_plans_snapshot_archive (tables are not dropped here: "
+        "public.v3_plans_snapshot_archive); let it pass the tables of this schema, or run ALTER "
+        "EVENT TRIGGER house_rule DISABLE as a superuser for the time of this run, and run the "
+        "same command again; nothing was changed"
     )
 
     execute(former, "ALTER EVENT TRIGGER house_rule DISABLE")
@@ -127,9 +128,10 @@ def test_command_that_is_forbidden_is_found_out_before_a_downgrade(present: str)
 def test_all_that_one_event_trigger_forbids_is_told_at_once(former: str):
     execute(former, *rule("ddl_command_start", "CREATE INDEX", "REVOKE", "DROP TABLE"))
 
+    tried = "tried on public.v3_plans_snapshot_archive"
     assert (
-        "refuses CREATE INDEX, tried on public.v3_plans_trial (no CREATE INDEX today) and REVOKE, "
-        "tried on public.v3_plans_trial (no REVOKE today) and DROP TABLE, tried on public.v3_pla"
+        f"refuses CREATE INDEX, {tried} (no CREATE INDEX today) and REVOKE, {tried} (no REVOKE "
+        f"today) and DROP TABLE, {tried} (no DROP TABLE today)"
     ) in refused(former)
 
 
@@ -173,9 +175,54 @@ def test_event_trigger_that_logs_sees_the_commands_of_the_run_only(former: str):
 
 
 def test_names_of_a_trial_that_are_taken_are_left_alone(former: str):
-    execute(former, *rule("sql_drop", body=NO_TABLE_IS_DROPPED), "CREATE TABLE v3_plans_trial ()")
+    execute(
+        former,
+        *rule("sql_drop", body=NO_TABLE_IS_DROPPED),
+        "CREATE TABLE v3_plans_trial ()",
+        "CREATE TABLE v3_plans_snapshot_archive AS SELECT plan_id, CAST('{}' AS text) AS"
+        " effective_profile_snapshot, created_at FROM v3_plans WITH NO DATA",
+    )
 
     assert "tried on public.v3_plans_trial_1 (" in refused(former)
+
+
+EACH_CREATED = "DECLARE o record; BEGIN FOR o IN SELECT * FROM pg_event_trigger_ddl_commands() LOOP"
+OF_A_REGISTER = f"""{EACH_CREATED}
+  IF o.object_type = 'table' AND o.schema_name <> 'pg_temp' AND o.object_identity NOT IN (
+       'public.v3_plans', 'public.v3_plans_snapshot_archive', 'public.alembic_version',
+       'public.plan_projects', 'public.plan_arguments', 'public.plan_invariants',
+       'public.evolution_runs') THEN
+    RAISE '% is not registered', o.object_identity;
+  END IF; END LOOP; END"""
+OF_COLUMNS = f"""{EACH_CREATED}
+  IF o.schema_name <> 'pg_temp' AND NOT EXISTS (
+       SELECT FROM pg_attribute WHERE attrelid = o.objid AND attname = 'created_at') THEN
+    RAISE '% lacks created_at', o.object_identity;
+  END IF; END LOOP; END"""
+OF_NAMES = f"""{EACH_CREATED}
+  IF o.object_identity ~ 'trial|note' THEN
+    RAISE '% is no name here', o.object_identity;
+  END IF; END LOOP; END"""
+
+
+@pytest.mark.parametrize(
+    ("body", "tags"),
+    [
+        (OF_A_REGISTER, ["CREATE TABLE", "CREATE TABLE AS"]),
+        (OF_COLUMNS, ["CREATE TABLE AS"]),
+        (OF_NAMES, ["CREATE TABLE AS", "CREATE FUNCTION", "CREATE INDEX", "CREATE TRIGGER"]),
+    ],
+    ids=["register", "columns", "names"],
+)
+def test_rule_that_all_objects_of_the_run_obey_is_no_refusal(
+    former: str, body: str, tags: list[str]
+):
+    execute(former, *rule("ddl_command_end", *tags, body=body))
+
+    assert not preflight(chain_config(former)).blocks
+    migrate(former, HEAD)
+    assert not preflight(chain_config(former), M4_003).blocks
+    roll_back(former, M4_003)
 
 
 def test_role_without_rights_is_told_of_these_and_not_of_event_triggers(former: str):

@@ -94,7 +94,8 @@ def test_event_trigger_that_refuses_new_tables_is_found_before_any_change(owned:
     assert block.found == str(refused.value)
     assert (
         "the event trigger refuse (function public.refuse()) refuses CREATE TABLE AS, tried on "
-        "public.v3_plans_trial (no tables today); let it pass the tables of this schema, or run"
+        "public.v3_plans_snapshot_archive (no tables today); let it pass the tables of this "
+        "schema, or run"
     ) in block.found
 
 

@@ -9,19 +9,22 @@ _COLUMNS = (
     " other integer CONSTRAINT other_is_positive CHECK (other > 0)"
 )
 _TABLE = f"CREATE TABLE {{table}} ({_COLUMNS})"
-_TEMPORARY = f"CREATE TEMPORARY TABLE {{name}} ({_COLUMNS})"
+_TEMPORARY = f"CREATE TEMPORARY TABLE {{temporary}} ({_COLUMNS})"
 _INDEX = "CREATE INDEX {index} ON {table} (note)"
 _FUNCTION = (
-    "CREATE FUNCTION {table}() RETURNS trigger LANGUAGE plpgsql"
+    "CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql"
     " SET search_path = pg_catalog, pg_temp AS 'BEGIN RETURN new; END'"
 )
-_TRIGGER = "CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {table}()"
+_TRIGGER = (
+    "CREATE TRIGGER {trigger} BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()"
+)
+_EXECUTE = "ALL ON FUNCTION {function}()"
 _ALTER = "ALTER TABLE {table} "
 _COLUMN = f"{_ALTER}ALTER COLUMN note "
 
 
 class Command(NamedTuple):
-    """One that is tried, with names for ``{table}``, ``{name}``, ``{index}`` and ``{schema}``."""
+    """One that is tried, with what a trial puts for ``{table}``, ``{temporary}``, ``{index}``, …"""
 
     #: What it is called in messages: its command tag first.
     shown: str
@@ -42,13 +45,13 @@ COMMANDS = (
     Command(
         "CREATE TABLE AS",
         r"\bCREATE TABLE (IF NOT EXISTS )?\S+ AS\b",
-        "CREATE TABLE {table} AS SELECT CAST('' AS text) AS plan_id WITH NO DATA",
+        "CREATE TABLE {table} AS SELECT {columns} WITH NO DATA",
     ),
     Command("CREATE INDEX", r"\bCREATE (UNIQUE )?INDEX\b", _INDEX, (_TABLE,)),
     Command(
         "CREATE INDEX",
         r"\b(CREATE|DROP) (UNIQUE )?INDEX\b",
-        "CREATE INDEX {index} ON pg_temp.{name} (note)",
+        "CREATE INDEX {index} ON pg_temp.{temporary} (note)",
         (_TEMPORARY,),
     ),
     Command("CREATE FUNCTION", r"\bCREATE (OR REPLACE )?FUNCTION\b", _FUNCTION),
@@ -58,8 +61,12 @@ COMMANDS = (
         f"{_FUNCTION} SECURITY DEFINER",
     ),
     Command("CREATE TRIGGER", r"\bCREATE (OR REPLACE )?TRIGGER\b", _TRIGGER, (_TABLE, _FUNCTION)),
-    Command("GRANT", r"\bGRANT\b", "GRANT EXECUTE ON FUNCTION {table}() TO PUBLIC", (_FUNCTION,)),
-    Command("REVOKE", r"\bREVOKE\b", "REVOKE ALL ON FUNCTION {table}() FROM PUBLIC", (_FUNCTION,)),
+    Command(
+        "GRANT", r"\bGRANT\b", "GRANT EXECUTE ON FUNCTION {function}() TO PUBLIC", (_FUNCTION,)
+    ),
+    Command(
+        "REVOKE", r"\bREVOKE\b", "REVOKE ALL ON FUNCTION {function}() FROM PUBLIC", (_FUNCTION,)
+    ),
     # Of the note of a revision that is unfinished.
     Command("COMMENT", "", "COMMENT ON TABLE {table} IS 'unfinished'", (_TABLE,)),
     Command(
@@ -94,16 +101,16 @@ COMMANDS = (
     Command(
         "DROP TRIGGER",
         r"\bDROP TRIGGER\b",
-        "DROP TRIGGER {name} ON {table}",
+        "DROP TRIGGER {trigger} ON {table}",
         (_TABLE, _FUNCTION, _TRIGGER),
     ),
-    Command("DROP FUNCTION", r"\bDROP FUNCTION\b", "DROP FUNCTION {table}()", (_FUNCTION,)),
+    Command("DROP FUNCTION", r"\bDROP FUNCTION\b", "DROP FUNCTION {function}()", (_FUNCTION,)),
     Command("DROP INDEX", r"\bDROP INDEX\b", "DROP INDEX {schema}.{index}", (_TABLE, _INDEX)),
     Command(
         "DROP INDEX",
         r"\b(CREATE|DROP) (UNIQUE )?INDEX\b",
         "DROP INDEX pg_temp.{index}",
-        (_TEMPORARY, "CREATE INDEX {index} ON pg_temp.{name} (note)"),
+        (_TEMPORARY, "CREATE INDEX {index} ON pg_temp.{temporary} (note)"),
     ),
     Command("DROP TABLE", r"\bDROP TABLE\b", "DROP TABLE {table}", (_TABLE,)),
 )

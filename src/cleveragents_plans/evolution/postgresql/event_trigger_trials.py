@@ -1,8 +1,9 @@
 """
 Find out which event triggers refuse what a run is going to send, before its first step.
 
-Each command is tried on objects that exist for the trial only, and rolled back. A function that
-looks for the name of a table in use is not found out by that.
+Each command is tried on objects that exist for the trial only, and rolled back. They have names
+that the run gives, where these are free. A function that looks for the name of a table in use is
+not found out by that.
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
             run(connection, statement)
         set_lock_timeout(connection, _PATIENCE, local=True)
         triggers = [_EventTrigger(*row) for row in run(connection, _EVENT_TRIGGERS)]
-        names = _free_names(context, connection, f"{(table or 'evolution')[:40]}_trial")
+        invented = _free_names(context, connection, f"{(table or 'evolution')[:40]}_trial")
+        names = _names_of_run(connection, statements, invented)
         for command, error in _refused(connection, statements, names):
             by = _by(triggers, command.shown.partition(" … ")[0], error)
             if by:
@@ -189,6 +191,47 @@ def _told(triggers: tuple[_EventTrigger, ...], said: list[str]) -> str:
     )
 
 
+def _names_of_run(
+    connection: Connection, statements: str, invented: dict[str, str]
+) -> dict[str, str]:
+    """Put names that *statements* give, and are free, for those *invented*: rules ask for them."""
+
+    def free(pattern: str) -> str | None:
+        found = dict.fromkeys(re.findall(pattern, statements))
+        return next((each for each in found if _is_free(connection, each)), None)
+
+    schema = re.escape(invented["schema"])
+    names = dict(invented)
+    index = re.compile(rf"\bINDEX (?:CONCURRENTLY )?(?:IF NOT EXISTS )?({_NAME})\s+ON\b")
+    for each in dict.fromkeys(index.findall(statements)):
+        if _is_free(connection, f"{invented['schema']}.{each}"):
+            names["index"] = each
+            break
+    trigger = re.search(rf"\bCREATE (?:OR REPLACE )?TRIGGER ({_NAME})\b", statements)
+    names["trigger"] = trigger[1] if trigger else invented["trigger"]
+    function = free(rf"\bCREATE (?:OR REPLACE )?FUNCTION ({schema}\.{_NAME})\(")
+    names["function"] = function or invented["function"]
+    table = free(rf"\bCREATE TABLE (?:IF NOT EXISTS )?({schema}\.{_NAME})\s")
+    names["table"] = table or invented["table"]
+    copied = re.search(
+        rf"\bCREATE TABLE (?:IF NOT EXISTS )?{re.escape(names['table'])}"
+        rf" AS SELECT ({_NAME}(?:, {_NAME})*) FROM (\S+) WITH NO DATA",
+        statements,
+    )
+    if copied:
+        # From the catalog, without a lock; what is not there yet is text.
+        types = {row[0]: row[1] for row in run(connection, _TYPES, {"table": copied[2]})}
+        columns = re.findall(_NAME, copied[1])
+        names["columns"] = ", ".join(
+            f"CAST(NULL AS {types.get(each, 'text')}) AS {each}" for each in columns
+        )
+    return names
+
+
+def _is_free(connection: Connection, name: str) -> bool:
+    return bool(run(connection, _FREE, {"table": name, "index": name}).scalar_one())
+
+
 def _free_names(context: MigrationContext, connection: Connection, wanted: str) -> dict[str, str]:
     number = 0
     while True:
@@ -199,12 +242,22 @@ def _free_names(context: MigrationContext, connection: Connection, wanted: str) 
         if number > 9 or run(connection, _FREE, names).scalar_one():
             return {
                 "table": table,
+                "function": table,
                 "schema": table[: -len(quote(name)) - 1],
-                "name": quote(name),
+                "trigger": quote(name),
                 "index": quote(index),
+                "columns": "CAST('' AS text) AS plan_id",
+                "temporary": "evolution_copy",
             }
         number += 1
 
+
+# As in SQL.
+_NAME = r'(?:"(?:[^"]|"")+"|\w+)'
+
+_TYPES = """\
+SELECT quote_ident(attname), format_type(atttypid, atttypmod) FROM pg_attribute
+ WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped"""
 
 # No login event: it is over. A run is refused where session_replication_role is replica.
 _EVENT_TRIGGERS = """\

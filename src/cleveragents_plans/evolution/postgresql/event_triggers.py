@@ -39,11 +39,12 @@ def try_creation(connection: Connection, name: str, table: str, columns: str) ->
     """
     Create a table beside another one, as its owner and for a moment, to see whose it becomes.
 
-    It has a name of its own, and is rolled back. ACCESS SHARE on *table* for some milliseconds.
+    It has the name *name* if that is free, and is rolled back. ACCESS SHARE on
+    *table* for some milliseconds.
 
     Args:
         connection: The connection that migrates, in a transaction.
-        name: What is to be created later, for messages.
+        name: What is to be created later.
         table: The other one, as in SQL with its schema, like *name*.
         columns: Which of its columns the new one has.
 
@@ -56,6 +57,8 @@ def try_creation(connection: Connection, name: str, table: str, columns: str) ->
         for statement in (*path_statement(connection), as_table_owner(table)):
             run(connection, statement)
         set_lock_timeout(connection, _PATIENCE, local=True)
+        if run(connection, "SELECT to_regclass(%(name)s) IS NULL", {"name": name}).scalar_one():
+            trial = name
         run(connection, f"CREATE TABLE {trial} AS SELECT {columns} FROM {table} WITH NO DATA")
         given = run(connection, _OWNERS, {"trial": trial, "table": table}).first()
         if given is not None:
