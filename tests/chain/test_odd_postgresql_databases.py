@@ -9,10 +9,11 @@ import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.preflight import preflight
 from support import debian
-from support.databases import ENGINES, empty_database, migrate, roll_back
+from support.databases import ENGINES, chain, empty_database, migrate, roll_back
 from support.former_release import true_roots
-from support.revisions import M4_003, M8_001
+from support.revisions import HEAD, M4_003, M8_001
 from support.rows import database_hash, schema_dump
 
 SERVERS = [engine for engine in ENGINES if engine != "sqlite"]
@@ -180,6 +181,17 @@ def test_table_of_an_unusual_shape_is_upgraded_downgraded_and_upgraded_again(url
     build(url, SHAPES[shape])
 
     up_down_and_up(url)
+
+
+def test_partitioned_table_gets_no_index_and_is_refused_before_any_change(url: str):
+    build(url, SHAPES["partitions by hash"])
+    before = database_hash(url)
+
+    assert "is partitioned" in " ".join(each.found for each in preflight(chain(url)).blocks)
+    with pytest.raises(EvolutionError, match=r"is partitioned.*changed nothing"):
+        migrate(url, HEAD)
+
+    assert database_hash(url) == before
 
 
 @pytest.mark.parametrize("shape", ICU_SHAPES)

@@ -37,8 +37,17 @@ def check_names(connection: Connection, table: str, names: Sequence[str]) -> Non
     Refuse names for indexes of *table*, the quoted name, that something else has.
 
     Raises:
-        OperationRefused: Something else has one of *names*.
+        OperationRefused: Something else has one of *names*, or the table is partitioned: no index
+            of one is built or dropped CONCURRENTLY
+            (https://www.postgresql.org/docs/current/ddl-partitioning.html).
     """
+    if run(connection, _IS_PARTITIONED, {"table": table}).scalar():
+        raise OperationRefused(
+            "check_index_names",
+            f"{table} is partitioned, and PostgreSQL builds no index of such a table CONCURRENTLY",
+            "name the revision before as the goal of the run, and create the indexes that are "
+            "needed by hand, on each partition",
+        )
     for name in names:
         found = find_index(connection, table, name)
         if found is not None and (found.kind != "index" or not found.of_table):
@@ -72,6 +81,9 @@ def described(found: FoundIndex) -> str:
         return f"an index of another table ({found.qualified} of {found.table})"
     return f"another index: USING {found.definition and found.definition[0]}"
 
+
+_IS_PARTITIONED = """\
+SELECT c.relkind = 'p' FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"""
 
 # Indexes, tables, views and sequences of a schema have their names from one pool.
 _INDEX = """\
