@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 _COLUMNS = (
     "plan_id text PRIMARY KEY, note text DEFAULT '' NOT NULL,"
-    " other integer CONSTRAINT other_is_positive CHECK (other > 0)"
+    " other integer CONSTRAINT ck_other_is_positive CHECK (other > 0)"
 )
 _TABLE = f"CREATE TABLE {{table}} ({_COLUMNS})"
 _TEMPORARY = f"CREATE TEMPORARY TABLE {{temporary}} ({_COLUMNS})"
@@ -89,7 +89,7 @@ COMMANDS = (
     Command(
         "ALTER TABLE … DROP CONSTRAINT",
         r"\bDROP CONSTRAINT (?!IF EXISTS|%)",
-        f"{_ALTER}DROP CONSTRAINT other_is_positive",
+        f"{_ALTER}DROP CONSTRAINT ck_other_is_positive",
         (_TABLE,),
     ),
     Command(

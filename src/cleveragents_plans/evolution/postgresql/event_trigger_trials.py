@@ -96,8 +96,7 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
     first: DBAPIError | None = None
     nested = connection.begin_nested()
     try:
-        tables = {"schema": schema_of(context), "statements": statements}
-        table = run(connection, _TABLE_NAMED, tables).scalar()
+        table = _table_named_first(connection, schema_of(context), statements)
         path = path_statement(connection)
         for statement in (*path, *([as_table_owner(qualified(context, table))] if table else [])):
             run(connection, statement)
@@ -124,6 +123,18 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
             nested.rollback()
     if found:
         raise EventTriggerRefuses(found) from first
+
+
+def _table_named_first(connection: Connection, schema: str | None, statements: str) -> str | None:
+    """Give the table whose owner what is created will belong to."""
+    found = run(connection, _TABLES_NAMED, {"schema": schema, "statements": statements}).all()
+    places = {
+        place.start(): name
+        for name, qualified_name in found
+        # Its whole name: another application may have a table "plan".
+        if (place := re.search(rf'(?<![\w$."]){re.escape(qualified_name)}(?![\w$])', statements))
+    }
+    return places[min(places)] if places else None
 
 
 def without_repeats(refusals: Iterable[EvolutionError]) -> list[EvolutionError]:
@@ -269,13 +280,11 @@ SELECT quote_ident(e.evtname),
    AND e.evtevent IN ('ddl_command_start', 'ddl_command_end', 'sql_drop', 'table_rewrite')
  ORDER BY 1"""
 
-# The one that is named first: what is created belongs to its owner.
-_TABLE_NAMED = """\
-SELECT CAST(c.relname AS text) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
- CROSS JOIN LATERAL strpos(%(statements)s, quote_ident(n.nspname) || '.' || quote_ident(c.relname))
-       AS place
- WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p') AND place > 0
- ORDER BY place, 1 DESC LIMIT 1"""
+_TABLES_NAMED = """\
+SELECT CAST(c.relname AS text), quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = %(schema)s AND c.relkind IN ('r', 'p')
+   AND strpos(%(statements)s, quote_ident(n.nspname) || '.' || quote_ident(c.relname)) > 0"""
 
 _FREE = """\
 SELECT to_regclass(%(table)s) IS NULL AND to_regclass(%(index)s) IS NULL
