@@ -343,6 +343,20 @@ def test_archive_of_snapshots_shows_no_plan_that_row_security_hides(url: str, ho
     assert rights_found(url) == []
 
 
+def test_role_that_inherits_from_the_owner_is_not_said_to_read_what_is_hidden(archived: str):
+    execute(archived, "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY",
+            f"GRANT SELECT ON {ARCHIVE} TO {APP}, PUBLIC")  # fmt: skip
+    revoke = f"REVOKE SELECT ON public.{ARCHIVE} FROM {{}} CASCADE".format
+    public, app = (ARCHIVE, revoke("PUBLIC")), (ARCHIVE, revoke(APP))
+    assert rights_found(archived) == [public, app]
+
+    inherits = f"ALTER ROLE {APP} {{}}INHERIT; GRANT {OWNER} TO {APP}"
+    execute(archived, inherits.format("NO"))
+    assert rights_found(archived) == [public, app]
+    execute(archived, f"REVOKE {OWNER} FROM {APP}", inherits.format(""))
+    assert rights_found(archived) == [public]
+
+
 def rights_found(url: str) -> list[tuple[str, str | None]]:
     """Give what verify finds of rights on the archive, and what it says to type."""
     with read_database(chain_config(url), "verify") as database:

@@ -117,7 +117,8 @@ SELECT w.other, string_agg(w.held, ', ' ORDER BY w.held) FROM (
  WHERE s.rolsuper IS NOT TRUE AND w.held <> ALL(CAST(%(granted)s AS text[]))
  GROUP BY w.other ORDER BY w.other"""
 
-# Whom row-level security of the table of plans binds, and who may read the other one.
+# Whom row-level security of the table of plans binds, and who may read the other one. PUBLIC is no
+# role: without an oid it is bound.
 _READERS = f"""\
 SELECT w.other FROM (
 {HOLDERS.format(oid="to_regclass(%(of)s)")}
@@ -125,5 +126,5 @@ SELECT w.other FROM (
   JOIN pg_namespace n ON n.nspname = %(schema)s
   JOIN pg_class p ON p.relnamespace = n.oid AND p.relname = %(table)s
  WHERE w.held = 'SELECT' AND p.relrowsecurity
-   AND (s.rolsuper OR s.rolbypassrls OR s.oid = p.relowner) IS NOT TRUE
+   AND (s.rolsuper OR s.rolbypassrls OR pg_has_role(s.oid, p.relowner, 'USAGE')) IS NOT TRUE
  ORDER BY w.other"""
