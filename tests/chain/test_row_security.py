@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -355,6 +356,21 @@ def test_role_that_inherits_from_the_owner_is_not_said_to_read_what_is_hidden(ar
     assert rights_found(archived) == [public, app]
     execute(archived, f"REVOKE {OWNER} FROM {APP}", inherits.format(""))
     assert rights_found(archived) == [public]
+
+
+def test_role_that_reads_all_tables_is_said_to_read_what_is_hidden_from_it(archived: str):
+    """To read a table by pg_read_all_data nothing has to be granted on it."""
+    execute(archived, f"GRANT pg_read_all_data TO {APP}")
+    assert rights_found(archived) == []
+
+    execute(archived, "ALTER TABLE v3_plans ENABLE ROW LEVEL SECURITY")
+    app = of_role(archived, APP)
+    assert execute(app, "SELECT plan_id FROM v3_plans") == []
+    assert execute(app, f"SELECT plan_id FROM {ARCHIVE}")
+    [(_, remedy)] = rights_found(archived)
+
+    execute(archived, re.findall(r"run (.*), otherwise", str(remedy))[0])
+    assert rights_found(archived) == []
 
 
 def rights_found(url: str) -> list[tuple[str, str | None]]:

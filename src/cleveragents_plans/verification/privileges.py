@@ -80,13 +80,20 @@ def check_privileges(database: Database) -> Iterator[Finding]:
     # Rows of plans, and ids and queries of others, which row-level security does not hide in them.
     for table, severity in ((ARCHIVE, fault), (RUNS, note)):
         name = f"{schema}.{identifier(table)}"
-        for (other,) in run(database.connection, _READERS, {**of, "of": name}):
+        for other, reads_all in run(database.connection, _READERS, {**of, "of": name}):
+            reads, mend = "has SELECT on the table", f"REVOKE SELECT ON {name} FROM {other} CASCADE"
+            if reads_all:
+                reads = "reads all tables by pg_read_all_data"
+                mend = (
+                    f"if it may read all plans, as for a backup, run ALTER ROLE {other} BYPASSRLS, "
+                    "otherwise end its membership of pg_read_all_data"
+                )
             yield severity(
                 Kind.TABLE_RIGHTS,
                 table,
-                f"{other} has SELECT on the table, and row-level security hides rows of {PLANS} "
-                "from it: it could read there what is kept of them",
-                f"REVOKE SELECT ON {name} FROM {other} CASCADE",
+                f"{other} {reads}, and row-level security hides rows of {PLANS} from it: it could "
+                "read there what is kept of them",
+                mend,
             )
 
 
@@ -120,11 +127,17 @@ SELECT w.other, string_agg(w.held, ', ' ORDER BY w.held) FROM (
 # Whom row-level security of the table of plans binds, and who may read the other one. PUBLIC is no
 # role: without an oid it is bound.
 _READERS = f"""\
-SELECT w.other FROM (
+SELECT DISTINCT w.other, w.reads_all FROM (
+  SELECT h.other, false AS reads_all FROM (
 {HOLDERS.format(oid="to_regclass(%(of)s)")}
+  ) h WHERE h.held = 'SELECT'
+  UNION ALL
+  SELECT quote_ident(m.rolname), true FROM pg_roles m JOIN pg_roles d ON m.oid <> d.oid
+   WHERE d.rolname = 'pg_read_all_data' AND pg_has_role(m.oid, d.oid, 'USAGE')
+     AND to_regclass(%(of)s) IS NOT NULL
   ) w LEFT JOIN pg_roles s ON quote_ident(s.rolname) = w.other
   JOIN pg_namespace n ON n.nspname = %(schema)s
   JOIN pg_class p ON p.relnamespace = n.oid AND p.relname = %(table)s
- WHERE w.held = 'SELECT' AND p.relrowsecurity
+ WHERE p.relrowsecurity
    AND (s.rolsuper OR s.rolbypassrls OR pg_has_role(s.oid, p.relowner, 'USAGE')) IS NOT TRUE
- ORDER BY w.other"""
+ ORDER BY w.other, w.reads_all"""
