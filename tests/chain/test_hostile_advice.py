@@ -75,7 +75,10 @@ def run_typed(url: str, sql: str) -> None:
 
 
 #: What follows a statement in a remedy.
-AFTER = r" detaches .*| \((SQLite|PostgreSQL): .*|, or its true parent|(; otherwise|, otherwise).*"
+AFTER = (
+    r" detaches .*| \((SQLite|each statement by itself): .*|, or its true parent"
+    r"|(; otherwise|, otherwise).*"
+)
 FAULTS = {
     "a parent that is not stored": (
         Kind.PARENT_NOT_STORED,
@@ -118,8 +121,11 @@ def test_sql_that_a_message_says_to_type_runs_no_operator_of_another_role(
         sql for remedy in remedies(url, kind) for sql in re.sub(AFTER, "", remedy).split(", then ")
     ]
     assert typed
+    asked = "SELECT 'searches ' || current_setting('search_path')"
     for sql in typed:
-        run_typed(url, sql)
+        done = run_psql(url, f"{sql};\n{asked};")
+        assert done.returncode == 0, (sql, done.stderr)
+        assert 'searches "$user", public' in done.stdout  # as it was
 
     assert not called(url)
     assert kept(url) == []

@@ -190,7 +190,7 @@ SCHEMA = [
          "REFERENCES v3_plans (plan_id)",), "note",
     ),
     Fault(
-        Kind.INDEX_MISSING, "v3_plans.ix_v3_plans_queued", (), "CREATE INDEX ix_v3_plans_queued",
+        Kind.INDEX_MISSING, "v3_plans.ix_v3_plans_queued", (), " ix_v3_plans_queued ON ",
         **both("DROP INDEX ix_v3_plans_queued"),
     ),
     Fault(

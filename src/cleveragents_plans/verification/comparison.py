@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.verification.findings import Finding, Kind, fault, note
 from cleveragents_plans.verification.tables import Column, Constraint, Index, Table
@@ -192,8 +193,8 @@ def _missing_or_changed(
     subject = f"{table}.{wanted.name}"
     alter = f"ALTER TABLE {_in(schema, table)}"
     definition = _said(wanted).replace(" REFERENCES ", f" REFERENCES {_in(schema, '')}")
-    names = _system_names(schema) if check else ""
-    add = f"{names}{alter} ADD CONSTRAINT {wanted.name} {definition}"
+    add = f"{alter} ADD CONSTRAINT {wanted.name} {definition}"
+    add = _in_system_schemas(add, schema) if check else add
     if found is None:
         return fault(
             Kind.CHECK_MISSING if check else Kind.CONSTRAINT_MISSING,
@@ -214,17 +215,24 @@ def _in(schema: str | None, name: str) -> str:
     return name if schema is None else f"{identifier(schema)}.{name}"
 
 
-def _system_names(schema: str | None) -> str:
-    """Give what is typed first, so that an expression calls no operator of another role."""
-    return "" if schema is None else "SET search_path = pg_catalog, pg_temp; "
+def _in_system_schemas(statement: str, schema: str | None) -> str:
+    """Let an expression call no operator of another role, also where *statement* is typed."""
+    if schema is None:
+        return statement
+    return f"SET search_path = {SYSTEM_SCHEMAS}; {statement}; RESET search_path"
+
+
+_BY_ITSELF = " (each statement by itself: several in one psql -c are a transaction)"
 
 
 def _compare_indexes(expected: Table, found: Table, schema: str | None) -> Iterator[Finding]:
     unmatched: dict[str, Index] = {index.name: index for index in found.indexes}
+    # Beside other clients, so in no transaction.
+    beside, by_itself = ("", "") if schema is None else (" CONCURRENTLY", _BY_ITSELF)
     for wanted in expected.indexes:
         subject = f"{expected.name}.{wanted.name}"
         on = f"{_in(schema, expected.name)} {wanted.definition}"
-        create = f"{_system_names(schema)}CREATE INDEX {wanted.name} ON {on}"
+        create = _in_system_schemas(f"CREATE INDEX{beside} {wanted.name} ON {on}", schema)
         same = unmatched.pop(wanted.name, None)
         equal = [each for each in unmatched.values() if each.definition == wanted.definition]
         if same is not None and same.definition != wanted.definition:
@@ -232,7 +240,7 @@ def _compare_indexes(expected: Table, found: Table, schema: str | None) -> Itera
                 Kind.INDEX_CHANGED,
                 subject,
                 f"it is on {same.definition}; expected {wanted.definition}",
-                f"DROP INDEX {_in(schema, wanted.name)}, then {create} (PostgreSQL: CONCURRENTLY)",
+                f"DROP INDEX{beside} {_in(schema, wanted.name)}, then {create}{by_itself}",
             )
         elif same is None and equal:
             same = unmatched.pop(equal[0].name)
@@ -248,7 +256,7 @@ def _compare_indexes(expected: Table, found: Table, schema: str | None) -> Itera
                 subject,
                 f"the index on {wanted.definition} is not there: what it serves reads the whole "
                 "table",
-                f"{create} (PostgreSQL: CONCURRENTLY)",
+                f"{create}{by_itself}",
             )
         if same is not None and not same.valid:
             yield _invalid(expected.name, same)
