@@ -162,7 +162,7 @@ def test_trial_is_not_that_of_the_owner_of_a_table_whose_name_begins_like_one_of
     # Who may create nothing in the schema, so that nothing could be tried.
     execute(
         present,
-        *rule("ddl_command_start", "CREATE FUNCTION"),
+        *rule("ddl_command_end", "CREATE FUNCTION"),
         "CREATE ROLE other_application",
         "CREATE TABLE i (a int)",  # a downgrade begins with public.ix_…
         "ALTER TABLE i OWNER TO other_application",
