@@ -36,7 +36,13 @@ _PASSING = re.compile(
 def lasting(statements: list[str]) -> list[str]:
     """Give the statements that change something, each once, in the order of their first time."""
     kept: list[str] = []
+    savepoints: dict[str, int] = {}
     for statement in statements:
+        words = statement.split()
+        if words[0] == "SAVEPOINT":
+            savepoints[words[1]] = len(kept)
+        if words[:2] == ["ROLLBACK", "TO"]:  # of what was tried out
+            del kept[savepoints[words[-1]] :]
         if "evolution_copy" in statement:  # what is tried on it is rolled back
             continue
         if "evolution_runs" in statement:  # the runner notes the run there, whatever it runs

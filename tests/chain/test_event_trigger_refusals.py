@@ -173,6 +173,13 @@ def test_trial_is_not_that_of_the_owner_of_a_table_whose_name_begins_like_one_of
         execute(present, "DROP OWNED BY other_application", "DROP ROLE other_application")
 
 
+def test_indexes_of_the_last_revision_alone_are_tried(former: str):
+    migrate(former, M8_001)
+    execute(former, *rule("ddl_command_start", "CREATE INDEX"))
+
+    assert "refuses CREATE INDEX" in refused(former)
+
+
 def test_event_trigger_that_logs_sees_the_commands_of_the_run_only(former: str):
     body = (
         "BEGIN INSERT INTO public.logged"
