@@ -167,7 +167,8 @@ def test_verify_names_the_missing_key_where_a_revision_is_unfinished(
 
     assert found[0].kind == Kind.UNFINISHED
     missing = {each.subject: each.remedy for each in found}
-    added = "ALTER TABLE v3_plans ADD CONSTRAINT pk_v3_plans PRIMARY KEY (plan_id)"
+    table = "v3_plans" if engine == "sqlite" else "public.v3_plans"
+    added = f"ALTER TABLE {table} ADD CONSTRAINT pk_v3_plans PRIMARY KEY (plan_id)"
     assert missing["v3_plans.pk_v3_plans"].startswith(added)
     assert {"v3_plans.fk_v3_plans_root_plan_id", "plan_projects.pk_plan_projects"} <= {*missing}
     # What one end of the revision has, and the other has not, is no fault in between.
