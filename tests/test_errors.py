@@ -19,11 +19,19 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 import cleveragents_plans
 from cleveragents_plans.domain import PlansError, UnknownProfile, resolve_profile
 from cleveragents_plans.evolution.errors import EvolutionError
+from cleveragents_plans.evolution.postgresql.event_trigger_trials import (
+    EventTrigger,
+    EventTriggerRefuses,
+)
 
 # The chain needs Alembic's context, and the command line runs.
 NOT_IMPORTED = ("cleveragents_plans.migrations", "cleveragents_plans.__main__")
 # What an error is made of, where its signature does not say enough.
-EXAMPLES: dict[type[Exception], Callable[[], Exception]] = {}
+EXAMPLES: dict[type[Exception], Callable[[], Exception]] = {
+    EventTriggerRefuses: lambda: EventTriggerRefuses(
+        {(EventTrigger("guard", "public.f()", "f()", ",DROP TABLE,"),): ["DROP TABLE"]}
+    )
+}
 
 
 def errors() -> list[type[Exception]]:

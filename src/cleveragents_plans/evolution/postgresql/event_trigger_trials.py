@@ -41,7 +41,7 @@ class EventTriggerRefuses(EvolutionError):
         functions: The functions that they run, likewise.
     """
 
-    def __init__(self, found: dict[tuple[_EventTrigger, ...], list[str]]) -> None:
+    def __init__(self, found: dict[tuple[EventTrigger, ...], list[str]]) -> None:
         triggers = list(dict.fromkeys(each for several in found for each in several))
         self.names = tuple(each.name for each in triggers)
         self.functions = frozenset(each.function for each in triggers)
@@ -64,7 +64,9 @@ class EventTriggerRefuses(EvolutionError):
         )
 
 
-class _EventTrigger(NamedTuple):
+class EventTrigger(NamedTuple):
+    """An event trigger of the database that fires for a run."""
+
     name: str
     #: With its schema, and as the server writes it where that is searched.
     function: str
@@ -92,7 +94,7 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
     """
     connection = context.connection
     assert connection is not None  # noqa: S101  # on line there is one
-    found: dict[tuple[_EventTrigger, ...], list[str]] = {}
+    found: dict[tuple[EventTrigger, ...], list[str]] = {}
     first: DBAPIError | None = None
     nested = connection.begin_nested()
     try:
@@ -101,7 +103,7 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
         for statement in (*path, *([as_table_owner(qualified(context, table))] if table else [])):
             run(connection, statement)
         set_lock_timeout(connection, _PATIENCE, local=True)
-        triggers = [_EventTrigger(*row) for row in run(connection, _EVENT_TRIGGERS)]
+        triggers = [EventTrigger(*row) for row in run(connection, _EVENT_TRIGGERS)]
         invented = _free_names(context, connection, f"{(table or 'evolution')[:40]}_trial")
         names = _names_of_run(connection, statements, invented)
         for command, error in _refused(connection, statements, names):
@@ -167,7 +169,7 @@ def _refused(
             trial.rollback()
 
 
-def _by(triggers: list[_EventTrigger], tag: str, error: DBAPIError) -> tuple[_EventTrigger, ...]:
+def _by(triggers: list[EventTrigger], tag: str, error: DBAPIError) -> tuple[EventTrigger, ...]:
     """Tell which event triggers have refused a command: those whose function says so."""
     if sqlstate(error) in _NOT_KNOWN:
         return ()
@@ -179,7 +181,7 @@ def _by(triggers: list[_EventTrigger], tag: str, error: DBAPIError) -> tuple[_Ev
     return tuple(named)
 
 
-def _raised_in(error: DBAPIError, trigger: _EventTrigger) -> bool:
+def _raised_in(error: DBAPIError, trigger: EventTrigger) -> bool:
     context = getattr(getattr(error.orig, "diag", None), "context", None) or ""
     return re.search(rf"(?<!\w){re.escape(trigger.visible)}", context) is not None
 
@@ -192,7 +194,7 @@ def _words(error: DBAPIError) -> str:
     return said
 
 
-def _told(triggers: tuple[_EventTrigger, ...], said: list[str]) -> str:
+def _told(triggers: tuple[EventTrigger, ...], said: list[str]) -> str:
     several = "s" if len(triggers) > 1 else ""
     named = " or ".join(f"{each.name} (function {each.function})" for each in triggers)
     # Words that are the same are said once.
