@@ -78,7 +78,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
 _NOT_MEASURED = ("tests/chain/", "tests/docs/", "tests/examples/", "tests/faults/", "tests/fuzz/")
 _SLOW_AND_NOT_MEASURED = ("tests/persistence/", "tests/domain/")
 # What only processes of their own run; each takes a second longer.
-_PROCESSES_MEASURED = ("tests/evolution/test_autogenerate.py",)
+_PROCESSES_MEASURED = ("tests/cli/", "tests/evolution/")
 _COVERAGE_OF_PROCESSES = "COVERAGE_PROCESS_CONFIG"
 
 
