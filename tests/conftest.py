@@ -75,7 +75,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
 
 
 # They run whole migrations, of which the tests of each part have reached the lines.
-_NOT_MEASURED = ("tests/chain/", "tests/docs/", "tests/examples/", "tests/faults/", "tests/fuzz/")
+_NOT_MEASURED = ("tests/docs/", "tests/examples/", "tests/faults/", "tests/fuzz/")
 _SLOW_AND_NOT_MEASURED = ("tests/persistence/", "tests/domain/")
 # What only processes of their own run; each takes a second longer.
 _PROCESSES_MEASURED = ("tests/cli/", "tests/evolution/")
