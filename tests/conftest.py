@@ -74,7 +74,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
             os.environ[_COVERAGE_OF_PROCESSES] = of_processes
 
 
-# They run whole migrations, of which the tests of each part have reached the lines.
+# The tests of each part have reached the lines that these run.
 _NOT_MEASURED = ("tests/docs/", "tests/examples/", "tests/faults/", "tests/fuzz/")
 _SLOW_AND_NOT_MEASURED = ("tests/persistence/", "tests/domain/")
 # What only processes of their own run; each takes a second longer.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -103,26 +103,24 @@ def test_guard_of_columns_is_in_the_way_of_a_downgrade_only(former: str):
     assert "refuses ALTER TABLE … DROP COLUMN, tried on" in refused(former, M4_003)
 
 
+def assert_each_command_is_found_out(url: str, event: str, migrate_url: Callable[[], None]) -> None:
+    before = schema_dump(url)
+    for tag in TAGS:
+        execute(url, *rule(event, tag))
+        with pytest.raises(EvolutionError, match=rf"^the event trigger house_rule .* {tag}, tried"):
+            migrate_url()
+        execute(url, "DROP EVENT TRIGGER house_rule", "DROP FUNCTION forbid")
+    assert schema_dump(url) == before
+
+
 @pytest.mark.slow
 def test_command_that_is_forbidden_is_found_out_before_an_upgrade(former: str):
-    before = schema_dump(former)
-    for tag in TAGS:
-        execute(former, *rule("ddl_command_start", tag))
-        with pytest.raises(EvolutionError, match=rf"^the event trigger house_rule .* {tag}, tried"):
-            migrate(former, HEAD)
-        execute(former, "DROP EVENT TRIGGER house_rule", "DROP FUNCTION forbid")
-    assert schema_dump(former) == before
+    assert_each_command_is_found_out(former, "ddl_command_start", lambda: migrate(former, HEAD))
 
 
 @pytest.mark.slow
 def test_command_that_is_forbidden_is_found_out_before_a_downgrade(present: str):
-    before = schema_dump(present)
-    for tag in TAGS:
-        execute(present, *rule("ddl_command_end", tag))
-        with pytest.raises(EvolutionError, match=rf"^the event trigger house_rule .* {tag}, tried"):
-            roll_back(present, M4_003)
-        execute(present, "DROP EVENT TRIGGER house_rule", "DROP FUNCTION forbid")
-    assert schema_dump(present) == before
+    assert_each_command_is_found_out(present, "ddl_command_end", lambda: roll_back(present, M4_003))
 
 
 def test_all_that_one_event_trigger_forbids_is_told_at_once(former: str):
