@@ -90,10 +90,12 @@ def create_index(
     context = op.get_context()
     statements = _statements(op, table, schema, given)
     if context.as_sql:
-        # First: an event trigger may refuse what is tried, and is looked for by what is written.
-        write_sql(context, plain)
-        if rehearsal := Rehearsal.of(op):
-            postgresql.rehearse_build(rehearsal, statements, use_equal=use_equal)
+        try:
+            if rehearsal := Rehearsal.of(op):
+                postgresql.rehearse_build(rehearsal, statements, use_equal=use_equal)
+        finally:
+            # An event trigger may refuse what is tried, and is looked for by what is written.
+            write_sql(context, plain)
         return
     settings = Settings.of(context.environment_context)
     with online(op) as connection:
