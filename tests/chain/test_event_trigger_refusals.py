@@ -128,9 +128,18 @@ def test_all_that_one_event_trigger_forbids_is_told_at_once(former: str):
 
     tried = "tried on public.v3_plans_snapshot_archive"
     assert (
-        f"refuses CREATE INDEX, {tried} (no CREATE INDEX today) and REVOKE, {tried} (no REVOKE "
-        f"today) and DROP TABLE, {tried} (no DROP TABLE today)"
+        f"refuses CREATE INDEX, {tried} (no CREATE INDEX today) and REVOKE, tried on "
+        "public.v3_plans_fill() (no REVOKE today) and DROP TABLE, "
+        f"{tried} (no DROP TABLE today)"
     ) in refused(former)
+
+
+def test_temporary_copy_of_a_table_is_named_where_it_is_refused(former: str):
+    body = f"""{EACH_CREATED}
+  IF o.schema_name = 'pg_temp' THEN RAISE 'no temporary objects'; END IF; END LOOP; END"""
+    execute(former, *rule("ddl_command_end", "CREATE TABLE", body=body))
+
+    assert "refuses CREATE TABLE, tried on pg_temp.evolution_copy (no temporary" in refused(former)
 
 
 def test_event_trigger_that_refuses_is_told_from_those_that_do_not(former: str):

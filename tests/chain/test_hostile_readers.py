@@ -181,3 +181,30 @@ def test_version_table_of_a_member_that_may_not_act_as_the_owner_is_not_read(
     for may_act in ("INHERIT FALSE, SET TRUE", "INHERIT TRUE, SET FALSE"):
         execute(url, f"GRANT postgres TO {CLERK} WITH {may_act}")
         assert main(["status", "-q", "--url", url]) == 0, may_act
+
+
+def test_membership_that_the_other_role_granted_itself_lets_no_table_of_it_be_read(
+    url: str, capfd: pytest.CaptureFixture[str]
+):
+    """A role with CREATEROLE makes anyone a member of its own."""
+    execute(url, f"ALTER ROLE {CLERK} CREATEROLE", "CREATE ROLE swapping_owner")
+    execute(
+        of_role(url, CLERK), "CREATE ROLE swapping_team", "GRANT swapping_team TO swapping_owner"
+    )
+    for table in (*Base.metadata.tables, "alembic_version", "evolution_runs"):
+        execute(url, f"ALTER TABLE {table} OWNER TO swapping_owner")
+    execute(url, "ALTER TABLE plan_invariants OWNER TO swapping_team")
+
+    assert main(["status", "-q", "--url", url]) == ExitStatus.REFUSED
+    said = capfd.readouterr().err
+    assert "public.plan_invariants belongs to swapping_team, and other tables of this chain" in said
+    assert "call no function of swapping_team, run ALTER TABLE public.plan_invariants" in said
+
+    execute(url, f"SET ROLE {CLERK}; REVOKE swapping_team FROM swapping_owner; RESET ROLE")
+    execute(url, "GRANT swapping_team TO swapping_owner")
+    assert main(["status", "-q", "--url", url]) == 0
+    execute(
+        url,
+        "DROP OWNED BY swapping_team, swapping_owner CASCADE",
+        "DROP ROLE swapping_team, swapping_owner",
+    )

@@ -41,7 +41,7 @@ class EventTriggerRefuses(EvolutionError):
         functions: The functions that they run, likewise.
     """
 
-    def __init__(self, found: dict[tuple[EventTrigger, ...], list[str]]) -> None:
+    def __init__(self, found: dict[tuple[EventTrigger, ...], dict[str, str]]) -> None:
         triggers = list(dict.fromkeys(each for several in found for each in several))
         self.names = tuple(each.name for each in triggers)
         self.functions = frozenset(each.function for each in triggers)
@@ -94,7 +94,7 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
     """
     connection = context.connection
     assert connection is not None  # noqa: S101  # on line there is one
-    found: dict[tuple[EventTrigger, ...], list[str]] = {}
+    found: dict[tuple[EventTrigger, ...], dict[str, str]] = {}
     first: DBAPIError | None = None
     nested = connection.begin_nested()
     try:
@@ -110,8 +110,9 @@ def refuse_event_triggers(context: MigrationContext, statements: str) -> None:
             by = _by(triggers, command.shown.partition(" … ")[0], error)
             if by:
                 first = first or error
-                said = f"{command.shown}, tried on {names['table']} ({_words(error)})"
-                found.setdefault(by, []).append(said)
+                said = f"{command.shown}, tried on {_object(command, names)} ({_words(error)})"
+                # The first of those that are called the same is enough.
+                found.setdefault(by, {}).setdefault(command.shown, said)
     except DBAPIError as error:
         if error.connection_invalidated:
             raise
@@ -186,6 +187,14 @@ def _raised_in(error: DBAPIError, trigger: EventTrigger) -> bool:
     return re.search(rf"(?<!\w){re.escape(trigger.visible)}", context) is not None
 
 
+def _object(command: Command, names: dict[str, str]) -> str:
+    """Name the table of a command, or the function where it has none."""
+    made = f"{' '.join(command.before)} {command.statement}"
+    if "{temporary}" in made:
+        return f"pg_temp.{names['temporary']}"
+    return names["table"] if "{table}" in made else f"{names['function']}()"
+
+
 def _words(error: DBAPIError) -> str:
     said = message_of(error)[:200]
     # It does not find a name, perhaps: https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -194,13 +203,12 @@ def _words(error: DBAPIError) -> str:
     return said
 
 
-def _told(triggers: tuple[EventTrigger, ...], said: list[str]) -> str:
+def _told(triggers: tuple[EventTrigger, ...], said: dict[str, str]) -> str:
     several = "s" if len(triggers) > 1 else ""
     named = " or ".join(f"{each.name} (function {each.function})" for each in triggers)
-    # Words that are the same are said once.
     return (
         f"the event trigger{several} {named} refuse{'' if several else 's'}"
-        f" {' and '.join(dict.fromkeys(said))}"
+        f" {' and '.join(said.values())}"
     )
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken, literal
-from cleveragents_plans.evolution.postgresql.trust import IS_MEMBER, SET_ROLE, TRUSTED_OWNER
+from cleveragents_plans.evolution.postgresql.trust import IS_MEMBER, TRUSTED_OWNER, acts_as
 
 #: What a part of the tables may be, after their names, and what is to be done.
 PART_OF_ANOTHER: Final = (
@@ -47,7 +47,7 @@ def refuse_foreign_tables(
 
     A superuser may own some of them, and so may this role, and the owner of the schema or of the
     database. To be read they may also belong to a role that this one was made a member of, and to
-    roles one of which acts as the other.
+    roles one of which acts as the other, because one who is trusted made it a member.
 
     Refused is a version table with a trigger or a rule, too, unless it is only read: any rule, and
     a trigger whose function or table is not of a superuser or of the role that migrates.
@@ -178,8 +178,10 @@ WITH ours AS (
               WHEN others.names IS NULL THEN 'rename or drop it'
               WHEN ours.owner <> most.owner
                    AND (most.trusted OR NOT EXISTS (SELECT FROM ours o WHERE o.trusted))
-              THEN 'expected one owner of all: if it is this chain''s, run ALTER TABLE '
-                   || ours.name || ' OWNER TO ' || most.owner || ', otherwise rename or drop it'
+              THEN 'expected one owner of all: if it is this chain''s, and its indexes, '
+                   || 'triggers and defaults call no function of ' || ours.owner
+                   || ', run ALTER TABLE ' || ours.name || ' OWNER TO ' || most.owner
+                   || ', otherwise rename or drop it'
               ELSE 'expected one owner of all: rename or drop those that are not this chain''s'
          END AS remedy
     FROM ours LEFT JOIN most ON true CROSS JOIN LATERAL (
@@ -189,12 +191,10 @@ WITH ours AS (
    WHERE NOT ours.trusted AND (others.are_others OR (SELECT count(*) FROM ours) = 1)
 )"""
 
-_ACTS_AS = (
-    f"(pg_has_role({{0}}.relowner, {{1}}.relowner, 'USAGE')"
-    f" OR pg_has_role({{0}}.relowner, {{1}}.relowner, {SET_ROLE}))"
+_RELATED = " OR ".join(
+    acts_as(f"{member}.relowner", f"{role}.relowner")
+    for member, role in (("ours", "o"), ("o", "ours"))
 )
-# A superuser acts as every role.
-_RELATED = f"{_ACTS_AS.format('ours', 'o')} OR NOT o.trusted AND {_ACTS_AS.format('o', 'ours')}"
 
 _READ = f"""\
 {_OURS.format(trusted=f"({TRUSTED_OWNER} OR {IS_MEMBER})", related=_RELATED)}

@@ -10,7 +10,6 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.server import RightsMissing
-from cleveragents_plans.evolution.postgresql.trust import SET_ROLE
 
 
 def refuse_missing_rights(
@@ -146,6 +145,11 @@ _FORBIDDEN_TABLESPACE = """\
             AND t.oid <> (SELECT dattablespace FROM pg_database WHERE datname = current_database())
             AND NOT has_tablespace_privilege({0}, t.oid, 'CREATE'))"""
 
+# The privilege of pg_has_role with which a member may SET ROLE: from PostgreSQL 16 on a membership
+# need not give it.
+_SET_ROLE = """\
+CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END"""
+
 # What lets a member act as the owner *o* and have its rights: before PostgreSQL 16 the member
 # inherits or not, since then each membership does. There the words change one that is there, too.
 _MEMBERSHIP = """\
@@ -161,7 +165,7 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS table,
        quote_ident(n.nspname) AS schema,
        quote_ident(o.rolname) AS owner, quote_ident(current_user) AS role,
        o.rolname AS owner_name, o.rolcanlogin AS owner_logs_in, {_MEMBERSHIP} AS membership,
-       pg_has_role(c.relowner, {SET_ROLE}) AS becomes_owner,
+       pg_has_role(c.relowner, {_SET_ROLE}) AS becomes_owner,
        has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'UPDATE') AS writes,
        pg_has_role(c.relowner, 'USAGE') AS inherits,
        has_schema_privilege(c.relowner, n.oid, 'CREATE') AS owner_creates,

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 from typing import Final
 
-#: The privilege of `pg_has_role` with which a member may SET ROLE; from PostgreSQL 16 on a
-#: membership need not give it.
-SET_ROLE: Final = """\
-CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END"""
-#: Whether the role *o* is trusted in every schema.
+#: Whether the role *o* is trusted in every schema. The owner of the database is the only member of
+#: pg_database_owner: https://www.postgresql.org/docs/current/predefined-roles.html
 TRUSTED_ROLE: Final = """\
-(o.rolsuper OR o.rolname = current_user
+(o.rolsuper OR o.rolname IN (current_user, 'pg_database_owner')
  OR o.oid = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()))"""
 #: Whether the owner *o* of an object in the schema *n*, which the run uses, is trusted.
 TRUSTED_OWNER: Final = f"({TRUSTED_ROLE} OR o.oid = n.nspowner)"
@@ -32,14 +29,30 @@ SELECT m.roleid, m.member,
  WHERE g.rolsuper OR g.rolname = current_user
     OR g.oid = (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())"""
 
-#: Whether this role was made a member of the role *o* by one who is trusted, and acts as it. A
-#: superuser acts as every role, so that this says nothing of trust.
-IS_MEMBER: Final = f"""\
-(NOT (SELECT me.rolsuper FROM pg_roles me WHERE me.rolname = current_user) AND o.oid IN (
+
+def acts_as(member: str, role: str) -> str:
+    """
+    Give the condition that one who is trusted made a role a member of another, and it acts as that.
+
+    Args:
+        member: SQL for the oid of the role that acts.
+        role: SQL for the oid of the role as which it acts: it inherits its rights, or may SET ROLE.
+    """
+    return f"""\
+{role} IN (
   WITH RECURSIVE granted AS ({_GRANTED}), acts_as AS (
     SELECT first.roleid, first.inherits, first.sets FROM granted first
-      JOIN pg_roles me ON me.oid = first.member AND me.rolname = current_user
+     WHERE first.member = {member}
     UNION
     SELECT next.roleid, acts_as.inherits AND next.inherits, acts_as.sets AND next.sets
       FROM acts_as JOIN granted next ON next.member = acts_as.roleid)
-  SELECT acts_as.roleid FROM acts_as WHERE acts_as.inherits OR acts_as.sets))"""
+  SELECT acts_as.roleid FROM acts_as WHERE acts_as.inherits OR acts_as.sets)"""
+
+
+_ME = "(SELECT me.oid FROM pg_roles me WHERE me.rolname = current_user)"
+
+#: Whether this role acts as the role *o*, and one who is trusted made it so. A superuser acts as
+#: every role, so that this says nothing of trust.
+IS_MEMBER: Final = f"""\
+(NOT (SELECT me.rolsuper FROM pg_roles me WHERE me.rolname = current_user)
+ AND {acts_as(_ME, "o.oid")})"""
