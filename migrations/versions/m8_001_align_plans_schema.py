@@ -133,7 +133,7 @@ def check_upgrade() -> None:
     check_parent_tree(op, PLANS)
     check_archive(op, SNAPSHOTS.in_database(op), exists=True)
     lacking = f"t.root_plan_id IS NULL OR {_is_blank('t')} OR {_is_wrapped('t')}"
-    _check_writable(lacking, "'balanced'")
+    _check_writable(lacking, {"root_plan_id": None, "automation_profile": "'balanced'"})
     check_insertable(op, "v3_plans", rows=FORMER_PLANS, values=PRESENT_PLAN)
 
 
@@ -145,12 +145,13 @@ def check_downgrade() -> None:
     check_droppable(op, "v3_plans", "effective_profile_snapshot", ours=(KEEP,))
     check_drop_not_null(op, "v3_plans", *NOT_NULL)
     check_archive(op, SNAPSHOTS.in_database(op), exists=False)
-    _check_writable(FILLED, None)
+    both = f"{_is_root('t')} AND t.automation_profile = 'balanced'"
+    _check_writable(FILLED, {"root_plan_id": "NULL", "automation_profile": "NULL"}, both)
 
 
-def _check_writable(needs: str, profile: str | None) -> None:
-    values, ours = {"root_plan_id": None, "automation_profile": profile}, (FILL, UNFILL, KEEP)
-    check_writable(op, "v3_plans", key="plan_id", needs=needs, values=values, ours=ours)
+def _check_writable(needs: str, values: dict[str, str | None], rows: str | None = None) -> None:
+    ours = (FILL, UNFILL, KEEP)
+    check_writable(op, "v3_plans", key="plan_id", needs=needs, values=values, rows=rows, ours=ours)
 
 
 def upgrade() -> None:

@@ -357,6 +357,62 @@ def test_what_would_stop_a_run_half_way_is_refused_before_any_change(url: str, f
     assert run(url, "SELECT obj_description('alembic_version'::regclass, 'pg_class')") == [(None,)]
 
 
+REFUSED_BY_A_DOWNGRADE = {
+    "a CHECK of the profile": (
+        ["ALTER TABLE v3_plans ADD CONSTRAINT odd CHECK (automation_profile IS NOT NULL)"],
+        "the CHECK odd of v3_plans would refuse root_plan_id = NULL and automation_profile = NULL; "
+        "let it pass, or drop it",
+    ),
+    "a CHECK of the root": (
+        ["ALTER TABLE v3_plans ADD CONSTRAINT odd CHECK (root_plan_id IS NOT NULL)"],
+        "the CHECK odd of v3_plans would refuse root_plan_id = NULL",
+    ),
+    "a stored generated column": (
+        ["ALTER TABLE v3_plans ADD odd TEXT GENERATED ALWAYS AS"
+         " (lower(automation_profile)) STORED NOT NULL"],
+        "v3_plans has the generated column odd, which would refuse root_plan_id = NULL and "
+        r"automation_profile = NULL \(it is NOT NULL\); drop it",
+    ),
+    "a generated column over others, too": (
+        ["ALTER TABLE v3_plans ADD odd TEXT GENERATED ALWAYS AS"
+         " (coalesce(parent_plan_id, root_plan_id)) STORED NOT NULL"],
+        "v3_plans has the generated column odd, which would refuse root_plan_id = NULL and ",
+    ),
+}  # fmt: skip
+PASSED_BY_A_DOWNGRADE = [
+    "CONSTRAINT odd CHECK (automation_profile <> 'none')",
+    "odd TEXT GENERATED ALWAYS AS (coalesce(root_plan_id, plan_id)) STORED NOT NULL",
+    "odd TEXT GENERATED ALWAYS AS"
+    " (CASE WHEN parent_plan_id IS NULL THEN plan_id ELSE root_plan_id END) STORED NOT NULL",
+    "odd TEXT GENERATED ALWAYS AS (automation_profile) STORED",
+]
+
+
+@pytest.mark.parametrize("found", REFUSED_BY_A_DOWNGRADE)
+def test_what_would_stop_a_downgrade_half_way_is_refused_before_any_change(url: str, found: str):
+    statements, message = REFUSED_BY_A_DOWNGRADE[found]
+    build(url, {})
+    migrate(url, M8_001)
+    run(url, *statements)
+    before = schema_dump(url), database_hash(url)
+
+    with pytest.raises(EvolutionError, match=message) as refused:
+        roll_back(url, M4_003)
+
+    assert "nothing was changed" in str(refused.value)
+    assert (schema_dump(url), database_hash(url)) == before
+
+
+@pytest.mark.parametrize("added", PASSED_BY_A_DOWNGRADE)
+def test_what_takes_the_values_of_the_former_release_lets_a_downgrade_pass(url: str, added: str):
+    build(url, {})
+    migrate(url, M8_001)
+    run(url, f"ALTER TABLE v3_plans ADD {added}")
+
+    roll_back(url, M4_003)
+    migrate(url, M8_001)
+
+
 WARNED = {
     "a foreign key of the roots": (
         ["CREATE TABLE odd (id varchar(26) PRIMARY KEY)",

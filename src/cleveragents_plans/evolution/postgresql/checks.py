@@ -56,6 +56,7 @@ def check_writable(
     key: str,
     needs: str,
     values: Mapping[str, str | None],
+    rows: str | None = None,
     ours: Sequence[str] = (),
 ) -> None:
     """
@@ -72,8 +73,10 @@ def check_writable(
         table: The table.
         key: Its primary key, to name rows by.
         needs: A condition over the alias ``t`` that is true for the rows to be written.
-        values: The columns that are to be written, and the literal that most rows get,
+        values: The columns that are to be written, and the literal that most rows get, or NULL,
             if there is one.
+        rows: A condition over the alias ``t`` that is true for rows that get all of *values*; by
+            default those that have NULL in these columns.
         ours: Triggers that the revision creates itself, with functions of the same names.
 
     Raises:
@@ -95,6 +98,7 @@ def check_writable(
     if not lock_known(connection, name_in_sql):
         return
     needs = in_schema(op.get_context(), needs)
+    rows = rows and in_schema(op.get_context(), rows)
     key = connection.dialect.identifier_preparer.quote(key)
     _refuse_rules(connection, table, name_in_sql)
     _refuse_condition(connection, table, name_in_sql, needs)
@@ -118,9 +122,9 @@ def check_writable(
         if not is_built_in:
             _warn_of_check(table, name)
         elif _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
-            shown = ", ".join(f"{column} = {value}" for column, value in planned.items())
+            shown = " and ".join(f"{column} = {value}" for column, value in planned.items())
             raise CheckViolated(table, name, f"would refuse {shown}", "let it pass, or drop it")
-    refuse_unfit_values(connection, table, name_in_sql, values)
+    refuse_unfit_values(connection, table, name_in_sql, values, rows)
     written = {"columns": list(values), "ours": list(ours)}
     triggers = [name for (name,) in _rows(connection, _TRIGGERS, name_in_sql, **written)]
     if triggers:

@@ -26,6 +26,7 @@ log: Final = logging.getLogger("alembic.evolution")
 # A value that cannot be had, a constraint of a domain, what a function raises.
 _REFUSED = ("22", "23", "P0")
 _SAMPLED = 20
+_NULL: Final = "NULL"
 _UNKNOWN: Final = (
     "%s has %s, %s: what it refuses would stop this run half way; drop it for the time of this run "
     "unless it fits"
@@ -34,7 +35,11 @@ _WHEN = re.compile(r" WHEN \((.*)\) EXECUTE FUNCTION ", re.DOTALL)
 
 
 def refuse_unfit_values(
-    connection: Connection, table: str, name_in_sql: str, values: Mapping[str, str | None]
+    connection: Connection,
+    table: str,
+    name_in_sql: str,
+    values: Mapping[str, str | None],
+    rows: str | None = None,
 ) -> None:
     """
     Refuse a table with something that would refuse what is to be written; change nothing.
@@ -48,8 +53,10 @@ def refuse_unfit_values(
         connection: In a transaction.
         table: The table, for messages.
         name_in_sql: The table, as in SQL with its schema.
-        values: The columns that are to be written, and the literal that most rows get instead
-            of NULL, if there is one.
+        values: The columns that are to be written, and the literal that most rows get, or NULL,
+            if there is one.
+        rows: A condition over the alias ``t`` that is true for rows that get all of *values*; by
+            default those that have NULL in these columns.
 
     Raises:
         TableUnfit: It has an index, a generated column, a trigger or a foreign key that would
@@ -59,29 +66,30 @@ def refuse_unfit_values(
     planned = {quote(column): value for column, value in values.items() if value is not None}
     shown = " and ".join(f"{column} = {value}" for column, value in planned.items())
     if planned:
+        rows = rows or " AND ".join(f"t.{column} IS NULL" for column in planned)
         for what, kind, definition, is_built_in in run(
             connection, _EXPRESSIONS, {"table": name_in_sql}
         ):
             if not is_built_in:
                 log.warning(_UNKNOWN, table, what, "which calls functions or types of its own")
                 continue
-            said = _refusal(connection, name_in_sql, planned, kind, definition)
+            said = _refusal(connection, name_in_sql, planned, rows, kind, definition)
             if said and kind == "virtual":
                 log.warning(
-                    "%s has %s, which cannot be read any more where %s (PostgreSQL says: %s)",
+                    "%s has %s, which cannot be read any more where %s (%s)",
                     table, what, shown, said,
                 )  # fmt: skip
             elif said:
                 raise TableUnfit(
                     table,
-                    f"has {what}, which would refuse {shown} (PostgreSQL says: {said})",
+                    f"has {what}, which would refuse {shown} ({said})",
                     "drop it, or make it so that it accepts this, and run the same command again",
                 )
     written = {"table": name_in_sql, "columns": list(values)}
     for what, column, oid, referred, key in run(connection, _FOREIGN_KEYS, written):
         value = planned.get(quote(column)) if column is not None else None
-        known = None
-        if value is not None and oid is not None:
+        known = True if value == _NULL else None
+        if known is None and value is not None and oid is not None:
             known = _has_row(connection, oid, referred, key, value)
         if known is False:
             raise TableUnfit(
@@ -100,13 +108,17 @@ def refuse_unfit_values(
 
 
 def _refusal(
-    connection: Connection, table: str, planned: Mapping[str, str], kind: str, definition: str
+    connection: Connection,
+    table: str,
+    planned: Mapping[str, str],
+    condition: str,
+    kind: str,
+    definition: str,
 ) -> str | None:
-    """Give what PostgreSQL says against an expression over the values; None if nothing."""
+    """Give what speaks against an expression over the values; None if nothing does."""
     columns = list(run(connection, _COLUMNS, {"table": table}).scalars())
     values = ", ".join(f"{value} AS {column}" for column, value in planned.items())
-    lacking = " AND ".join(f"t.{column} IS NULL" for column in planned)
-    rows = f"(SELECT * FROM {table} t WHERE {lacking} LIMIT {_SAMPLED})"
+    rows = f"(SELECT * FROM {table} t WHERE {condition} LIMIT {_SAMPLED})"
     others = [f"old.{column}" for column in columns if column not in planned]
     filled = f"{rows} AS old CROSS JOIN LATERAL (SELECT {', '.join([*others, values])}) AS new"
     if kind == "when":
@@ -119,26 +131,26 @@ def _refusal(
     else:
         expression, alone = f"ROW({definition})", f"(SELECT {values}) AS planned"
         filled = f"(SELECT new.* FROM {filled}) AS planned"
-    try:
-        with connection.begin_nested():
-            run(connection, f"SELECT count({expression}) FROM {alone}")
-            return None
-    except DBAPIError as error:
-        if sqlstate(error) != UNDEFINED_COLUMN:
-            return _said(error)
-    try:  # over other columns, too, so with those of some rows
-        with connection.begin_nested():
-            run(connection, f"SELECT count({expression}) FROM {filled}")
-            return None
-    except DBAPIError as error:
-        return _said(error)
+    number = f"count({expression})"
+    if kind == "not null":
+        number = f"count(*) FILTER (WHERE ({definition}) IS NULL)"
+    for source in (alone, filled):  # over other columns, too, so with those of some rows
+        try:
+            with connection.begin_nested():
+                nulls = run(connection, f"SELECT {number} FROM {source}").scalar_one()
+                return "it is NOT NULL" if kind == "not null" and nulls else None
+        except DBAPIError as error:
+            if sqlstate(error) != UNDEFINED_COLUMN or source == filled:
+                return _said(error)
+    return None
 
 
 def _said(error: DBAPIError) -> str | None:
     if error.connection_invalidated:
         raise error
     # Others are of the look, not of the value.
-    return message_of(error) if (sqlstate(error) or "").startswith(_REFUSED) else None
+    refused = (sqlstate(error) or "").startswith(_REFUSED)
+    return f"PostgreSQL says: {message_of(error)}" if refused else None
 
 
 def _has_row(connection: Connection, oid: int, table: str, key: str, value: str) -> bool | None:
@@ -187,7 +199,8 @@ SELECT 'the index ' || quote_ident(c.relname), 'index', pg_get_expr(part.found, 
  WHERE i.indrelid = to_regclass(%(table)s) AND part.found IS NOT NULL
 UNION ALL
 SELECT 'the generated column ' || quote_ident(a.attname),
-       CASE CAST(a.attgenerated AS text) WHEN 's' THEN 'stored' ELSE 'virtual' END,
+       CASE WHEN a.attnotnull THEN 'not null'
+            WHEN CAST(a.attgenerated AS text) = 's' THEN 'stored' ELSE 'virtual' END,
        pg_get_expr(g.adbin, g.adrelid), {_OF_COLUMN}
   FROM pg_attrdef g JOIN pg_attribute a ON a.attrelid = g.adrelid AND a.attnum = g.adnum
  WHERE g.adrelid = to_regclass(%(table)s) AND a.attgenerated <> ''
