@@ -277,8 +277,9 @@ def test_table_that_another_role_has_taken_is_the_one_that_is_named(
         assert main([*typed, "--url", of_role(url, role)]) == ExitStatus.REFUSED
         assert (
             f"public.plan_invariants belongs to {CLERK}, and other tables of this chain to {OWNER};"
-            " expected one owner of all: if it is this chain's, and its indexes, triggers and"
-            f" defaults call no function of {CLERK}, run ALTER TABLE"
+            " expected one owner of all: if it is this chain's, and its indexes, statistics,"
+            " triggers, defaults, CHECKs and policies call no functions but PostgreSQL's and those"
+            f" of {OWNER}, run ALTER TABLE"
             f" public.plan_invariants OWNER TO {OWNER}, otherwise rename or drop it"
         ) in capfd.readouterr().err
 

@@ -187,7 +187,7 @@ def test_membership_that_the_other_role_granted_itself_lets_no_table_of_it_be_re
     url: str, capfd: pytest.CaptureFixture[str]
 ):
     """A role with CREATEROLE makes anyone a member of its own."""
-    execute(url, f"ALTER ROLE {CLERK} CREATEROLE", "CREATE ROLE swapping_owner")
+    execute(url, f"ALTER ROLE {CLERK} CREATEROLE", "CREATE ROLE swapping_owner LOGIN")
     execute(
         of_role(url, CLERK), "CREATE ROLE swapping_team", "GRANT swapping_team TO swapping_owner"
     )
@@ -195,16 +195,71 @@ def test_membership_that_the_other_role_granted_itself_lets_no_table_of_it_be_re
         execute(url, f"ALTER TABLE {table} OWNER TO swapping_owner")
     execute(url, "ALTER TABLE plan_invariants OWNER TO swapping_team")
 
-    assert main(["status", "-q", "--url", url]) == ExitStatus.REFUSED
-    said = capfd.readouterr().err
-    assert "public.plan_invariants belongs to swapping_team, and other tables of this chain" in said
-    assert "call no function of swapping_team, run ALTER TABLE public.plan_invariants" in said
+    owner = of_role(url, "swapping_owner")
+    for reader in (url, owner):
+        assert main(["status", "-q", "--url", reader]) == ExitStatus.REFUSED
+        said = capfd.readouterr().err
+        assert "plan_invariants belongs to swapping_team, and other tables of this chain" in said
+        assert "those of swapping_owner, run ALTER TABLE public.plan_invariants OWNER TO" in said
 
     execute(url, f"SET ROLE {CLERK}; REVOKE swapping_team FROM swapping_owner; RESET ROLE")
     execute(url, "GRANT swapping_team TO swapping_owner")
-    assert main(["status", "-q", "--url", url]) == 0
+    assert main(["status", "-q", "--url", owner]) == 0
+    assert main(["status", "-q", "--url", url]) == ExitStatus.REFUSED
     execute(
         url,
         "DROP OWNED BY swapping_team, swapping_owner CASCADE",
         "DROP ROLE swapping_team, swapping_owner",
     )
+
+
+@pytest.mark.parametrize("version_table", ["alembic_version", "plans_version"])
+def test_group_of_the_owner_lets_no_table_of_another_member_be_read(
+    url: str, version_table: str, capfd: pytest.CaptureFixture[str]
+):
+    """That the owner is a member of a role says nothing of that role's other members."""
+    owner, reader = of_role(url, "swapping_owner"), of_role(url, "swapping_reader")
+    execute(
+        url,
+        "CREATE ROLE swapping_owner LOGIN",
+        "CREATE ROLE swapping_reader LOGIN",
+        f"CREATE ROLE swapping_team ROLE swapping_owner, {CLERK}",
+        "GRANT CREATE ON SCHEMA public TO swapping_team",
+        # As a restore of the four tables alone leaves it.
+        "DROP TABLE alembic_version, evolution_runs",
+        *(f"ALTER TABLE {table} OWNER TO swapping_owner" for table in Base.metadata.tables),
+        "ALTER FUNCTION v3_plans_fill() OWNER TO swapping_owner",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO swapping_reader",
+    )
+    execute(
+        of_role(url, CLERK),
+        "CREATE FUNCTION public.act() RETURNS void LANGUAGE plpgsql AS $$BEGIN IF current_user"
+        f" NOT IN ('{CLERK}', 'swapping_team') THEN RAISE EXCEPTION 'evil ran'; END IF; END$$",
+        "CREATE FUNCTION public.evil(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS"
+        " $$BEGIN PERFORM public.act(); RETURN $1; END$$",
+        f"SET ROLE swapping_team; CREATE TABLE {version_table} (version_num varchar(32));"
+        f" INSERT INTO {version_table} VALUES ('{HEAD}'); RESET ROLE",
+        f"CREATE INDEX ON {version_table} ((public.evil('x') || version_num))",
+        f"GRANT SELECT ON {version_table} TO PUBLIC",
+    )
+    options = ["-q", "-x", f"version-table={version_table}", "--url"]
+    with pytest.raises(Exception, match="evil ran"):  # it is a trap
+        execute(url, f"SELECT * FROM {version_table}")
+
+    for role, typed in [(reader, ["status"]), *((url, each) for each in READERS)]:
+        capfd.readouterr()
+        code = main([*typed, *options, role])
+        said = capfd.readouterr().err
+
+        assert code == ExitStatus.REFUSED, typed
+        assert f"public.{version_table} belongs to swapping_team, and other tables" in said
+        assert "evil ran" not in said
+        assert said.count("\n") == 1
+
+    # Who has made the owner a member lets it read what all members do; `verify` says what to mind.
+    execute(of_role(url, CLERK), f"DROP INDEX {version_table}_expr_idx")
+    assert main(["verify", *options, owner]) == ExitStatus.FOUND
+    said = " ".join("".join(capfd.readouterr()).split())
+    assert "PostgreSQL's and those of swapping_owner, run ALTER TABLE public." in said
+    both = "swapping_owner, swapping_team, swapping_reader"
+    execute(url, f"DROP OWNED BY {both} CASCADE", f"DROP ROLE {both}")

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.ownership import take_over
+from cleveragents_plans.evolution.postgresql.trust import TRUSTED_OWNER
 from cleveragents_plans.evolution.printable import identifier
 from cleveragents_plans.persistence import Base, triggers
 from cleveragents_plans.schema.database import Database
@@ -38,16 +40,17 @@ def check_owners(database: Database) -> Iterator[Finding]:
     """Find tables that do not belong to the owner of the plans."""
     names = [*Base.metadata.tables, database.options.version_table]
     of = {"schema": database.schema, "names": names}
-    owners: dict[str, str] = {row[0]: row[1] for row in run(database.connection, _OWNERS, of)}
-    owner = owners.get(PLANS)
-    for table, other in owners.items():
+    owners = run(database.connection, _OWNERS, of).all()
+    owner: str | None = next((each for table, each, _ in owners if table == PLANS), None)
+    for table, other, trusted in owners:
         if owner is not None and other != owner:
+            name, new = database.table(table), identifier(owner)
             yield fault(
                 Kind.OWNER,
                 table,
                 f"the table belongs to {other}, and {PLANS} to {owner}: an upgrade would be "
                 "refused, or half of the rights be missing",
-                f"ALTER TABLE {identifier(table)} OWNER TO {identifier(owner)}",
+                f"ALTER TABLE {name} OWNER TO {new}" if trusted else take_over(name, new),
             )
 
 
@@ -197,9 +200,9 @@ def _plain(escaped: re.Match[str]) -> str:
     return "'" + escaped[1].encode().decode("unicode_escape") + "'"
 
 
-_OWNERS = """\
-SELECT c.relname, pg_get_userbyid(c.relowner) FROM pg_class c
-  JOIN pg_namespace n ON n.oid = c.relnamespace
+_OWNERS = f"""\
+SELECT c.relname, o.rolname, {TRUSTED_OWNER} FROM pg_class c
+  JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_roles o ON o.oid = c.relowner
  WHERE n.nspname = %(schema)s AND c.relname = ANY(%(names)s) AND c.relkind IN ('r', 'p')
  ORDER BY 1"""
 

@@ -74,6 +74,21 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def take_over(table: str, owner: str) -> str:
+    """
+    Say how the table of a role that is not trusted is given to *owner*, and when it may be.
+
+    Args:
+        table: The table, as in SQL with its schema.
+        owner: The role, as in SQL, to which it is to belong.
+    """
+    return (
+        "if it is this chain's, and its indexes, statistics, triggers, defaults, CHECKs and "
+        f"policies call no functions but PostgreSQL's and those of {owner}, run ALTER TABLE "
+        f"{table} OWNER TO {owner}, otherwise rename or drop it"
+    )
+
+
 def refuse_foreign_functions(connection: Connection, table: str, names: Sequence[str]) -> None:
     """
     Refuse functions and triggers that are not those of a revision, and have their names.

@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.ownership import NameTaken, literal
+from cleveragents_plans.evolution.postgresql.ownership import NameTaken, literal, take_over
 from cleveragents_plans.evolution.postgresql.trust import IS_MEMBER, TRUSTED_OWNER, acts_as
 
 #: What a part of the tables may be, after their names, and what is to be done.
@@ -47,7 +47,8 @@ def refuse_foreign_tables(
 
     A superuser may own some of them, and so may this role, and the owner of the schema or of the
     database. To be read they may also belong to a role that this one was made a member of, and to
-    roles one of which acts as the other, because one who is trusted made it a member.
+    roles that act as the owner of the others, who is trusted, because one who is trusted made them
+    its members. That an owner is a member of a role says nothing of that role's other members.
 
     Refused is a version table with a trigger or a rule, too, unless it is only read: any rule, and
     a trigger whose function or table is not of a superuser or of the role that migrates.
@@ -153,6 +154,12 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.ro
 {_FROM_OURS}
    AND NOT {TRUSTED_OWNER} AND NOT {IS_MEMBER} ORDER BY 1"""
 
+_TAKE_OVER = (
+    literal(f"expected one owner of all: {take_over('<table>', '<owner>')}")
+    .replace("<table>", "' || ours.name || '")
+    .replace("<owner>", "' || most.owner || '")
+)
+
 # Of the version table: a superuser and the role that migrates may write what it runs. Its owner
 # may not, as no revision makes a trigger there.
 # The owner of most tables, the oldest among them, is taken for that of the chain. A table is
@@ -178,10 +185,7 @@ WITH ours AS (
               WHEN others.names IS NULL THEN 'rename or drop it'
               WHEN ours.owner <> most.owner
                    AND (most.trusted OR NOT EXISTS (SELECT FROM ours o WHERE o.trusted))
-              THEN 'expected one owner of all: if it is this chain''s, and its indexes, '
-                   || 'triggers and defaults call no function of ' || ours.owner
-                   || ', run ALTER TABLE ' || ours.name || ' OWNER TO ' || most.owner
-                   || ', otherwise rename or drop it'
+              THEN {_TAKE_OVER}
               ELSE 'expected one owner of all: rename or drop those that are not this chain''s'
          END AS remedy
     FROM ours LEFT JOIN most ON true CROSS JOIN LATERAL (
@@ -191,10 +195,7 @@ WITH ours AS (
    WHERE NOT ours.trusted AND (others.are_others OR (SELECT count(*) FROM ours) = 1)
 )"""
 
-_RELATED = " OR ".join(
-    acts_as(f"{member}.relowner", f"{role}.relowner")
-    for member, role in (("ours", "o"), ("o", "ours"))
-)
+_RELATED = f"o.trusted AND {acts_as('ours.relowner', 'o.relowner')}"
 
 _READ = f"""\
 {_OURS.format(trusted=f"({TRUSTED_OWNER} OR {IS_MEMBER})", related=_RELATED)}
