@@ -200,8 +200,7 @@ class LifecyclePlanModel(Base):
         try:
             return mapping.read_plan(self, self.projects, self.arguments, self.invariants)
         except InvalidRequestError:
-            relations = set(type(self).__mapper__.relationships.keys())
-            missing = relations & inspect(self).unloaded
+            missing = inspect(self).unloaded.intersection(mapping.ChildRows._fields)
             if not missing:
                 raise
             raise ChildrenNotLoaded(tuple(sorted(missing))) from None

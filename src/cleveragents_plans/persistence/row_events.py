@@ -50,7 +50,9 @@ def _keep_snapshot_in_place(row: Any, old: Any, _initiator: object) -> None:
 def _move_version(_mapper: object, _connection: object, row: Any) -> None:
     # A writer who leaves updated_at alone would not be seen by those who check it.
     # Only what was set can have changed; to ask every attribute takes as long as the flush.
-    changed = {name for name in inspect(row).committed_state if _changed(row, name)}
+    state = inspect(row)
+    others = {*state.mapper.relationships.keys()}.difference(mapping.ChildRows._fields)
+    changed = {name for name in state.committed_state if name not in others and _changed(row, name)}
     if changed and "updated_at" not in changed:
         row.updated_at = time_text(mapping.next_version(row.plan_id, row.updated_at))
 
@@ -61,7 +63,8 @@ def _changed(row: Any, name: str) -> bool:
 
 def _flush_children(session: Session, model: Any) -> None:
     """Let child rows change places, and move the version of each plan whose child rows change."""
-    relations = model.__mapper__.relationships
+    # The application may have added relationships to rows of its own, by a backref.
+    relations = [model.__mapper__.relationships[name] for name in mapping.ChildRows._fields]
     kinds = tuple(relation.mapper.class_ for relation in relations)
     children = [each for each in (*session.new, *session.deleted) if isinstance(each, kinds)]
     children += [
