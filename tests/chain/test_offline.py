@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from alembic.util import CommandError
+from sqlalchemy import make_url
 
 from cleveragents_plans.evolution.errors import running_revision
 from support import postgres
@@ -15,6 +16,7 @@ from support.former_release import write_former_release
 from support.revisions import M4_003, M8_001
 from support.rows import database_hash, schema_dump
 from support.scripts import run_psql, script
+from support.toys import execute
 
 
 @pytest.fixture(params=list(postgres.binaries()))
@@ -75,6 +77,48 @@ def test_script_alters_a_table_whose_constraints_wait_until_the_commit(pair, def
         assert run_psql(url, f"{deferred};").returncode == 0
 
     assert_scripts_do_what_runs_do(*pair)
+
+
+AUDITED = {
+    "a trigger": "TRIGGER note AFTER UPDATE ON v3_plans FOR EACH ROW",
+    "a deferred trigger": "CONSTRAINT TRIGGER note AFTER UPDATE ON v3_plans"
+    " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW",
+}
+
+
+@pytest.mark.parametrize("trigger", AUDITED.values(), ids=AUDITED)
+def test_trigger_finds_its_tables_by_the_search_path_of_the_role(pair, trigger: str):
+    """In a run and in a script; none of both leaves the path to the statements after it."""
+    for url in pair:
+        write_former_release(url, plans=100)
+        done = run_psql(
+            url,
+            "CREATE TABLE audit (plan_id text, path text);\n"
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO audit"
+            " VALUES (new.plan_id, current_setting('search_path')); RETURN NULL; END$$;\n"
+            f"CREATE {trigger} EXECUTE FUNCTION note();",
+        )
+        assert done.returncode == 0, done.stderr
+
+    assert_scripts_do_what_runs_do(*pair)
+
+    audited = "SELECT count(*), min(path), max(path) FROM audit"
+    online, offline = (execute(url, audited) for url in pair)
+    assert online == offline
+    assert online[0][0] > 0
+    assert {*online[0][1:]} == {"public"}
+
+
+def test_function_of_a_script_is_the_same_where_all_identifiers_are_quoted(pair):
+    url, _ = pair
+    write_former_release(url, plans=10)
+    execute(url, f"ALTER DATABASE {make_url(url).database} SET quote_all_identifiers = on")
+
+    done = run_psql(url, script(url, f"{M4_003}:{M8_001}"))
+
+    assert done.returncode == 0, done.stderr
+    settings = "SELECT proconfig FROM pg_proc WHERE proname = 'v3_plans_fill'"
+    assert execute(url, settings) == [(["search_path=pg_catalog, pg_temp"],)]
 
 
 def test_script_is_one_transaction_that_a_cycle_rolls_back(pair):

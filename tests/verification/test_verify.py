@@ -36,6 +36,7 @@ from support.former_release import write_former_release
 from support.plans import a_child, a_root
 from support.revisions import A5_004, HEAD, M4_003, M8_001
 from support.rows import database_hash, schema_dump
+from support.toys import execute
 
 
 def looked_at(url: str, **options: bool) -> Verification:
@@ -252,6 +253,18 @@ def test_settings_of_a_database_change_nothing_that_is_compared(tmp_path: Path):
         assert looked_at(url).findings == ()
         with read_database(chain_config(url), "preflight") as database:
             assert database.position.misfit is None
+
+
+def test_function_restored_with_quotes_around_all_identifiers_is_no_fault(tmp_path: Path):
+    with database_at(HEAD, "postgresql-18", tmp_path) as url:
+        quoted = "SET quote_all_identifiers = on"
+        path = "ALTER FUNCTION v3_plans_fill() SET search_path = pg_catalog, pg_temp"
+        execute(url, f"{quoted}; {path}")
+
+        assert looked_at(url).faults == ()
+        settings = "SELECT proconfig[1] FROM pg_proc WHERE proname = 'v3_plans_fill'"
+        [(setting,)] = execute(url, settings)
+        assert setting == 'search_path="pg_catalog", "pg_temp"'
 
 
 def test_role_that_may_not_read_a_table_is_refused_with_what_grants_it(tmp_path: Path):

@@ -16,8 +16,8 @@ from cleveragents_plans.verification.expressions import canonical
 from cleveragents_plans.verification.fill_function import (
     FILL,
     FILL_SQL,
-    SETTINGS,
     has_our_body,
+    has_our_settings,
 )
 from cleveragents_plans.verification.findings import PLANS, Finding, Kind, fault, note
 
@@ -182,7 +182,7 @@ def _check_fill(row: Any, schema: str) -> Iterator[Finding]:
     settings = row["config"] or []
     wrong = {
         "is not SECURITY DEFINER": not row["definer"],
-        f"has the settings {settings}": settings != SETTINGS,
+        f"has the settings {settings}": not has_our_settings(settings),
     }
     if any(wrong.values()):
         lacks = ", ".join(said for said, is_so in wrong.items() if is_so)

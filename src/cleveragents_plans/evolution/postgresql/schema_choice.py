@@ -18,6 +18,7 @@ from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.search_path import (
     FORMER,
     OF_TRIGGERS,
+    PATH_OF_TRIGGERS,
     SCHEMAS,
     SYSTEM_SCHEMAS,
     safe,
@@ -59,7 +60,7 @@ def use_schema(
     scope = "LOCAL" if local else "SESSION"
     run(connection, f"SET {scope} search_path = {SYSTEM_SCHEMAS}")
     searched = {"searched": connection.info[SCHEMAS]}
-    connection.info[OF_TRIGGERS] = run(connection, _PATH_OF_TRIGGERS, searched).scalar_one()
+    connection.info[OF_TRIGGERS] = run(connection, PATH_OF_TRIGGERS, searched).scalar_one()
     if schema is not None:
         return _existing(connection, schema)
     found = find_schema(connection, *tables)
@@ -222,16 +223,6 @@ SELECT quote_ident(n.nspname) || '.' || quote_ident(c.relname), quote_ident(o.ro
    AND c.relname = ANY(%(tables)s::text[]) AND c.relkind IN ('r', 'p')
    AND other.relname = ANY(%(tables)s::text[]) AND other.relkind IN ('r', 'p')
    AND NOT {TRUSTED_OWNER} AND NOT {IS_MEMBER} ORDER BY 1, 3 LIMIT 1"""
-
-# The schema of temporary tables has another name in another session.
-_PATH_OF_TRIGGERS = """\
-SELECT coalesce(string_agg(CASE WHEN n.nspname LIKE 'pg\\_temp\\_%%' THEN 'pg_temp'
-                                ELSE quote_ident(n.nspname) END, ', ' ORDER BY searched.place), '')
-  FROM unnest(CAST(%(searched)s AS text[])) WITH ORDINALITY AS searched (name, place)
-  JOIN pg_namespace n ON n.nspname = searched.name
-  JOIN pg_roles o ON o.oid = n.nspowner
-  JOIN pg_database d ON d.datname = current_database()
- WHERE n.nspname <> current_user OR o.rolsuper OR o.rolname = current_user OR o.oid = d.datdba"""
 
 _IS_TRUSTED = f"""\
 SELECT {safe("%(named)s")}

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 SYSTEM_SCHEMAS = "pg_catalog, pg_temp"
 
+#: That setting of a function in ``pg_proc``, as it may have been written there: quoted where
+#: ``quote_all_identifiers`` was on.
+SETTINGS = (f"search_path={SYSTEM_SCHEMAS}", 'search_path="pg_catalog", "pg_temp"')
+
 #: What is remembered of each connection: the setting of the role, the schemas that it means, and
 #: the search path for triggers.
 FORMER, SCHEMAS = "evolution.search_path", "evolution.schemas"
@@ -63,6 +67,13 @@ def as_triggers_expect(connection: Connection) -> tuple[str, dict[str, str]]:
     """
     condition = "(SELECT set_config('search_path', %(search_path)s, true)) IS NOT NULL"
     return condition, {"search_path": connection.info[OF_TRIGGERS]}
+
+
+#: The condition of `as_triggers_expect` for an UPDATE of a script (see `restrict_script`), and what
+#: has to come after it.
+IN_A_SCRIPT = """\
+(SELECT set_config('search_path', current_setting('evolution.search_path'), true)) IS NOT NULL"""
+AFTER_IT_IN_A_SCRIPT = f"SET LOCAL search_path = {SYSTEM_SCHEMAS}"
 
 
 def path_for_ddl(connection: Connection) -> str:
@@ -170,20 +181,39 @@ def write_schema(dialect: Dialect, schema: str) -> None:
     dialect.identifier_preparer.schema_for_object = lambda table: table.schema or schema
 
 
+#: The search path of triggers, of the schemas that were *searched*. That of temporary tables has
+#: another name in another session.
+PATH_OF_TRIGGERS = """\
+SELECT coalesce(string_agg(CASE WHEN n.nspname LIKE 'pg\\_temp\\_%%' THEN 'pg_temp'
+                                ELSE quote_ident(n.nspname) END, ', ' ORDER BY searched.place), '')
+  FROM unnest(CAST(%(searched)s AS text[])) WITH ORDINALITY AS searched (name, place)
+  JOIN pg_namespace n ON n.nspname = searched.name
+  JOIN pg_roles o ON o.oid = n.nspowner
+  JOIN pg_database d ON d.datname = current_database()
+ WHERE n.nspname <> current_user OR o.rolsuper OR o.rolname = current_user OR o.oid = d.datdba"""
+
+
 def restrict_script(schema: str) -> str:
     """
     Give the first statements of a script for *schema*, which is a name without quotes.
 
-    The script then searches system schemas only. Where the tables would have been found,
+    The script then searches system schemas only, but for the triggers of rows that it writes
+    (see `IN_A_SCRIPT`). Where the tables would have been found,
     or created, in another schema, it raises. Deferred constraints and constraint triggers
     are checked at the end of each statement: no table is altered while a row of it waits
     for its check until COMMIT.
     """
+    searched = "current_setting('evolution.search_path')"
+    of_triggers = PATH_OF_TRIGGERS.replace("%(searched)s", searched).replace("%%", "%")
     return f"""\
 SET CONSTRAINTS ALL IMMEDIATE;
+SET LOCAL quote_all_identifiers = off;
 SELECT pg_catalog.set_config('evolution.schema',
   CAST(pg_catalog.current_schema() AS pg_catalog.text), true);
+SELECT pg_catalog.set_config('evolution.search_path',
+  CAST(pg_catalog.current_schemas(false) AS pg_catalog.text), true);
 SET LOCAL search_path = {SYSTEM_SCHEMAS};
+SELECT set_config('evolution.search_path', ({of_triggers}), true);
 DO $schema$ BEGIN
   IF current_setting('evolution.schema') <> '{schema}' THEN
     RAISE EXCEPTION USING MESSAGE = 'this script is for the schema {schema}, not for '

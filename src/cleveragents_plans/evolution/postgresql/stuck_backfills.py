@@ -16,7 +16,7 @@ from cleveragents_plans.evolution.errors import (
 )
 from cleveragents_plans.evolution.postgresql.blockers import Blocker
 from cleveragents_plans.evolution.postgresql.connection import run
-from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
+from cleveragents_plans.evolution.postgresql.search_path import SETTINGS
 
 # Clients may write rows that need it; each pass finds fewer, as it takes less time.
 _MAX_PASSES = 5
@@ -123,5 +123,5 @@ SELECT quote_ident(t.tgname)
    AND t.tgtype & 16 <> 0
    AND NOT (t.tgenabled = 'A' AND p.proname = t.tgname AND p.pronamespace = c.relnamespace
             AND p.proowner = c.relowner AND p.proconfig IS NOT NULL
-            AND 'search_path={SYSTEM_SCHEMAS}' = ANY(p.proconfig))
+            AND p.proconfig && CAST(ARRAY{[*SETTINGS]} AS text[]))
  ORDER BY t.tgname"""

@@ -20,6 +20,7 @@ from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
 from cleveragents_plans.evolution.postgresql.ranges import base_type
+from cleveragents_plans.evolution.postgresql.search_path import AFTER_IT_IN_A_SCRIPT, IN_A_SCRIPT
 from cleveragents_plans.evolution.postgresql.triggers import RowExpression, Trigger
 from cleveragents_plans.evolution.recipes.parent_trees import (
     ParentTree,
@@ -76,7 +77,10 @@ def fill_roots(
         if rehearsal := Rehearsal.of(op):
             _foresee(op, rehearsal, tree, also, label)
         names = _names(tree, also)
-        write_sql(context, *(in_schema(context, each.format(**names)) for each in _OFFLINE))
+        write_sql(
+            context,
+            *(in_schema(context, each.format(**names, expected=IN_A_SCRIPT)) for each in _OFFLINE),
+        )
         return 0
     connection, table = op.get_bind(), qualified(context, tree.table)
     needs, update = _statements(connection, table, tree, also)
@@ -196,7 +200,9 @@ WITH RECURSIVE down (id, root) AS (
 UPDATE {name} t SET
   {root} = coalesce(t.{root}, down.root){also}
 FROM down
-WHERE t.{key} = down.id AND ({needs})""",
+WHERE t.{key} = down.id AND ({needs})
+  AND {expected}""",
+    AFTER_IT_IN_A_SCRIPT,
     """\
 DO $cycle$
 DECLARE found text;
