@@ -69,10 +69,11 @@ def as_triggers_expect(connection: Connection) -> tuple[str, dict[str, str]]:
     return condition, {"search_path": connection.info[OF_TRIGGERS]}
 
 
-#: The condition of `as_triggers_expect` for an UPDATE of a script (see `restrict_script`), and what
-#: has to come after it.
+#: The condition of `as_triggers_expect` for an UPDATE of a script (see `restrict_script`; without
+#: that the session's own path is the role's), and what has to come after it.
 IN_A_SCRIPT = """\
-(SELECT set_config('search_path', current_setting('evolution.search_path'), true)) IS NOT NULL"""
+(SELECT set_config('search_path', current_setting('evolution.search_path', true), true))
+    IS NOT NULL"""
 AFTER_IT_IN_A_SCRIPT = f"SET LOCAL search_path = {SYSTEM_SCHEMAS}"
 
 
