@@ -20,26 +20,26 @@ from cleveragents_plans.persistence.models import (
     PlanInvariantModel,
     PlanProjectModel,
 )
+from cleveragents_plans.persistence.row_events import rows_held
 from cleveragents_plans.persistence.sessions import PLANS, among, execute, on_postgresql
 
-_CHILD_MODELS = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
+_MODELS = (LifecyclePlanModel, PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
 
 
 def refresh_plans(session: Session, plan_ids: Iterable[str]) -> None:
     """Load the row objects of plans again, with those of their child rows that were loaded."""
-    mapper = LifecyclePlanModel.__mapper__
-    for plan_id in plan_ids:
-        row = session.identity_map.get(mapper.identity_key_from_primary_key((plan_id,)))
-        if row is None or inspect(row).expired:
+    for row in (each for it in plan_ids for each in rows_held(session, LifecyclePlanModel, it)):
+        state: Any = inspect(row)
+        if state.expired:
             continue
-        held: dict[str, Any] = inspect(row).dict
-        loaded = [getattr(LifecyclePlanModel, it) for it in ChildRows._fields if it in held]
+        kind, held = type(row), state.dict
+        loaded = [getattr(kind, it) for it in ChildRows._fields if it in held]
         for relation in loaded:
             for child in held[relation.key]:
                 session.expunge(child)  # it may be gone; those that are there are loaded anew
         session.get(
-            LifecyclePlanModel,
-            plan_id,
+            kind,
+            state.identity,
             options=[selectinload(relation) for relation in loaded],
             populate_existing=True,
         )
@@ -48,23 +48,21 @@ def refresh_plans(session: Session, plan_ids: Iterable[str]) -> None:
 def follow_deletes(session: Session) -> None:
     """Let row objects follow a DELETE and its ON DELETE actions: they go, or are detached."""
     # What is not loaded is not asked for: it will be read as it is then.
-    own, parents = {}, {}
-    for each in session:
-        state = inspect(each)
-        if not state.identity:
-            continue
-        if isinstance(each, (LifecyclePlanModel, *_CHILD_MODELS)):
-            own[each] = state.identity[0]
-        if state.dict.get("parent_plan_id") is not None:
-            parents[each] = state.dict["parent_plan_id"]
-    named = {*own.values(), *parents.values()}
+    held = [each for each in session if isinstance(each, _MODELS)]
+    states: list[Any] = [inspect(each) for each in held]
+    own = [
+        (each, state.identity[0], state.dict.get("parent_plan_id"))
+        for each, state in zip(held, states, strict=True)
+        if state.identity
+    ]
+    named = {plan_id for _, *ids in own for plan_id in ids} - {None}
     if not named:
         return
     query = select(PLANS.c.plan_id).where(among(on_postgresql(session), PLANS.c.plan_id, named))
-    stored = {*execute(session, query).scalars()}
-    for each, plan_id in own.items():
+    stored = {*execute(session, query).scalars(), None}
+    for each, plan_id, parent_id in own:
         if plan_id not in stored:
             if each in session:  # and did not go with its plan
                 session.expunge(each)
-        elif each in parents and parents[each] not in stored:
+        elif parent_id not in stored:
             set_committed_value(each, "parent_plan_id", None)

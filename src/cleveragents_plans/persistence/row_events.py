@@ -77,14 +77,21 @@ def _flush_children(session: Session, model: Any) -> None:
     for relation in relations:
         changed |= _change_places(session, relation, rows)
     for plan_id in changed:
-        key = model.__mapper__.identity_key_from_primary_key((plan_id,))
-        row = session.identity_map.get(key)
-        if row is None:
+        held = rows_held(session, model, plan_id)
+        if not held:
             table = model.__table__
             move = update(table).where(table.c.plan_id == plan_id)
             session.execute(move.values(updated_at=NextVersion()), bind_arguments={"mapper": model})
-        elif row not in session.deleted and not _changed(row, "updated_at"):
-            row.updated_at = time_text(mapping.next_version(row.plan_id, row.updated_at))
+        elif not any(row in session.deleted or _changed(row, "updated_at") for row in held):
+            held[0].updated_at = time_text(mapping.next_version(plan_id, held[0].updated_at))
+
+
+def rows_held(session: Session, model: Any, plan_id: str) -> list[Any]:
+    """Give the row objects of a plan in the session: of *model*, and of classes that inherit it."""
+    # Without a discriminator, each class has identity keys of its own.
+    mappers = model.__mapper__.self_and_descendants
+    keys = dict.fromkeys(each.identity_key_from_primary_key((plan_id,)) for each in mappers)
+    return [row for row in map(session.identity_map.get, keys) if row is not None]
 
 
 def _change_places(
