@@ -322,3 +322,86 @@ def test_run_that_waits_for_the_lock_reads_no_table_of_runs_of_another_role(
     said = capfd.readouterr().err
     assert code == ExitStatus.AGAIN, said
     assert "evil ran" not in said
+
+
+ARCHIVE = "v3_plans_snapshot_archive"
+TRAPS = {
+    "expression": ("CREATE INDEX odd ON {} ((evil.evil('x') || {}))", "index"),
+    "predicate": ("CREATE INDEX odd ON {0} ({1}) WHERE evil.evil('x') || {1} = ''", "index"),
+    "operator class": (
+        "CREATE OPERATOR CLASS evil.ops FOR TYPE text USING btree AS OPERATOR 1 <, OPERATOR 2 <=,"
+        " OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 bttextcmp(text, text);"
+        " CREATE INDEX odd ON {} ({} evil.ops)",
+        "index",
+    ),
+    "statistics": ("CREATE STATISTICS odd ON (evil.evil('x') || {1}) FROM {0}", "statistics"),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+@pytest.mark.parametrize("role", ["postgres", OWNER])
+def test_archive_of_another_role_is_not_said_to_be_taken_over_and_runs_nothing(
+    url: str, role: str, trap: str, capfd: pytest.CaptureFixture[str]
+):
+    statement, kind = TRAPS[trap]
+    migrate(of_role(url, OWNER), M4_003)
+    # Only a superuser may create an operator class.
+    maker = url if trap == "operator class" else of_role(url, CLERK)
+    execute(
+        of_role(url, CLERK),
+        f"CREATE TABLE {ARCHIVE} (plan_id varchar(26), effective_profile_snapshot text,"
+        " created_at text)",
+        f"CREATE UNIQUE INDEX uq_{ARCHIVE}_plan_id ON {ARCHIVE} (plan_id)",
+        f"CREATE INDEX plain ON {ARCHIVE} (created_at)",
+    )
+    execute(maker, *statement.format(ARCHIVE, "plan_id").split("; "))
+
+    def refused() -> list[str]:
+        lines = []
+        for typed in (["preflight"], ["upgrade"]):
+            capfd.readouterr()
+            assert main([*typed, "-q", "--url", of_role(url, role)]) == ExitStatus.REFUSED
+            said = " ".join("".join(capfd.readouterr()).split())
+            assert "evil ran" not in said
+            lines.append(said)
+        return lines
+
+    for said in refused():
+        assert f"belongs to {CLERK}, and public.v3_plans to {OWNER}" in said
+        assert "rename or drop it: that role may have chosen what is in it" in said
+        assert "OWNER TO" not in said
+
+    execute(url, f"ALTER TABLE {ARCHIVE} OWNER TO {OWNER}")
+    for said in refused():
+        remedy = f"DROP {kind.upper()} public.odd"
+        assert f"public.{ARCHIVE} has the {kind} odd; expected none; run {remedy};" in said
+    execute(of_role(url, CLERK if kind == "statistics" else OWNER), remedy)
+    assert main(["upgrade", "-q", "--url", of_role(url, role)]) == 0
+
+
+def test_table_of_runs_of_another_role_is_not_said_to_be_taken_over_and_runs_nothing(
+    url: str, capfd: pytest.CaptureFixture[str]
+):
+    migrate(of_role(url, OWNER), HEAD)
+    [(columns,)] = execute(
+        url,
+        "SELECT string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', '"
+        " ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'evolution_runs'::regclass"
+        " AND attnum > 0",
+    )
+    execute(url, "DROP TABLE evolution_runs")
+    execute(
+        of_role(url, CLERK),
+        f"CREATE TABLE evolution_runs ({columns}, PRIMARY KEY (run_id))",
+        TRAPS["statistics"][0].format("evolution_runs", "run_id"),
+    )
+
+    assert main(["history", "-q", "--url", url]) == ExitStatus.REFUSED
+    said = capfd.readouterr().err
+    assert f"belongs to {CLERK}, and not to {OWNER} as the version table does: rename or" in said
+    assert "OWNER TO" not in said
+
+    execute(url, f"ALTER TABLE evolution_runs OWNER TO {OWNER}")
+    assert main(["history", "-q", "--url", url]) == ExitStatus.REFUSED
+    said = capfd.readouterr().err
+    assert "has the statistics odd; expected none: run DROP STATISTICS public.odd" in said

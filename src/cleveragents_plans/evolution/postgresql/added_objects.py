@@ -6,7 +6,9 @@ from typing import Final
 
 #: Each thing that was added to the relation *c*, and the statement that removes it. *n* has its
 #: name, as in SQL with its schema, the number of its key, of which another key does no harm, and
-#: the name of the unique index that a run creates; where it creates none, every index counts.
+#: the name of the unique index that a run creates; where it creates none, every index counts. What
+#: an index or statistics evaluate, planning evaluates: only plain columns, and PostgreSQL's own
+#: operator classes, do no harm.
 ADDED: Final = """\
   SELECT 'the trigger ' || quote_ident(tgname),
          'DROP TRIGGER ' || quote_ident(tgname) || ' ON ' || n.name
@@ -29,9 +31,17 @@ ADDED: Final = """\
   SELECT 'the index ' || quote_ident(u.relname),
          'DROP INDEX ' || quote_ident((parse_ident(n.name))[1]) || '.' || quote_ident(u.relname)
     FROM pg_index x JOIN pg_class u ON u.oid = x.indexrelid
-   WHERE x.indrelid = c.oid AND u.relname IS DISTINCT FROM n.index
-     AND (x.indisunique AND NOT (x.indnkeyatts = 1 AND x.indkey[0] = n.key) OR n.index IS NULL)
+   WHERE x.indrelid = c.oid
+     AND (EXISTS (SELECT FROM pg_opclass k WHERE k.oid = ANY(x.indclass)
+                     AND k.opcnamespace <> CAST('pg_catalog' AS regnamespace))
+          OR u.relname IS DISTINCT FROM n.index
+             AND (n.index IS NULL OR x.indexprs IS NOT NULL OR x.indpred IS NOT NULL
+                  OR x.indisunique AND NOT (x.indnkeyatts = 1 AND x.indkey[0] = n.key)))
      AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = u.oid AND conrelid = c.oid)
+  UNION ALL
+  SELECT 'the statistics ' || quote_ident(s.stxname),
+         'DROP STATISTICS ' || CAST(s.stxnamespace AS regnamespace) || '.' || quote_ident(s.stxname)
+    FROM pg_statistic_ext s WHERE s.stxrelid = c.oid AND s.stxexprs IS NOT NULL
   UNION ALL
   SELECT CASE a.attgenerated WHEN '' THEN 'a default for ' ELSE 'an expression for ' END
          || quote_ident(a.attname),

@@ -11,6 +11,7 @@ from cleveragents_plans.evolution.postgresql.added_objects import ADDED
 from cleveragents_plans.evolution.postgresql.connection import raise_if, run
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken, literal
 from cleveragents_plans.evolution.postgresql.row_security import BINDS_OWNER
+from cleveragents_plans.evolution.postgresql.trust import OWNER_IS_TRUSTED
 
 
 def refuse_foreign_table(
@@ -27,7 +28,8 @@ def refuse_foreign_table(
         index: The name of its unique index on the first column.
 
     Raises:
-        NameTaken: It belongs to another role, is no table, has other columns, or something was
+        NameTaken: It belongs to another role (a remedy gives it to the owner only where that role
+            is trusted), is no table, has other columns, or something was
             added to it that its use would fire or break, which is named with the statement that
             removes it; or *index* is the name of something else.
     """
@@ -129,8 +131,10 @@ SELECT found, remedy FROM pg_namespace s
  CROSS JOIN LATERAL (
   SELECT 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and '
          || CAST(%(table)s AS text) || ' to ' || quote_ident(pg_get_userbyid(t.relowner)) AS found,
-         'if it is this chain''s, run ALTER TABLE ' || n.name || ' OWNER TO '
-         || quote_ident(pg_get_userbyid(t.relowner)) || ', otherwise rename it' AS remedy
+         CASE WHEN {OWNER_IS_TRUSTED}
+              THEN 'if it is this chain''s, run ALTER TABLE ' || n.name || ' OWNER TO '
+                   || quote_ident(pg_get_userbyid(t.relowner)) || ', otherwise rename it'
+              ELSE 'rename or drop it: that role may have chosen what is in it' END AS remedy
    WHERE c.relowner <> t.relowner
   UNION ALL
   SELECT 'is there, and ' || CAST(%(table)s AS text) || ' is not',

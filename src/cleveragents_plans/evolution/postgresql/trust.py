@@ -56,3 +56,8 @@ _ME = "(SELECT me.oid FROM pg_roles me WHERE me.rolname = current_user)"
 IS_MEMBER: Final = f"""\
 (NOT (SELECT me.rolsuper FROM pg_roles me WHERE me.rolname = current_user)
  AND {acts_as(_ME, "o.oid")})"""
+
+#: Whether the owner of the relation *c* is a `TRUSTED_OWNER`, or this role acts as it.
+OWNER_IS_TRUSTED: Final = f"""\
+EXISTS (SELECT FROM pg_roles o JOIN pg_namespace n ON n.oid = c.relnamespace
+         WHERE o.oid = c.relowner AND ({TRUSTED_OWNER} OR {IS_MEMBER}))"""

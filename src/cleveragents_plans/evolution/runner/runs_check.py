@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.postgresql.added_objects import ADDED
 from cleveragents_plans.evolution.postgresql.connection import run
+from cleveragents_plans.evolution.postgresql.trust import OWNER_IS_TRUSTED
 
 
 def fault_on_postgresql(
@@ -77,9 +78,11 @@ SELECT CASE
   THEN 'was replaced just now: run the same command again'
   WHEN pg_get_userbyid(c.relowner) <> o.owner
   THEN 'belongs to ' || quote_ident(pg_get_userbyid(c.relowner)) || ', and not to '
-       || quote_ident(o.owner) || ' as the version table does: rename it, or if it is '
-       || 'this chain''s, run ALTER TABLE ' || n.name
-       || ' OWNER TO ' || quote_ident(o.owner)
+       || quote_ident(o.owner) || ' as the version table does: rename '
+       || CASE WHEN {OWNER_IS_TRUSTED}
+               THEN 'it, or if it is this chain''s, run ALTER TABLE ' || n.name
+                    || ' OWNER TO ' || quote_ident(o.owner)
+               ELSE 'or drop it' END
   -- Policies that do not bind this role are not evaluated for it.
   WHEN row_security_active(c.oid)
   THEN 'has row-level security, which binds the role ' || quote_ident(current_user)
