@@ -302,6 +302,16 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["CREATE RULE never AS ON UPDATE TO v3_plans DO INSTEAD NOTHING"],
         "v3_plans has rules that would be run instead of, or beside, each UPDATE: never",
     ),
+    "keys of citext": (
+        ["CREATE EXTENSION citext",
+         "DO $$DECLARE k record; BEGIN FOR k IN SELECT conrelid::regclass AS t, conname FROM"
+         " pg_constraint WHERE contype = 'f' LOOP"
+         " EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', k.t, k.conname); END LOOP; END$$",
+         *(f"ALTER TABLE v3_plans ALTER {name} TYPE citext"
+           for name in ("plan_id", "parent_plan_id", "root_plan_id"))],
+        "v3_plans has plan_id of the type public.citext, whose equality a run does not look up, "
+        "so that parents would be missed; change its type to text",
+    ),
     "an index over a part of the profile": (
         ["CREATE INDEX odd ON v3_plans ((automation_profile::jsonb ->> 'profile_name'))"],
         r"v3_plans has the index odd, which would refuse automation_profile = 'balanced' "

@@ -93,7 +93,15 @@ def columns_of(op: Op, table: str) -> dict[str, ReflectedColumn]:
     found, schema = _reflected(op), schema_of(op.get_context())
     if not found.has_table(table, schema=schema):
         return {}
-    return {column["name"]: column for column in found.get_columns(table, schema=schema)}
+    return {column["name"]: column for column in columns_found(found, table, schema)}
+
+
+def columns_found(found: Inspector, table: str, schema: str | None) -> list[ReflectedColumn]:
+    """Reflect the columns of *table*, also those of a type that SQLAlchemy does not know."""
+    with warnings.catch_warnings():
+        # That of an extension: a column of an operator's own, or one that a check is to refuse.
+        warnings.filterwarnings("ignore", "Did not recognize type", SAWarning)
+        return found.get_columns(table, schema=schema)
 
 
 def missing_parts(op: Op, expected: Mapping[str, Iterable[str]]) -> list[str]:
@@ -154,7 +162,7 @@ def require_table(
             operation, f"there is no table {table}{where}", suggestion(table, known)
         )
     if columns:
-        known = [column["name"] for column in found.get_columns(table, schema=schema)]
+        known = [column["name"] for column in columns_found(found, table, schema)]
         for column in columns:
             if column not in known and _inspector(op, column) is not None:
                 raise OperationRefused(

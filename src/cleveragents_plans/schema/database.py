@@ -15,6 +15,7 @@ from alembic.util import to_tuple
 from sqlalchemy import Connection, inspect
 
 from cleveragents_plans.evolution.errors import only_reading
+from cleveragents_plans.evolution.lookups import columns_found
 from cleveragents_plans.evolution.op import qualified
 from cleveragents_plans.evolution.operations.names import require_tables
 from cleveragents_plans.evolution.postgresql.lock_timeouts import blockers_named
@@ -150,7 +151,7 @@ class Database:
         """Name the columns that *table* has; none if it is not there."""
         if table not in self._columns:
             found = (
-                inspect(self.connection).get_columns(table, schema=self.schema)
+                columns_found(inspect(self.connection), table, self.schema)
                 if table in self.position.tables
                 else ()
             )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, create_engine, inspect
 from sqlalchemy.types import Double, Float, TypeEngine
 
+from cleveragents_plans.evolution.lookups import columns_found
 from cleveragents_plans.persistence import Base
 
 #: Our name of the table.
@@ -121,7 +122,7 @@ def table(connection: Connection, name: str, schema: str | None = None) -> Table
             "reference": references.get(column["name"], "none"),
             "primary key": str(key.index(column["name"]) + 1) if column["name"] in key else "none",
         }
-        for column in about.get_columns(name, schema)
+        for column in columns_found(about, name, schema)
     }
     checks = about.get_check_constraints(name, schema)
     rules = {("check", str(check["name"])) for check in checks}

@@ -65,6 +65,14 @@ def base_type(connection: Connection, table: str, column: str) -> str:
     return str(run(connection, _BASE_TYPE, wanted).scalar_one())
 
 
+def base_type_of_others(connection: Connection, table: str, column: str) -> str | None:
+    """Give the `base_type` of *column* if an extension or a user has created it; None if not."""
+    wanted = {"table": table, "column": column}
+    of_others = f"{_BASE_TYPE} AND t.typtype = 'b' AND n.nspname <> 'pg_catalog'"
+    found: str | None = run(connection, of_others, wanted).scalar()
+    return found
+
+
 _BASE_TYPE = """\
 WITH RECURSIVE base (oid) AS (
   SELECT atttypid FROM pg_attribute

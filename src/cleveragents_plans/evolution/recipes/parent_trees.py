@@ -14,12 +14,14 @@ from sqlalchemy import Connection
 from cleveragents_plans.evolution.errors import EvolutionError
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
+from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import (
     in_autocommit,
     run,
     session,
     transaction,
 )
+from cleveragents_plans.evolution.postgresql.ranges import base_type_of_others
 from cleveragents_plans.evolution.postgresql.read_locks import lock_known
 from cleveragents_plans.evolution.reporting import heartbeat
 from cleveragents_plans.evolution.settings import Settings
@@ -84,6 +86,7 @@ def check_parent_tree(op: Op, tree: ParentTree) -> None:
 
     Raises:
         CycleFound: A row without root is its own ancestor.
+        TableUnfit: One of the columns has a type with an equality of its own, such as citext.
     """
     context = op.get_context()
     if context.dialect.name == "sqlite" or context.as_sql:
@@ -94,6 +97,14 @@ def check_parent_tree(op: Op, tree: ParentTree) -> None:
     # A step before this one may be to create the table.
     if not lock_known(connection, name):
         return
+    for column in (tree.key, tree.parent, tree.root):
+        if wanted := base_type_of_others(connection, name, column):
+            raise TableUnfit(
+                tree.table,
+                f"has {column} of the type {wanted}, whose equality a run does not look up, so "
+                "that parents would be missed",
+                "change its type to text, and run the same command again",
+            )
     with heartbeat(f"looking for cycles in {name}", settings.report_every):
         first, cycles = _out_of_order(connection, tree, name)
     if cycles:
