@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy.exc import IntegrityError
 
+from cleveragents_plans.evolution import EvolutionError
+from cleveragents_plans.preflight import preflight
+from cleveragents_plans.schema import chain_config
 from support.databases import ENGINES, database_at
 from support.revision_database import RevisionDatabase, plan_id
-from support.revisions import A5_004, M4_003, M8_001
+from support.revisions import A5_004, HEAD, M4_003, M8_001
 from support.rows import database_hash, schema_dump
 from support.statements import dying_at
 
@@ -62,6 +65,48 @@ def test_downgrade_drops_both_columns_and_keeps_the_plans(database: RevisionData
 
     after = database_hash(database.url, {"alembic_version"}), schema_dump(database.url)
     assert after == before
+
+
+@pytest.mark.parametrize("column", COLUMNS.split(", "))
+def test_downgrade_past_later_revisions_is_refused_before_any_change_by_a_view_of_a_column(
+    database: RevisionDatabase, column: str
+):
+    database.upgrade(HEAD)
+    database.run(f"CREATE VIEW mine AS SELECT {column} FROM v3_plans")
+    before = database_hash(database.url), schema_dump(database.url)
+
+    found = preflight(chain_config(database.url, level=None), A5_004)
+    with pytest.raises(EvolutionError, match=r"view (public\.)?mine") as refused:
+        database.downgrade(A5_004)
+
+    assert (database_hash(database.url), schema_dump(database.url)) == before
+    [block] = found.blocks
+    assert block.found in str(refused.value).replace(str(database.url), "sqlite://")
+
+
+def test_downgrade_past_later_revisions_names_only_what_others_have_made_of_a_column(
+    server: RevisionDatabase, caplog: pytest.LogCaptureFixture
+):
+    server.upgrade(HEAD)
+    server.run("CREATE INDEX mine ON v3_plans (execution_environment)")
+
+    server.downgrade(A5_004)
+
+    # Before the first step, and before this one.
+    [made] = {each for each in caplog.messages if "is dropped with what is made from it" in each}
+    assert "execution_environment of v3_plans" in made
+    assert "from it: index public.mine; an upgrade does not make that again" in made
+
+
+def test_check_of_two_columns_with_another_name_stops_the_downgrade(server: RevisionDatabase):
+    server.upgrade(HEAD)
+    server.run(
+        "ALTER TABLE v3_plans ADD CONSTRAINT mine"
+        " CHECK (execution_env_priority IS NULL OR execution_environment IS NOT NULL)"
+    )
+    with pytest.raises(EvolutionError, match="constraint mine on table"):
+        server.downgrade(A5_004)
+    assert server.run("SELECT version_num FROM alembic_version") == [(HEAD,)]
 
 
 def test_check_of_the_upgrade_is_valid(server: RevisionDatabase):

@@ -26,9 +26,9 @@ def check_droppable(op: Op, table: str, column: str, *, ours: Sequence[str] = ()
     """
     Find out whether *column* of *table* can be dropped on PostgreSQL; change nothing.
 
-    The triggers *ours* go before it. Indexes, statistics and constraints that go with it, and
-    privileges on the column alone, are named in a warning. Partitions and tables that inherit are
-    looked at, too. On SQLite, and offline, it does nothing.
+    The triggers *ours* go before it, and CHECKs of these names with it. Indexes, statistics and
+    constraints that go with it, and privileges on the column alone, are named in a warning.
+    Partitions and tables that inherit are looked at, too. On SQLite, and offline, it does nothing.
 
     Raises:
         ColumnInUse: A view, a generated column, a CHECK, or something else that would not go with
@@ -106,6 +106,8 @@ SELECT CASE WHEN g.attnum IS NULL THEN {USER}
   LEFT JOIN pg_attribute g ON g.attrelid = e.adrelid AND g.attnum = e.adnum
  WHERE (e.adrelid = col.attrelid AND e.adnum = col.attnum) IS NOT TRUE
    AND (t.tgname = ANY(CAST(%(ours)s AS text[])) OR t.tgparentid <> 0) IS NOT TRUE
+   AND (k.conrelid = col.attrelid AND k.contype = 'c'
+        AND k.conname = ANY(CAST(%(ours)s AS text[]))) IS NOT TRUE
    AND (k.contype = 'n' OR k.conname ~ '^becoming_not_null_[0-9]+$') IS NOT TRUE
    AND k.conislocal IS NOT FALSE AND i.relispartition IS NOT TRUE AND g.attislocal IS NOT FALSE
  GROUP BY made
