@@ -114,6 +114,22 @@ def test_downgrade_to_base_is_refused_while_other_tables_refer_to_plans(
         assert (database_hash(url), schema_dump(url)) == before
 
 
+@pytest.mark.parametrize("table", ["plan_projects", "plan_arguments", "plan_invariants"])
+def test_downgrade_to_base_is_refused_while_another_table_refers_to_a_child_table(
+    database: RevisionDatabase, table: str
+):
+    database.run(
+        "CREATE TABLE own (a varchar(26), b integer,"
+        f" FOREIGN KEY (a, b) REFERENCES {table} (plan_id, position))"
+    )
+    before = state(database)
+
+    with pytest.raises(CommandError, match=f"own refer to {table}, which this step would drop"):
+        database.downgrade("base", "drop-plans=yes")
+
+    assert state(database) == before
+
+
 def test_plans_committed_while_the_lock_is_waited_for_are_not_dropped(tmp_path: Path):
     with database_at(A5_004, "postgresql-18", tmp_path) as url:
         database = RevisionDatabase(url)

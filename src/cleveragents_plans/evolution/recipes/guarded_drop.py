@@ -61,16 +61,17 @@ def check_drop_tables(
 
     Raises:
         TableNotEmpty: The table has rows.
-        TableReferenced: A foreign key of another table refers to it.
+        TableReferenced: A foreign key of another table refers to one of them.
         TableInUse: A view, or something else, is made from one of them (PostgreSQL).
     """
     if op.get_context().as_sql:
         return
     connection = op.get_bind()
-    name, *others = (qualified(op.get_context(), each) for each in (table, *children))
-    referring = _referring(connection, name, others)
-    if referring:
-        raise TableReferenced(table, referring)
+    names = [qualified(op.get_context(), each) for each in (table, *children)]
+    name, *others = names
+    for each, dropped in zip((table, *children), names, strict=True):
+        if referring := _referring(connection, dropped, names):
+            raise TableReferenced(each, referring)
     if connection.dialect.name != "sqlite":
         lock_known(connection, name)
         for child in others:
@@ -97,7 +98,7 @@ def drop_tables(op: Op, table: str, *, children: Sequence[str] = (), confirm_opt
 
     Raises:
         TableNotEmpty: The table has rows.
-        TableReferenced: A foreign key of another table refers to it.
+        TableReferenced: A foreign key of another table refers to one of them.
         TableInUse: A view, or something else, is made from one of them (PostgreSQL).
     """
     check_drop_tables(op, table, children=children, confirm_option=confirm_option)
@@ -127,12 +128,12 @@ def _is_confirmed(op: Op, confirm_option: str) -> bool:
     return given.get(confirm_option) == "yes"
 
 
-def _referring(connection: Connection, table: str, children: Sequence[str]) -> list[str]:
-    """List the tables that refer to *table*, all named as in SQL, except *children*."""
+def _referring(connection: Connection, table: str, dropped: Sequence[str]) -> list[str]:
+    """List the tables that refer to *table*, all named as in SQL, except those *dropped*."""
     if connection.dialect.name == "sqlite":
         found = connection.execute(text(_REFERRING_SQLITE), {"t": table}).scalars()
-        return [name for name in found if name not in (table, *children)]
-    parameters = {"table": table, "names": [table, *children]}
+        return [name for name in found if name not in dropped]
+    parameters = {"table": table, "names": list(dropped)}
     return list(run(connection, _REFERRING_POSTGRESQL, parameters).scalars())
 
 
