@@ -395,6 +395,7 @@ PASSED_BY_A_DOWNGRADE = [
     "odd TEXT GENERATED ALWAYS AS"
     " (CASE WHEN parent_plan_id IS NULL THEN plan_id ELSE root_plan_id END) STORED NOT NULL",
     "odd TEXT GENERATED ALWAYS AS (automation_profile) STORED",
+    """ "a %(b)s ""c"" 'd'" TEXT DEFAULT 'x' NOT NULL""",
 ]
 
 

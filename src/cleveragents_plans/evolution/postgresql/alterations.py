@@ -121,7 +121,7 @@ def _try(
 ) -> None:
     quote = connection.dialect.identifier_preparer.quote
     copy = "pg_temp.evolution_copy"
-    nullable = ", ".join(f"ALTER COLUMN {quote(each)} DROP NOT NULL" for each in found.not_null)
+    nullable = ", ".join(f"ALTER COLUMN {each} DROP NOT NULL" for each in found.not_null)
     statements = [
         *path_statement(connection),
         f"CREATE TEMPORARY TABLE evolution_copy (LIKE {name})",
@@ -163,7 +163,7 @@ WITH RECURSIVE used (oid) AS (
 SELECT c.relnatts,
        ARRAY(SELECT CAST(a.attname AS text) FROM pg_attribute a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-       ARRAY(SELECT CAST(a.attname AS text) FROM pg_attribute a
+       ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attnotnull AND NOT a.attisdropped),
        ARRAY(SELECT CAST(a.attrelid AS regclass) || '.' || quote_ident(a.attname)
                FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
