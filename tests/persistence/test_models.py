@@ -452,6 +452,38 @@ def test_positions_of_child_rows_change_places(engine, paired):
         assert [*PlanRepository(session).get(paired.plan_id).arguments] == ["b", "a"]
 
 
+def test_child_row_moves_up_where_another_is_added(engine, paired):
+    with Session(engine) as session, session.begin():
+        row = row_of(session)
+        del row.arguments[0]
+        row.arguments[0].position, row.arguments[0].value_json = 0, "9"
+        row.arguments.append(PlanArgumentModel(position=1, name="c", value_json="3"))
+
+    with Session(engine) as session:
+        written = PlanRepository(session).get(paired.plan_id)
+        assert written.arguments == {"b": 9, "c": 3}
+        assert written.updated_at > paired.updated_at
+
+
+@pytest.mark.parametrize("other", ["stored", "new"])
+def test_child_row_is_given_to_another_plan(engine, paired, other):
+    with Session(engine) as session, session.begin():
+        row = row_of(session)
+        taker = LifecyclePlanModel.from_domain(a_full_plan(2))
+        taker.arguments = []
+        session.add(taker)
+        if other == "stored":
+            session.flush()
+        taker.arguments.append(row.arguments.pop(0))
+        row.arguments[0].position = 0
+        row.arguments.append(PlanArgumentModel(position=1, name="c", value_json="3"))
+
+    with Session(engine) as session:
+        given, taken = map(PlanRepository(session).get, (ulid(1), ulid(2)))
+        assert (given.arguments, taken.arguments) == ({"b": 2, "c": 3}, {"a": 1})
+        assert given.updated_at > paired.updated_at
+
+
 def test_a_session_goes_on_with_child_rows_that_changed_places(engine, paired):
     with Session(engine) as session:
         assign(session, paired.edit(arguments={"b": 2, "a": 1}))

@@ -13,6 +13,7 @@ from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
+from cleveragents_plans.persistence import rollbacks
 from cleveragents_plans.persistence.mapping import ChildRows
 from cleveragents_plans.persistence.models import (
     LifecyclePlanModel,
@@ -32,17 +33,20 @@ def refresh_plans(session: Session, plan_ids: Iterable[str]) -> None:
         state: Any = inspect(row)
         if state.expired:
             continue
-        kind, held = type(row), state.dict
-        loaded = [getattr(kind, it) for it in ChildRows._fields if it in held]
-        for relation in loaded:
-            for child in held[relation.key]:
-                session.expunge(child)  # it may be gone; those that are there are loaded anew
+        kind, loaded = type(row), [name for name in ChildRows._fields if name in state.dict]
+        former = [child for name in loaded for child in state.dict[name]]
         session.get(
             kind,
             state.identity,
-            options=[selectinload(relation) for relation in loaded],
+            options=[selectinload(getattr(kind, name)) for name in loaded],
             populate_existing=True,
         )
+        children = [child for name in loaded for child in state.dict[name]]
+        rollbacks.written(session, [row, *children])
+        there = {*map(id, children)}
+        gone = [child for child in former if id(child) not in there]
+        if gone:
+            rollbacks.deleted(session, gone)
 
 
 def follow_deletes(session: Session) -> None:
@@ -60,9 +64,8 @@ def follow_deletes(session: Session) -> None:
         return
     query = select(PLANS.c.plan_id).where(among(on_postgresql(session), PLANS.c.plan_id, named))
     stored = {*execute(session, query).scalars(), None}
+    rollbacks.deleted(session, [each for each, plan_id, _ in own if plan_id not in stored])
     for each, plan_id, parent_id in own:
-        if plan_id not in stored:
-            if each in session:  # and did not go with its plan
-                session.expunge(each)
-        elif parent_id not in stored:
+        if plan_id in stored and parent_id not in stored:
+            rollbacks.written(session, [each])
             set_committed_value(each, "parent_plan_id", None)

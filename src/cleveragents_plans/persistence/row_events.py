@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from sqlalchemy import (
     PrimaryKeyConstraint,
     UniqueConstraint,
+    and_,
+    bindparam,
     delete,
     event,
     inspect,
@@ -15,13 +17,18 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.orm import RelationshipProperty, Session, make_transient
-from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm import RelationshipProperty, Session
+from sqlalchemy.orm.attributes import flag_modified, set_committed_value
 
-from cleveragents_plans.domain import SnapshotIsFrozen
-from cleveragents_plans.persistence import mapping
+from cleveragents_plans.domain import SnapshotIsFrozen, new_ulid
+from cleveragents_plans.persistence import mapping, rollbacks
 from cleveragents_plans.persistence.columns import time_text
 from cleveragents_plans.persistence.types import NextVersion
+
+#: That of each child table.
+_PRIMARY_KEY: Final = ("plan_id", "position")
+#: The last of all positions.
+_LAST: Final = 2**31 - 1
 
 
 def listen_to(model: Any) -> None:
@@ -98,7 +105,7 @@ def _change_places(
     session: Session, relation: RelationshipProperty[Any], rows: Sequence[Any]
 ) -> set[str]:
     """
-    Delete child rows whose places others take, before the flush inserts or updates those.
+    Delete child rows whose places others take, and let those that change places make room.
 
     SQLAlchemy sends INSERT and UPDATE before DELETE, one by one, so that names, aliases and
     positions would come twice for a moment, which the UNIQUE constraints refuse.
@@ -113,41 +120,88 @@ def _change_places(
         if isinstance(constraint, (PrimaryKeyConstraint, UniqueConstraint))
         for column in constraint.columns
     }
-    moved = [
-        each
-        for each in session.dirty
-        if isinstance(each, kind) and any(_changed(each, name) for name in unique)
-    ]
     lists = {
         row: inspect(row).attrs[relation.key].history for row in rows if relation.key in vars(row)
     }
     lists = {row: history for row, history in lists.items() if history.has_changes()}
-    removed = (each for history in lists.values() for each in history.deleted)
+    removed = [each for history in lists.values() for each in history.deleted]
+    takers = {row: history.added for row, history in lists.items()}
+    if removed:
+        new = (each for each in session.new if isinstance(each, relation.parent.class_))
+        takers |= {row: vars(row).get(relation.key, ()) for row in new}
+    taken = [child for children in takers.values() for child in children]
+    for row, children in takers.items():
+        for child in children:
+            child.plan_id = row.plan_id
     gone = {each for each in (*session.deleted, *removed) if isinstance(each, kind)}
+    gone.difference_update(taken)
+    # Or else those that a savepoint brings back are deleted by the next flush, as orphans.
+    rollbacks.written(session, gone)
+    moved = [
+        each
+        for each in session.dirty
+        if isinstance(each, kind)
+        and each not in gone
+        and any(_changed(each, name) for name in unique)
+    ]
     if not moved and not (gone and any(isinstance(each, kind) for each in session.new)):
         return set()
-    for child in moved:
-        for attribute in relation.mapper.column_attrs:
-            getattr(child, attribute.key)  # reads what a commit expired
-    _delete(session, relation, {inspect(each).identity for each in (*moved, *gone)})
-    for child in gone:
-        session.expunge(child)
-    for child in moved:
-        make_transient(child)
-        session.add(child)
-    for row in lists:
-        # Nothing is left to be done for the list, but for its new rows.
-        for child in getattr(row, relation.key):
-            child.plan_id = row.plan_id
+    _lock_plans(session, relation, (*moved, *gone))
+    if gone:
+        stored = delete(table).where(tuple_(*table.primary_key).in_({*map(_identity, gone)}))
+        session.execute(stored, bind_arguments={"mapper": relation.mapper})
+        rollbacks.deleted(session, gone)
+    if moved:
+        _make_room(session, relation, moved, [*unique])
+    for row in lists:  # nothing is left to be done for them
         set_committed_value(row, relation.key, [*getattr(row, relation.key)])
     return {row.plan_id for row in lists}
 
 
-def _delete(session: Session, relation: RelationshipProperty[Any], keys: Set[Any]) -> None:
-    plans, table = relation.parent.class_.__table__, relation.mapper.class_.__table__
+def _identity(row: Any) -> Any:
+    return inspect(row).identity
+
+
+def _lock_plans(
+    session: Session, relation: RelationshipProperty[Any], children: Iterable[Any]
+) -> None:
     # The plans first, as every writer: or else two of them could wait for each other.
-    lock = select(plans.c.plan_id).where(plans.c.plan_id.in_({key[0] for key in keys}))
+    plans = relation.parent.class_.__table__
+    ids = {_identity(child)[0] for child in children}
+    lock = select(plans.c.plan_id).where(plans.c.plan_id.in_(ids))
     lock = lock.order_by(plans.c.plan_id).with_for_update()
     session.execute(lock, bind_arguments={"mapper": relation.parent})
-    stored = delete(table).where(tuple_(*table.primary_key).in_(keys))
-    session.execute(stored, bind_arguments={"mapper": relation.mapper})
+
+
+def _make_room(
+    session: Session,
+    relation: RelationshipProperty[Any],
+    moved: Sequence[Any],
+    unique: Sequence[str],
+) -> None:
+    """Give the stored rows of *moved* places that no other has, until the flush updates them."""
+    table = relation.mapper.class_.__table__
+    at = and_(table.c.plan_id == bindparam("of_plan"), table.c.position == bindparam("at"))
+    texts = [name for name in unique if name not in _PRIMARY_KEY]
+    for number, child in enumerate(moved):
+        former = dict(zip(_PRIMARY_KEY, _identity(child), strict=True))
+        spare: dict[str, Any] = {
+            name: None if table.c[name].nullable else new_ulid() for name in texts
+        }
+        rekeyed = any(_changed(child, name) for name in _PRIMARY_KEY)
+        if rekeyed:
+            spare["position"] = _LAST - number
+        changed = [name for name in inspect(child).committed_state if _changed(child, name)]
+        wanted = {name: getattr(child, name) for name in {*spare, *changed}}
+        if spare:
+            room = update(table).where(at).values(spare)
+            values = {"of_plan": former["plan_id"], "at": former["position"]}
+            session.execute(room, values, bind_arguments={"mapper": relation.mapper})
+        for name, value in (former | spare if rekeyed else spare).items():
+            set_committed_value(child, name, value)
+        if rekeyed:  # or else a new row seems to have its key
+            rollbacks.rekeyed(session, child)
+        for name, value in wanted.items():
+            setattr(child, name, value)
+        for name in {*changed} - {*spare, *_PRIMARY_KEY}:
+            flag_modified(child, name)

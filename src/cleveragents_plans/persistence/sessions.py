@@ -126,7 +126,8 @@ def atomic(session: Session) -> Iterator[None]:
     session.flush()
     connection.exec_driver_sql("BEGIN")
     try:
-        yield
+        with session.begin_nested():  # whose rollback row objects of the session follow
+            yield
     except BaseException:
         connection.exec_driver_sql("ROLLBACK")
         raise
