@@ -40,6 +40,10 @@ class Plan(PlanRecord):
     A plan never changes in place: each verb returns the plan as it stands
     afterwards and leaves the old one as it was. No verb touches `updated_at`:
     the repository moves it with each write, as the version of an optimistic lock.
+
+    A class that inherits from it may add methods, and fields that are not stored
+    (``Field(exclude=True)``): the repository refuses other fields, and reads each
+    plan as a `Plan`.
     """
 
     # No part of the plan: neither compared nor copied, pickled or serialised. The plan that verbs

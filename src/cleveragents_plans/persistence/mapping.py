@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from cleveragents_plans.domain import Plan, PlanIdentity
+from cleveragents_plans.domain.errors import InvalidType
 from cleveragents_plans.persistence.columns import (
     Unreadable,
     check_positions,
@@ -53,7 +54,14 @@ class ChildRows(NamedTuple):
 
 
 def plan_row(plan: Plan) -> Row:
-    """Lay *plan* out as its row in ``v3_plans``, by column."""
+    """
+    Lay *plan* out as its row in ``v3_plans``, by column.
+
+    Raises:
+        InvalidType: It is of a class with fields that no column keeps.
+    """
+    if type(plan) is not Plan:
+        _refuse_other_fields(type(plan))
     identity, created_at = plan.identity, time_text(plan.created_at)
     # A new plan has one time twice, and writing it takes as long as ten other columns. Python
     # calls the two times of an hour that comes twice equal.
@@ -102,6 +110,17 @@ def plan_row(plan: Plan) -> Row:
         and _word(plan.execution_env_priority),
         "effective_profile_snapshot": plan.effective_profile_snapshot,
     }
+
+
+def _refuse_other_fields(kind: type[Plan]) -> None:
+    others = [
+        name
+        for name, field in kind.model_fields.items()
+        if name not in Plan.model_fields and not field.exclude
+    ]
+    if others:
+        found = f"a {kind.__name__}, which has {', '.join(others)} besides, and no column for it"
+        raise InvalidType("plan", found, "a Plan, or Field(exclude=True) for what is not stored")
 
 
 def child_rows(*plans: Plan) -> ChildRows:

@@ -47,6 +47,7 @@ class PlanRepository(PlanReader):
             UnknownProfile: It has no snapshot, and its profile is not a built-in one.
             SnapshotUnreadable: It has a snapshot that describes no profile.
             InvalidFields: It was built without validation, and is not valid.
+            InvalidType: It is of a class with fields that no column keeps.
         """
         checked = parameters.plan_of(plan)
         insert_plans(self._session, [checked])
@@ -68,7 +69,8 @@ class PlanRepository(PlanReader):
 
         Raises:
             PlanCycle: Some are under one another.
-            InvalidType, InvalidValue: Something is no plan, or *existing* is another word.
+            InvalidType, InvalidValue: Something is no plan, or has fields that no column keeps, or
+                *existing* is another word.
 
         And what `add` raises, but for InvalidFields.
         """
@@ -98,6 +100,7 @@ class PlanRepository(PlanReader):
             SnapshotIsFrozen: Its snapshot is another than the stored one.
             CorruptPlanRow: Its row cannot be read any more.
             InvalidFields: It was built without validation, and is not valid.
+            InvalidType: It is of a class with fields that no column keeps.
         """
         parameters.flag_of("unchecked", unchecked)
         checked = parameters.plan_of(plan)
