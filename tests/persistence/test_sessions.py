@@ -5,14 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, event, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, UpdateBase, create_engine, event, text
+from sqlalchemy.orm import ORMExecuteState, Session, with_loader_criteria
 
-from cleveragents_plans import Base, Plan, PlanRepository
+from cleveragents_plans import Base, LifecyclePlanModel, Plan, PlanRepository, read_only
 from cleveragents_plans.domain import BUILT_IN_PROFILES, PlanIdentity
 from cleveragents_plans.persistence import (
+    DatabaseReadOnly,
     ForeignKeysOff,
     PlanAlreadyStored,
     open_engine,
@@ -76,6 +78,34 @@ def test_a_session_may_be_set_up_otherwise(engine, settings):
         use_everything(PlanRepository(session))
         session.commit()
         use_everything(PlanRepository(session))
+
+
+def test_criteria_that_an_application_adds_to_its_queries_hide_no_plan(engine):
+    """docs/security.md says so, and what to use."""
+
+    class OfTenant(Session):
+        pass
+
+    @event.listens_for(OfTenant, "do_orm_execute")
+    def hide(state: ORMExecuteState) -> None:
+        mine = with_loader_criteria(LifecyclePlanModel, LifecyclePlanModel.created_by == "me")
+        state.statement = state.statement.options(mine)
+
+    with OfTenant(engine) as session, session.begin():
+        use_everything(PlanRepository(session))
+
+
+def test_session_that_chooses_its_engine_by_the_statement_cannot_write(engine):
+    """docs/scaling.md says so, and what to use."""
+    standby = read_only(engine)
+
+    class Routing(Session):
+        def get_bind(self, mapper: Any = None, *, clause: Any = None, **_: Any) -> Engine:
+            return engine if self._flushing or isinstance(clause, UpdateBase) else standby
+
+    with Routing() as session, pytest.raises(DatabaseReadOnly):
+        PlanRepository(session).add(root())
+    standby.dispose()
 
 
 @pytest.fixture
