@@ -176,6 +176,29 @@ def test_claim_that_raises_leaves_row_objects_as_they_are_stored(engine, plan, o
     assert stored(engine).description == "mine"
 
 
+def test_requeue_that_raises_leaves_row_objects_as_they_are_stored(engine, plan):
+    with Session(engine) as session:
+        session.execute(
+            text(
+                "UPDATE v3_plans SET processing_state = 'processing',"
+                " updated_at = '2020-01-01T00:00:00.000000+00:00'"
+            )
+        )
+        session.execute(
+            text("UPDATE v3_plans SET tags_json = '{' WHERE plan_id = :it"), {"it": ulid(2)}
+        )
+        row = row_of(session)
+        with pytest.raises(CorruptPlanRow):
+            PlanRepository(session).requeue_stalled(
+                not_touched_for=timedelta(1), on_corrupt="raise"
+            )
+
+        assert (row.processing_state, row.attempt) == ("processing", 1)
+        row.description = "mine"
+        session.commit()
+    assert stored(engine).description == "mine"
+
+
 @pytest.mark.parametrize(
     "migrated_engine",
     [name for name in ENGINES if name != "sqlite"],
