@@ -28,6 +28,7 @@ from cleveragents_plans.evolution.postgresql.conflicts import is_conflict, reaso
 from cleveragents_plans.evolution.postgresql.connection import parameters, run
 from cleveragents_plans.evolution.postgresql.indexes import TOO_WIDE
 from cleveragents_plans.evolution.postgresql.ranges import base_type
+from cleveragents_plans.evolution.postgresql.search_path import after_triggers
 from cleveragents_plans.preflight.stand_ins import stand_in
 
 _PLACES = 8
@@ -113,7 +114,8 @@ def try_batches(connection: Connection, backfill: Backfill) -> BatchTrial | None
                         begun = time.perf_counter()
                         done = run(connection, sql, values).rowcount
                         seconds = time.perf_counter() - begun
-                        after = run(connection, _WAL).scalar_one()
+                        with after_triggers(connection):
+                            after = run(connection, _WAL).scalar_one()
                         if done > 0:
                             writes.append(seconds / done)
                             wal.append(float(after - before) / done)

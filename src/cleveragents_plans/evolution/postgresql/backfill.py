@@ -35,10 +35,7 @@ from cleveragents_plans.evolution.postgresql.lock_requests import LOCK_CONFLICTS
 from cleveragents_plans.evolution.postgresql.locks import ANY_LOCK, READ_CONFLICTS, retry
 from cleveragents_plans.evolution.postgresql.ownership import NameTaken
 from cleveragents_plans.evolution.postgresql.ranges import KeyRange, SkippedRanges, base_type
-from cleveragents_plans.evolution.postgresql.search_path import (
-    SYSTEM_SCHEMAS,
-    search_path_restored,
-)
+from cleveragents_plans.evolution.postgresql.search_path import after_triggers
 from cleveragents_plans.evolution.postgresql.second_session import SecondSession
 from cleveragents_plans.evolution.postgresql.stuck_backfills import (
     BackfillStuck,
@@ -300,13 +297,11 @@ UNION ALL
             with transaction(self.connection, "BEGIN ISOLATION LEVEL REPEATABLE READ"):
                 before = run(self.connection, query, parameters).scalar_one()
                 done = run(self.connection, sql, parameters).rowcount
-                # Deferred triggers fire at COMMIT, with the path of the role.
-                with search_path_restored(self.connection):
-                    run(self.connection, f"SET LOCAL search_path = {SYSTEM_SCHEMAS}")
+                with after_triggers(self.connection):
                     after = run(self.connection, query, parameters).scalar_one()
-                if done and after >= before:
-                    what = "the rows of the first batch need it once they are done"
-                    raise never_ends(self.connection, self.table, what)
+                    if done and after >= before:
+                        what = "the rows of the first batch need it once they are done"
+                        raise never_ends(self.connection, self.table, what)
                 return done
         except DBAPIError as error:
             self._refused(error)

@@ -48,6 +48,18 @@ def search_path_restored(connection: Connection) -> Iterator[None]:
             run(connection, query, {"path": former})
 
 
+@contextmanager
+def after_triggers(connection: Connection) -> Iterator[None]:
+    """
+    Search system schemas only, although rows were written (see `as_triggers_expect`).
+
+    At the end the path is again that of the role: deferred triggers fire later.
+    """
+    with search_path_restored(connection):
+        run(connection, f"SET LOCAL search_path = {SYSTEM_SCHEMAS}")
+        yield
+
+
 def searching_system_schemas(driver: psycopg.Connection) -> psycopg.Connection:
     """Let a connection of the driver, in autocommit, search system schemas only."""
     driver.execute(f"SET search_path = {SYSTEM_SCHEMAS}".encode())
@@ -61,7 +73,8 @@ def as_triggers_expect(connection: Connection) -> tuple[str, dict[str, str]]:
     Triggers, and functions in CHECKs, of the table may count on the search path of the role.
     The names in the statement are looked up before it runs, in system schemas; the condition
     sets the path of the role when it runs, before the first row is written, until the end of
-    the transaction. Triggers BEFORE ... FOR EACH STATEMENT are the only ones to run earlier. The
+    the transaction: what else is sent in it has to be sent with `after_triggers`. Triggers
+    BEFORE ... FOR EACH STATEMENT are the only ones to run earlier. The
     path has the schemas that were there when the run began, without one that another role has
     created under the name of the role that migrates (``$user``).
     """
