@@ -29,7 +29,11 @@ NOT_IMPORTED = ("cleveragents_plans.migrations", "cleveragents_plans.__main__")
 # What an error is made of, where its signature does not say enough.
 EXAMPLES: dict[type[Exception], Callable[[], Exception]] = {
     EventTriggerRefuses: lambda: EventTriggerRefuses(
-        {(EventTrigger("guard", "public.f()", "f()", ",DROP TABLE,"),): ["DROP TABLE"]}
+        {
+            (EventTrigger("guard", "public.f()", "f()", ",DROP TABLE,"),): {
+                "DROP TABLE": "DROP TABLE"
+            }
+        }
     )
 }
 
