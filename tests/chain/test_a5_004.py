@@ -19,6 +19,7 @@ from support.revision_database import NOW, RevisionDatabase, plan_id
 from support.revisions import A5_004, M4_003, M8_001
 from support.rows import database_hash, schema_dump
 from support.statements import dying_at
+from support.toys import execute
 
 A = plan_id(1)
 EMPTY = {"alembic_version", ""}
@@ -128,6 +129,23 @@ def test_downgrade_to_base_is_refused_while_another_table_refers_to_a_child_tabl
         database.downgrade("base", "drop-plans=yes")
 
     assert state(database) == before
+
+
+def test_downgrade_to_base_is_refused_while_a_sequence_of_a_child_table_is_used_elsewhere(
+    tmp_path: Path,
+):
+    with database_at(M8_001, "postgresql-18", tmp_path) as url:
+        execute(url, "ALTER TABLE plan_projects ADD number serial")
+        own = "CREATE TABLE own (id bigint DEFAULT nextval('plan_projects_number_seq'))"
+        execute(url, own)
+        before = schema_dump(url)
+
+        with pytest.raises(CommandError, match=r"default value for column id of table public\.own"):
+            roll_back(url, "base", "drop-plans=yes")
+
+        assert schema_dump(url) == before
+        execute(url, "ALTER TABLE own ALTER id DROP DEFAULT")
+        roll_back(url, "base", "drop-plans=yes")
 
 
 def test_plans_committed_while_the_lock_is_waited_for_are_not_dropped(tmp_path: Path):

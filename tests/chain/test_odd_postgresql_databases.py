@@ -10,6 +10,7 @@ from sqlalchemy import NullPool, create_engine, make_url, text
 
 from cleveragents_plans.evolution import EvolutionError
 from cleveragents_plans.preflight import preflight
+from cleveragents_plans.schema import chain_config
 from support import debian
 from support.databases import ENGINES, chain, empty_database, migrate, roll_back
 from support.former_release import true_roots
@@ -302,6 +303,22 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         ["CREATE RULE never AS ON UPDATE TO v3_plans DO INSTEAD NOTHING"],
         "v3_plans has rules that would be run instead of, or beside, each UPDATE: never",
     ),
+    "a foreign table that inherits": (
+        ["CREATE EXTENSION file_fdw", "CREATE SERVER far FOREIGN DATA WRAPPER file_fdw",
+         "CREATE FOREIGN TABLE archived () INHERITS (v3_plans) SERVER far"
+         " OPTIONS (filename '/dev/null', format 'csv')"],
+        "v3_plans is inherited by the foreign table public.archived: PostgreSQL alters that, but "
+        "not the table of the other server; run ALTER TABLE public.archived NO INHERIT "
+        "public.v3_plans for the time of this run",
+    ),
+    "a column of a range of its rows": (
+        ["CREATE TYPE plans AS RANGE (subtype = v3_plans)", "CREATE TABLE odd (held plans)"],
+        "v3_plans is the type of public.odd.held, so that PostgreSQL adds no column to it",
+    ),
+    "a column of the row type of a table that inherits": (
+        ["CREATE TABLE kid () INHERITS (v3_plans)", "CREATE TABLE odd (held kid)"],
+        "v3_plans is the type of public.odd.held, so that PostgreSQL adds no column to it",
+    ),
     "keys of citext": (
         ["CREATE EXTENSION citext",
          "DO $$DECLARE k record; BEGIN FOR k IN SELECT conrelid::regclass AS t, conname FROM"
@@ -377,6 +394,10 @@ REFUSED_BY_A_DOWNGRADE = {
         ["ALTER TABLE v3_plans ADD CONSTRAINT odd CHECK (root_plan_id IS NOT NULL)"],
         "the CHECK odd of v3_plans would refuse root_plan_id = NULL",
     ),
+    "a CHECK of a table that inherits": (
+        ["CREATE TABLE kid (CONSTRAINT odd CHECK (root_plan_id IS NOT NULL)) INHERITS (v3_plans)"],
+        "the CHECK odd of public.kid would refuse root_plan_id = NULL",
+    ),
     "a stored generated column": (
         ["ALTER TABLE v3_plans ADD odd TEXT GENERATED ALWAYS AS"
          " (lower(automation_profile)) STORED NOT NULL"],
@@ -424,7 +445,24 @@ def test_what_takes_the_values_of_the_former_release_lets_a_downgrade_pass(url: 
     migrate(url, M8_001)
 
 
+def test_rows_of_a_table_that_inherits_do_not_block_a_downgrade(url: str):
+    build(url, {})
+    migrate(url, M8_001)
+    run(
+        url,
+        "CREATE TABLE kid () INHERITS (v3_plans)",
+        "INSERT INTO kid SELECT * FROM ONLY v3_plans WHERE parent_plan_id IS NULL",
+    )
+
+    assert preflight(chain_config(url), M4_003).blocks == ()
+    roll_back(url, M4_003)
+
+
 WARNED = {
+    "a unique index over an expression": (
+        ["CREATE UNIQUE INDEX odd ON v3_plans ((coalesce(root_plan_id, plan_id)), plan_id)"],
+        "v3_plans has the unique index odd, over root_plan_id, which is written",
+    ),
     "a foreign key of the roots": (
         ["CREATE TABLE odd (id varchar(26) PRIMARY KEY)",
          "INSERT INTO odd SELECT plan_id FROM v3_plans",

@@ -37,6 +37,7 @@ _LOOK = 2_000
 _SAMPLED = 10_000
 # A trial that takes longer than clients can wait is given up.
 _LIMITS = {"lock_timeout": "20ms", "statement_timeout": "250ms"}
+_NOT_NULL = "23502"
 _CANCELLED = "57014"
 
 
@@ -128,6 +129,9 @@ def try_batches(connection: Connection, backfill: Backfill) -> BatchTrial | None
                 # A step before it adds the column.
                 if sqlstate(error) == UNDEFINED_COLUMN and function_of(error) is None:
                     break
+                # Of a table that inherits, which has no stand-in: the run drops NOT NULL first.
+                if backfill.dropped and sqlstate(error) == _NOT_NULL and not function_of(error):
+                    continue
                 # Of a lock, or a limit; another place is as good.
                 if sqlstate(error) != _CANCELLED and not is_conflict(connection, error):
                     raise BatchRefused(backfill, error) from error

@@ -45,6 +45,8 @@ class _Table(NamedTuple):
     of_type: str | None
     #: The table that it is a partition of, if so.
     partition_of: str | None
+    #: A foreign table that inherits from it, if there is one.
+    foreign: str | None
 
 
 @checks("columns")
@@ -67,7 +69,8 @@ def check_alterable(
 
     Raises:
         TableUnfit: It has too many columns, a column of another table is of its row
-            type, it is made of a type or a partition, or PostgreSQL refuses an action or a default.
+            type, it is made of a type or a partition, a foreign table inherits from it, or
+            PostgreSQL refuses an action or a default.
     """
     context = op.get_context()
     if context.dialect.name == "sqlite" or context.as_sql:
@@ -97,6 +100,13 @@ def check_alterable(
             table,
             f"is a partition of {found.partition_of}, so that PostgreSQL adds no column to it",
             f"run ALTER TABLE {found.partition_of} DETACH PARTITION {name}",
+        )
+    if found.foreign:
+        raise TableUnfit(
+            table,
+            f"is inherited by the foreign table {found.foreign}: PostgreSQL alters that, but not "
+            "the table of the other server",
+            f"run ALTER TABLE {found.foreign} NO INHERIT {name} for the time of this run",
         )
     if missing and found.users:
         raise TableUnfit(
@@ -148,16 +158,24 @@ def _try(
         nested.rollback()
 
 
-# Of its row type: by arrays, domains and composite types, too.
+# Of its row type, and of those of tables that inherit: by arrays, domains, ranges and composite
+# types, too.
 _TABLE = """\
-WITH RECURSIVE used (oid) AS (
-  SELECT c.reltype FROM pg_class c WHERE c.oid = to_regclass(%(table)s)
+WITH RECURSIVE family (oid) AS (
+  SELECT CAST(to_regclass(%(table)s) AS oid)
+  UNION
+  SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
+), used (oid) AS (
+  SELECT c.reltype FROM family JOIN pg_class c ON c.oid = family.oid
   UNION
   SELECT more.oid FROM used CROSS JOIN LATERAL (
     SELECT t.oid FROM pg_type t WHERE t.typelem = used.oid OR t.typbasetype = used.oid
     UNION ALL
     SELECT r.reltype FROM pg_attribute a JOIN pg_class r ON r.oid = a.attrelid
-     WHERE a.atttypid = used.oid AND r.relkind = 'c' AND NOT a.attisdropped) AS more
+     WHERE a.atttypid = used.oid AND r.relkind = 'c' AND NOT a.attisdropped
+    UNION ALL
+    SELECT unnest(ARRAY[g.rngtypid, g.rngmultitypid]) FROM pg_range g
+     WHERE g.rngsubtype = used.oid) AS more
    WHERE used.oid <> 0
 )
 SELECT c.relnatts,
@@ -171,7 +189,10 @@ SELECT c.relnatts,
                 AND r.relkind IN ('r', 'p', 'm') AND NOT a.attisdropped ORDER BY 1),
        CASE WHEN c.reloftype <> 0 THEN format_type(c.reloftype, NULL) END,
        (SELECT CAST(CAST(i.inhparent AS regclass) AS text) FROM pg_inherits i
-         WHERE i.inhrelid = c.oid AND c.relispartition)
+         WHERE i.inhrelid = c.oid AND c.relispartition),
+       (SELECT CAST(CAST(f.oid AS regclass) AS text)
+          FROM family JOIN pg_class f ON f.oid = family.oid
+         WHERE f.relkind = 'f' ORDER BY 1 LIMIT 1)
   FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"""
 
 # Temporary tables of their names, with those columns of tables that inherit.

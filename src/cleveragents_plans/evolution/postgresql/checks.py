@@ -118,12 +118,15 @@ def check_writable(
             )
     planned = {column: value for column, value in values.items() if value is not None}
     columns = ", ".join(f"{value} AS {column}" for column, value in planned.items())
-    for name, check, is_built_in in _rows(connection, _ONLY_OF, name_in_sql, columns=list(planned)):
+    written = {"columns": list(planned)}
+    for heir, name, check, is_built_in in _rows(connection, _ONLY_OF, name_in_sql, **written):
         if not is_built_in:
-            _warn_of_check(table, name)
+            _warn_of_check(heir or table, name)
         elif _refuses(connection, f"SELECT ({check}) IS FALSE FROM (SELECT {columns}) AS planned"):
             shown = " and ".join(f"{column} = {value}" for column, value in planned.items())
-            raise CheckViolated(table, name, f"would refuse {shown}", "let it pass, or drop it")
+            raise CheckViolated(
+                heir or table, name, f"would refuse {shown}", "let it pass, or drop it"
+            )
     refuse_unfit_values(connection, table, name_in_sql, values, rows)
     written = {"columns": list(values), "ours": list(ours)}
     triggers = [name for (name,) in _rows(connection, _TRIGGERS, name_in_sql, **written)]
@@ -211,12 +214,23 @@ SELECT conname, pg_get_expr(conbin, conrelid), {_OF_CHECK} FROM pg_constraint c
  WHERE conrelid = to_regclass(%(table)s) AND contype = 'c' AND NOT convalidated AND {_ENFORCED}
    AND conname !~ '^becoming_not_null_[0-9]+$' ORDER BY conname"""
 
+# Those that a table which inherits has of its own, too.
 _ONLY_OF = f"""\
-SELECT c.conname, pg_get_expr(c.conbin, c.conrelid), {_OF_CHECK} FROM pg_constraint c
- WHERE c.conrelid = to_regclass(%(table)s) AND c.contype = 'c' AND {_ENFORCED}
+WITH RECURSIVE family (oid) AS (
+  SELECT CAST(to_regclass(%(table)s) AS oid)
+  UNION
+  SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
+)
+SELECT CASE WHEN c.conrelid <> to_regclass(%(table)s)
+            THEN CAST(CAST(c.conrelid AS regclass) AS text) END,
+       c.conname, pg_get_expr(c.conbin, c.conrelid), {_OF_CHECK}
+  FROM family JOIN pg_constraint c ON c.conrelid = family.oid
+ WHERE (c.conrelid = to_regclass(%(table)s) OR c.coninhcount = 0)
+   AND c.contype = 'c' AND {_ENFORCED}
    AND c.conkey <@ ARRAY(
          SELECT a.attnum FROM pg_attribute a
-          WHERE a.attrelid = c.conrelid AND a.attname = ANY(%(columns)s)) ORDER BY c.conname"""
+          WHERE a.attrelid = c.conrelid AND a.attname = ANY(%(columns)s))
+ ORDER BY 1 NULLS FIRST, c.conname"""
 
 # The owner of a table, if a superuser runs what that role, who is none, has made of it.
 _OWNER_BELOW = """\

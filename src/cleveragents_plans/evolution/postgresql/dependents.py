@@ -155,7 +155,8 @@ SELECT quote_ident((parse_ident(%(table)s))[1]) || '.' || quote_ident(p.proname)
                           WHERE n.nspname = (parse_ident(%(table)s))[1])
  ORDER BY 1, 2, 3"""
 
-# By the row type and its array, too. What belongs to one of the tables is dropped with them.
+# By the row type and its array, and by the sequences of its columns, too. What belongs to one of
+# the tables is dropped with them.
 _OF_TABLES = f"""\
 WITH ours AS (
   SELECT c.oid, c.reltype, CAST(CAST(c.oid AS regclass) AS text) AS name
@@ -165,6 +166,11 @@ WITH ours AS (
   UNION ALL
   SELECT CAST('pg_type' AS regclass), t.oid, ours.name FROM ours
     JOIN pg_type t ON t.oid = ours.reltype OR (t.typelem = ours.reltype AND t.typelem <> 0)
+  UNION ALL
+  SELECT o.classid, o.objid, ours.name FROM ours
+    JOIN pg_depend o ON o.refclassid = CAST('pg_class' AS regclass) AND o.refobjid = ours.oid
+     AND o.classid = CAST('pg_class' AS regclass) AND o.deptype IN ('a', 'i')
+    JOIN pg_class s ON s.oid = o.objid AND s.relkind = 'S'
 )
 SELECT DISTINCT used.name, {USER}
   FROM used JOIN pg_depend d ON d.refclassid = used.classid AND d.refobjid = used.oid
@@ -173,9 +179,10 @@ SELECT DISTINCT used.name, {USER}
   LEFT JOIN pg_trigger g ON d.classid = CAST('pg_trigger' AS regclass) AND g.oid = d.objid
   LEFT JOIN pg_policy p ON d.classid = CAST('pg_policy' AS regclass) AND p.oid = d.objid
   LEFT JOIN pg_class c ON d.classid = CAST('pg_class' AS regclass) AND c.oid = d.objid
+  LEFT JOIN pg_attrdef e ON d.classid = CAST('pg_attrdef' AS regclass) AND e.oid = d.objid
  WHERE d.deptype = 'n' AND NOT EXISTS (
    SELECT FROM ours
-    WHERE ours.oid IN (r.ev_class, k.conrelid, g.tgrelid, p.polrelid, c.oid))
+    WHERE ours.oid IN (r.ev_class, k.conrelid, g.tgrelid, p.polrelid, c.oid, e.adrelid))
  ORDER BY 1, 2"""
 
 _OF_FUNCTIONS = f"""\

@@ -242,7 +242,12 @@ SELECT CASE WHEN i.indisexclusion THEN 'the exclusion constraint ' ELSE 'the uni
        || quote_ident(c.relname),
        string_agg(quote_ident(a.attname), ' and ' ORDER BY a.attnum)
   FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-  JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey)
+  JOIN pg_attribute a ON a.attrelid = i.indrelid AND (a.attnum = ANY(i.indkey) OR EXISTS (
+         -- of an expression, or of the predicate
+         SELECT FROM pg_depend d
+          WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+            AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+            AND d.refobjsubid = a.attnum))
  WHERE i.indrelid = to_regclass(%(table)s) AND (i.indisunique OR i.indisexclusion)
    AND a.attname = ANY(CAST(%(columns)s AS text[]))
  GROUP BY 1 ORDER BY 1"""
