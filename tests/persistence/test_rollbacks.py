@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.orm.exc import ObjectDeletedError
 
@@ -133,6 +134,46 @@ def test_row_objects_are_as_they_are_stored_after_a_rollback(engine, plan, write
     assert stored(engine, 2).description == "below"
 
 
+@pytest.mark.parametrize("write", WRITES)
+def test_row_objects_that_a_commit_expired_follow_the_rollback_of_a_savepoint(engine, plan, write):
+    with Session(engine) as session:
+        rows = [row_of(session), row_of(session, 2)]
+        children = [*rows[0].arguments]
+        session.commit()
+        with savepoint(session):
+            WRITES[write](PlanRepository(session), plan)
+            for number in (1, 2):
+                row = session.get(LifecyclePlanModel, ulid(number), options=ALL)
+                if row is not None:
+                    (
+                        row.parent_plan_id,
+                        row.updated_at,
+                        [each.value_json for each in row.arguments],
+                    )
+        for number, row in enumerate(rows, 1):
+            assert row in session
+            assert row_of(session, number) is row
+            assert row.to_domain() == PlanRepository(session).get(ulid(number))
+        assert [(each.name, each.value_json) for each in children] == [("a", "1"), ("b", "2")]
+
+        rows[0].description = "written afterwards"
+        session.commit()
+
+    assert stored(engine).description == "written afterwards"
+
+
+def test_child_row_that_was_given_to_another_session_keeps_no_rollback_from_ending(engine, plan):
+    with Session(engine) as session, Session(engine) as other:
+        child = row_of(session).arguments[0]
+        session.expunge(child)
+        other.add(child)
+        PlanRepository(session).save(plan.edit(arguments={"z": 1}))
+        session.rollback()
+
+        assert PlanRepository(session).get(plan.plan_id) == plan
+        assert child in other
+
+
 def test_rows_that_a_savepoint_leaves_are_those_that_were_written(engine, plan):
     with Session(engine) as session:
         row = row_of(session)
@@ -217,6 +258,36 @@ def test_row_objects_follow_where_each_statement_is_a_transaction(engine, plan):
         with dying_at("INSERT INTO plan_arguments"):
             PlanRepository(session).save(plan.edit(arguments={"c": 2}))
         assert row_of(session).to_domain() == plan == stored(engine)
+
+
+@pytest.mark.parametrize(
+    "migrated_engine",
+    [name for name in ENGINES if name != "sqlite"],
+    indirect=True,
+    scope="session",
+)
+def test_row_objects_are_as_they_are_stored_where_a_commit_of_the_repository_is_refused(
+    engine, plan
+):
+    old = {"updated_at": "2020-01-01T00:00:00+00:00", "processing_state": "processing"}
+    with Session(engine) as session, session.begin():
+        session.execute(update(LifecyclePlanModel.__table__).values(old))
+    statements = (
+        "CREATE FUNCTION nope() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'nope'; END$$",
+        "CREATE CONSTRAINT TRIGGER nope AFTER UPDATE ON v3_plans DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION nope()",
+    )
+    with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
+        for statement in statements:
+            session.execute(text(statement))
+        row = row_of(session)
+
+        with pytest.raises(DBAPIError, match="nope"):
+            PlanRepository(session).requeue_stalled(not_touched_for=timedelta(1))
+
+        told = (row.processing_state, row.attempt, row.updated_at)
+        session.execute(text("DROP FUNCTION nope() CASCADE"))
+    assert told == ("processing", 1, "2020-01-01T00:00:00+00:00")
 
 
 # What a session goes on with

@@ -24,14 +24,17 @@ from cleveragents_plans.persistence.models import (
 from cleveragents_plans.persistence.row_events import rows_held
 from cleveragents_plans.persistence.sessions import PLANS, among, execute, on_postgresql
 
-_MODELS = (LifecyclePlanModel, PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
+_CHILD_MODELS = (PlanProjectModel, PlanArgumentModel, PlanInvariantModel)
+_MODELS = (LifecyclePlanModel, *_CHILD_MODELS)
 
 
 def refresh_plans(session: Session, plan_ids: Iterable[str]) -> None:
     """Load the row objects of plans again, with those of their child rows that were loaded."""
     for row in (each for it in plan_ids for each in rows_held(session, LifecyclePlanModel, it)):
-        state: Any = inspect(row)
-        if state.expired:
+        state = _state(row)
+        if state.expired:  # read again when it is touched, perhaps before a rollback
+            if rollbacks.in_savepoint(session):
+                rollbacks.written(session, [row, *_children_held(session, state.identity[0])])
             continue
         kind, loaded = type(row), [name for name in ChildRows._fields if name in state.dict]
         former = [child for name in loaded for child in state.dict[name]]
@@ -44,16 +47,25 @@ def refresh_plans(session: Session, plan_ids: Iterable[str]) -> None:
         children = [child for name in loaded for child in state.dict[name]]
         rollbacks.written(session, [row, *children])
         there = {*map(id, children)}
-        gone = [child for child in former if id(child) not in there]
+        gone = [child for child in former if id(child) not in there and child in session]
         if gone:
             rollbacks.deleted(session, gone)
+
+
+def _children_held(session: Session, plan_id: str) -> list[Any]:
+    children = [each for each in session if isinstance(each, _CHILD_MODELS)]
+    return [each for each in children if (_state(each).identity or [None])[0] == plan_id]
+
+
+def _state(row: Any) -> Any:
+    return inspect(row)
 
 
 def follow_deletes(session: Session) -> None:
     """Let row objects follow a DELETE and its ON DELETE actions: they go, or are detached."""
     # What is not loaded is not asked for: it will be read as it is then.
     held = [each for each in session if isinstance(each, _MODELS)]
-    states: list[Any] = [inspect(each) for each in held]
+    states = [_state(each) for each in held]
     own = [
         (each, state.identity[0], state.dict.get("parent_plan_id"))
         for each, state in zip(held, states, strict=True)
@@ -65,6 +77,8 @@ def follow_deletes(session: Session) -> None:
     query = select(PLANS.c.plan_id).where(among(on_postgresql(session), PLANS.c.plan_id, named))
     stored = {*execute(session, query).scalars(), None}
     rollbacks.deleted(session, [each for each, plan_id, _ in own if plan_id not in stored])
+    if rollbacks.in_savepoint(session):  # it will be read within it, perhaps
+        rollbacks.written(session, [each for each, *_ in own if _state(each).expired])
     for each, plan_id, parent_id in own:
         if plan_id in stored and parent_id not in stored:
             rollbacks.written(session, [each])

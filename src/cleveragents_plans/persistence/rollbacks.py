@@ -33,5 +33,10 @@ def rekeyed(session: Session, row: Any) -> None:
     _itself(session)._register_persistent({inspect(row)})
 
 
+def in_savepoint(session: Session) -> bool:
+    """Tell whether a rollback would expire some row objects only."""
+    return bool(_itself(session).in_nested_transaction())
+
+
 def _itself(session: Any) -> Any:
     return session.registry() if isinstance(session, scoped_session) else session

@@ -124,7 +124,7 @@ def _change_places(
         row: inspect(row).attrs[relation.key].history for row in rows if relation.key in vars(row)
     }
     lists = {row: history for row, history in lists.items() if history.has_changes()}
-    removed = [each for history in lists.values() for each in history.deleted]
+    removed = [each for history in lists.values() for each in history.deleted if each in session]
     takers = {row: history.added for row, history in lists.items()}
     if removed:
         new = (each for each in session.new if isinstance(each, relation.parent.class_))

@@ -131,7 +131,11 @@ def atomic(session: Session) -> Iterator[None]:
     except BaseException:
         connection.exec_driver_sql("ROLLBACK")
         raise
-    connection.exec_driver_sql("COMMIT")
+    try:
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        session.expire_all()
+        raise
 
 
 def _in_transaction(driver: Any) -> bool:
