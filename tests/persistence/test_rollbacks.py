@@ -164,13 +164,15 @@ def test_row_objects_that_a_commit_expired_follow_the_rollback_of_a_savepoint(en
 
 def test_child_row_that_was_given_to_another_session_keeps_no_rollback_from_ending(engine, plan):
     with Session(engine) as session, Session(engine) as other:
-        child = row_of(session).arguments[0]
+        row = row_of(session)
+        child = row.arguments[0]
         session.expunge(child)
         other.add(child)
         PlanRepository(session).save(plan.edit(arguments={"z": 1}))
         session.rollback()
 
         assert PlanRepository(session).get(plan.plan_id) == plan
+        assert row in session
         assert child in other
 
 
