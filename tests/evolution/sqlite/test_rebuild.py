@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -571,7 +572,7 @@ def test_rebuild_reports_its_time_and_rows(file: Path, caplog: pytest.LogCapture
     with caplog.at_level(logging.INFO, "alembic.evolution"):
         rebuild(file, "port")
 
-    assert "port rebuilt: 2 rows copied in 0.0 s" in caplog.text
+    assert re.search(r"port rebuilt: 2 rows copied in \d\.\d s", caplog.text)
 
 
 def test_offline_mode_is_refused_and_says_what_to_do() -> None:

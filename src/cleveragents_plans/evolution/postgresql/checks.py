@@ -209,10 +209,12 @@ def _rows(connection: Connection, query: str, table: str, **values: Any) -> list
 # From PostgreSQL 18 on one may be NOT ENFORCED, which is NOT VALID as well.
 _ENFORCED = "coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'"
 _OF_CHECK = BUILT_IN.format(objects="('pg_constraint'::regclass, c.oid)", except_for=0)
+# An interrupted run left the others, which the next one drops.
+_OF_OTHERS = "conname !~ '^becoming_not_null_[0-9]+$'"
 _NOT_VALID = f"""\
 SELECT conname, pg_get_expr(conbin, conrelid), {_OF_CHECK} FROM pg_constraint c
  WHERE conrelid = to_regclass(%(table)s) AND contype = 'c' AND NOT convalidated AND {_ENFORCED}
-   AND conname !~ '^becoming_not_null_[0-9]+$' ORDER BY conname"""
+   AND {_OF_OTHERS} ORDER BY conname"""
 
 # Those that a table which inherits has of its own, too.
 _ONLY_OF = f"""\
@@ -226,7 +228,7 @@ SELECT CASE WHEN c.conrelid <> to_regclass(%(table)s)
        c.conname, pg_get_expr(c.conbin, c.conrelid), {_OF_CHECK}
   FROM family JOIN pg_constraint c ON c.conrelid = family.oid
  WHERE (c.conrelid = to_regclass(%(table)s) OR c.coninhcount = 0)
-   AND c.contype = 'c' AND {_ENFORCED}
+   AND c.contype = 'c' AND {_ENFORCED} AND {_OF_OTHERS}
    AND c.conkey <@ ARRAY(
          SELECT a.attnum FROM pg_attribute a
           WHERE a.attrelid = c.conrelid AND a.attname = ANY(%(columns)s))
