@@ -139,7 +139,9 @@ def check_upgrade() -> None:
 
 def check_downgrade() -> None:
     """Refuse before the first step of a longer way down is taken."""
-    check_alterable(op, "v3_plans", ADD_SNAPSHOT, "ALTER COLUMN automation_profile DROP DEFAULT")
+    no_default = "ALTER COLUMN automation_profile DROP DEFAULT"
+    # An upgrade that was interrupted has not added it.
+    check_alterable(op, "v3_plans", ADD_SNAPSHOT, no_default, adds=[SNAPSHOTS.column])
     check_key(op, PLANS.table, PLANS.key)
     check_row_security(op, "v3_plans")
     check_droppable(op, "v3_plans", "effective_profile_snapshot", ours=(KEEP,))

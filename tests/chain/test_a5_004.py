@@ -148,6 +148,19 @@ def test_downgrade_to_base_is_refused_while_a_sequence_of_a_child_table_is_used_
         roll_back(url, "base", "drop-plans=yes")
 
 
+def test_downgrade_to_base_is_refused_while_an_extension_has_a_table(tmp_path: Path):
+    with database_at(M8_001, "postgresql-18", tmp_path) as url:
+        execute(url, "ALTER EXTENSION plpgsql ADD TABLE plan_projects")
+        before = schema_dump(url)
+
+        with pytest.raises(CommandError, match=r"ALTER EXTENSION plpgsql DROP TABLE"):
+            roll_back(url, "base", "drop-plans=yes")
+
+        assert schema_dump(url) == before
+        execute(url, "ALTER EXTENSION plpgsql DROP TABLE plan_projects")
+        roll_back(url, "base", "drop-plans=yes")
+
+
 def test_plans_committed_while_the_lock_is_waited_for_are_not_dropped(tmp_path: Path):
     with database_at(A5_004, "postgresql-18", tmp_path) as url:
         database = RevisionDatabase(url)

@@ -183,6 +183,12 @@ SELECT DISTINCT used.name, {USER}
  WHERE d.deptype = 'n' AND NOT EXISTS (
    SELECT FROM ours
     WHERE ours.oid IN (r.ev_class, k.conrelid, g.tgrelid, p.polrelid, c.oid, e.adrelid))
+UNION
+SELECT ours.name, 'the extension ' || quote_ident(x.extname) || ' as its member (ALTER EXTENSION '
+       || quote_ident(x.extname) || ' DROP TABLE ' || ours.name || ')'
+  FROM ours JOIN pg_depend d ON d.classid = CAST('pg_class' AS regclass) AND d.objid = ours.oid
+  JOIN pg_extension x ON d.refclassid = CAST('pg_extension' AS regclass) AND x.oid = d.refobjid
+ WHERE d.deptype = 'e'
  ORDER BY 1, 2"""
 
 _OF_FUNCTIONS = f"""\

@@ -87,8 +87,9 @@ _NOTE = re.compile(
 )
 # Outside of a transaction, these leave nothing behind that another run would have to know of.
 _CHANGES_NOTHING = re.compile(
-    r"\s*\(?(SELECT|SHOW|SET|RESET|EXPLAIN|LOCK|SAVEPOINT|RELEASE|ROLLBACK|VACUUM|ANALYZE)\b",
-    re.IGNORECASE,
+    r"\s*\(?((SELECT|SHOW|SET|RESET|EXPLAIN|LOCK|SAVEPOINT|RELEASE|ROLLBACK|VACUUM|ANALYZE)\b"
+    r"|WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b))",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
