@@ -292,13 +292,18 @@ CHANGES = {
         pause(op),
     ],
     "statement of its own": lambda op: alone(op, "CREATE TABLE public.t ()"),
-    "statement of its own that reads first": lambda op: alone(op, "WITH a AS (SELECT) TABLE a"),
+    "statement of its own that reads first": lambda op: alone(
+        op,
+        "WITH a AS (SELECT), b AS (DELETE FROM public.alembic_version WHERE false RETURNING 1)"
+        " TABLE a",
+    ),
     "short transaction": lambda op: short(op, "CREATE TABLE public.t ()"),
 }
 NO_CHANGES = {
     "nothing": lambda op: pause(op),
     "look in Alembic's transaction": lambda op: [op.execute("SELECT 1"), pause(op)],
     "look of its own": lambda op: alone(op, "SELECT 1"),
+    "look that reads in two steps": lambda op: alone(op, "WITH a AS (SELECT) TABLE a"),
     "setting": lambda op: alone(op, "SET lock_timeout = '1s'"),
     "statement that fails in a short transaction": lambda op: short(op, "CREATE TABL"),
 }
