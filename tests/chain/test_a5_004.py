@@ -131,33 +131,34 @@ def test_downgrade_to_base_is_refused_while_another_table_refers_to_a_child_tabl
     assert state(database) == before
 
 
-def test_downgrade_to_base_is_refused_while_a_sequence_of_a_child_table_is_used_elsewhere(
-    tmp_path: Path,
+USED = {
+    "a sequence of it is used elsewhere": (
+        ["ALTER TABLE plan_projects ADD number serial",
+         "CREATE TABLE own (id bigint DEFAULT nextval('plan_projects_number_seq'))"],
+        r"default value for column id of table public\.own",
+        "ALTER TABLE own ALTER id DROP DEFAULT",
+    ),
+    "an extension has it": (
+        ["ALTER EXTENSION plpgsql ADD TABLE plan_projects"],
+        r"ALTER EXTENSION plpgsql DROP TABLE",
+        "ALTER EXTENSION plpgsql DROP TABLE plan_projects",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("used", "message", "remedy"), USED.values(), ids=USED)
+def test_downgrade_to_base_is_refused_while_a_child_table_is_used(
+    tmp_path: Path, used: list[str], message: str, remedy: str
 ):
     with database_at(M8_001, "postgresql-18", tmp_path) as url:
-        execute(url, "ALTER TABLE plan_projects ADD number serial")
-        own = "CREATE TABLE own (id bigint DEFAULT nextval('plan_projects_number_seq'))"
-        execute(url, own)
+        execute(url, *used)
         before = schema_dump(url)
 
-        with pytest.raises(CommandError, match=r"default value for column id of table public\.own"):
+        with pytest.raises(CommandError, match=message):
             roll_back(url, "base", "drop-plans=yes")
 
         assert schema_dump(url) == before
-        execute(url, "ALTER TABLE own ALTER id DROP DEFAULT")
-        roll_back(url, "base", "drop-plans=yes")
-
-
-def test_downgrade_to_base_is_refused_while_an_extension_has_a_table(tmp_path: Path):
-    with database_at(M8_001, "postgresql-18", tmp_path) as url:
-        execute(url, "ALTER EXTENSION plpgsql ADD TABLE plan_projects")
-        before = schema_dump(url)
-
-        with pytest.raises(CommandError, match=r"ALTER EXTENSION plpgsql DROP TABLE"):
-            roll_back(url, "base", "drop-plans=yes")
-
-        assert schema_dump(url) == before
-        execute(url, "ALTER EXTENSION plpgsql DROP TABLE plan_projects")
+        execute(url, remedy)
         roll_back(url, "base", "drop-plans=yes")
 
 

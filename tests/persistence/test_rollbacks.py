@@ -15,7 +15,7 @@ from sqlalchemy.orm.exc import ObjectDeletedError
 
 from cleveragents_plans import LifecyclePlanModel, Plan, PlanRepository
 from cleveragents_plans.persistence import CorruptPlanRow, PlanArgumentModel
-from support.databases import ENGINES
+from support.databases import SERVERS
 from support.plans import a_child, a_root, ulid
 from support.statements import dying_at, recorded
 
@@ -242,12 +242,7 @@ def test_requeue_that_raises_leaves_row_objects_as_they_are_stored(engine, plan)
     assert stored(engine).description == "mine"
 
 
-@pytest.mark.parametrize(
-    "migrated_engine",
-    [name for name in ENGINES if name != "sqlite"],
-    indirect=True,
-    scope="session",
-)
+@pytest.mark.parametrize("migrated_engine", SERVERS, indirect=True, scope="session")
 def test_row_objects_follow_where_each_statement_is_a_transaction(engine, plan):
     with Session(engine.execution_options(isolation_level="AUTOCOMMIT")) as session:
         row = row_of(session)
@@ -262,12 +257,7 @@ def test_row_objects_follow_where_each_statement_is_a_transaction(engine, plan):
         assert row_of(session).to_domain() == plan == stored(engine)
 
 
-@pytest.mark.parametrize(
-    "migrated_engine",
-    [name for name in ENGINES if name != "sqlite"],
-    indirect=True,
-    scope="session",
-)
+@pytest.mark.parametrize("migrated_engine", SERVERS, indirect=True, scope="session")
 def test_row_objects_are_as_they_are_stored_where_a_commit_of_the_repository_is_refused(
     engine, plan
 ):

@@ -18,9 +18,15 @@ def add_a_plan(engine: Engine) -> Plan:
         return PlanRepository(session).add(a_root(1))
 
 
-def written(statements: list[str]) -> list[str]:
-    """Give the statements that write."""
-    return [each for each in statements if each.startswith(("INSERT", "UPDATE", "DELETE"))]
+def changed(engine: Engine, kind: type, field: str, value: str) -> list[str]:
+    """Change a field of the row 1; give the statements that write."""
+    with recorded() as statements, Session(engine) as session, session.begin():
+        setattr(session.get(kind, 1), field, value)
+    return [
+        each.split(" SET")[0]
+        for each in statements
+        if each.startswith(("INSERT", "UPDATE", "DELETE"))
+    ]
 
 
 def edit_orders(engine: Engine) -> None:
@@ -31,10 +37,7 @@ def edit_orders(engine: Engine) -> None:
         row.orders.extend(order(id=number, number=f"A-{number}") for number in (1, 2))
         session.flush()
         session.add_all([line(order_id=1), line(order_id=1)])
-    with Session(engine) as session, session.begin(), recorded() as statements:
-        session.get(order, 1).number = "B-1"
-        session.flush()
-        assert [each.split(" SET")[0] for each in written(statements)] == ["UPDATE orders"]
+    assert changed(engine, order, "number", "B-1") == ["UPDATE orders"]
     with Session(engine) as session, session.begin():
         row = session.get(LifecyclePlanModel, ulid(1))
         session.delete(session.get(order, 2))
@@ -51,10 +54,7 @@ def edit_labels(engine: Engine) -> None:
     plan = add_a_plan(engine)
     with Session(engine) as session, session.begin():
         session.get(LifecyclePlanModel, ulid(1)).labels = [label(id=1, text="urgent")]
-    with Session(engine) as session, session.begin(), recorded() as statements:
-        session.get(label, 1).text = "later"
-        session.flush()
-        assert [each.split(" SET")[0] for each in written(statements)] == ["UPDATE labels"]
+    assert changed(engine, label, "text", "later") == ["UPDATE labels"]
     with Session(engine) as session, session.begin():
         row = session.get(LifecyclePlanModel, ulid(1))
         row.labels.clear()

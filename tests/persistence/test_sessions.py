@@ -20,7 +20,7 @@ from cleveragents_plans.persistence import (
     open_engine,
 )
 from cleveragents_plans.schema import upgrade
-from support.databases import ENGINES
+from support.databases import SERVERS
 from support.plans import a_plan, ulid
 from support.statements import dying_at
 
@@ -120,12 +120,7 @@ def tenant(engine: Engine) -> Iterator[Engine]:
         connection.execute(text("DROP SCHEMA tenant CASCADE"))
 
 
-@pytest.mark.parametrize(
-    "migrated_engine",
-    [name for name in ENGINES if name != "sqlite"],
-    indirect=True,
-    scope="session",
-)
+@pytest.mark.parametrize("migrated_engine", SERVERS, indirect=True, scope="session")
 def test_plans_are_put_and_found_in_the_schema_that_the_engine_names(engine, tenant):
     with Session(tenant) as session:
         use_everything(PlanRepository(session))
@@ -197,12 +192,7 @@ def alone(engine: Engine) -> Iterator[Session]:
         yield session
 
 
-@pytest.mark.parametrize(
-    "migrated_engine",
-    [name for name in ENGINES if name != "sqlite"],
-    indirect=True,
-    scope="session",
-)
+@pytest.mark.parametrize("migrated_engine", SERVERS, indirect=True, scope="session")
 def test_everything_works_where_each_statement_is_a_transaction(engine, alone):
     use_everything(PlanRepository(alone))
 
@@ -210,12 +200,7 @@ def test_everything_works_where_each_statement_is_a_transaction(engine, alone):
         assert PlanRepository(session).count() == 0
 
 
-@pytest.mark.parametrize(
-    "migrated_engine",
-    [name for name in ENGINES if name != "sqlite"],
-    indirect=True,
-    scope="session",
-)
+@pytest.mark.parametrize("migrated_engine", SERVERS, indirect=True, scope="session")
 def test_what_is_more_than_a_statement_is_done_as_a_whole_where_each_is_a_transaction(
     engine, alone
 ):

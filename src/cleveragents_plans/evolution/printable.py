@@ -55,7 +55,7 @@ def equals(*, on_postgresql: bool) -> str:
     Give the operator that compares a column with a literal in SQL that can be typed.
 
     For varchar PostgreSQL would take an operator of just these types from any schema of the search
-    path of whoever types it, before its own for text; another role may have created it there.
+    path of the session, before its own for text; another role may have created it there.
     """
     return "OPERATOR(pg_catalog.=)" if on_postgresql else "="
 

@@ -13,6 +13,7 @@ from alembic.config import Config
 from cleveragents_plans.evolution.errors import EvolutionError, only_reading
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.products import refuse_unfit_server
+from cleveragents_plans.evolution.postgresql.search_path import SET_SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.runner.error_lines import in_one_line
 from cleveragents_plans.evolution.runner.interruption import interruptible
 from cleveragents_plans.evolution.runner.target import find_target
@@ -86,7 +87,7 @@ def find_schemas(config: Config, patterns: Sequence[str]) -> TenantSchemas:
     ):
         refuse_unfit_server(connection, target.shown)
         # Before any operator of the query is looked up.
-        run(connection, "SET LOCAL search_path = pg_catalog, pg_temp")
+        run(connection, SET_SYSTEM_SCHEMAS)
         versions = given_options(config).get("version-table", _VERSION_TABLE)
         wanted = {"tables": ["v3_plans", versions], "patterns": [*patterns], "except": EXCEPT}
         rows = run(connection, _SCHEMAS, wanted).all()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
@@ -158,14 +158,18 @@ def _try(
         nested.rollback()
 
 
-# Of its row type, and of those of tables that inherit: by arrays, domains, ranges and composite
-# types, too.
-_TABLE = """\
-WITH RECURSIVE family (oid) AS (
+#: A table, and those that inherit from it.
+FAMILY: Final = """\
+family (oid) AS (
   SELECT CAST(to_regclass(%(table)s) AS oid)
   UNION
   SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
-), used (oid) AS (
+)"""
+
+# Of its row type, and of those of tables that inherit: by arrays, domains, ranges and composite
+# types, too.
+_TABLE = f"""\
+WITH RECURSIVE {FAMILY}, used (oid) AS (
   SELECT c.reltype FROM family JOIN pg_class c ON c.oid = family.oid
   UNION
   SELECT more.oid FROM used CROSS JOIN LATERAL (
@@ -196,15 +200,12 @@ SELECT c.relnatts,
   FROM pg_class c WHERE c.oid = to_regclass(%(table)s)"""
 
 # Temporary tables of their names, with those columns of tables that inherit.
-_MERGED = """\
-WITH RECURSIVE family (oid) AS (
-  SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = to_regclass(%(table)s)
-  UNION
-  SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
-)
+_MERGED = f"""\
+WITH RECURSIVE {FAMILY}
 SELECT DISTINCT ON (1) quote_ident(c.relname),
        string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod), ', ')
   FROM family JOIN pg_class c ON c.oid = family.oid
   JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
    AND a.attname = ANY(CAST(%(columns)s AS text[]))
- WHERE c.relname <> 'evolution_copy' GROUP BY c.oid, c.relname"""
+ WHERE c.oid <> to_regclass(%(table)s) AND c.relname <> 'evolution_copy'
+ GROUP BY c.oid, c.relname"""

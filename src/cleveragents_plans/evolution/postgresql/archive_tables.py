@@ -29,9 +29,9 @@ def refuse_foreign_table(
 
     Raises:
         NameTaken: It belongs to another role (a remedy gives it to the owner only where that role
-            is trusted), is no table, has other columns, or something was
-            added to it that its use would fire or break, which is named with the statement that
-            removes it; or *index* is the name of something else.
+            is trusted), is no table, has other columns, or something was added to it that its use
+            would fire or break, which is named with the statement that removes it; or *index* is
+            the name of something else.
     """
     wanted = {"name": name, "table": table, "columns": list(columns), "index": index}
     for found, remedy in run(connection, _AS_CREATED, wanted):

@@ -29,7 +29,7 @@ from cleveragents_plans.evolution.postgresql.connection import (
 )
 from cleveragents_plans.evolution.postgresql.empty_copy import refusing, rehearse_expressions
 from cleveragents_plans.evolution.postgresql.locks import READ_CONFLICTS, retry
-from cleveragents_plans.evolution.postgresql.search_path import AFTER_IT_IN_A_SCRIPT, IN_A_SCRIPT
+from cleveragents_plans.evolution.postgresql.search_path import IN_A_SCRIPT, SET_SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.rehearsal import Rehearsal
 from cleveragents_plans.evolution.settings import Settings
 
@@ -115,7 +115,7 @@ def run_in_batches(
         dropped = rehearsal.dropped_triggers(name) if rehearsal else ()
         what = label or f"filling {table}"
         foresee(Backfill(name, key, what, needed, update, {}, dropped=dropped))
-        write_sql(context, *setup, update.replace("{batch}", IN_A_SCRIPT), AFTER_IT_IN_A_SCRIPT)
+        write_sql(context, *setup, update.replace("{batch}", IN_A_SCRIPT), SET_SYSTEM_SCHEMAS)
         return 0
     wanted = Batches(
         table=name,

@@ -12,12 +12,13 @@ from sqlalchemy.exc import DBAPIError
 from cleveragents_plans.evolution.errors import EvolutionError, sqlstate
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, in_schema, qualified
-from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
+from cleveragents_plans.evolution.postgresql.alterations import FAMILY, TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import (
     functions_in_use,
     refuse_foreign_triggers,
 )
+from cleveragents_plans.evolution.postgresql.not_null import BECOMING_NOT_NULL
 from cleveragents_plans.evolution.postgresql.ownership import refuse_foreign_functions
 from cleveragents_plans.evolution.postgresql.read_locks import lock_known
 from cleveragents_plans.evolution.postgresql.table_rights import acting_as
@@ -210,7 +211,7 @@ def _rows(connection: Connection, query: str, table: str, **values: Any) -> list
 _ENFORCED = "coalesce(to_jsonb(c) ->> 'conenforced', 'true') = 'true'"
 _OF_CHECK = BUILT_IN.format(objects="('pg_constraint'::regclass, c.oid)", except_for=0)
 # An interrupted run left the others, which the next one drops.
-_OF_OTHERS = "conname !~ '^becoming_not_null_[0-9]+$'"
+_OF_OTHERS = f"conname !~ {BECOMING_NOT_NULL}"
 _NOT_VALID = f"""\
 SELECT conname, pg_get_expr(conbin, conrelid), {_OF_CHECK} FROM pg_constraint c
  WHERE conrelid = to_regclass(%(table)s) AND contype = 'c' AND NOT convalidated AND {_ENFORCED}
@@ -218,11 +219,7 @@ SELECT conname, pg_get_expr(conbin, conrelid), {_OF_CHECK} FROM pg_constraint c
 
 # Those that a table which inherits has of its own, too.
 _ONLY_OF = f"""\
-WITH RECURSIVE family (oid) AS (
-  SELECT CAST(to_regclass(%(table)s) AS oid)
-  UNION
-  SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
-)
+WITH RECURSIVE {FAMILY}
 SELECT CASE WHEN c.conrelid <> to_regclass(%(table)s)
             THEN CAST(CAST(c.conrelid AS regclass) AS text) END,
        c.conname, pg_get_expr(c.conbin, c.conrelid), {_OF_CHECK}

@@ -15,8 +15,10 @@ from sqlalchemy import Connection
 from cleveragents_plans.evolution.errors import ColumnInUse
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
+from cleveragents_plans.evolution.postgresql.alterations import FAMILY
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.dependents import USER
+from cleveragents_plans.evolution.postgresql.not_null import BECOMING_NOT_NULL
 
 log: Final = logging.getLogger("alembic.evolution")
 
@@ -85,11 +87,7 @@ SELECT x.privilege_type || ' to ' || coalesce(quote_ident(r.rolname), 'PUBLIC')
 # ('n'), as what stops it does. Left out is what a partition has from its table; and what is no
 # loss: NOT NULL, and the CHECK of a run that made the column NOT NULL.
 _USERS = f"""\
-WITH RECURSIVE family (oid) AS (
-  SELECT CAST(to_regclass(%(table)s) AS oid)
-  UNION
-  SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
-), col AS (
+WITH RECURSIVE {FAMILY}, col AS (
   SELECT a.attrelid, a.attnum, CAST(CAST(a.attrelid AS regclass) AS text) AS name
     FROM family JOIN pg_attribute a ON a.attrelid = family.oid AND a.attname = %(column)s
 )
@@ -108,7 +106,7 @@ SELECT CASE WHEN g.attnum IS NULL THEN {USER}
    AND (t.tgname = ANY(CAST(%(ours)s AS text[])) OR t.tgparentid <> 0) IS NOT TRUE
    AND (k.conrelid = col.attrelid AND k.contype = 'c'
         AND k.conname = ANY(CAST(%(ours)s AS text[]))) IS NOT TRUE
-   AND (k.contype = 'n' OR k.conname ~ '^becoming_not_null_[0-9]+$') IS NOT TRUE
+   AND (k.contype = 'n' OR k.conname ~ {BECOMING_NOT_NULL}) IS NOT TRUE
    AND k.conislocal IS NOT FALSE AND i.relispartition IS NOT TRUE AND g.attislocal IS NOT FALSE
  GROUP BY made
 UNION

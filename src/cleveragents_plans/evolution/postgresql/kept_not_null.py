@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from cleveragents_plans.evolution.foreseen import checks
 from cleveragents_plans.evolution.op import Op, qualified
-from cleveragents_plans.evolution.postgresql.alterations import TableUnfit
+from cleveragents_plans.evolution.postgresql.alterations import FAMILY, TableUnfit
 from cleveragents_plans.evolution.postgresql.connection import run
 
 
@@ -116,16 +116,12 @@ SELECT 'has to keep ' || quote_ident(name) || ' NOT NULL for ' || found, remedy
 
 # NOT NULL is a constraint since PostgreSQL 18, where it can be left out of what inherits.
 _NOT_MERGED = f"""\
-WITH RECURSIVE family (oid) AS (
-  SELECT i.inhrelid FROM pg_inherits i WHERE i.inhparent = to_regclass(%(table)s)
-  UNION
-  SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
-)
+WITH RECURSIVE {FAMILY}
 SELECT 'is inherited by ' || {_NAMED.format("k.conrelid")} || ', whose NOT NULL '
        || quote_ident(k.conname) || ' of ' || quote_ident(a.attname) || ' is NO INHERIT',
        'run ALTER TABLE ' || {_NAMED.format("k.conrelid")} || ' ALTER CONSTRAINT '
        || quote_ident(k.conname) || ' INHERIT'
   FROM family JOIN pg_constraint k ON k.conrelid = family.oid
   JOIN pg_attribute a ON a.attrelid = k.conrelid AND k.conkey = ARRAY[a.attnum]
- WHERE CAST(k.contype AS text) = 'n' AND k.connoinherit
+ WHERE k.conrelid <> to_regclass(%(table)s) AND CAST(k.contype AS text) = 'n' AND k.connoinherit
    AND a.attname = ANY(CAST(%(columns)s AS text[])) ORDER BY 1 LIMIT 1"""

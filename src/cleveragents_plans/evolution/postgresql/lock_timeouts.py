@@ -16,7 +16,7 @@ from cleveragents_plans.evolution.errors import LOCK_TIMEOUT, EvolutionError, li
 from cleveragents_plans.evolution.postgresql.blockers import Blocker, blockers
 from cleveragents_plans.evolution.postgresql.connection import run
 from cleveragents_plans.evolution.postgresql.foreign_text import as_bytes, read_bytes
-from cleveragents_plans.evolution.postgresql.search_path import SYSTEM_SCHEMAS
+from cleveragents_plans.evolution.postgresql.search_path import SET_SYSTEM_SCHEMAS
 
 # What a statement that reads conflicts with, and one that writes.
 _MODES: Final = (
@@ -95,7 +95,7 @@ def _locked(
     with suppress(SQLAlchemyError):
         connection.rollback()
         # A session that only reads has set it for the transaction that failed.
-        run(connection, f"SET LOCAL search_path = {SYSTEM_SCHEMAS}")
+        run(connection, SET_SYSTEM_SCHEMAS)
         # What only reads waits for no row.
         kinds = (_MODES,) if _ONLY_READS.match(str(error.statement)) else (_MODES, _WITH_ROWS)
         locked = {modes: _tables_locked(connection, modes) for modes in kinds}

@@ -42,6 +42,8 @@ class NullsRemain(EvolutionError):
         self.column = column
 
 
+#: A pattern, as in SQL, for the names of the CHECKs that a run has until a column is NOT NULL.
+BECOMING_NOT_NULL: Final = "'^becoming_not_null_[0-9]+$'"
 # The first version in which NOT NULL is a constraint that can be NOT VALID for a while.
 _NOT_VALID_SINCE = 18
 _NULL_FOUND = ("23502", "23514")
@@ -120,7 +122,7 @@ def drop_not_null_sql(table: str, *columns: str) -> tuple[str, ...]:
     """
     return (
         *(f"ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL" for column in columns),
-        _DROP_STAND_INS.format(table=table),
+        _DROP_STAND_INS.format(table=table, pattern=BECOMING_NOT_NULL),
     )
 
 
@@ -128,7 +130,7 @@ _DROP_STAND_INS = """\
 DO $$ DECLARE stand_in name; BEGIN
   FOR stand_in IN SELECT conname FROM pg_constraint
      WHERE conrelid = '{table}'::regclass AND contype = 'c'
-       AND conname ~ '^becoming_not_null_[0-9]+$'
+       AND conname ~ {pattern}
   LOOP
     EXECUTE format('ALTER TABLE {table} DROP CONSTRAINT %I', stand_in);
   END LOOP;

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import psycopg
 
 SYSTEM_SCHEMAS = "pg_catalog, pg_temp"
+SET_SYSTEM_SCHEMAS = f"SET LOCAL search_path = {SYSTEM_SCHEMAS}"
 
 #: That setting of a function in ``pg_proc``, as it may have been written there: quoted where
 #: ``quote_all_identifiers`` was on.
@@ -56,7 +57,7 @@ def after_triggers(connection: Connection) -> Iterator[None]:
     At the end the path is again that of the role: deferred triggers fire later.
     """
     with search_path_restored(connection):
-        run(connection, f"SET LOCAL search_path = {SYSTEM_SCHEMAS}")
+        run(connection, SET_SYSTEM_SCHEMAS)
         yield
 
 
@@ -74,20 +75,19 @@ def as_triggers_expect(connection: Connection) -> tuple[str, dict[str, str]]:
     The names in the statement are looked up before it runs, in system schemas; the condition
     sets the path of the role when it runs, before the first row is written, until the end of
     the transaction: what else is sent in it has to be sent with `after_triggers`. Triggers
-    BEFORE ... FOR EACH STATEMENT are the only ones to run earlier. The
-    path has the schemas that were there when the run began, without one that another role has
-    created under the name of the role that migrates (``$user``).
+    BEFORE ... FOR EACH STATEMENT are the only ones to run earlier. The path has the schemas that
+    were there when the run began, without one that another role has created under the name of
+    the role that migrates (``$user``).
     """
     condition = "(SELECT set_config('search_path', %(search_path)s, true)) IS NOT NULL"
     return condition, {"search_path": connection.info[OF_TRIGGERS]}
 
 
 #: The condition of `as_triggers_expect` for an UPDATE of a script (see `restrict_script`; without
-#: that the session's own path is the role's), and what has to come after it.
+#: that the session's own path is the role's); `SET_SYSTEM_SCHEMAS` has to come after it.
 IN_A_SCRIPT = """\
 (SELECT set_config('search_path', current_setting('evolution.search_path', true), true))
     IS NOT NULL"""
-AFTER_IT_IN_A_SCRIPT = f"SET LOCAL search_path = {SYSTEM_SCHEMAS}"
 
 
 def path_for_ddl(connection: Connection) -> str:
@@ -212,10 +212,9 @@ def restrict_script(schema: str) -> str:
     Give the first statements of a script for *schema*, which is a name without quotes.
 
     The script then searches system schemas only, but for the triggers of rows that it writes
-    (see `IN_A_SCRIPT`). Where the tables would have been found,
-    or created, in another schema, it raises. Deferred constraints and constraint triggers
-    are checked at the end of each statement: no table is altered while a row of it waits
-    for its check until COMMIT.
+    (see `IN_A_SCRIPT`). Where the tables would have been found, or created, in another schema, it
+    raises. Deferred constraints and constraint triggers are checked at the end of each statement:
+    no table is altered while a row of it waits for its check until COMMIT.
     """
     searched = "current_setting('evolution.search_path')"
     of_triggers = PATH_OF_TRIGGERS.replace("%(searched)s", searched).replace("%%", "%")
@@ -226,7 +225,7 @@ SELECT pg_catalog.set_config('evolution.schema',
   CAST(pg_catalog.current_schema() AS pg_catalog.text), true);
 SELECT pg_catalog.set_config('evolution.search_path',
   CAST(pg_catalog.current_schemas(false) AS pg_catalog.text), true);
-SET LOCAL search_path = {SYSTEM_SCHEMAS};
+{SET_SYSTEM_SCHEMAS};
 SELECT set_config('evolution.search_path', ({of_triggers}), true);
 DO $schema$ BEGIN
   IF current_setting('evolution.schema') <> '{schema}' THEN

@@ -26,7 +26,6 @@ log: Final = logging.getLogger("alembic.evolution")
 # A value that cannot be had, a constraint of a domain, what a function raises.
 _REFUSED = ("22", "23", "P0")
 _SAMPLED = 20
-_NULL: Final = "NULL"
 _UNKNOWN: Final = (
     "%s has %s, %s: what it refuses would stop this run half way; drop it for the time of this run "
     "unless it fits"
@@ -88,8 +87,10 @@ def refuse_unfit_values(
     written = {"table": name_in_sql, "columns": list(values)}
     for what, column, oid, referred, key in run(connection, _FOREIGN_KEYS, written):
         value = planned.get(quote(column)) if column is not None else None
-        known = True if value == _NULL else None
-        if known is None and value is not None and oid is not None:
+        if value == "NULL":  # which refers to no row
+            continue
+        known = None
+        if value is not None and oid is not None:
             known = _has_row(connection, oid, referred, key, value)
         if known is False:
             raise TableUnfit(
@@ -140,7 +141,7 @@ def _refusal(
                 nulls = run(connection, f"SELECT {number} FROM {source}").scalar_one()
                 return "it is NOT NULL" if kind == "not null" and nulls else None
         except DBAPIError as error:
-            if sqlstate(error) != UNDEFINED_COLUMN or source == filled:
+            if sqlstate(error) != UNDEFINED_COLUMN:
                 return _said(error)
     return None
 

@@ -20,7 +20,7 @@ from cleveragents_plans.evolution.op import Op, in_schema, qualified
 from cleveragents_plans.evolution.postgresql.batches import run_in_batches
 from cleveragents_plans.evolution.postgresql.connection import online, run, write_sql
 from cleveragents_plans.evolution.postgresql.ranges import base_type
-from cleveragents_plans.evolution.postgresql.search_path import AFTER_IT_IN_A_SCRIPT, IN_A_SCRIPT
+from cleveragents_plans.evolution.postgresql.search_path import IN_A_SCRIPT, SET_SYSTEM_SCHEMAS
 from cleveragents_plans.evolution.postgresql.triggers import RowExpression, Trigger
 from cleveragents_plans.evolution.recipes.parent_trees import (
     ParentTree,
@@ -202,7 +202,7 @@ UPDATE {name} t SET
 FROM down
 WHERE t.{key} = down.id AND ({needs})
   AND {expected}""",
-    AFTER_IT_IN_A_SCRIPT,
+    SET_SYSTEM_SCHEMAS,
     """\
 DO $cycle$
 DECLARE found text;
